@@ -7,11 +7,12 @@ from pathlib import Path
 
 
 def docstrings(package: str) -> list[str]:
-    """List place, name, arguments and docstring of every documented function of a package."""
+    """List file, class, name, arguments and docstring of every documented function of a package."""
     return [
-        f"{path} {node.name}({ast.unparse(node.args)})\n{text}\n"
+        f"{path} {getattr(owner, 'name', '')} {node.name}({ast.unparse(node.args)})\n{text}\n"
         for path in sorted(Path(package).rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for owner in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.iter_child_nodes(owner)
         if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node))
     ]
 

@@ -64,24 +64,21 @@ def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -
     names = sorted(allowed)
     field = re.fullmatch(r"(?:trial\.)?([a-z_.]+)\.(\w+)", str(name))
     section, last = field.groups() if field else ("", "")
-    own = [it for it in names if section and it.startswith(f"{section}.")]
-    lasts = {it.removeprefix(f"{section}."): it for it in own} or {it: it for it in names}
+    own = [n for n in names if section and n.startswith(f"{section}.")]
+    lasts = {n.removeprefix(f"{section}."): n for n in own} or {n: n for n in names}
     near = difflib.get_close_matches(last if own else str(name), lasts, n=1, cutoff=0.6)
     known = f"{section} has: {', '.join(lasts)}" if own else f"Known: {listed_in_groups(names)}"
     hint = f"did you mean {lasts[near[0]]!r}?" if near else f"{known}.{others}"
     return f"unknown {kind} {name!r}; {hint}"
 
 
-def misspelt(name: str, keys: Iterable[object], known: Iterable[str] = ()) -> str | None:
-    """Return the key that is probably a misspelt `name`, where `name` is missing; `known` keys are
-    right."""
-    others = [str(key) for key in keys if key not in {*known}]
-    near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
-    return near[0] if near else None
+def misspelt(name: str, keys: Iterable[object]) -> str | None:
+    """Return the key that is probably the missing `name` misspelt; None without one."""
+    return next(iter(difflib.get_close_matches(name, [*map(str, keys)], n=1, cutoff=0.6)), None)
 
 
 def listed_in_groups(names: Iterable[str]) -> str:
-    """Return names in order; of many, only the groups: `data.* (13), optim.* (14)`."""
+    """Return names sorted, or if many their sections with counts: `data.* (13), optim.* (14)`."""
     names = sorted(names)
     if len(names) <= MOST_LISTED:
         return ", ".join(names) or "none"

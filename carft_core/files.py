@@ -143,7 +143,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _requested() -> Iterator[None]:
-    """Turn an error of the system about a file within the context into RequestError."""
+    """Turn the system's errors about a file within the context into RequestErrors."""
     try:
         yield
     except RefusedFile as error:
@@ -268,8 +268,7 @@ def _validator(shape: Any) -> SchemaValidator | PluggableSchemaValidator:
 
 
 def path_or_none(text: str) -> Path | None:
-    """Return the path that `text` names, `~` expanded; None for an empty text or an invalid
-    path."""
+    """Return the path that `text` names, `~` expanded; None if it is empty or invalid."""
     if not text:
         return None
     try:
@@ -301,8 +300,7 @@ def user_cache() -> Path:
 
 
 def write_cache(file: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file of the cache; a failure is ignored, since the cache only saves
-    time."""
+    """Let `write` fill a file of the cache; a failure is ignored, as it costs only time."""
     with contextlib.suppress(OSError):
         write_atomically(file, write)
 

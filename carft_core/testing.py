@@ -43,7 +43,7 @@ class BrokenContract(AssertionError):
 
 
 def must(holds: bool, what: str) -> None:
-    """Raise BrokenContract, saying what must be, unless it holds."""
+    """Raise BrokenContract with the law `what` unless `holds`."""
     if not holds:
         raise BrokenContract(what)
 
@@ -114,13 +114,12 @@ class _RandomImages(Source):
 
 @functools.cache
 def built_in_teacher() -> Teacher:
-    """Return the built-in CLIP as the zero-shot classifier of three things, with twelve images of
-    them."""
+    """Return the built-in CLIP as the zero-shot classifier of three classes, with twelve images."""
     return toy_teacher(open_model("builtin"))
 
 
 def toy_teacher(clip: OpenedClip) -> Teacher:
-    """Return a CLIP for images of 32 pixels as the zero-shot classifier of three things, on the
+    """Return a CLIP for images of 32 pixels as a zero-shot classifier of three classes, on the
     CPU."""
     templates = template_set("simple")
     images = Split(
@@ -142,8 +141,7 @@ def toy_teacher(clip: OpenedClip) -> Teacher:
 
 
 def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
-    """Return six random images of three classes and two domains, as the loop gives them to a
-    loss."""
+    """Return six random images of three classes and two domains as a batch of the loop."""
     return Batch(
         images=torch.randn(len(LABELS), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
         labels=torch.tensor(LABELS),
@@ -156,7 +154,7 @@ def batch_for(teacher: Teacher, *, micro_batch: int | None = None) -> Batch:
 
 
 def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
-    """Return the module as it is before the first step, with what does not train frozen."""
+    """Return an algorithm's module before the first step, with untrained parameters frozen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = algorithm.build(teacher)
@@ -168,7 +166,7 @@ def started(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
 def loss_of(
     algorithm: Algorithm, model: nn.Module, batch: Batch, teacher: Teacher
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss under a seed, and all that is logged."""
+    """Return the loss of a batch under a fixed seed, and all logged values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         try:
@@ -179,17 +177,17 @@ def loss_of(
 
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors as they are, for a look at what a step does to them."""
+    """Return copies of tensors, to compare them with later states."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    """Tell whether every tensor of `before` is in `after` to the bit."""
+    """Return whether each tensor of `before` is in `after` with the same bits."""
     return all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def takes_steps(algorithm: Algorithm) -> bool:
-    """Tell whether a loss trains it."""
+    """Return whether an algorithm trains in steps by a loss."""
     return algorithm.trains and not algorithm.solves
 
 
@@ -265,7 +263,7 @@ class _OneDevice(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute."""
+        """Run an operation; raise BrokenContract if its tensors are on two devices."""
         items = tree_iter((args, kwargs))
         # A number may lie anywhere.
         devices = {item.device.type for item in items if isinstance(item, Tensor) and item.ndim}
@@ -396,8 +394,7 @@ def check_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
 
 
 def check_saved_state(cls: type[Algorithm], teacher: Teacher) -> None:
-    """Check that a module that is built anew and gets the saved state continues as the old one
-    would."""
+    """Check that a newly built module with the saved state continues as the old one would."""
     algorithm = cls()
     if not takes_steps(algorithm):
         return
@@ -488,10 +485,8 @@ ALGORITHM_LAWS: tuple[Callable[[type[Algorithm], Teacher], None], ...] = (
 
 
 def check_merge(cls: type[Merge]) -> None:
-    """Hold a registered merge, with its fields at their defaults, to every law.
-
-    Raises BrokenContract with what must hold and does not.
-    """
+    """Hold a registered merge, with its fields at their defaults, to every law. Raises
+    BrokenContract with what must hold and does not."""
     for law in MERGE_LAWS:
         law(cls)
 
@@ -597,11 +592,11 @@ class OpenFamily:
 
     @property
     def name(self) -> str:
-        """The family's."""
+        """The name of the family."""
         return self.family.name
 
     def in_distribution(self) -> Mapping[str, Split]:
-        """Return train, and val and test where there are such."""
+        """Return train, and val and test if the family has them."""
         splits = self.data.splits
         return {name: splits[name] for name in IN_DISTRIBUTION if name in splits}
 
@@ -612,50 +607,48 @@ def check_family(family: Family, config: DataConfig | None = None) -> None:
     `config` says more of it than its name, such as `DataConfig(family="mine", root="...")`.
     Raises BrokenContract with what must hold and does not, RequestError when it does not open.
     """
-    opened = open_family(family, config or DataConfig(family=family.name))
+    case = open_family(family, config or DataConfig(family=family.name))
     for law in FAMILY_LAWS:
-        law(opened)
+        law(case)
 
 
 def open_family(family: Family, config: DataConfig) -> OpenFamily:
-    """Return what the laws look at. Raises as `check_family` does."""
+    """Open a family's data for the laws. Raises as `check_family` does."""
     must_be_registered(FAMILIES, family.name, family)
     return OpenFamily(family, config, open_data(config))
 
 
-def check_family_description(opened: OpenFamily) -> None:
+def check_family_description(case: OpenFamily) -> None:
     """Check that a family has two classes or more, names of their own unless shared ones are
     declared, a digest, and defaults that make a config."""
-    names = opened.data.class_names
+    names = case.data.class_names
     shared = {name for name, count in Counter(names).items() if count > 1}
     must(
-        len(names) > 1 and shared <= set(opened.family.shared_names),
-        f"{opened.name}: two or more classes, each named once, or the name in shared_names",
+        len(names) > 1 and shared <= set(case.family.shared_names),
+        f"{case.name}: two or more classes, each named once, or the name in shared_names",
     )
     must(
-        len(opened.data.digest) == 64 and set(opened.data.digest) <= set("0123456789abcdef"),
-        f"{opened.name}: digest must be a sha256 in hex, got {opened.data.digest!r}",
+        len(case.data.digest) == 64 and set(case.data.digest) <= set("0123456789abcdef"),
+        f"{case.name}: digest must be a sha256 in hex, got {case.data.digest!r}",
     )
-    config = trial_config({"data": {"family": opened.name}, "algorithm": "fine_tune"})
-    must(config.data.family == opened.name, f"{opened.name}: its defaults must leave the family")
+    config = trial_config({"data": {"family": case.name}, "algorithm": "fine_tune"})
+    must(config.data.family == case.name, f"{case.name}: its defaults must leave the family")
 
 
-def check_items(opened: OpenFamily) -> None:
-    """Check that each item has an id of its own, a unit, and a label that can occur in its
-    split."""
-    for name, split in opened.data.splits.items():
-        where = f"{opened.name}, {name}"
-        problem = wrong_items(split, len(opened.data.class_names))
+def check_items(case: OpenFamily) -> None:
+    """Check that each item has its own id, a unit, and a label that can occur in its split."""
+    for name, split in case.data.splits.items():
+        where = f"{case.name}, {name}"
+        problem = wrong_items(split, len(case.data.class_names))
         must(problem is None, f"{where}: {problem}")
         must(len(set(split.ids)) == len(split.ids), f"{where}: each id must be unique")
 
 
-def check_alike(opened: OpenFamily) -> None:
-    """Check that each group of `alike` holds the class that stands for it, and that no class is in
-    two groups."""
-    every = set(range(len(opened.data.class_names)))
-    for name, split in opened.data.splits.items():
-        where = f"{opened.name}, {name}"
+def check_alike(case: OpenFamily) -> None:
+    """Check that each group of `alike` holds its own class, and no class is in two groups."""
+    every = set(range(len(case.data.class_names)))
+    for name, split in case.data.splits.items():
+        where = f"{case.name}, {name}"
         grouped = [number for group in split.alike.values() for number in group]
         allowed = every if split.classes is None else set(split.classes)
         must(
@@ -669,82 +662,79 @@ def check_alike(opened: OpenFamily) -> None:
         )
 
 
-def check_derived(opened: OpenFamily) -> None:
+def check_derived(case: OpenFamily) -> None:
     """Check that derived sets are made of splits that are measured, and have items."""
-    measured = opened.data.measured()
-    for name, derived in opened.data.derived.items():
+    measured = case.data.measured()
+    for name, derived in case.data.derived.items():
         must(
             len(derived.of) > 0 and set(derived.of) <= set(measured),
-            f"{opened.name}: {name} must be of splits that are measured",
+            f"{case.name}: {name} must be of splits that are measured",
         )
         if derived.classes is not None:
             occurring = {label for of in derived.of for label in measured[of].labels.tolist()}
             must(
                 bool(occurring & set(derived.classes))
                 and len(set(derived.classes)) == len(derived.classes),
-                f"{opened.name}: {name} must be of some classes of {', '.join(derived.of)}, "
+                f"{case.name}: {name} must be of some classes of {', '.join(derived.of)}, "
                 "each once",
             )
 
 
-def check_metric_names(opened: OpenFamily) -> None:
+def check_metric_names(case: OpenFamily) -> None:
     """Check that no derived set, extra or mean hides a shift, the mean or a validation set, that
     groups name each item, and that further metrics exist."""
-    data, family = opened.data, opened.family
+    data, family = case.data, case.family
     shifts = [f"ood/{name}" for name in data.shifts]
     named = [*shifts, *(f"ood/{name}" for name in data.extras), *data.derived, *data.own_means]
     must(
         len(named) == len({*named, "id/val", "id/test"}) - 2,
-        f"{opened.name}: shifts, extras, derived and own_means need different names",
+        f"{case.name}: shifts, extras, derived and own_means need different names",
     )
     reserved = {f"ood/{name}" for name in RESERVED}
     must(
         not reserved & {*shifts, *data.derived, *data.own_means} and "mean" not in data.extras,
-        f"{opened.name}: nothing but an extra is called {' or '.join(RESERVED)}, and no extra mean",
+        f"{case.name}: nothing but an extra is called {' or '.join(RESERVED)}, and no extra mean",
     )
     for name, of in data.own_means.items():
-        must(len(of) > 0 and {*of} <= {*shifts}, f"{opened.name}: {name} must be a mean of shifts")
-    for name, split in opened.data.splits.items():
+        must(len(of) > 0 and {*of} <= {*shifts}, f"{case.name}: {name} must be a mean of shifts")
+    for name, split in case.data.splits.items():
         must(
             split.groups is None or len(split.groups) == len(split),
-            f"{opened.name}, {name}: a group for each item, or none at all",
+            f"{case.name}, {name}: a group for each item, or none at all",
         )
     must(
         set(family.metrics) <= set(FURTHER_METRICS),
-        f"{opened.name}: its metrics must be of {', '.join(FURTHER_METRICS)}",
+        f"{case.name}: its metrics must be of {', '.join(FURTHER_METRICS)}",
     )
     must(
         family.validated_by in (*METRICS, *family.metrics),
-        f"{opened.name}: validated_by must be a metric that it is measured by",
+        f"{case.name}: validated_by must be a metric that it is measured by",
     )
     must(
         family.ranked_by in ("top1", *family.metrics),
-        f"{opened.name}: ranked_by must be top1 or one of its metrics",
+        f"{case.name}: ranked_by must be top1 or one of its metrics",
     )
 
 
-def check_units(opened: OpenFamily) -> None:
-    """Check that no unit is in two splits in distribution: nothing is tested that was trained
-    on."""
+def check_units(case: OpenFamily) -> None:
+    """Check that no unit is in two splits in distribution: no test image was trained on."""
     seen: set[str] = set()
-    for name, split in opened.in_distribution().items():
+    for name, split in case.in_distribution().items():
         twice = seen & set(split.units)
-        must(not twice, f"{opened.name}, {name}: units of another split: {sorted(twice)[:3]}")
+        must(not twice, f"{case.name}, {name}: units of another split: {sorted(twice)[:3]}")
         seen |= set(split.units)
 
 
-def check_classes(opened: OpenFamily) -> None:
-    """Check that train, val and test have every class; where official splits are `uneven`,
-    train."""
-    for name, split in opened.in_distribution().items():
-        problem = missing_classes(opened.data, name, split)
-        must(problem is None, f"{opened.name}, {name}: {problem}")
+def check_classes(case: OpenFamily) -> None:
+    """Check that train, val and test have every class; of `uneven` official splits only train."""
+    for name, split in case.in_distribution().items():
+        problem = missing_classes(case.data, name, split)
+        must(problem is None, f"{case.name}, {name}: {problem}")
 
 
-def check_training_views(opened: OpenFamily) -> None:
-    """Check that a training view depends on seed, epoch and row, not on the batch or global
-    state."""
-    split = opened.data.train
+def check_training_views(case: OpenFamily) -> None:
+    """Check that training views depend on seed, epoch and row, not on batch or global state."""
+    split = case.data.train
     last = len(split) - 1
     views = split.views([0, 1, last], transform=TRANSFORM, seed=5, epoch=2)
     with torch.random.fork_rng(devices=[]):
@@ -753,34 +743,33 @@ def check_training_views(opened: OpenFamily) -> None:
     size = TRANSFORM.size
     must(
         views.shape == (3, 3, size, size) and views.dtype == torch.uint8,
-        f"{opened.name}: views must be uint8 [B, 3, {size}, {size}], got {views.dtype} "
+        f"{case.name}: views must be uint8 [B, 3, {size}, {size}], got {views.dtype} "
         f"{list(views.shape)}",
     )
     must(
         torch.equal(views[[2, 0]], reversed_ends),
-        f"{opened.name}: a training view must depend on seed, epoch and index alone",
+        f"{case.name}: a training view must depend on seed, epoch and index alone",
     )
 
 
-def check_evaluation_views(opened: OpenFamily) -> None:
+def check_evaluation_views(case: OpenFamily) -> None:
     """Check that an evaluation view, which has no seed, is the same in every epoch."""
-    for name, split in opened.data.splits.items():
+    for name, split in case.data.splits.items():
         ends = [0, len(split) - 1]
         first, later = (split.views(ends, transform=TRANSFORM, seed=None, epoch=e) for e in (0, 7))
-        must(torch.equal(first, later), f"{opened.name}, {name}: the evaluation view must be fixed")
+        must(torch.equal(first, later), f"{case.name}, {name}: the evaluation view must be fixed")
 
 
-def check_reopened(opened: OpenFamily) -> None:
-    """Check that data opened again have the same digest, and that a fraction of train has the same
-    test."""
-    less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
-    must(less.digest == opened.data.digest, f"{opened.name}: the same data, the same digest")
-    for name, split in opened.data.measured().items():
+def check_reopened(case: OpenFamily) -> None:
+    """Check that data opened again have the same digest, and with a fraction the same test."""
+    less = open_data(case.config.model_copy(update={"train_fraction": 0.5}))
+    must(less.digest == case.data.digest, f"{case.name}: the same data, the same digest")
+    for name, split in case.data.measured().items():
         same = less.measured()[name].ids == split.ids
-        must(same, f"{opened.name}, {name}: the same data, the same split, whatever trains")
+        must(same, f"{case.name}, {name}: the same data, the same split, whatever trains")
     must(
-        set(less.train.ids) <= set(opened.data.train.ids),
-        f"{opened.name}: a fraction of train must be a part of it",
+        set(less.train.ids) <= set(case.data.train.ids),
+        f"{case.name}: a fraction of train must be a part of it",
     )
 
 

@@ -77,8 +77,8 @@ def perform(
 
 
 def _preflight(store: Tracker, progress: Progress) -> None:
-    """Raise on rejected credentials; continue if the server is unreachable or its host cannot be
-    resolved on this machine, since its records can be sent later."""
+    """Check that the tracking server accepts runs. Raises on rejected credentials; continues if the
+    server is unreachable or its host unknown, since records can be sent later."""
     try:
         store.preflight()
     except ServiceUnreachable as away:

@@ -108,8 +108,7 @@ class Home:
             self._try_locks()
 
     def _try_locks(self) -> None:
-        """Check early that file locks work: later a failure would look like another process's
-        lock."""
+        """Check early that file locks work: later a failure would look like another's lock."""
         from carft_sweep.carft_core.errors import RequestError
 
         try:
@@ -128,10 +127,8 @@ def find_home(
     option: str | None, environ: Mapping[str, str] | None = None, *, trust: bool = False
 ) -> Home:
     """Return the home that `--home` names, else CARFT_HOME, else `.carft` in the current folder.
-
     Raises RequestError for a home that another account could have written, unless `trust` or
-    CARFT_SHARED_HOMES says otherwise: a home's content decides what is read, written and run.
-    """
+    CARFT_SHARED_HOMES says otherwise: a home's content decides what is read, written and run."""
     home = Home(home_folder(option, environ), is_trusted=trust)
     home.check_owner()
     return home

@@ -53,8 +53,7 @@ def read_secret_files(
 
 
 def of_workers(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a run: all of `environ` but the secrets that only the driver may
-    have."""
+    """Return a run's environment: `environ` without the secrets that only the driver may have."""
     environment = {name: value for name, value in environ.items() if not _is_drivers(name)}
     if TRACKING_VARIABLE in environment:
         environment[TRACKING_VARIABLE] = without_password(environment[TRACKING_VARIABLE])

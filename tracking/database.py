@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
-from carft_sweep.tracking.errors import (
-    AccessDenied,
-    ServiceUnreachable,
-    TrackingError,
-)
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import without_password
 
 if TYPE_CHECKING:
@@ -159,8 +155,8 @@ def connect_args(url: URL) -> dict[str, int]:
 
 
 def _translated(database: Database, error: Exception) -> RuntimeError:
-    """Turn an error of SQLAlchemy or its driver, or a missing driver, into AccessDenied,
-    ServiceUnreachable or TrackingError, without the password."""
+    """Return AccessDenied, ServiceUnreachable or TrackingError, without the password, for an error
+    of SQLAlchemy or its driver, or a missing driver."""
     from sqlalchemy import exc
 
     cause = getattr(error, "orig", None) or error

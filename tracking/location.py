@@ -112,8 +112,7 @@ class Lock:
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock's file and return its descriptor. Raises TrackingError for another user's file,
-    or no plain file."""
+    """Open a lock's file and return its descriptor. Raises TrackingError if not our plain file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -189,15 +188,13 @@ class TrackingLocation:
 
 
 def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
-    """Return the home that the option names, else CARFT_HOME, else `.carft` in the current
-    folder."""
+    """Return the home that the option names, else CARFT_HOME, else `.carft` here."""
     variables = os.environ if environ is None else environ
     return Path(option or variables.get(HOME_VARIABLE) or HOME).expanduser()
 
 
 def resolve_location(home: Path, environ: Mapping[str, str] | None = None) -> TrackingLocation:
-    """Return where a home's runs are recorded: its own database, unless MLFLOW_TRACKING_URI names
-    another place."""
+    """Return where a home's runs are recorded: MLFLOW_TRACKING_URI, else its own database."""
     variables = os.environ if environ is None else environ
     home = home.resolve()
     uri = variables.get(TRACKING_VARIABLE, "").strip()
@@ -220,7 +217,7 @@ def is_server(uri: str) -> bool:
 
 
 def is_named(uri: str) -> bool:
-    """Return whether MLFLOW_TRACKING_URI names this database, or this server."""
+    """Return whether MLFLOW_TRACKING_URI names the same database or server as `uri`."""
     named = os.environ.get(TRACKING_VARIABLE, "").strip()
     if is_server(uri) and is_server(named):
         return _origin(uri) == _origin(named)
@@ -234,7 +231,7 @@ def _origin(uri: str) -> tuple[str, str]:
 
 
 def source_of(uri: str) -> str:
-    """Return where a tracking URI was set (variable or option), for messages about errors."""
+    """Return the variable or option that set a tracking URI, for messages about errors."""
     return TRACKING_VARIABLE if is_named(uri) else "--tracking-uri"
 
 
@@ -285,8 +282,7 @@ def home_id(home: Path) -> str:
 
 
 def read_home_id(home: Path) -> str | None:
-    """Return a home's id, if it has one. Raises TrackingError for an invalid id, since ids are sent
-    to servers."""
+    """Return a home's id, if it has one. Raises TrackingError for an invalid one."""
     file = home / "id"
     try:
         text = read_regular(file, _LONGEST_LINE).decode(errors="replace").strip()
@@ -322,9 +318,8 @@ QUIET = {
 
 
 def stay_private(environ: MutableMapping[str, str] | None = None) -> None:
-    """Switch off the libraries' usage reports in this process and its children, where the user has
-    not chosen. Call this before mlflow, ray or huggingface_hub are imported: they read the setting
-    once."""
+    """Switch off libraries' usage reports in this process and its children, unless the user chose.
+    Call this before mlflow, ray or huggingface_hub are imported: they read the setting once."""
     target = os.environ if environ is None else environ
     for name, value in QUIET.items():
         target.setdefault(name, value)

@@ -36,7 +36,7 @@ _HOME = 8
 
 @dataclass(frozen=True)
 class ServedSweep:
-    """A sweep's own run."""
+    """A sweep that is recorded in MLflow, by its own run there."""
 
     tags: Mapping[str, str]
     run_id: str
@@ -204,8 +204,7 @@ class MlflowReader:
         return content.decode()
 
     def _roots(self) -> list[Path]:
-        """Return the folders in which a database's runs may have files: of the database's home, or
-        of this one."""
+        """Return the folders where a database's runs may have files: in its home or this one."""
         file = sqlite_file(self._uri)
         homes = [home_folder(None), *([] if file is None else [file.parent])]
         return [(home / "mlartifacts").resolve() for home in homes]
@@ -216,8 +215,7 @@ class MlflowReader:
 
 
 def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
-    """Return the text of a file in a folder below one of `roots`; a link that leads out of these is
-    refused."""
+    """Return a file's text in a folder below one of `roots`; links that lead out are refused."""
     parts = urlsplit(place)
     if parts.scheme not in ("", "file") or parts.netloc:
         raise TrackingError(f"{place} is not beside the database")

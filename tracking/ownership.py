@@ -49,8 +49,7 @@ def other_writer(path: Path) -> OtherWriter | None:
 
 
 def not_writable(path: Path) -> str:
-    """Return a message that this user may not write a file, or into its folder, who owns it, and
-    what to do in a shared home."""
+    """Describe why this user may not write a file or its folder: who owns it, and what to do."""
     path = path.parent if os.access(path, os.W_OK) else path
     facts = path.stat()
     return (
@@ -75,8 +74,7 @@ def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
 
 
 def _doubts(home: Path) -> Iterator[OtherWriter]:
-    """Yield who else could have written parts of the home, or parts outside of the home that links
-    lead to."""
+    """Yield who else could have written parts of the home, or what its links lead to."""
     if (writer := other_writer(home)) is not None:
         yield writer
     is_entered = home.stat().st_mode & _ENTERED
@@ -108,8 +106,7 @@ def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:
 
 
 def home_mode(home: Path, environ: Mapping[str, str] | None = None) -> int:
-    """Return the permissions of a new home: for its user alone, or by the umask where it is shared
-    on purpose."""
+    """Return the permissions of a new home: its user's alone, or by the umask if shared."""
     return _BY_UMASK if is_shared(home, environ) else _PRIVATE
 
 

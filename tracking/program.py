@@ -22,7 +22,6 @@ def program() -> str:
 
 
 def command(verb: str, name: str, home: str | None, *options: str) -> str:
-    """Return the command to type next: `carft-sweep resume toy --home x`; `home` is the option as
-    given."""
+    """Return a command to type: `carft-sweep resume toy --home x`; `home` is as given."""
     of_home = ["--home", home] if home else []
     return f"{program()} {shlex.join([verb, name, *options, *of_home])}"

@@ -110,8 +110,7 @@ def _git(folder: Path, *command: str) -> str | None:
 def _git_process(
     folder: Path, command: Sequence[str], emptied: Iterable[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
-    """Return the finished git command, run with the settings `emptied` as empty; a setting's name
-    may hold `=`."""
+    """Run a git command with the settings `emptied` as empty; a setting's name may hold `=`."""
     return subprocess.run(
         [
             *("git", "--no-optional-locks", *_NO_PROGRAMS),

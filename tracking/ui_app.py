@@ -240,7 +240,7 @@ class OpenRoutes:
 
 
 def _refuse(status: int, code: str, message: str) -> JSONResponse:
-    """Return an error in the form of MLflow's, so that its client shows the message."""
+    """Return an error response in the form of MLflow's, so that its client shows the message."""
     return JSONResponse({"error_code": code, "message": message}, status)
 
 
@@ -257,7 +257,7 @@ def _is_plain(body: bytes) -> bool:
 
 
 def _repeat(body: bytes, receive: Receive) -> Receive:
-    """Return a receiver that gives a body, which was read once, to the next reader."""
+    """Return an ASGI receiver that gives the next reader the body that was read already."""
     messages: list[Message] = [{"type": "http.request", "body": body}]
 
     async def again() -> Message:

@@ -19,7 +19,6 @@ import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -54,10 +53,8 @@ class Server:
     _sigterm: Any = field(default=None, repr=False)
 
     def wait(self) -> None:
-        """Wait until the server ends or this process gets SIGINT or SIGTERM; then stop it.
-
-        Raises KeyboardInterrupt or SystemExit(143) after the server was stopped.
-        """
+        """Wait until the server ends or this process gets SIGINT or SIGTERM; then stop it. Raises
+        KeyboardInterrupt or SystemExit(143) after the server was stopped."""
         try:
             if self.process is not None:
                 self.process.wait()
@@ -120,7 +117,7 @@ def serve(
     log = tempfile.TemporaryFile()  # noqa: SIM115 - the server writes it as long as it lives
     sigterm = None
     if threading.current_thread() is threading.main_thread():
-        sigterm = signal.signal(signal.SIGTERM, _leave)
+        sigterm = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -159,8 +156,7 @@ def _environment(uri: str) -> dict[str, str]:
 
 
 def _free_port(port: int) -> int:
-    """Return a free port, by binding to it for a moment; 0 stands for any. Raises TrackingError
-    where it is taken."""
+    """Return a free port (0: any) after binding to it. Raises TrackingError if it is taken."""
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -205,7 +201,3 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
     # Nobody may be left, or on macOS only zombies.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
-    raise SystemExit(128 + number)

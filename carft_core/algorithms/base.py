@@ -75,11 +75,9 @@ class Batch:
     """The frozen tower's features of images; those of the batch's own it may have already."""
 
     def zero_shot(self) -> Tensor:
-        """Return the frozen tower's unit-norm features [B, d] of the same views: out of the bank if
-        a run left them there, else computed; once a batch.
-
-        Raises ValueError in a batch that was made without the teacher.
-        """
+        """Return the frozen zero-shot tower's unit-norm features [B, d] of the batch's views: read
+        from the bank if a run stored them there, else computed; once a batch. Raises ValueError for
+        a batch made without the teacher."""
         if self.teacher_features is None:
             raise ValueError("this batch was made without the teacher's features")
         return self._zero_shot
@@ -90,7 +88,8 @@ class Batch:
         return self.teacher_features(self.images)
 
     def generator(self) -> torch.Generator:
-        """Return what draws for a step, from the run's seed and the step alone.
+        """Return a generator of random numbers for this step, seeded by the run's seed and the step
+        alone.
 
         Not the global stream, so that `sam`, which computes a step's loss twice, has one problem,
         and micro-batches have the same draws; on the CPU, so that every device has the same ones.
@@ -98,18 +97,17 @@ class Batch:
         return torch.Generator().manual_seed(torch.initial_seed() + self.step)
 
     def captions(self, tokens: Tensor) -> Tensor:
-        """Return [B, L], for each image a text of its class: of the templates in tokens [K, C, L]
-        one is drawn for it."""
+        """Return a caption [B, L] for each image: a template drawn from `tokens` [K, C, L], with
+        the image's class."""
         drawn = torch.randint(len(tokens), self.labels.shape, generator=self.generator())
         return tokens[to_device(drawn, self.labels.device), self.labels]
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
-        """Return the batch's mean cross-entropy of logits [B, C], with the run's label
-        smoothing."""
+        """Return the batch's mean cross-entropy of logits [B, C], with label smoothing."""
         return F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
 
     def part(self, rows: slice) -> Batch:
-        """Return some of its rows, as a micro-batch."""
+        """Return the given rows of the batch, as a micro-batch."""
         images = self.images[rows]
         features = functools.partial(self._features_of_part, images, rows)
         return replace(
@@ -179,18 +177,15 @@ class Algorithm(Registered):
         return teacher.new_classifier()
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """Set what depends on the training data, such as a probe's head, before the first step."""
+        """Set what depends on the training data (the head of a probe) before the first step."""
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
-        """Set the parameters of the groups to the solution, and give what to log of it.
-
-        Called once, under the run's seed, where `solves` says so.
-        """
+        """Set the trained parameters to the problem's solution, and return the values to log.
+        Called once, under the run's seed, if `solves` is true."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it solves its problem")
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """Return the parameters that train, in groups with `lr_scale`; what is in none is
-        frozen."""
+        """Return the trained parameters in groups with `lr_scale`; all others are frozen."""
         return decay_groups(model.named_parameters(), optim)
 
     def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
@@ -205,31 +200,28 @@ class Algorithm(Registered):
         """Change the module after the 0-based `step` of `steps`, under `no_grad`."""
 
     def after_epoch(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
-        """Change the module after an epoch, knowing what was measured."""
+        """Change the module after an epoch, given the epoch's metrics."""
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """Return what is evaluated and merged; by default the module itself.
-
-        Raises TypeError when the module is none and the algorithm does not say how it classifies.
-        """
+        """Return the classifier that is evaluated and merged; by default the module itself. Raises
+        TypeError when the module is no Classifier and this method is not overridden."""
         if not isinstance(model, Classifier):
             raise TypeError(f"{type(self).__name__} must say how its module classifies")
         return model
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """Return what a reader of the result must know, one line each, from the metrics of epochs
-        0, 1, ..."""
+        """Return warnings for readers of the result, from the metrics of epochs 0, 1, ..."""
         return []
 
     def identity(self) -> dict[str, Any]:
-        """Return its part of a run's identity: by default its fields. An algorithm that reads files
-        puts their digests here in place of their paths."""
+        """Return what identifies the algorithm in a run's digest: by default its fields. An
+        algorithm that reads files puts their digests here in place of their paths."""
         return self.model_dump(mode="json")
 
 
 def loss_and_terms(algorithm: Algorithm, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-    """Return the loss of a batch and its terms, which may be numbers. Raises RequestError where
-    `loss` returns other things."""
+    """Return the loss of a batch and its logged terms, as tensors. Raises RequestError where `loss`
+    returns anything else."""
     returned: object = algorithm.loss(model, batch, teacher)
     match returned:
         case (Tensor() as loss, Mapping() as terms):
@@ -268,8 +260,8 @@ def classes_of(value: object) -> Iterator[type]:
 
 @contextlib.contextmanager
 def blame_own_code(algorithm: Algorithm) -> Iterator[None]:
-    """Raise RequestError, with the line, for a mistake in the code of a user's own algorithm: tried
-    again it would fail again. What may pass, such as a lack of memory, is raised as it is."""
+    """Turn exceptions of a user's own algorithm within the context into RequestErrors that name the
+    line. Errors that may pass, such as a lack of memory, pass unchanged."""
     try:
         yield
     except (RequestError, NonFinite, OSError, MemoryError, torch.OutOfMemoryError):
@@ -315,7 +307,7 @@ class Soup(Algorithm):
     @field_validator("members")
     @classmethod
     def _canonical(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        """Sorted, so that the same runs are the same soup."""
+        """Check the members and sort them, so that the same runs are the same soup."""
         for member in members:
             if not re.fullmatch("[0-9a-f]{64}", member):
                 raise ValueError(
@@ -329,8 +321,7 @@ class Soup(Algorithm):
         return tuple(sorted(members))
 
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
-        """Return the soup of the members' classifiers, which are on the device and stay as they
-        are.
+        """Return the soup of the members' classifiers, which are on the device and must not change.
 
         A member is loaded each time it is taken from `members`, so that one after another needs the
         memory of one. By default a classifier with the weights of `state`. Raises RequestError when
@@ -356,13 +347,12 @@ class Soup(Algorithm):
         return Loaded(state_of, len(members))
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:
-        """Return the soup's weights, given those of the members in the order of `members`; the
-        inputs are left as they are."""
+        """Return the soup's weights, made of the members' weights, which must not change."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it combines its members")
 
 
 def check_same_tensors(one: State, two: State, message: str) -> None:
-    """Raise RequestError, with the message and the names of the tensors, unless both states have
+    """Raise RequestError, with `message` and the tensors that differ, unless two state dicts have
     tensors of the same names and shapes."""
     differing = [
         name
@@ -375,7 +365,8 @@ def check_same_tensors(one: State, two: State, message: str) -> None:
 
 
 def _refusal(thing: Any) -> str | None:
-    """Return why a thing is no algorithm: a class that says by which loss it trains, or solves."""
+    """Return why a class is no complete algorithm, which has a `loss` or a `solve`; None if it
+    is."""
     wrong = no_concrete(Algorithm, thing)
     if wrong is not None or not thing.trains:
         return wrong
@@ -405,48 +396,47 @@ class Wrapper(Algorithm):
         return self
 
     def inner(self, model: nn.Module) -> nn.Module:
-        """Return the module of `of` in the one that `build` returned; by default they are the
-        same."""
+        """Return the wrapped algorithm's module, by default the one that `build` returned."""
         return model
 
     def build(self, teacher: Teacher) -> nn.Module:
-        """See Algorithm."""
+        """Call `build` of the wrapped algorithm."""
         return self.of.build(teacher)
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """See Algorithm."""
+        """Call `start` of the wrapped algorithm."""
         self.of.start(self.inner(model), teacher)
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """See Algorithm."""
+        """Call `groups` of the wrapped algorithm."""
         return self.of.groups(self.inner(model), optim)
 
     def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
-        """See Algorithm."""
+        """Call `optimiser` of the wrapped algorithm."""
         return self.of.optimiser(groups, optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """See Algorithm."""
+        """Call `loss` of the wrapped algorithm."""
         return self.of.loss(self.inner(model), batch, teacher)
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """See Algorithm."""
+        """Call `after_step` of the wrapped algorithm."""
         self.of.after_step(self.inner(model), step, steps)
 
     def after_epoch(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
-        """See Algorithm."""
+        """Call `after_epoch` of the wrapped algorithm."""
         self.of.after_epoch(self.inner(model), metrics)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """See Algorithm."""
+        """Call `classifier` of the wrapped algorithm."""
         return self.of.classifier(self.inner(model), teacher)
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """See Algorithm."""
+        """Call `warnings` of the wrapped algorithm."""
         return self.of.warnings(history)
 
     def identity(self) -> dict[str, Any]:
-        """Return its fields, and of `of` what that puts into an identity."""
+        """Return the wrapper's own fields, and the identity of the wrapped algorithm."""
         return {**super().identity(), "of": {"name": self.of.name, **self.of.identity()}}
 
 

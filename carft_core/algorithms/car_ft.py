@@ -48,11 +48,8 @@ class CarFt(Algorithm):
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy plus the weighted KL; `teacher_context_entropy` is in nats, as the
-        KL is.
-
-        Raises TypeError when the module is no classifier, ValueError when the batch comes without
-        the teacher.
-        """
+        KL is. Raises TypeError when the module is no classifier, ValueError when the batch comes
+        without the teacher."""
         if not isinstance(model, Classifier):
             raise TypeError("car_ft trains a classifier of image features")
         features = model.features(batch.images)

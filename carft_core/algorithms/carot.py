@@ -63,7 +63,7 @@ class CaRot(Algorithm):
         return Averaged(contrastive_clip(teacher))
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the sum of the four terms."""
+        """Return the sum of the four terms of the class's formula, and each term to log."""
         clip, average = averaged_clips(model)
         captions = batch.captions(clip.tokens)
         images, texts = clip.pairs(batch.in_parts, batch.images, captions)
@@ -82,17 +82,18 @@ class CaRot(Algorithm):
         return total, {**logs, **terms}
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Update the average, where it is its turn."""
+        """Update the average after every `every`-th step."""
         if step % self.every == 0:
             least, most = MOMENTA
             averaged(model).update(least + (most - least) * min(1.0, step / (RISE * steps)))
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return that of the weights."""
+        """Return the classifier of the trained weights, not of their average."""
         clip, _ = averaged_clips(model)
         return clip.classifier(teacher)
 
 
 def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    """Return the mean over rows of the cross-entropy of logits to the softmax of others."""
+    """Return the mean over rows of the cross-entropy between softmax(target) and
+    softmax(logits)."""
     return F.cross_entropy(logits, target.softmax(dim=1))

@@ -23,7 +23,7 @@ class Adapter(nn.Module):
         self.up = nn.Linear(max(1, width // reduction), width, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return its part of the mixture."""
+        """Return the adapted features [B, d], before they are mixed with the tower's own."""
         return F.relu(self.up(F.relu(self.down(features))))
 
 
@@ -39,7 +39,7 @@ class AdaptedClassifier(Classifier):
         return self.adapted(self.frozen.features(images))
 
     def adapted(self, features: Tensor) -> Tensor:
-        """Return unit-norm adapted features [B, d] of the tower's unit-norm ones."""
+        """Return the unit-norm mixture of the tower's features [B, d] and their adapted ones."""
         mixed = self.alpha * self.adapter(features).float() + (1 - self.alpha) * features
         return F.normalize(mixed, dim=-1)
 
@@ -75,11 +75,11 @@ class ClipAdapter(Algorithm):
         return Adapter(teacher.w_cls.shape[1], self.reduction)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return CE of the adapted features; the tower has no gradient."""
+        """Return the cross-entropy of the adapted features; the tower gets no gradient."""
         classifier = self.classifier(model, teacher)
         loss = batch.cross_entropy(classifier.logits(classifier.adapted(batch.zero_shot())))
         return loss, {"cross_entropy": loss}
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> AdaptedClassifier:
-        """Return the teacher's own tower and head with the adapter between them."""
+        """Return the frozen tower and zero-shot head with the trained adapter between them."""
         return AdaptedClassifier(teacher.classifier, model, self.alpha)

@@ -49,7 +49,7 @@ class ClipOod(Algorithm):
         return decay_groups(_classifier(model).visual.named_parameters(), optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the cross-entropy of the logits with margins; `cross_entropy` is without."""
+        """Return the cross-entropy with margins; the logged `cross_entropy` has no margins."""
         classifier = _classifier(model)
         features = classifier.features(batch.images)
         # Without `margin * s`, the same for each class.
@@ -58,11 +58,11 @@ class ClipOod(Algorithm):
         return batch.cross_entropy(classifier.logits(shifted)), {"cross_entropy": plain}
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Update the average."""
+        """Update the Beta moving average of the weights."""
         averaged(model).update(beta_decay(step, steps, self.beta))
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """Return the average."""
+        """Return the classifier with the averaged weights."""
         return super().classifier(averaged(model).average, teacher)
 
 

@@ -44,11 +44,8 @@ class Coral(Algorithm):
     logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted distance, both of the whole batch.
-
-        Raises TypeError when the module is no image tower with a head, ValueError for a batch
-        without domains.
-        """
+        """Return cross-entropy plus the weighted distance of the batch. Raises TypeError when the
+        module is no image tower with a head, ValueError for a batch without domains."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("coral trains an image tower with a head")
         if batch.domain is None:
@@ -73,8 +70,8 @@ class Coral(Algorithm):
 
 
 def distance_of_domains(features: Tensor, domain: Tensor) -> Tensor:
-    """Return the mean over pairs of domains of their distance, of features [B, d] whose domains are
-    numbers [B]; 0 where there is no pair of domains with two features each."""
+    """Return the mean distance over pairs of domains, from features [B, d] and the number [B] of
+    each feature's domain; 0 unless two domains have two features each."""
     sizes = Counter(domain.tolist())  # waits for a GPU, and nothing below does
     by_domain = features[domain.argsort(stable=True)].split([sizes[i] for i in sorted(sizes)])
     with torch.autocast(features.device.type, enabled=False):
@@ -87,7 +84,7 @@ def distance_of_domains(features: Tensor, domain: Tensor) -> Tensor:
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance of rows, as `torch.cov` does, which looks at its numbers."""
+    """Return mean [d] and covariance [d, d] of rows [N, d]; unlike `torch.cov` no value is read."""
     mean = rows.mean(0)
     centred = rows - mean
     return mean, centred.T @ centred / (len(rows) - 1)

@@ -38,24 +38,24 @@ class Ema(Wrapper):
     """How much of the average a step leaves; the average is over about 1 / (1 - decay) steps."""
 
     def inner(self, model: nn.Module) -> nn.Module:
-        """Return the module that trains."""
+        """Return the module that trains, not its average."""
         return averaged(model).model
 
     def build(self, teacher: Teacher) -> Averaged:
-        """Return the other's module, twice."""
+        """Return the wrapped algorithm's module, with a copy of it for the average."""
         return Averaged(super().build(teacher))
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """Start the inner algorithm; the average begins there."""
+        """Start the wrapped algorithm; the average begins at the weights that it sets."""
         super().start(model, teacher)
         model = averaged(model)
         model.average.load_state_dict(model.model.state_dict())
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Do what the inner algorithm does after a step, then update the average."""
+        """Call `after_step` of the wrapped algorithm, then update the average."""
         super().after_step(model, step, steps)
         averaged(model).update(min(self.decay, (2 + step) / (11 + step)))
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """Return the other's, of the average."""
+        """Return the wrapped algorithm's classifier, with the averaged weights."""
         return self.of.classifier(averaged(model).average, teacher)

@@ -21,6 +21,6 @@ class FineTune(Algorithm):
     summary: ClassVar[str] = "Cross-entropy on image tower and head, from the zero-shot head"
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return CE(s f W_cls', y)."""
+        """Return the cross-entropy of the classifier's logits, CE(s f W_cls', y)."""
         loss = batch.cross_entropy(model(batch.images))
         return loss, {"cross_entropy": loss}

@@ -45,13 +45,13 @@ class Flyp(Algorithm):
         return contrastive_clip(teacher)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the symmetric cross-entropy; `optim.label_smoothing` smooths over the batch's
-        pairs."""
+        """Return the symmetric cross-entropy between images and captions of the batch;
+        `optim.label_smoothing` smooths over the batch's pairs."""
         clip = contrastive(model)
         captions = batch.captions(clip.tokens)
         images, texts = clip.pairs(batch.in_parts, batch.images, captions)
         return contrastive_loss(clip.scale, images, texts, batch.label_smoothing)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the tuned image tower, and the head that the tuned text tower gives."""
+        """Return the tuned image tower with a zero-shot head made by the tuned text tower."""
         return contrastive(model).classifier(teacher)

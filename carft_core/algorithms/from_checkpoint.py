@@ -43,11 +43,9 @@ class FromCheckpoint(Algorithm):
     """The file's path, required. A run is known by the file's content, wherever it is."""
 
     def build(self, teacher: Teacher) -> ImageClassifier:
-        """Return the classifier with the file's weights.
-
-        Raises RequestError where there is no such file, where it would have to be run to be read,
-        and where tensors are missing, unexpected or of another shape.
-        """
+        """Return the classifier with the file's weights. Raises RequestError where there is no such
+        file, where it would have to be run to be read, and where tensors are missing, unexpected or
+        of another shape."""
         path = self._path()
         classifier = teacher.new_classifier()
         texts = teacher.clip.model.state_dict().keys() - classifier.state_dict().keys()
@@ -61,7 +59,7 @@ class FromCheckpoint(Algorithm):
         return classifier
 
     def identity(self) -> dict[str, Any]:
-        """Return the sha256 of the file. Raises RequestError where there is none."""
+        """Return the sha256 of the checkpoint file. Raises RequestError for a missing file."""
         return {**super().identity(), "weights": file_digest(self._path())}
 
     def _path(self) -> Path:
@@ -74,8 +72,8 @@ class FromCheckpoint(Algorithm):
 
 
 def _renamed(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return a state dict in our names. Raises RequestError for a head with a bias, which ours has
-    not."""
+    """Return a state dict in WiSE-FT's names with the names of this package. Raises RequestError
+    for a head with a bias, which heads here do not have."""
     named = {}
     for name, tensor in state.items():
         old = next((old for old in OTHER_NAMES if name.startswith(old)), "")

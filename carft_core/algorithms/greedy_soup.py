@@ -29,7 +29,7 @@ class GreedySoup(Soup):
     summary: ClassVar[str] = "The mean of the runs that do not lower its validation accuracy"
 
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
-        """See Soup; each member is loaded twice, and validated alone and in the soup."""
+        """Return the greedy soup of the members; each is validated alone and in the soup."""
         states = self.states(teacher, members)
         alone = [accuracy(member, teacher) for member in members]
         first, *others = sorted(range(len(members)), key=lambda number: -alone[number])
@@ -52,7 +52,7 @@ class GreedySoup(Soup):
 
 
 def accuracy(classifier: Classifier, teacher: Teacher) -> float:
-    """Return the top-1 accuracy on `id/val`."""
+    """Return the top-1 accuracy of a classifier on `id/val`."""
     (features,) = teacher.encode([classifier], "id/val")
     labels = teacher.splits["id/val"].labels.to(features.device)
     with torch.no_grad():

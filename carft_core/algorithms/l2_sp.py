@@ -32,7 +32,7 @@ class L2Sp(Algorithm):
     """The weight of the penalty. At 0 it is logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the penalty; `distance` is |w - w0|^2."""
+        """Return cross-entropy plus the penalty; the logged `distance` is |w - w0|^2."""
         cross_entropy = batch.cross_entropy(model(batch.images))
         start = dict(teacher.classifier.named_parameters())
 

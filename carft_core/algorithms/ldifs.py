@@ -41,11 +41,8 @@ class Ldifs(Algorithm):
     """The weight of the distance. At 0 it is logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted distance.
-
-        Raises TypeError when the module is no image tower with a head, RequestError for a tower
-        whose layers are not known.
-        """
+        """Return cross-entropy plus the weighted distance. Raises TypeError when the module is no
+        image tower with a head, RequestError for a tower whose layers are not known."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("ldifs trains an image tower with a head")
         with torch.no_grad():
@@ -61,6 +58,6 @@ class Ldifs(Algorithm):
 
 
 def _distance(one: Tensor, two: Tensor) -> Tensor:
-    """Return the mean squared difference of [B, T, C], each channel of unit norm over the
-    tokens."""
+    """Return the mean squared difference of two outputs [B, T, C], each channel scaled to unit norm
+    over the tokens."""
     return F.mse_loss(F.normalize(one, dim=1), F.normalize(two, dim=1))

@@ -34,7 +34,7 @@ class LinearProbe(Probe, Algorithm):
     solves: ClassVar[bool] = True
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """Return the head."""
+        """Return the head as the only group of parameters."""
         named = [
             (name, parameter)
             for name, parameter in model.named_parameters()
@@ -43,8 +43,8 @@ class LinearProbe(Probe, Algorithm):
         return decay_groups(named, optim)
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
-        """Solve, and log the objective, its cross-entropy, the gradient that is left, and the
-        iterations."""
+        """Solve the regression; return its objective, cross-entropy, gradient and iterations, to
+        log."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("linear_probe trains the head of an image tower")
         labels = teacher.splits["train"].labels

@@ -30,7 +30,7 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the sum, in float32 under autocast too."""
+        """Return `W + scale * B A` of the matrix W, computed in float32 under autocast too."""
         with torch.autocast(weight.device.type, enabled=False):
             return weight + self.scale * (self.up @ self.down).view_as(weight)
 
@@ -65,10 +65,8 @@ class Lora(Wrapper):
         return self
 
     def build(self, teacher: Teacher) -> nn.Module:
-        """Return the other's module, with low-rank changes in its image tower.
-
-        Raises RequestError for an unknown architecture.
-        """
+        """Return the wrapped algorithm's module, with low-rank changes in its image tower. Raises
+        RequestError for an unknown architecture."""
         model = super().build(teacher)
         for tower in towers_in(model, teacher.classifier.visual):
             tower.requires_grad_(False)
@@ -81,7 +79,7 @@ class Lora(Wrapper):
         return model
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """Return the other's, with the sums as its weights."""
+        """Return the wrapped algorithm's classifier with the changes added to the weights."""
         classifier = copy.deepcopy(super().classifier(model, teacher))
         for layer in [*filter(parametrize.is_parametrized, classifier.modules())]:
             # Not remove_parametrizations: a copy shares its class with what trains.

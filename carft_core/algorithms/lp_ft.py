@@ -29,13 +29,13 @@ class LpFt(Probe, Algorithm):
     starts_at_zero_shot: ClassVar[bool] = False
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """Put the probe's solution into the head."""
+        """Set the head to the solution of the linear probe."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("lp_ft trains an image tower with a linear head")
         labels = teacher.splits["train"].labels
         self.fit(model.head, teacher.classifier.head, teacher.features("train"), labels)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return CE(V f, y)."""
+        """Return the cross-entropy of the classifier's logits, CE(V f, y)."""
         loss = batch.cross_entropy(model(batch.images))
         return loss, {"cross_entropy": loss}

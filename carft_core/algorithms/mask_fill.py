@@ -53,14 +53,12 @@ class MaskFill(Algorithm):
 
     @property
     def uses(self) -> frozenset[str]:  # type: ignore[override]
-        """See Algorithm."""
+        """The parts of a model that the method uses: attention maps for the object mask."""
         return frozenset({"attention"} if self.mask == "object" else ())
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy of the images plus the weighted distance of the masked ones.
-
-        Raises TypeError when the module is no image tower with a head.
-        """
+        """Return cross-entropy of the images plus the weighted distance of the masked ones. Raises
+        TypeError when the module is no image tower with a head."""
         if not isinstance(model, ImageClassifier):
             raise TypeError("mask_fill trains an image tower with a head")
         images, generator = batch.images, batch.generator()

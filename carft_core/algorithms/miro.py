@@ -30,7 +30,7 @@ class WithVariances(nn.Module):
         self.raw = nn.ParameterList(torch.full((count,), raw) for count in channels)
 
     def variances(self) -> list[Tensor]:
-        """Return them, [C] for each layer."""
+        """Return the variances of the channels [C] of each layer."""
         return [F.softplus(raw) + LEAST for raw in self.raw]
 
 
@@ -62,7 +62,7 @@ class Miro(Algorithm):
     """By what the learning rate of the variances is larger."""
 
     def build(self, teacher: Teacher) -> WithVariances:
-        """Return a trainable copy of the zero-shot classifier, and the variances."""
+        """Return a trainable copy of the zero-shot classifier with trained variances."""
         classifier, side = teacher.new_classifier(), teacher.transform.size
         with torch.no_grad():
             blank = torch.zeros(1, 3, side, side, device=teacher.device)
@@ -76,10 +76,8 @@ class Miro(Algorithm):
         return [*decay_groups(model.classifier.named_parameters(), optim), *scaled]
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted R.
-
-        Raises RequestError for a tower whose layers are not known.
-        """
+        """Return cross-entropy plus the weighted R of the class's formula. Raises RequestError for
+        a tower whose layers are not known."""
         model = _with_variances(model)
         with torch.no_grad():
             _, before = outputs_by_depth(teacher.classifier.visual, batch.images)

@@ -34,8 +34,8 @@ class ModelStock(Soup):
     least_members: ClassVar[int] = 2
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:
-        """Return the stock of each floating tensor, in fp32; integer buffers of the first
-        member."""
+        """Return the members interpolated towards the zero-shot model, each floating tensor in
+        fp32; integer buffers are the first member's."""
         return {
             name: _stock(zero_shot[name], [member[name] for member in members])
             if tensor.is_floating_point()
@@ -52,7 +52,7 @@ def _stock(before: Tensor, tuned: Sequence[Tensor]) -> Tensor:
 
 
 def interpolation_ratio(offsets: Tensor) -> Tensor:
-    """Return t in [0, 1], a scalar, of the offsets [N, P] of N members from the zero-shot
+    """Return the scalar t in [0, 1] for the offsets [N, P] of N members from the zero-shot
     weights."""
     count = len(offsets)
     pairs = itertools.combinations(offsets, 2)

@@ -30,12 +30,12 @@ class Adapter(nn.Module):
         self.drop = DropPath(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return it."""
+        """Return x plus the scaled linear map of x."""
         return x + self.scale * self.drop(F.linear(x, self.matrix))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fold_into(self, linear: nn.Linear) -> None:
-        """Change the layer before the adapter to one that does the work of both."""
+        """Merge the adapter into the linear layer before it, which then does the work of both."""
         for tensor in (linear.weight, linear.bias):
             tensor.add_(self.scale * self.matrix @ tensor)
 
@@ -75,7 +75,7 @@ class RAdapter(Algorithm):
     """The share of other classes; `optim.label_smoothing` has no part in it."""
 
     def build(self, teacher: Teacher) -> Averaged:
-        """Return a copy of the teacher's CLIP with adapters, and its average."""
+        """Return a trainable copy of the teacher's CLIP with adapters, and its average."""
         clip = contrastive_clip(teacher).requires_grad_(False)
         for block in [*residual_blocks(clip.visual), *residual_blocks(clip.clip)]:
             for name in ("ls_1", "ls_2"):
@@ -84,7 +84,7 @@ class RAdapter(Algorithm):
         return Averaged(clip)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the mean of both directions."""
+        """Return the mean of the cross-entropies of captions given images and the reverse."""
         clip, _ = averaged_clips(model)
         images, texts = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
         own = (batch.labels[:, None] == batch.labels).float()
@@ -93,15 +93,15 @@ class RAdapter(Algorithm):
         shared = shared + self.smoothing * (1 - own) / others
         with torch.autocast(images.device.type, enabled=False):
             logits = clip.scale * (images @ texts.T + self.margin * (1 - own))
-            to_text, to_image = (F.cross_entropy(it, shared) for it in (logits, logits.T))
+            to_text, to_image = (F.cross_entropy(scores, shared) for scores in (logits, logits.T))
         return (to_text + to_image) / 2, {"image_to_text": to_text, "text_to_image": to_image}
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Update the average."""
+        """Update the moving average of the adapters."""
         averaged(model).update(self.decay)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the average, folded into the image tower, and the head of its text tower."""
+        """Return the image tower with averaged adapters folded in, and the text tower's head."""
         _, average = averaged_clips(model)
         visual = teacher.new_classifier().visual
         for own, block in zip(*map(residual_blocks, (average.visual, visual)), strict=True):

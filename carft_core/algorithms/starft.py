@@ -51,17 +51,15 @@ class StarFt(Algorithm):
     """The weight of the KL term at the start. At 0 it is logged and trains nothing: FLYP."""
 
     def build(self, teacher: Teacher) -> nn.Module:
-        """Return a trainable copy of the teacher's CLIP, with the tokens of contexts too."""
+        """Return a trainable copy of the teacher's CLIP, with the tokens of the spurious texts."""
         model = contrastive_clip(teacher)
         contexts = caption_tokens(teacher, teacher.contexts)
         model.register_buffer("contexts", contexts, persistent=False)
         return model
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the contrastive loss plus the weighted KL.
-
-        Raises ValueError when the batch comes without the teacher.
-        """
+        """Return the contrastive loss plus the weighted KL. Raises ValueError when the batch comes
+        without the teacher."""
         clip, contexts = contrastive(model), model.contexts
         assert isinstance(contexts, Tensor)  # `build` has made it
         images, captions = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
@@ -87,5 +85,5 @@ class StarFt(Algorithm):
         return total, {**logs, "spurious_kl": kl}
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the tuned image tower, and the head that the tuned text tower gives."""
+        """Return the tuned image tower with a zero-shot head made by the tuned text tower."""
         return contrastive(model).classifier(teacher)

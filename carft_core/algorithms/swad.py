@@ -70,15 +70,15 @@ class Swad(Wrapper):
     """How far the threshold is above the valley's first losses."""
 
     def inner(self, model: nn.Module) -> nn.Module:
-        """Return the module that trains."""
+        """Return the module that trains, without the means of its weights."""
         return _valley(model).model
 
     def build(self, teacher: Teacher) -> Valley:
-        """Return the other's module, with room for the means."""
+        """Return the wrapped algorithm's module, with buffers for the means of its weights."""
         return Valley(super().build(teacher), max(self.converge, self.tolerance))
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Do what the inner algorithm does after a step, then count its weights."""
+        """Call `after_step` of the wrapped algorithm, then add the weights to the epoch's mean."""
         super().after_step(model, step, steps)
         valley = _valley(model)
         torch._foreach_add_(_floats(valley.sums), _floats(valley.model))
@@ -87,7 +87,7 @@ class Swad(Wrapper):
 
     @torch.no_grad()
     def after_epoch(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
-        """Keep the epoch's mean, and average those that are known to be of the valley."""
+        """Store the epoch's mean, and average the epochs known to be in the valley."""
         super().after_epoch(model, metrics)
         valley = _valley(model)
         valley.recent.append(mean := valley.recent.pop(0))
@@ -118,7 +118,8 @@ class Swad(Wrapper):
         valley.is_done.copy_(valley.is_last)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """Return the other's, of the average once the run has ended; before, of what trains."""
+        """Return the wrapped algorithm's classifier, with the averaged weights once the run has
+        ended, before that with the trained ones."""
         valley = _valley(model)
         return self.of.classifier(valley.average if valley.is_done else valley.model, teacher)
 

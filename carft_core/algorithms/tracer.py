@@ -65,7 +65,7 @@ class Tracer(Algorithm):
         return Averaged(contrastive_clip(teacher))
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the sum of the terms."""
+        """Return the sum of the terms of the class's formula, and each term to log."""
         clip, average = averaged_clips(model)
         captions = batch.captions(clip.tokens)
         f, t = clip.pairs(batch.in_parts, batch.images, captions)
@@ -87,11 +87,11 @@ class Tracer(Algorithm):
         return total, {**logs, "cross": cross, **terms, "exchange": exchange}
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Update the average."""
+        """Update the Beta moving average of both towers."""
         averaged(model).update(beta_decay(step, steps, self.beta))
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return that of the weights."""
+        """Return the classifier of the trained weights, not of their average."""
         clip, _ = averaged_clips(model)
         return clip.classifier(teacher)
 

@@ -26,7 +26,7 @@ class UniformSoup(Soup):
     summary: ClassVar[str] = "The mean of the weights of several runs"
 
     def state(self, zero_shot: State, members: Sequence[State]) -> State:
-        """Return the members' mean, from one after another."""
+        """Return the mean of the members' weights, adding one member after another."""
         del zero_shot
         soup: dict[str, Tensor] = {}
         dtypes: dict[str, torch.dtype] = {}

@@ -91,7 +91,7 @@ def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def _accept_lists(schema: Any) -> None:
-    """Make each tuple within a validation schema accept a list."""
+    """Make every tuple in a validation schema accept a list too."""
     if isinstance(schema, dict):
         if schema.get("type") == "tuple":
             schema["strict"] = False
@@ -103,8 +103,8 @@ def _accept_lists(schema: Any) -> None:
 
 
 class Section(BaseModel):
-    """A part of the trial config. Fields take no other type than their own, but a list, which is
-    what files hold, for a tuple."""
+    """A part of the trial config. Values are not converted to a field's type, but for lists, as
+    files hold them, to tuples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -130,7 +130,7 @@ _BRANCH = re.compile(r"bool|constrained-\w+|literal\[.*\]")
 
 
 def error_of(problems: Iterable[Problem]) -> ValidationError:
-    """Return the error with which a validator reports problems in its own words, at their paths
+    """Return an error for a validator to raise, with problems in its own words, at their paths
     below the validated value."""
     details: list[InitErrorDetails] = [
         {
@@ -146,7 +146,7 @@ def error_of(problems: Iterable[Problem]) -> ValidationError:
 def explained(
     error: ValidationError, cls: type[BaseModel], path: tuple[str | int, ...] = ()
 ) -> Iterator[Problem]:
-    """Yield a problem for each error of the model at `path`."""
+    """Yield a problem in our own words for each pydantic error in the model `cls` at `path`."""
     items = error.errors()
     places = [item["loc"] for item in items]
     extra = [place for item, place in zip(items, places, strict=True) if _is_extra(item)]
@@ -193,8 +193,8 @@ def _is_extra(item: Any) -> bool:
 
 
 def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
-    """Return a suggestion among the fields of the same section: another tool's name for a field,
-    else a similar spelling."""
+    """Return a suggestion for an unknown field, from the fields of its section: another tool's name
+    for one of them, else a similar spelling."""
     *section, name = place
     meant = SYNONYMS.get(str(name), "")
     field = next((field for field in known if dotted((*section, field)) == meant), None)
@@ -204,7 +204,7 @@ def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
 
 
 def _rule(item: Any) -> str:
-    """Return the rule that a value breaks, such as `be a valid integer`."""
+    """Return the rule that a value breaks, such as `be a valid integer`, for a message."""
     rule = item["msg"].partition(" should ")[2] or str(item["msg"])
     return rule.replace("valid tuple", "list")
 

@@ -28,7 +28,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Registry(dict[str, T]):
-    """Things of one kind by their own `name`, in the order in which they came."""
+    """Things of one kind by their own `name`, in the order of their registration."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Registry(dict[str, T]):
         """Add a thing under its own name and return it, so that this method serves as a decorator.
         A thing defined again in the same place, as in a reloaded module, replaces the old one.
         Raises RequestError for a thing of another kind, or a name that is taken."""
-        wrong = self._refusal(thing) or _misnamed(thing) or self._taken(cast(T, thing))
+        wrong = self._refusal(thing) or _misnamed(thing) or self._conflict(cast(T, thing))
         if wrong:
             shown = getattr(thing, "__qualname__", repr(getattr(thing, "name", thing))[:80])
             raise RequestError(f"{self.kind} {shown} cannot be registered: {wrong}")
@@ -55,12 +55,12 @@ class Registry(dict[str, T]):
         return thing
 
     def unknown(self, name: object) -> str:
-        """Return a message for an unregistered name: the nearest name, or all names and how to add
+        """Return a message for an unregistered name: the nearest name, or all and how to add
         one."""
         own = " One of your own is registered in a file that `import:` or --import names."
         return unknown(self.kind, name, self, own)
 
-    def _taken(self, thing: T) -> str | None:
+    def _conflict(self, thing: T) -> str | None:
         name = vars(thing)["name"]
         if name not in self or self._origin(self[name]) == self._origin(thing):
             return None
@@ -129,8 +129,8 @@ class Registered(Section):
 
 
 def no_declaration(kind: type, field: str, thing: object) -> str | None:
-    """Return why a thing is no instance of `kind` whose `field` is a function of a module, so that
-    its source can be part of a run's identity; None when it is one."""
+    """Return why a thing is no instance of `kind` whose attribute `field` is a module's function,
+    so that its source can be part of a run's identity; None if it is one."""
     if not isinstance(thing, kind):
         return f"it must be of the class {kind.__name__}"
     if not hasattr(getattr(thing, field), "__qualname__"):

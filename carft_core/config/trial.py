@@ -103,7 +103,7 @@ class EvalConfig(Section):
 
     @property
     def images_at_once(self) -> int:
-        """The batch size, decided."""
+        """The number of images that are evaluated at once: `batch_size`, or the default."""
         return self.batch_size or EVALUATED
 
 
@@ -194,15 +194,15 @@ class TrialConfig(Section):
         return self.model_copy(update={"data": self.data.model_copy(update={"split_seed": seed})})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data from which `trial_config` makes an equal config."""
+        """Return the config as plain data, from which `trial_config` makes an equal config."""
         plain: dict[str, Any] = json.loads(self.model_dump_json())
         return plain
 
 
 def trial_config(data: Mapping[str, Any]) -> TrialConfig:
-    """Return the config of nested plain data, such as a sweep file's `trial:`, after validation.
-    Fields left out take the family's default, then the product's. Raises InvalidConfig with every
-    mistake at once, each with its path."""
+    """Validate nested plain data, such as a sweep file's `trial:`, and return its config. Fields
+    left out take the family's default, then the product's. Raises InvalidConfig with every mistake
+    at once, each with its path."""
     complete, problems = _with_defaults(data)
     try:
         config = TrialConfig.model_validate(complete)

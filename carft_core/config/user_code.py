@@ -49,14 +49,13 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
 
 
 def brings(top: str) -> set[str]:
-    """Return the top-level names of all modules that the files of a module import, with its own
-    name; the files are those that `own_code_digest` reads."""
+    """Return the top-level names of the user's module and of all modules that its files import;
+    these files are those that `own_code_digest` reads."""
     return {top}.union(*map(_imported, _sources(top).values()))
 
 
 def _sources(top: str) -> dict[str, bytes]:
-    """Return the content of a module's Python files, and of the files beside it that these
-    import."""
+    """Return the content of a module's Python files, and of files beside it that they import."""
     place = module_place(top)
     if place is None or not place.exists():
         return {}
@@ -103,8 +102,8 @@ def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
 
 
 def reason(error: BaseException, name: str) -> str:
-    """Return in one line what went wrong, and at which line of the user's module `name` or of a
-    file beside it."""
+    """Describe in one line an exception of user code, and the line of the module `name`, or of a
+    file beside it, that raised it."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first = text.strip().partition("\n")[0]
     kind = type(error).__name__
@@ -114,8 +113,7 @@ def reason(error: BaseException, name: str) -> str:
 
 
 def own_lines(error: BaseException, name: str) -> Iterator[str]:
-    """Yield `file:line` of each line of the user's code in the error's traceback, innermost
-    last."""
+    """Yield `file:line` of each line of the user's code in the traceback, innermost last."""
     place = module_place(_top(name))
     if place is None:
         return

@@ -79,7 +79,7 @@ class Bank:
             return None
         file, offset = self._at(step)
         size = len(rows) * self._type.itemsize * self._shape.numel()
-        with contextlib.suppress(OSError), _opened(file, os.O_RDONLY) as descriptor:
+        with contextlib.suppress(OSError), _open_descriptor(file, os.O_RDONLY) as descriptor:
             place = bytearray(os.pread(descriptor, size + CHECKSUM, offset))
             content = memoryview(place)[:size]
             if place[size:] == _checksum(rows, content):
@@ -97,14 +97,13 @@ class Bank:
         try:
             self._writes = file.exists() or self._make(file)
             if self._writes:
-                with _opened(file, os.O_WRONLY) as descriptor:
+                with _open_descriptor(file, os.O_WRONLY) as descriptor:
                     os.pwrite(descriptor, content + _checksum(rows, content), offset)
         except OSError:
             self._writes = False
 
     def _at(self, step: int) -> tuple[Path, int]:
-        """Return the file of a step's epoch, marked as used now, and the offset of the step in that
-        file."""
+        """Return the file of a step's epoch (marked as used now), and the step's offset in it."""
         if step not in self._steps:
             first = step // self._per_epoch * self._per_epoch
             self._steps = range(first, min(first + self._per_epoch, self._count))
@@ -123,7 +122,7 @@ class Bank:
         share = FOR_VIEWS if self._kind == "views" else 1.0
         if not _make_room(size, int(share * self._most)):
             return False
-        with _opened(file, os.O_WRONLY | os.O_CREAT) as descriptor:
+        with _open_descriptor(file, os.O_WRONLY | os.O_CREAT) as descriptor:
             os.ftruncate(descriptor, size)
         return True
 
@@ -154,7 +153,7 @@ def _make_room(size: int, most: int) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(file: Path, flags: int) -> Iterator[int]:
+def _open_descriptor(file: Path, flags: int) -> Iterator[int]:
     """Yield an opened file's descriptor; a pipe in the file's place is not waited for."""
     descriptor = os.open(file, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     try:

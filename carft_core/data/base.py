@@ -42,8 +42,7 @@ _CACHES: list[functools._lru_cache_wrapper[Any]] = []
 def cache_open(
     most: int,
 ) -> Callable[[Callable[..., T]], functools._lru_cache_wrapper[T]]:
-    """Return a decorator that keeps the `most` recent results of a function, until
-    `forget_data`."""
+    """Return a decorator that caches a function's `most` recent results, until `forget_data`."""
 
     def keep(opener: Callable[..., T]) -> functools._lru_cache_wrapper[T]:
         cached = functools.lru_cache(most)(opener)
@@ -108,7 +107,7 @@ class DataConfig(Section):
 
     @property
     def split_number(self) -> int:
-        """The seed of the split. Raises ValueError where a run's seed must replace it first."""
+        """The seed of the split. Raises ValueError before `for_seed` has replaced it."""
         if self.split_seed == "seed":
             raise ValueError("data.split_seed: seed stands for that of a run; see for_seed")
         return self.split_seed
@@ -339,8 +338,7 @@ class FamilyData:
         return frozenset(extras | derived).union(self.own_means, *self.own_means.values())
 
     def measured(self) -> Mapping[str, Split]:
-        """Return the splits that a finished run predicts, by metric name: `id/test`,
-        `ood/<name>`."""
+        """Return the splits that a finished run predicts, by name: `id/test`, `ood/<name>`."""
         test = {} if self.test is None else {"id/test": self.test}
         return test | {
             f"ood/{name}": split for name, split in {**self.shifts, **self.extras}.items()
@@ -397,7 +395,7 @@ class Family:
 
 
 def check_held_out(config: DataConfig, domains: Collection[str]) -> str:
-    """Return the held-out domain. Raises RequestError where it is none of `domains`."""
+    """Return `data.test_domain`. Raises RequestError unless it is one of `domains`."""
     if config.test_domain is None:
         raise RequestError(
             f"data.test_domain: which domain is held out? {config.family} has {', '.join(domains)}"
@@ -437,7 +435,7 @@ def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, .
 
 
 def _abbreviate_shifts(shifts: Collection[str]) -> list[str]:
-    """Return a list of shifts with the common beginning in place of many that begin alike."""
+    """Return a shorter list of shifts: many that begin alike become one entry."""
     if len(shifts) <= 20:
         return list(shifts)
     return list(dict.fromkeys(name.partition("-")[0] for name in shifts))

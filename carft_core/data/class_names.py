@@ -68,8 +68,8 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
 
 
 def repeated(names: Mapping[str, str], where: str = "classes.json") -> list[str]:
-    """Return a message for each name that several classes have, which a text tower could not tell
-    apart; `where` names are given."""
+    """Return a message for each name that several classes share, which a text tower could not tell
+    apart; `where` is the file that gives the names."""
     folders: dict[str, list[str]] = {}
     for folder, name in names.items():
         folders.setdefault(name, []).append(folder)

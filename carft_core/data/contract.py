@@ -20,9 +20,9 @@ TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """Return the data that a family opens, after cheap checks of the contract of a family. Tests
-    check this package's own families. Raises RequestError with each breach, or with what the
-    family's code raised and where."""
+    """Open a family's data with `open_`, and check cheaply that the data keep the contract of
+    families. Tests check this package's own families. Raises RequestError with each breach, or with
+    what the family's code raised and where."""
     with blame_user_code(f"data.family: {config.family}", open_):
         data = open_(config)
         problems = list(_breaches(data)) if is_own(open_) else []
@@ -32,7 +32,7 @@ def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) 
 
 
 def _breaches(data: FamilyData) -> Iterator[str]:
-    """Yield for each split of a family why no run can use it, or would score it wrongly."""
+    """Yield each defect of a family's splits with which a run would fail or be scored wrongly."""
     for name, split in data.splits.items():
         problem = (
             wrong_items(split, len(data.class_names))
@@ -44,8 +44,8 @@ def _breaches(data: FamilyData) -> Iterator[str]:
 
 
 def missing_classes(data: FamilyData, name: str, split: Split) -> str | None:
-    """Return which classes train lacks, or val and test unless the family is `uneven`; None if
-    complete."""
+    """Return a message on the classes that the split `name` lacks though it must have them: all in
+    train, and in val and test unless the family is `uneven`; None if complete."""
     if name != "train" and (name not in IN_DISTRIBUTION or data.uneven):
         return None
     missing = sorted({*range(len(data.class_names))} - {*split.labels.unique().tolist()})
@@ -85,8 +85,8 @@ def wrong_items(split: Split, classes: int) -> str | None:
 
 
 def _wrong_view(split: Split) -> str | None:
-    """Return what is wrong with the views of the first and last image, without decoding a file;
-    None if right."""
+    """Return what is wrong with the views of the first and last image, without decoding files, or
+    None."""
     source, kind = split.source, type(split.source)
     if isinstance(source, Arrays):
         pixels = source.pixels

@@ -51,8 +51,8 @@ def require_folder(folder: Path, advice: str = "", *, named: str = "data.root") 
 def find_folders(
     root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
 ) -> dict[str, Path]:
-    """Return the place of each folder. Raises RequestError that names all missing ones, then
-    `advice`."""
+    """Find a family's folders below the data root. Raises RequestError that names all missing ones,
+    followed by `advice`."""
     places = {name: find_folder(root, folder) for name, folder in folders.items()}
     missing = [folders[name] for name, path in places.items() if path is None]
     if missing:
@@ -89,13 +89,14 @@ def _explain_missing(root: Path, missing: Iterable[DataFolder], advice: str) -> 
 
 
 @contextlib.contextmanager
-def readable(named: str = "data.root") -> Iterator[None]:
-    """Raise RequestError for the operating system's errors within the context; `named` is the field
-    that names the folder."""
+def readable() -> Iterator[None]:
+    """Turn the operating system's errors within the context into RequestErrors of `data.root`."""
     try:
         yield
     except OSError as error:
-        raise RequestError(f"{named}: {error.filename} cannot be read: {error.strerror}") from None
+        raise RequestError(
+            f"data.root: {error.filename} cannot be read: {error.strerror}"
+        ) from None
 
 
 def read_folders(

@@ -36,9 +36,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def state_of(files: Sequence[Path]) -> str:
-    """Return a digest of the sizes and times of files, which differs where another file took the
-    place of one. The time of a file's last change of state cannot be set. A missing file counts as
-    empty; whoever reads it raises the error."""
+    """Return a digest of the sizes and times of files, which changes when a file is replaced: the
+    time of a file's last change of state cannot be set. A missing file counts as empty; whoever
+    reads it raises the error."""
     parts = [files[first : first + STATED] for first in range(0, len(files), STATED)]
     digest = hashlib.sha256()
     with ThreadPoolExecutor(THREADS) as pool:  # network storage takes its time for each
@@ -97,8 +97,7 @@ def read_plain(path: Path) -> Image.Image:
 
 
 def read_inside_border(path: Path) -> Image.Image:
-    """Return an image as `read_plain`, without 2 pixels at each edge, where ObjectNet's images have
-    a red border."""
+    """Return an image as `read_plain`, without ObjectNet's red border of 2 pixels."""
     image = read_plain(path)
     with image_errors(path):
         return image.crop((BORDER, BORDER, image.width - BORDER, image.height - BORDER))
@@ -110,7 +109,7 @@ UNREADABLE = "cannot be read as an image"
 
 @contextlib.contextmanager
 def image_errors(named: object) -> Iterator[None]:
-    """Raise RequestError, which names the image, for every error with it within the context."""
+    """Turn every error with an image within the context into a RequestError that names it."""
     try:
         yield
     except RequestError:

@@ -79,7 +79,7 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
     else:
         folders = [name for name in folders if (folder / name).is_dir()]
     changed = {name: (folder / name).stat().st_mtime_ns for name in folders}
-    before, changed_before = _kept(file)
+    before, changed_before = _cached(file)
     stale = [name for name, when in changed.items() if changed_before.get(name) != when]
     if not stale and list(changed) == list(before.counts):
         return before
@@ -112,9 +112,8 @@ def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifes
     return manifest
 
 
-def _kept(file: Path) -> tuple[Manifest, Mapping[str, int]]:
-    """Return the cached listing, and when each class folder was last changed; both empty without a
-    usable one."""
+def _cached(file: Path) -> tuple[Manifest, Mapping[str, int]]:
+    """Return the cached listing and when each class folder was last changed; empty without one."""
     table, about = None, dict[str, Any]()
     with contextlib.suppress(OSError, ValueError):  # ValueError: pyarrow's for no parquet file
         table = pq.ParquetFile(file).read()
@@ -222,8 +221,7 @@ def _content(file: Path) -> str:
 
 
 def nearest(name: str, allowed: Collection[str]) -> str:
-    """Return `; did you mean 'cat'?` for an allowed name that is spelt similarly, else an empty
-    text."""
+    """Return `; did you mean 'cat'?` for an allowed name spelt similarly, else ""."""
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 

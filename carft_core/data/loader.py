@@ -99,7 +99,7 @@ class StreamPlan:
 
     def __call__(self, step: int) -> BatchIndices:
         """Return the batch of a step, with rows of each stream in turn, so that parts of the batch
-        are as mixed."""
+        are as mixed as the whole."""
         draws = [self._of_stream(stream, step) for stream in range(len(self.groups))]
         return BatchIndices(
             *(np.stack(parts, axis=1).ravel() for parts in zip(*draws, strict=True))
@@ -134,9 +134,9 @@ class RankPlan:
 def training_plan(
     split: Split, *, batch_size: int, seed: int, balanced: bool, whole_passes: bool
 ) -> BatchPlan:
-    """Return the plan of training batches: of each group of `split` equally many rows, of whole
-    passes over the split, or of one endless stream. Raises ValueError where a split without groups
-    is to be balanced."""
+    """Return the plan of a run's training batches: equally many rows of each group of `split`
+    (`balanced`), whole passes over the split (`whole_passes`), or one endless stream. Raises
+    ValueError where a split without groups is to be balanced."""
     if balanced:
         if split.domains is None:
             raise ValueError("this split has no groups to balance")
@@ -238,8 +238,7 @@ class _Views(Dataset["Tensor | _Refused"]):
         return views
 
     def _make(self, task: _Task) -> Tensor:
-        """Return the views of a batch, made with one call of the source for each pass in the
-        batch."""
+        """Return the views of a batch, made with a call of the source for each pass in it."""
         drawn, passes = task.draw
         source, whole = self.splits[task.split]
         rows = drawn if whole is None else whole[drawn]

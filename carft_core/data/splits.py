@@ -41,8 +41,7 @@ def carve(
 
 
 def val_share(count: int, fraction: float) -> int:
-    """Return how many of a class's `count` units become val: at least one, and at least one stays
-    in train."""
+    """Return how many of a class's `count` units become val: at least one, and not all."""
     return min(_share(count, fraction), count - 1)
 
 
@@ -65,7 +64,7 @@ def test_share(count: int, fraction: float) -> int:
 def _divided(
     whole: Split, classes: Mapping[int, Sequence[str]], share: Callable[[int], int]
 ) -> tuple[Split, Split]:
-    """Return (the rest, the part): of each class's units the part has the first `share(count)`."""
+    """Split off a part of each class: its first `share(count)` units. Return (rest, part)."""
     part = {unit for units in classes.values() for unit in units[: share(len(units))]}
     inside = np.array([unit in part for unit in whole.units], dtype=bool)
     return whole.subset(np.flatnonzero(~inside)), whole.subset(np.flatnonzero(inside))
@@ -82,9 +81,9 @@ def take_fraction(train: Split, fraction: float, split_seed: int) -> Split:
 
 
 def take_shots(train: Split, shots: int, split_seed: int) -> tuple[Split, tuple[int, ...]]:
-    """Return `shots` units of each class, and the classes that have fewer, of which all are taken.
-    The choice depends on `split_seed` and the units' names alone; fewer shots are a part of more
-    shots, and of a fraction that takes as many units."""
+    """Return `shots` units of each class, and the numbers of the classes with fewer units, of which
+    all are taken. The choice depends on `split_seed` and the units' names alone; fewer shots are a
+    part of more shots, and of a fraction that takes as many units."""
     classes = _units_by_class(train, f"train/{split_seed}")
     short = tuple(label for label, units in classes.items() if len(units) < shots)
     return _divided(train, classes, lambda _: shots)[1], short

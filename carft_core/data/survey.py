@@ -78,8 +78,7 @@ def _found_splits(data: FamilyData, config: DataConfig) -> Iterator[tuple[str, F
 
 
 def _digest(split: Split) -> str:
-    """Return a digest of every image's id and label, where the family has no digest of the split's
-    content."""
+    """Return a digest of each image's id and label, for a split without a digest of its own."""
     items = sorted(zip(split.ids, split.labels.tolist(), strict=True))
     text = "".join(f"{item}\0{label}\n" for item, label in items)
     return hashlib.sha256(text.encode()).hexdigest()

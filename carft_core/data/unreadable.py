@@ -40,8 +40,8 @@ Seen = Callable[[int], None]
 def bad_files(
     split: Split, digest: str, seen: Seen | None = None, *, looks: bool = True
 ) -> dict[str, str]:
-    """Return the ids of a split's images that cannot be read, with the error of each; without
-    `looks` those that an earlier call has found.
+    """Decode the images of a split and return the ids of those that cannot be read, with the error
+    of each; with `looks` false nothing is decoded, and only what an earlier call found is returned.
 
     Every image is decoded once for each user: the result is stored in the user's cache, by the
     images' ids, the `digest` of their data, the version of Pillow and the largest file to decode.
@@ -120,8 +120,8 @@ def bad_files_of(
 
 
 def refuse_bad_files(data: FamilyData) -> None:
-    """Raise RequestError with every image file that cannot be read. Of data with more images than
-    READ_UNASKED only those are known that were found before, by `data check --read`."""
+    """Raise RequestError that lists every image file that cannot be read. Data with more images
+    than READ_UNASKED are not decoded: of these only what `data check --read` has found is known."""
     files = {name: split for name, split in data.splits.items() if split.source.decodes}
     looks = sum(map(len, files.values())) <= READ_UNASKED
     errors = [why for name in files for why in bad_files_of(data, name, looks=looks).values()]
@@ -142,7 +142,7 @@ def without_bad_files(data: FamilyData) -> FamilyData:
 
 
 def without(data: FamilyData, skipped: Mapping[str, Mapping[str, str]]) -> FamilyData:
-    """Return the data without some images by split, which are listed in `skipped` and in the notes.
+    """Return the data without the images that `skipped` lists by split, with a note on each split.
     Raises RequestError when a class of train, val or test is left without images (of train alone,
     where the others lack classes anyhow), or a shift, or an extra."""
     splits = dict(data.splits)

@@ -71,8 +71,8 @@ def measure(
 def _load_some(
     waiting: dict[str, Callable[[], Classifier]], features: int, device: torch.device
 ) -> dict[str, Classifier]:
-    """Take one of the waiting models or more, as many as fit into memory, each with so many bytes
-    of `features`, onto the device: on CUDA into a quarter of what is free."""
+    """Load one or more of the waiting models onto the device: as many as fit into memory, with
+    `features` bytes each; on CUDA into a quarter of the free memory."""
     is_cuda = device.type == "cuda"
     room = 1 + torch.cuda.mem_get_info(device)[0] // 4 if is_cuda else MEMORY_FOR_MODELS
     models: dict[str, Classifier] = {}
@@ -130,7 +130,8 @@ class _Model:
     """By split the predictions that derived sets of several splits still need."""
 
     def completed(self, derived: Mapping[str, Derived]) -> Iterator[Predictions]:
-        """Yield the predictions of each set without a value whose splits are all there."""
+        """Yield the joined predictions of each derived set that has no value yet, once all its
+        splits are predicted."""
         for name, part in derived.items():
             if name not in self.values and self.waiting.keys() >= {*part.of}:
                 yield joined(name, [self.waiting[split] for split in part.of], part.classes)
@@ -144,8 +145,8 @@ class _Model:
 
 
 def _measure_split(name: str, models: Sequence[_Model], setup: RunSetup) -> None:
-    """Measure the models, of which the first is the zero-shot one, on a split and on the derived
-    sets that are complete with it."""
+    """Measure models on a split, and on each set of several splits whose last this is. The first
+    model is the zero-shot one."""
     teacher, head = setup.teacher, setup.other_heads.get(name)
     if head is not None:
         models = [model for model in models if model.classifier.clip_features]
@@ -197,8 +198,7 @@ def predict(
 
 
 def joined(name: str, parts: Sequence[Predictions], classes: Sequence[int] | None) -> Predictions:
-    """Return the items of some classes of several splits, one after another, predicted among these
-    classes alone."""
+    """Join several splits' predictions of the items of some classes, among these classes alone."""
     if classes is not None:
         wanted = torch.tensor(classes, device=parts[0].labels.device)
         parts = [part.take(torch.isin(part.labels, wanted).nonzero()[:, 0]) for part in parts]

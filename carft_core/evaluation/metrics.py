@@ -65,8 +65,7 @@ def brier(logits: Tensor, labels: Tensor) -> float:
 
 
 def mean_per_class_top1(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean, over the classes that occur, of the fraction of their items predicted
-    right."""
+    """Return the mean, over the classes that occur, of the fraction predicted right."""
     hit = (_checked(logits, labels).argmax(dim=1) == labels).double()
     return float(_group_means(hit, labels).mean())
 

@@ -110,7 +110,7 @@ _SCHEMA = pa.schema(
 
 
 def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
-    """Return the rows of a split; the tables of all splits have the same dictionary, `splits`."""
+    """Return a split's predictions as rows, with its name encoded by its place in `splits`."""
     count = len(item.labels)
     place = np.full(count, splits.index(item.split), np.int32)
     logits = item.logits
@@ -135,8 +135,7 @@ def _table(item: Predictions, keep_logits: bool, splits: list[str]) -> pa.Table:
 
 
 def _probabilities(logits: Tensor, *classes: Tensor) -> list[Tensor]:
-    """Return, on the CPU, the probabilities [N] of each of some classes [N, 1], from logits [N,
-    C]."""
+    """Return on the CPU the probabilities [N] of some classes [N, 1] each, from logits [N, C]."""
     p = F.softmax(logits if logits.device.type == "mps" else logits.double(), dim=1)
     return [p.gather(1, indices)[:, 0].cpu() for indices in classes]
 
@@ -160,7 +159,6 @@ def _lists(rows: Tensor, kind: pa.DataType) -> pa.ListArray:
 
 
 def _half(logits: Tensor) -> Tensor:
-    """Return logits in fp16; a logit beyond the range stays finite, since -inf marks a class that
-    cannot occur."""
+    """Return logits in fp16; large logits stay finite, as -inf marks impossible classes."""
     top = torch.finfo(torch.float16).max
     return torch.where(logits.isfinite(), logits.clamp(-top, top), logits).half()

@@ -118,7 +118,7 @@ def _is_builtin(facts: Mapping[str, Any]) -> bool:
 
 
 def _fields(values: Mapping[str, Any], *without: str) -> str:
-    """Return `key=value, ...` of the fields that have a value."""
+    """Return fields that have a value as the text `key=value, ...`."""
     shown = (
         f"{key}={value}"
         for key, value in values.items()
@@ -199,7 +199,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
-    """Raise RequestError where `out` holds something that this model may not replace."""
+    """Raise RequestError where the folder `out` holds something that the export may not replace."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     facts = read_facts(out) if out.is_dir() else None
@@ -213,8 +213,8 @@ def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
 
 
 def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
-    """Return device and precision of the run, so that heads are equal to the last bit; the CPU
-    where this machine lacks that device."""
+    """Return device and precision of the run, with which the head is rebuilt to the last bit; the
+    CPU where this machine lacks that device."""
     fields = {name: claimed["identity"][name] for name in ("device", "precision")}
     try:
         resolve_device(fields["device"])
@@ -249,8 +249,7 @@ def _facts(
     config: TrialConfig,
     setup: RunSetup,
 ) -> dict[str, Any]:
-    """Return the description of an export: where the model comes from, without a path of this
-    machine."""
+    """Return the description of an export: where the model comes from, without local paths."""
     plain, clip = config.as_dict(), setup.teacher.clip
     del plain["data"]["root"]
     plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}

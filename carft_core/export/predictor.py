@@ -16,12 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.data import Transform
-from carft_sweep.carft_core.data.images import (
-    image_errors,
-    open_image,
-    read_rgb,
-    upright_rgb,
-)
+from carft_sweep.carft_core.data.images import image_errors, open_image, read_rgb, upright_rgb
 from carft_sweep.carft_core.data.views import evaluation_view
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import CONTEXTS, FACTS, HEAD, NAMES, read_facts
@@ -81,8 +76,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Self:
-        """Open an export. Raises RequestError where the folder holds no export, or a damaged
-        one."""
+        """Open an export. Raises RequestError if the folder holds no export or a damaged one."""
         facts = read_facts(folder)
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
@@ -192,8 +186,7 @@ def _tensor(file: Path, name: str) -> Tensor:
 
 
 def _best(logits: Tensor, names: Sequence[str], count: int) -> Iterator[tuple[Guess, ...]]:
-    """Yield the most probable names of each row; of equal probabilities the first, as for the
-    metric top1."""
+    """Yield the most probable names of each row; of equal ones the first, as for top1."""
     probabilities = F.softmax(logits.cpu().double(), dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     for row, best in zip(probabilities, order.tolist(), strict=True):

@@ -78,7 +78,7 @@ class Merge(Registered):
         return merged
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
-        """Return the merged weights at `point`; the inputs are not changed."""
+        """Return the merged weights at `point`; the inputs must not change."""
         raise NotImplementedError(f"{type(self).__name__} is no merge in weight space")
 
     def refuses(self, algorithm: Algorithm) -> str | None:

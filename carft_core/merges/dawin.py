@@ -36,11 +36,11 @@ class Dawin(Merge):
     needs_shape: ClassVar[bool] = False
 
     def points(self) -> Sequence[MergePoint]:
-        """Return one point, for all images."""
+        """Return the merge's only point."""
         return (MergePoint(self.name, 0, {}),)
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """Return a classifier that holds both."""
+        """Return a classifier that mixes the outputs of the zero-shot and the tuned model."""
         return CertaintyWeighted(teacher, tuned)
 
 
@@ -55,7 +55,7 @@ class CertaintyWeighted(CalibratedClassifiers):
 
 
 def tuned_share(before: Tensor, after: Tensor) -> Tensor:
-    """Return the tuned model's weight [N] of the entropies [N] of both models."""
+    """Return the tuned model's weight [N] for each image, from both models' entropies [N]."""
     spread = [of.std(correction=min(1, len(of) - 1)) / of.mean() for of in (before, after)]
     offset = sum(spread) / 2
     balance = (before.mean() + after.mean()) / before.mean()

@@ -27,7 +27,7 @@ class LogitEnsemble(Line):
     needs_shape: ClassVar[bool] = False
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """Return a classifier that holds both classifiers."""
+        """Return a classifier that interpolates the logits of the zero-shot and the tuned model."""
         alpha = point.values["alpha"]
         if alpha == 0:
             return teacher.classifier
@@ -42,6 +42,6 @@ class Interpolated(TwoClassifiers):
         self.alpha = alpha
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the interpolated logits [B, C] of such features."""
+        """Return the interpolated logits [B, C], from the features of both classifiers."""
         before, after = self.both_logits(features)
         return (1 - self.alpha) * before + self.alpha * after

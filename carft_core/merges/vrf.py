@@ -47,12 +47,12 @@ class Vrf(Merge):
     """Whether the distance is the squared one, as in the authors' code."""
 
     def points(self) -> Sequence[MergePoint]:
-        """Return one point, for all images."""
+        """Return the merge's only point."""
         return (MergePoint(self.name, 0, {}),)
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """Return a classifier that holds both and the features of the failures; it takes a pass of
-        the tuned model over the training images."""
+        """Return a classifier that mixes both models' outputs and holds the features of the
+        failures, which take a pass of the tuned model over the training images."""
         return DistanceWeighted(self, teacher, tuned)
 
 

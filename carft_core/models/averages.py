@@ -18,8 +18,8 @@ class Averaged(nn.Module):
         self.average = copy.deepcopy(model).requires_grad_(False)
 
     def update(self, decay: float) -> None:
-        """Leave `decay` of the average, and add the rest of the weights; buffers that are no
-        floats are copied."""
+        """Set the average to `decay` times itself plus the rest times the weights; copy buffers
+        that are no floats."""
         averages, weights = [], []
         for average, weight in zip(
             state_tensors(self.average), state_tensors(self.model), strict=True
@@ -33,23 +33,23 @@ class Averaged(nn.Module):
 
 
 def beta_decay(step: int, steps: int, beta: float) -> float:
-    """Return how much of an average the 0-based `step` leaves, where the weights w_t behind
-    t = 0, 1, ..., steps steps are weighted by the density of Beta(beta, beta) at
-    (t + 1/2) / (steps + 1), and the average so far holds those before."""
+    """Return the decay with which the 0-based `step` updates an average of the weights w_t after t
+    = 0, 1, ..., `steps` steps, weighted by the density of Beta(beta, beta) at (t + 1/2) / (steps +
+    1)."""
     times = (torch.arange(step + 2, dtype=torch.float64) + 0.5) / (steps + 1)
     density = (times * (1 - times)) ** (beta - 1)
     return float(1 - density[-1] / density.sum())
 
 
 def state_tensors(module: nn.Module) -> list[Tensor]:
-    """Return parameters, and the buffers that are state: an attention's mask, which is not, has
-    infinities, and no average."""
+    """Return a module's parameters and persistent buffers; others, such as an attention's mask with
+    its infinities, have no average."""
     state = module.state_dict()
-    return [*module.parameters(), *(it for name, it in module.named_buffers() if name in state)]
+    return [*module.parameters(), *(b for name, b in module.named_buffers() if name in state)]
 
 
 def averaged(model: nn.Module) -> Averaged:
-    """Return the module as one with an average. Raises TypeError when it is none."""
+    """Return the module typed as one with an average. Raises TypeError for any other module."""
     if not isinstance(model, Averaged):
         raise TypeError("an average is of the module that was built for it")
     return model

@@ -64,8 +64,7 @@ class ImageClassifier(Classifier):
         return F.normalize(self.embed(images), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits [B, C] in float32 of unit-norm features [B, d]; see `features` for the
-        reason."""
+        """Return the logits [B, C] of unit-norm features [B, d], in float32 as `features`."""
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.head(features)
         return out

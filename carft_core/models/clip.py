@@ -89,9 +89,8 @@ class OpenedClip:
 
     def random_texts(self, count: int, length: int, generator: torch.Generator) -> Tensor:
         """Return [count, L] texts of `length` random tokens between the marks of start and end.
-
-        Raises RequestError for a tokenizer that is not CLIP's own, and for texts that are too long.
-        """
+        Raises RequestError for a tokenizer that is not CLIP's own, and for texts that are too
+        long."""
         start, end = (getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("sot", "eot"))
         if start is None or end is None:
             raise RequestError(
@@ -154,7 +153,7 @@ def open_model(name: str, pretrained: str | None = None) -> OpenedClip:
     cannot be found, read, downloaded, or do not fit.
     """
     source = find_model(name, pretrained)
-    return _opened(source, *_open(source))
+    return _make_clip(source, *_open(source))
 
 
 def open_shapes(name: str, pretrained: str | None = None) -> OpenedClip:
@@ -162,10 +161,10 @@ def open_shapes(name: str, pretrained: str | None = None) -> OpenedClip:
     Raises RequestError as `open_model` does."""
     source = find_model(name, pretrained)
     model = _build(source, "meta")
-    return _opened(source, model, _transform(model, name))
+    return _make_clip(source, model, _transform(model, name))
 
 
-def _opened(source: ModelSource, model: nn.Module, transform: Transform) -> OpenedClip:
+def _make_clip(source: ModelSource, model: nn.Module, transform: Transform) -> OpenedClip:
     fixed = frozenset(key for key, value in model.named_parameters() if not value.requires_grad)
     model = model.float().eval().requires_grad_(False)
     return OpenedClip(source.name, model, _tokenizer(source), transform, _digest(source), fixed)
@@ -180,8 +179,7 @@ def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:
 
 
 def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
-    """Return the model with its weights, without more memory than these fill, and the
-    preprocessing."""
+    """Return the model with its weights, in the memory that these fill, and the preprocessing."""
     one_attention_path()
     shapes = _build(source, "meta")
     tensors = fit(shapes, read_state(source.weights), name=source.name, path=source.weights)
@@ -201,7 +199,7 @@ def draws_at_random(name: str, pretrained: str | None, digest: str) -> bool:
 
 
 def _drop_rate(module: nn.Module) -> float:
-    """Return how often a layer drops something, for layers of torch, open_clip and timm."""
+    """Return the probability with which a layer of torch, open_clip or timm drops values."""
     if isinstance(module, nn.MultiheadAttention):
         return float(module.dropout)
     rates = ("p", "prob", "drop_prob") if "drop" in type(module).__name__.lower() else ()

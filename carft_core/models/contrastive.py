@@ -37,7 +37,7 @@ class ContrastiveClip(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """By what cosines are multiplied, a scalar; it trains as the towers do."""
+        """The trained factor of cosines, a scalar."""
         logarithm = self.clip.logit_scale
         assert isinstance(logarithm, Tensor)  # `OpenedClip.logit_scale` has looked
         return logarithm.exp()
@@ -54,8 +54,8 @@ class ContrastiveClip(nn.Module):
     def pairs(
         self, in_parts: Callable[..., Tensor], images: Tensor, captions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return unit-norm features [B, d] of images [B, 3, S, S], and of tokens [B, L], each
-        computed by a batch's `in_parts`."""
+        """Return unit-norm features [B, d] of images [B, 3, S, S] and of captions [B, L], computed
+        in parts by a batch's `in_parts`."""
         return in_parts(self.image_features, images), in_parts(self.text_features, captions)
 
     def crossing(self) -> Tensor:
@@ -73,7 +73,7 @@ class ContrastiveClip(nn.Module):
         return linear_head(float(self.scale) * class_weights(w_raw.cpu())).to(texts.device)
 
     def classifier(self, teacher: Teacher) -> ImageClassifier:
-        """Return the image tower, and the head that the text tower gives, in float32."""
+        """Return a float32 classifier: the image tower with the head that the text tower gives."""
         with teacher.arithmetic(), evaluating(self):
             return ImageClassifier(self.visual, self.head())
 
@@ -117,7 +117,7 @@ def averaged_clips(model: nn.Module) -> tuple[ContrastiveClip, ContrastiveClip]:
 
 
 def contrastive(model: nn.Module) -> ContrastiveClip:
-    """Return the module as a CLIP that trains. Raises TypeError when it is none."""
+    """Return the module typed as a CLIP that trains. Raises TypeError for any other module."""
     if not isinstance(model, ContrastiveClip):
         raise TypeError("a contrastive loss trains a whole CLIP")
     return model

@@ -79,8 +79,7 @@ class TemplateFile(Section):
 
 
 def mistakes(templates: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield (index, mistake) for every template that is not text with exactly one `{}`, or repeats
-    another."""
+    """Yield (index, mistake) for templates that are not text with one `{}`, or repeat another."""
     first_at: dict[str, int] = {}
     for index, template in enumerate(templates):
         first = first_at.setdefault(template, index)
@@ -208,7 +207,7 @@ def context_set(name: str, data: DataConfig) -> TemplateSet:
 
 
 def without(templates: TemplateSet, words: Iterable[str]) -> TemplateSet:
-    """Return the templates that name none of the words, as a set whose name says so. Raises
+    """Return the templates that mention none of the words, as a set whose name says so. Raises
     RequestError when none is left."""
     words = tuple(words)
     left = tuple(text for text in templates.templates if not _spoken(words, [text]))
@@ -228,8 +227,8 @@ def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ..
 
 
 def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
-    """Return the domains that contexts name and should not know: the held-out one; of a family that
-    holds none out, any of its `domains`."""
+    """Return the domains that the contexts name though tests are on them: the held-out one, or any
+    of `domains` for a family that holds none out."""
     held_out = data.test_domain
     return sorted(named_domains(contexts, domains if held_out is None else [held_out]))
 
@@ -285,8 +284,8 @@ def class_weights(w_raw: Tensor) -> Tensor:
 
 
 def context_weights(w_raw: Tensor) -> Tensor:
-    """Return W_ctx [K, d]: the normalised mean of W_raw [K, C, d] over the classes, in any
-    order."""
+    """Return W_ctx [K, d]: the normalised mean over the classes, in any order, of W_raw [K, C,
+    d]."""
     return F.normalize(w_raw.mean(dim=1, dtype=torch.float64), dim=-1).to(w_raw.dtype)
 
 

@@ -16,10 +16,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
-from carft_sweep.carft_core.files import (
-    path_or_none,
-    read_json,
-)
+from carft_sweep.carft_core.files import path_or_none, read_json
 from carft_sweep.carft_core.models.weights import WEIGHT_SUFFIXES
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
@@ -86,14 +83,13 @@ class ModelSource:
 
 
 def brings_weights(name: str) -> bool:
-    """Return whether a `model.name` includes weights: a built-in model, one of the hub, or a
-    folder."""
+    """Return whether a `model.name` includes weights: built in, of the hub, or in a folder."""
     path = path_or_none(name)
     return name in BUILTIN or name.startswith((HUB, FOLDER)) or (path is not None and path.is_dir())
 
 
 def find_model(name: str, pretrained: str | None = None) -> ModelSource:
-    """Return the model that `name` and `pretrained` mean, downloaded if necessary. Raises
+    """Find the model that `name` and `pretrained` mean, downloading it if necessary. Raises
     RequestError for an unknown name or tag (with the near ones), for a name without weights, a
     missing path, an invalid config, and a failed download."""
     if name in BUILTIN or name.startswith((HUB, FOLDER)):
@@ -178,8 +174,7 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
 
 
 def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files in a model's folder that its tokenizer may read; which of them depends on
-    its kind."""
+    """Return the files in a model's folder that a tokenizer of any kind may read."""
     others = (*WEIGHT_SUFFIXES, ".md")
     return tuple(
         file
@@ -190,8 +185,7 @@ def _tokenizer_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _check_architecture(path: Path, architecture: Mapping[str, Any]) -> None:
-    """Raise RequestError for a model too large, or one whose config could run foreign code or read
-    elsewhere."""
+    """Raise RequestError for a config that is too large, runs foreign code, or reads elsewhere."""
     sections = {"model_cfg": architecture}
     for key in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         sections[key] = architecture.get(key, {})
@@ -287,8 +281,7 @@ def _tag_weights(name: str, tag: str, config: Mapping[str, Any]) -> Path:
 
 
 def _from_hub(request: str, repo: str, *files: str) -> Path:
-    """Return the first of `files` in the hub's cache on this disk, else in the repository,
-    downloaded."""
+    """Return the first of `files` in the hub's local cache, else downloaded from the repository."""
     try:
         for file in files:
             cached = huggingface_hub.try_to_load_from_cache(repo, file)
@@ -325,7 +318,7 @@ def _not_downloaded(request: str, error: Exception) -> RequestError:
 
 
 def is_final(error: Exception) -> bool:
-    """Return whether the same download can never succeed: a wrong name, or no access."""
+    """Return whether a failed download can never succeed, for a wrong name or missing access."""
     answer = getattr(error, "response", None)
     status = getattr(answer, "status_code", getattr(error, "code", None))
     if isinstance(status, int):

@@ -134,8 +134,7 @@ class Teacher:
         return features.cpu()
 
     def cached_features(self, name: str) -> Tensor | None:
-        """Return the features of a split from the cache; None where a rank's file is missing or
-        damaged."""
+        """Return a split's features from the cache; None if a rank's file is missing or damaged."""
         features = read_tensor(self._cache_file(name), "features")
         if features is not None and len(features) != len(self.splits[name]):
             features = None
@@ -154,16 +153,16 @@ class Teacher:
         return user_cache() / "image_features" / f"{digest}.safetensors"
 
     def training_views(self, seed: int, *plan: object) -> list[object]:
-        """Return plain data that decides the training views of the batch of a step; `plan` decides
-        which views a batch has."""
+        """Return the plain data that decides the training views of a run's batches, as a cache key;
+        `plan` decides which images a batch has."""
         split = self.splits["train"]
         rows = b"" if split.rows is None else split.rows.tobytes()
         drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed, *plan]
         return [VIEWS_REVISION, *self._views_key("train"), *LIBRARIES, *drawn]
 
     def training_features(self, micro_batch: int | None, views: Sequence[object]) -> list[object]:
-        """Return plain data that decides the features of the batch of a step with these training
-        views.
+        """Return the plain data that decides the teacher's features of these training views, as a
+        cache key.
 
         The last bits depend on which images a batch has, on threads and kernels. With these in the
         data, stored features of one process equal those that another would compute, to the bit on
@@ -239,8 +238,7 @@ class Teacher:
         return BatchSource(name, passes, None, self._bank_of(name, passes)), range(passes.steps)
 
     def _bank_of(self, name: str, plan: EpochPlan) -> Bank | None:
-        """Return the bank of a split's fixed views, in one file; None where the split's digest is
-        unknown."""
+        """Return the bank of a split's fixed views, in one file; None if its digest is unknown."""
         if name not in self.digests:
             return None
         side = self.transform.size
@@ -275,7 +273,7 @@ def open_teacher(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Teacher:
-    """Return the teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot
+    """Open the teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot
     read."""
     one_attention_path()
     w_raw = text_features(clip, classes, class_names, device=device)
@@ -321,8 +319,7 @@ def linear_head(rows: Tensor) -> nn.Linear:
 
 
 def is_convolutional(tower: nn.Module) -> bool:
-    """Return whether an image tower is convolutional: a ViT's only convolution cuts the image into
-    patches."""
+    """Return whether an image tower is convolutional: a ViT only cuts patches by one."""
     return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
 
@@ -339,8 +336,7 @@ def on_device(module: M, device: torch.device) -> M:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within the context, set evaluation mode; then restore every submodule's own mode (frozen
-    batch norms)."""
+    """Within the context, set evaluation mode; then restore each submodule's own mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -29,10 +29,8 @@ PROJECTIONS = (
 
 def stem_and_blocks(visual: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     """Return the stem of one of open_clip's image towers, and its blocks in order: a ViT's residual
-    blocks, or a convolutional network's stages.
-
-    Raises RequestError for an architecture that calls its layers otherwise.
-    """
+    blocks, or a convolutional network's stages. Raises RequestError for an architecture that calls
+    its layers otherwise."""
     parts = dict(visual.named_children())
     for within in ("trunk", "transformer"):
         parts |= dict(parts.get(within, nn.Module()).named_children())
@@ -57,10 +55,8 @@ def quarters(visual: nn.Module) -> list[nn.Module]:
 
 def projection(tower: nn.Module) -> Tensor:
     """Return the matrix [width, d] by which an image tower, or a CLIP's text tower, maps into the
-    space that both share: with x the outputs before it, x W is the feature.
-
-    Raises RequestError for an architecture without one, or that calls it otherwise.
-    """
+    space that both share: with x the outputs before it, x W is the feature. Raises RequestError for
+    an architecture without one, or that calls it otherwise."""
     for path in PROJECTIONS:
         with contextlib.suppress(AttributeError):
             found = operator.attrgetter(path)(tower)
@@ -76,9 +72,7 @@ def projection(tower: nn.Module) -> Tensor:
 
 def residual_blocks(tower: nn.Module) -> list[Any]:
     """Return open_clip's blocks of attention and MLP of a ViT, or of the text tower in a CLIP.
-
-    Raises RequestError for a tower without such blocks.
-    """
+    Raises RequestError for a tower without such blocks."""
     for path in ("transformer.resblocks", "text.transformer.resblocks"):
         with contextlib.suppress(AttributeError):
             blocks = [*operator.attrgetter(path)(tower)]
@@ -114,9 +108,7 @@ def outputs_by_depth(visual: nn.Module, images: Tensor) -> tuple[Tensor, list[Te
 
 def attention_layers(visual: nn.Module) -> list[nn.MultiheadAttention]:
     """Return the self-attention of the blocks of open_clip's own ViT, which has a class token.
-
-    Raises RequestError for another architecture.
-    """
+    Raises RequestError for another architecture."""
     layers = [getattr(block, "attn", None) for block in stem_and_blocks(visual)[1]]
     known = [layer for layer in layers if isinstance(layer, nn.MultiheadAttention)]
     if len(known) < len(layers) or not hasattr(visual, "class_embedding"):

@@ -26,12 +26,11 @@ class TwoClassifiers(Classifier):
         return self.zero_shot, self.tuned
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the zero-shot model's features [B, d], then the tuned model's, in one row for each
-        image."""
+        """Return both models' features side by side, the zero-shot model's first: [B, 2 d]."""
         return torch.cat([self.zero_shot.features(images), self.tuned.features(images)], dim=1)
 
     def both_logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits [B, C] of each of the two, of such features."""
+        """Return the zero-shot and the tuned logits [B, C] from what `features` returns."""
         before = self.zero_shot.logits(features[:, : self.width])
         return before, self.tuned.logits(features[:, self.width :])
 
@@ -44,7 +43,7 @@ class CalibratedClassifiers(TwoClassifiers):
         self.temperatures = [temperature(part, teacher) for part in self.parts]
 
     def log_probabilities(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return the logarithms of the probabilities [B, C] of each of the two."""
+        """Return the logarithms of both classifiers' probabilities [B, C]."""
         logits = zip(self.both_logits(features), self.temperatures, strict=True)
         return tuple(F.log_softmax(of / scale, dim=1) for of, scale in logits)
 

@@ -118,8 +118,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor stores each of its numbers, and none is sparse, quantised or
-    complex."""
+    """Return whether a tensor is stored whole: dense, and neither quantised nor complex."""
     is_stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
     return is_stored and not (tensor.is_quantized or tensor.is_complex())
 

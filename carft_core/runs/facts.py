@@ -66,7 +66,6 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
 
 
 def _retention(others: Mapping[str, FamilyData]) -> str:
-    """Return the tasks as `Retention(field=value)`, of which a warning shows the fields that
-    differ."""
+    """Return the tasks as `Retention(field=value)`, whose differing fields a warning shows."""
     digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
     return f"Retention({', '.join(digests)})"

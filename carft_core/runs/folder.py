@@ -181,8 +181,7 @@ class RunFolder:
             save_weights(self.weights(kind), state)
 
     def mark_trained(self, *, seconds: float, warnings: Sequence[str] = ()) -> None:
-        """Record that training is complete, as its last write, with its warnings; the checkpoint is
-        deleted."""
+        """Record as training's last write that it is complete; delete the checkpoint."""
         if not self.writes:
             return
         mark = {"seconds": seconds, "ended": time.time(), "warnings": list(warnings)}
@@ -228,8 +227,8 @@ def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
 
 
 def models_of(config: TrialConfig) -> dict[str, Model]:
-    """Return by label the run's own model, then each point of each merge. The zero-shot model has
-    no merges, since these would be the zero-shot model again."""
+    """Return a run's models by label: its own, then each point of each merge. The zero-shot model
+    has no merges, since these would be the zero-shot model again."""
     models: dict[str, Model] = {UNMERGED: None}
     algorithm = config.algorithm
     if algorithm.trains or not algorithm.starts_at_zero_shot:
@@ -291,7 +290,7 @@ def _members(
 
 
 def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
-    """Return the classifier of one of a run's models, made from the run's own classifier."""
+    """Make the classifier of one of a run's models, unmerged or merged, from the run's own."""
     if model is None:
         return tuned
     merge, point = model
@@ -319,8 +318,7 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
 
 
 def is_complete(workdir: Path, config: TrialConfig) -> bool:
-    """Return whether the run is claimed, trained, and measured on every model that `config`
-    requests."""
+    """Return whether a run is claimed, trained, and every model that `config` requests measured."""
     folder = RunFolder(workdir)
     is_trained = (workdir / "config.json").exists() and folder.trained() is not None
     return is_trained and not _missing(folder, config)

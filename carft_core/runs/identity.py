@@ -153,8 +153,8 @@ def _computing(config: TrialConfig) -> dict[str, str]:
 
 
 def present(**fields: Any) -> dict[str, Any]:
-    """Return the fields that are not None or False, so that a new field changes no digest of
-    earlier runs."""
+    """Return the fields without those that are None or False, so that a new field changes no digest
+    of earlier runs."""
     return {
         name: value for name, value in fields.items() if value is not None and value is not False
     }

@@ -34,7 +34,7 @@ def check_label(label: str) -> None:
 
 @dataclass(frozen=True)
 class KeptConfig:
-    """The parts of a trial config, whose own models check what is in them."""
+    """The sections of a trial config as plain mappings; their own models check the content."""
 
     model: dict[str, Any]
     data: dict[str, Any]
@@ -114,7 +114,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Facts:
-    """What comparable runs share, as far as its values are computed with."""
+    """The recorded properties of a run that are computed with; a file may hold more."""
 
     data: str | None = None
     budget: str | None = None

@@ -26,16 +26,15 @@ _LOG = logging.getLogger(__name__)
 
 
 def should_compile(setting: bool | Literal["auto"], device: torch.device, images: int) -> bool:
-    """Return whether a run that trains on this number of images is to be compiled: `auto` is only
-    on CUDA."""
+    """Return whether to compile a run that trains on so many images; `auto` does on CUDA only."""
     if setting == "auto":
         return device.type == "cuda" and images >= IMAGES_THAT_PAY
     return setting
 
 
 def eager_unless(compiled: int, size: int) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which batches of `size` images are computed without compilation, unless
-    towers are compiled for this size; `compiled` is 0 where none is."""
+    """Return a context that switches compilation off for batches of `size` images, unless
+    `compiled`, the size for which towers were compiled (0: none), is the same."""
     if compiled in (0, size):
         return contextlib.nullcontext()
     eager: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
@@ -77,7 +76,7 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
 
 
 def _try(tower: nn.Module, teacher: Teacher, batch_size: int) -> None:
-    """Take one step of a copy, whose compiled code similar towers then share."""
+    """Take a compiled step of a copy of a tower, whose code similar towers then share."""
     trial = copy.deepcopy(tower)
     trial.compile(dynamic=False, backend=BACKEND)
     side, device = teacher.transform.size, teacher.device

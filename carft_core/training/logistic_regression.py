@@ -40,7 +40,7 @@ class Solution:
 
 
 class Probe(Section):
-    """What a linear probe asks, for the algorithms that have one."""
+    """The fields of a linear probe, for the algorithms that have one."""
 
     C: Positive = 10.0
     """The inverse strength of the penalty, as scikit-learn's `C`: the penalty weighs less the more
@@ -127,7 +127,7 @@ def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def unsolved(gradient: float) -> str:
-    """Return a message about the gradient that is left after the last iteration."""
+    """Return a warning that the solver did not converge, with the norm of the last gradient."""
     return (
         f"the linear probe was not solved to the end: its gradient is {gradient:.1e}, not "
         f"{CONVERGED:g}; raise algorithm.max_iter, or lower algorithm.C"

@@ -67,7 +67,7 @@ FIRST_SAVING = 0.1
 
 
 class Decision(Enum):
-    """What `report` wants of a run."""
+    """What an epoch's callback decides: whether the run continues."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -296,8 +296,8 @@ class Run:
         self.saving_took = self.saved_at - began
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
-        """Write the epoch's report durably, then return it. Raises NonFinite for metrics that are
-        no numbers."""
+        """Write an epoch's report durably and return it. Raises NonFinite for metrics that are no
+        numbers."""
         self._check_finite(metrics, epoch)
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
         earlier = self.reported.get(epoch)
@@ -319,14 +319,14 @@ class Run:
         return report
 
     def _write_history(self) -> None:
-        """Write the reports, and those of epochs that are still to be trained again."""
+        """Write the reports of all epochs, also of those that an earlier process reported and this
+        one is to train again."""
         written = {report["epoch"] for report in self.history}
         ahead = [report for epoch, report in self.reported.items() if epoch not in written]
         self.folder.write_history([*self.history, *ahead])
 
     def _solve(self) -> dict[str, float]:
-        """Return the metrics of the one epoch of an algorithm that solves its problem without
-        steps."""
+        """Train an algorithm that solves its problem; return the metrics of its one epoch."""
         with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
             values = self.algorithm.solve(self.model, self.teacher)
         self.world.copy(self.model.state_dict())
@@ -457,20 +457,20 @@ class Run:
         return features
 
     def _parts(self) -> Iterator[BatchRange]:
-        """Yield all batches that are to be loaded until the run is trained, in order."""
+        """Yield all batches that the rest of the run loads, in order."""
         for epoch in range(len(self.history), self.epoch_count + 1):
             if epoch and not self.algorithm.solves:
                 yield self.batches, self.schedule.of_epoch(epoch)
             yield from map(self.teacher.part, self._validated())
 
     def _validated(self) -> list[str]:
-        """Return the splits that each epoch predicts: `id/val`; with `eval.every_epoch` test and
-        shifts too."""
+        """Return the names of the splits that are predicted after each epoch: `id/val`; with
+        `eval.every_epoch` test and shifts too."""
         names = list(self.setup.measured()) if self.config.eval.every_epoch else ["id/val"]
         return [name for name in names if not name.startswith(RETENTION)]
 
     def _validate(self) -> dict[str, float]:
-        """Return the metrics of the model in its present state on these splits."""
+        """Return the metrics of the model in its present state on the splits of `_validated`."""
         if not self.step and self.algorithm.starts_at_zero_shot:
             classifier: Classifier = self.teacher.classifier
         else:

@@ -60,7 +60,7 @@ VECTORS = 2 * PAIRS + 7
 
 @dataclass(frozen=True)
 class RunCost:
-    """What the largest moments of a run take."""
+    """The memory and the operations that a run takes."""
 
     training: int
     """Bytes that the tensors of a step hold at most, with the models, the optimiser and the
@@ -83,7 +83,7 @@ class RunCost:
 
 
 def run_cost(config: TrialConfig, ranks: int = 1) -> RunCost | None:
-    """Return what a run takes, computed or read from the user's cache.
+    """Return a run's memory and operations, computed or read from the user's cache.
 
     Args:
         config: The run's config, with precision and split decided.
@@ -157,12 +157,13 @@ def _has_probe(algorithm: Algorithm) -> bool:
 
 
 def _part(images: int, micro_batch: int | None) -> int:
-    """Return how many images of a step are computed at once."""
+    """Return how many images of a step are computed at once: a micro-batch, or all."""
     return min(images, micro_batch or images)
 
 
 def _without_sizes(value: object) -> object:
-    """Return plain data in which a fraction is only 0, where a term is left out, or not."""
+    """Return plain data with each fraction replaced by whether it is 0, since only a term of weight
+    0 is left out of the computation."""
     if isinstance(value, dict):
         return {key: _without_sizes(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -217,8 +218,7 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
 
     def add(self, tensor: Tensor, *, elsewhere: bool = False) -> None:
-        """Count a tensor's storage until it is freed, once; as 0 if `elsewhere`, on another
-        device."""
+        """Count a tensor's storage until it is freed, once; as 0 if `elsewhere`."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._sizes:
@@ -243,7 +243,7 @@ class PeakMemory(TorchDispatchMode):
 
 
 class _AsOnCuda(TorchFunctionMode):
-    """Let tensors of the CPU without numbers be computed with as those of a GPU are.
+    """A mode in which tensors of the CPU without numbers are computed with as those of a GPU are.
 
     Under autocast norms and softmaxes are in float32 there, and in the type of their input on the
     CPU. And let them be copied, which PyTorch does not.
@@ -316,7 +316,7 @@ def _teacher(
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
-    """Return values, as a parameter where `tensor` is one."""
+    """Return `values` as a parameter where `tensor` is a parameter, else unchanged."""
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values
@@ -378,9 +378,8 @@ def _solve(teacher: Teacher, config: TrialConfig) -> int:
 def _first_step(
     config: TrialConfig, teacher: Teacher, ranks: int
 ) -> tuple[Callable[[], object], float]:
-    """Return a function that takes a training step with the models and the state of the optimiser
-    in memory, as long as it is there, and how many times as much as it computes a whole step
-    does."""
+    """Return a function that takes a training step, with models and optimiser state in memory while
+    the function exists, and by what factor a whole step has more operations."""
     algorithm, optim = config.algorithm, config.optim
     images = _images_of_rank(config, teacher.splits["train"], ranks)
     size = _part(images, optim.micro_batch)

@@ -86,8 +86,7 @@ class World:
         return dict(zip(values, totals, strict=True))
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
-        """Return the `count` rows of all ranks in their order, from each rank's rows of `shard` [n,
-        ...]."""
+        """Return all `count` rows in order, from each rank's rows of `shard` [n, ...]."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros(-(-count // self.size), *rows.shape[1:])
@@ -97,7 +96,7 @@ class World:
         return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
     def agree(self, decision: T) -> T:
-        """Return rank 0's decision, plain data, on every rank, once rank 0 has made it."""
+        """Return rank 0's decision (plain data) on every rank."""
         if self.size == 1:
             return decision
         # As JSON: an object would be pickled, and what comes over a socket is not run.
@@ -126,8 +125,7 @@ class World:
             tensor.detach().copy_(values)
 
     def differing(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Return the names of tensors of a state dict that differ between ranks by more than
-        rounding."""
+        """Return the names of tensors that differ between ranks by more than rounding."""
         if self.size == 1 or not state:
             return []
         projected, norms = map(torch.stack, zip(*map(_projection, state.values()), strict=True))
@@ -140,8 +138,7 @@ class World:
         return [name for name, differ in zip(state, differs.tolist(), strict=True) if differ]
 
     def device(self, device: torch.device) -> torch.device:
-        """Return this rank's device of the devices that a run gets. Raises RequestError where there
-        are too few."""
+        """Return this rank's device. Raises RequestError if a run gets fewer devices than ranks."""
         if self.size == 1 or device.type == "cpu":
             return device
         if device != torch.device("cuda"):
@@ -165,7 +162,7 @@ def flat_gradients(grads: Sequence[Tensor], more: Sequence[Tensor] = ()) -> Tens
 
 
 def _projection(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a number that shows a change of any entry, and the tensor's norm."""
+    """Return a fingerprint of a tensor (a sum of its entries with fixed weights), and its norm."""
     entries = tensor.detach().float().flatten()
     waves = torch.cos(torch.arange(len(entries), device=entries.device, dtype=torch.float32))
     return entries @ waves, entries.norm()

@@ -65,7 +65,7 @@ class RunSetup:
 
 
 def open_setup(config: TrialConfig) -> RunSetup:
-    """Return what a config names, opened; a process keeps the last two, since a sweep's runs share
+    """Open what a config names; a process keeps the last two setups, since a sweep's runs share
     them. Raises RequestError when model, data or prompts cannot be used as asked."""
     world = current_ranks()
     device = world.device(resolve_device(config.device))
@@ -149,15 +149,14 @@ def _open_setup(
 
 
 def views_digest(family: str, digest: str) -> str:
-    """Return the digest of data, with the user's own code where the user's family makes the
-    views."""
+    """Return the digest of data, with the user's code if the user's family makes the views."""
     code = own_code(FAMILIES[family].open)
     return digest if code is None else f"{digest} {code}"
 
 
 @functools.lru_cache(maxsize=2)
 def _clip(name: str, pretrained: str | None, digest: str) -> OpenedClip:
-    """Return the model with this digest: a process opens files that changed since again."""
+    """Open the CLIP with this digest of its weights, kept until its files change."""
     del digest
     return open_model(name, pretrained)
 

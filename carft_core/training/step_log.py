@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Logs:
-    """Weighted means of scalars by name, summed where they are so that nothing waits for them."""
+    """Weighted means of scalars by name; summed on their device, so that no GPU is waited for."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -66,7 +66,7 @@ class StepLog:
         psutil.cpu_percent()  # gives the mean since the call before
 
     def begin_epoch(self) -> None:
-        """Leave out the time since the last step, in which the model was validated."""
+        """Exclude the time since the last step, in which the model was validated."""
         self._now = self._clock()
 
     def add(self, step: int, loss: Tensor, rate: float, images: int) -> None:
@@ -117,7 +117,7 @@ def read_points(folder: Path, behind: int = -1) -> list[dict[str, Any]]:
 
 
 def _cpu() -> dict[str, float]:
-    """Return the load of the machine, by MLflow's names of system metrics."""
+    """Return the load of processors and memory, by MLflow's names of system metrics."""
     memory = psutil.virtual_memory()
     return {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),

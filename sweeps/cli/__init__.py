@@ -22,8 +22,7 @@ class Emit(Protocol):
     """Prints a result of a command."""
 
     def __call__(self, text: str, /, *, styled: bool = False) -> None:
-        """Print a text; `styled` says that a PlainConsole rendered it, so that its escape codes are
-        our own."""
+        """Print a text; `styled` says that PlainConsole rendered it, with our own escape codes."""
 
 
 FAILED = 1

@@ -95,9 +95,9 @@ class _Supply:
 
 
 def _supply(spec: SweepSpec, given_address: str | None, home: Home, gpu: str | None) -> _Supply:
-    """Return the resources that runs need and machines offer, or this one if it had a `gpu`. Raises
-    RequestError when no machine can ever offer enough for one run, ServiceUnreachable when the
-    cluster does not answer."""
+    """Return the resources that a run takes and that machines offer, where this machine counts as
+    one with the GPU `gpu` if given. Raises RequestError when no machine can ever offer enough for
+    one run, ServiceUnreachable when the cluster does not answer."""
     if gpu is not None:
         gpus = spec.resources.gpus
         count = max(1, math.ceil(gpus)) if isinstance(gpus, float) else 1
@@ -121,8 +121,8 @@ def _supply(spec: SweepSpec, given_address: str | None, home: Home, gpu: str | N
 
 
 def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple[str, ...]]:
-    """Return the nodes of a cluster, after a check that those large enough for a run can serve, and
-    warnings. Nodes are not checked while the home does not exist."""
+    """Return the nodes of a cluster, and warnings. The nodes that are large enough for a run are
+    asked whether they can serve, unless the home does not exist yet."""
     require_ray()
     from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
 
@@ -185,7 +185,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
-    """Yield the settings, other than the method, that decide how the search goes and ends."""
+    """Yield the settings of the search that decide how it goes and ends, except its method."""
     if estimate.points is not None:
         points = "1 point" if estimate.points == 1 else f"{estimate.points} different points"
         yield (

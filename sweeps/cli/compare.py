@@ -38,20 +38,14 @@ from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
-from carft_sweep.tracking.report.table import (
-    MOST,
-    TableOptions,
-    power_table,
-    resolve_columns,
-)
+from carft_sweep.tracking.report.table import MOST, TableOptions, power_table, resolve_columns
 from carft_sweep.tracking.report.terminal import table_text, terminal
 
 _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
 
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Return the sweeps with their specifications overridden by a command's options. Raises
-    RequestError."""
+    """Return the sweeps, their specifications overridden by options. Raises RequestError."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     overridden = []
     for part in sweeps:
@@ -77,7 +71,7 @@ def override(
     ood_margin: float | None = None,
     by: str | None = None,
 ) -> ComparisonSpec:
-    """Return a sweep's specification overridden by the options. Raises RequestError."""
+    """Return a specification of comparisons, overridden by the options. Raises RequestError."""
     rule = {**(_selection(selection) if selection else {}), **(_metric(metric) if metric else {})}
     endpoint: dict[str, object] = {} if by is None else {"by": by, "by_task": {}}
     margins = {"id_margin": id_margin, "ood_margin": ood_margin}
@@ -96,7 +90,7 @@ def override(
 
 
 def _metric(text: str) -> dict[str, object]:
-    """Return the fields of `id/val/nll` or `wise_ft@0.5/id/val/top1`."""
+    """Return the fields of ComparisonSpec that `id/val/nll` or `wise_ft@0.5/id/val/top1` sets."""
     name, merge = text, None
     if not re.fullmatch(PATTERN, name):
         head, _, rest = name.partition("/")
@@ -109,7 +103,7 @@ def _metric(text: str) -> dict[str, object]:
 
 
 def _selection(text: str) -> dict[str, object]:
-    """Return the fields of a rule's name, or of `within=0.005`."""
+    """Return the fields of ComparisonSpec that a rule's name, or `within=0.005`, sets."""
     if text in SELECTION_RULES:
         return {"within": None, "oracle": text == "oracle"}
     name, _, margin = text.partition("=")
@@ -197,8 +191,7 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Return the runs of a table, or of sweeps in the home or on the server that `--tracking-uri`
-    names."""
+    """Return the runs of a table, or of sweeps in the home or on the server of `--tracking-uri`."""
     if (table := _table(arguments)) is not None:
         if arguments.flips or arguments.tracking_uri:
             raise RequestError("a table has neither --flips nor a --tracking-uri")
@@ -218,8 +211,7 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
-    """Return the table's path if one is named instead of sweeps. Raises RequestError when other
-    names follow."""
+    """Return the path of a table named instead of sweeps. Raises RequestError if names follow."""
     if not any(map(is_table, arguments.sweeps)):
         return None
     if len(arguments.sweeps) > 1:
@@ -268,7 +260,7 @@ def _render(
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """Return the command line again, without the options of where the sweeps are stored."""
+    """Return the command line as it was typed, without options on where sweeps are stored."""
     names = (Path(name).name if is_table(name) else name for name in arguments.sweeps)
     words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
@@ -282,8 +274,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `report` command and return its exit code. Several sweeps, or a table, are one
-    comparison."""
+    """Run the `report` command and return its exit code. Several sweeps are one comparison."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
     from carft_sweep.sweeps.results.report import page, table_page

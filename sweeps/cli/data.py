@@ -70,8 +70,8 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
 
 
 def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `data list` command and return its exit code. Raises RequestError for an unknown
-    family or data root."""
+    """Run `data list` and return its exit code. Raises RequestError for an unknown family or
+    root."""
     load(resolve(arguments.imports, Path.cwd()))
     families = [_family(text) for text in arguments.families] or list(FAMILIES.values())
     root = _data_root(arguments.data_root)
@@ -232,8 +232,7 @@ def _row(name: str, split: FoundSplit) -> list[str]:
 
 
 def _read_images(data: FamilyData) -> BadImages:
-    """Decode every image, with a bar on a terminal and a line for each split elsewhere; return the
-    bad files."""
+    """Decode every image, showing progress, and return the bad files."""
     console = PlainConsole(stderr=True)
     columns = (
         TextColumn("{task.description}"),

@@ -13,8 +13,7 @@ from carft_sweep.sweeps.home import find_home
 
 
 def doctor_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `doctor` command; return 2 for any failed check, else 4 for an unreachable service,
-    else 0."""
+    """Run `doctor`; return 2 for a failed check, else 4 for an unreachable service, else 0."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     findings = []
     subject = None

@@ -18,8 +18,7 @@ LISTED_TEXTS = 20
 
 
 def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `init` command and return its exit code. Raises RequestError when the folder cannot
-    be used."""
+    """Run `init` and return its exit code. Raises RequestError for an unusable folder."""
     from carft_sweep.sweeps.scaffold.write import write_scaffold
 
     out = Path(arguments.out or ".")
@@ -54,7 +53,7 @@ def _scaffold_lines(scaffold: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(counts: Mapping[str, Mapping[str, int]], *, train: str) -> Iterator[str]:
-    """Yield the lines of a table of images by class and split, or only totals of many classes.
+    """Yield the lines of a table of images by class and split; of many classes only the totals.
     `train` is the folder of training images."""
     called = {} if train in (".", "train") else {"train": f"train ({train})"}
     splits = {called.get(name, name): classes for name, classes in counts.items() if classes}

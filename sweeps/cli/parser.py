@@ -72,8 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed command and its options. Exits with 2 for an unknown one, with 0 after
-    --help."""
+    """Return the parsed command and its options. Exits with 2 for a mistake, 0 after --help."""
     parser, commands = parsers()
     words, more = _split(arguments)
     namespace, extra = parser.parse_known_args(words)
@@ -153,8 +152,7 @@ class _WholeParser(Parser):
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
-    """Return the parser of all commands, and the parser of each command by its full name (`data
-    check`)."""
+    """Return the parser of all commands, and that of each command by full name (`data check`)."""
     parser = _WholeParser(
         prog=NAME,
         allow_abbrev=False,

@@ -65,17 +65,11 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(f"{format_size(item.bytes):>8}  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
     emit(f"{format_size(total)} {verb}" if items else "Nothing to remove.")
-    if not items and (earlier := _of_several_generations(home)):
-        emit(
-            f"Kept: runs of earlier generations of {', '.join(earlier)}. `remove` removes a sweep "
-            "with them."
-        )
     return 0
 
 
 def _remove(item: Waste, runs: RunStore) -> bool:
-    """Remove a path, unless a process works on its run by now; return whether the path was
-    removed."""
+    """Remove a path unless a process works on its run by now; return whether it was removed."""
     path = Path(item.path)
     with nullcontext(True) if item.run is None else runs.idle(item.run) as is_idle:
         if is_idle and path.is_dir() and not path.is_symlink():
@@ -83,10 +77,6 @@ def _remove(item: Waste, runs: RunStore) -> bool:
         elif is_idle:
             path.unlink()
     return is_idle
-
-
-def _of_several_generations(home: Home) -> list[str]:
-    return [name for name in sweep_names(home) if len(_generations(home, name)) > 1]
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
@@ -97,7 +87,7 @@ MLflow's `.artifact.uploading.`."""
 def waste(home: Home) -> Iterator[Waste]:
     """Yield unneeded paths, never of a run or a sweep that a process works on."""
     runs = RunStore(home.runs)
-    used = set(_used(home))
+    used = {digest for name in sweep_names(home) for digest in _runs_of(_generations(home, name))}
     for digest in runs.digests():
         state = runs.read(digest)
         folder = runs.folder(digest)
@@ -136,19 +126,12 @@ def _unfinished_writes(folder: Path, run: str | None = None) -> Iterator[Waste]:
             yield _waste(Path(place, name), "half a file of a process that was killed", run)
 
 
-def _used(home: Home) -> Iterator[str]:
-    """Yield the digests of the runs of every sweep."""
-    for name in sweep_names(home):
-        yield from _runs_of(_generations(home, name))
-
-
 def _generations(home: Home, name: str) -> list[Ledger]:
     return read_generations(home.sweep(name) / LEDGER_FILE)
 
 
 def _runs_of(generations: Sequence[Ledger]) -> Iterator[str]:
-    """Yield the digests of the runs of every generation of a sweep, and of the members of its
-    soups."""
+    """Yield the digests of the runs of a sweep's generations, and of its soups' members."""
     for ledger in generations:
         for setting in ledger.settings():
             yield from setting.runs.values()
@@ -184,8 +167,7 @@ class Removal:
 
     @classmethod
     def of(cls, home: Home, name: str) -> Removal:
-        """Return what is to be removed. Raises RequestError where a ledger of the home is
-        damaged."""
+        """Return what is to be removed. Raises RequestError for a damaged ledger of the home."""
         folder, runs = home.sweep(name), RunStore(home.runs)
         generations = _generations(home, name)
         others = {

@@ -67,7 +67,7 @@ def carry_out(
             notes=notes,
             fresh=fresh,
             failed_again=failed_again,
-            ended=lambda ended: _tell(ended, arguments, emit),
+            ended=lambda ended: _print_result(ended, arguments, emit),
             undelivered=out,
         )
     except (OSError, ServiceUnreachable, TrackingError) as error:
@@ -95,7 +95,7 @@ def _progress(name: str, arguments: argparse.Namespace, console: Console) -> Pro
     return Progress(to_stderr, quiet=arguments.quiet)
 
 
-def _tell(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None:
+def _print_result(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None:
     if arguments.json:
         emit(json.dumps(to_json(ended.comparison), indent=1, allow_nan=False))
     elif ended.done and not ended.interrupted:
@@ -108,8 +108,7 @@ def _tell(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None
 def _next_words(
     ended: SweepResult, spec: SweepSpec, home: Home, arguments: argparse.Namespace
 ) -> Iterator[str]:
-    """Yield lines that name the report, MLflow's pages, and the command that a verdict still
-    needs."""
+    """Yield lines that name the report, MLflow's pages, and the command that a verdict needs."""
     if ended.state != "done":
         return
     page = home.sweep(spec.name) / PAGE

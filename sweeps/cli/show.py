@@ -56,7 +56,7 @@ def _front(ledger: Ledger) -> set[int] | None:
 
 
 def _ranked(trials: Sequence[Trial], ledger: Ledger, on_front: set[int] | None) -> list[Trial]:
-    """Return the trials in the order of the table: running ones, then the front and the best."""
+    """Sort trials for the table by state, with the Pareto front before others, then by value."""
     sign = 1 if goals(ledger.spec)[0]["goal"] == "minimize" else -1
 
     def rank(trial: Trial) -> tuple[int, bool, float, int]:

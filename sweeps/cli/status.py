@@ -64,7 +64,7 @@ class FailedRun:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How a sweep stands."""
+    """The state of a sweep."""
 
     name: str
     state: str
@@ -86,8 +86,7 @@ class SweepStatus:
 
 
 def sweep_status(home: Home, name: str) -> SweepStatus:
-    """Return a sweep's current state. Raises RequestError, with the nearest name, for an unknown
-    sweep."""
+    """Return a sweep's state. Raises RequestError, with the nearest name, for an unknown sweep."""
     folder = sweep_folder(home, name)
     driver = holder(folder)
     ledger = newest_generation(home, name)
@@ -118,14 +117,15 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
         runs_ended=min(ended, total),
         running=running if driver else (),
         failed=failed_runs(home, ledger),
-        seconds_left=_left(runs, trials, total - ended, running, driver.since) if driver else None,
+        seconds_left=_seconds_left(runs, trials, total - ended, running, driver.since)
+        if driver
+        else None,
     )
 
 
 def _total(ledger: Ledger, count: int) -> int:
-    """Return the number of distinct runs of the sweep, an upper bound until all `count` trials are
-    proposed; runs that follow the trials (confirmations, soups) are included once their number is
-    in the ledger."""
+    """Return the number of distinct runs of a sweep with `count` trials: an upper bound until all
+    are proposed. Later runs (confirmations, soups) count once their number is in the ledger."""
     baselines, trials = ledger.baselines(), ledger.trials()
     to_come = (count - len(trials)) * len(ledger.spec["seeds"])
     distinct = len(_digests([*baselines, *trials])) + max(0, to_come)
@@ -176,7 +176,7 @@ def _running_run(runs: RunStore, state: RunState) -> RunningRun:
     )
 
 
-def _left(
+def _seconds_left(
     runs: RunStore,
     trials: Sequence[Trial],
     to_come: int,
@@ -251,8 +251,7 @@ def state_word(state: str, *, driven: bool) -> str:
 
 
 def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `watch` command and return its exit code. Ctrl-C ends the command and not the
-    sweep."""
+    """Run the `watch` command and return its exit code. Ctrl-C does not end the sweep."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()

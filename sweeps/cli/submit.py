@@ -20,8 +20,7 @@ from carft_sweep.tracking.ownership import TRUST_OPTION
 
 
 def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `submit` command and return its exit code. Raises RequestError and
-    ServiceUnreachable."""
+    """Run `submit` and return its exit code. Raises RequestError and ServiceUnreachable."""
     submission = load_submission(arguments)
     if warning := unencrypted(arguments.address):
         to_stderr(warning)
@@ -37,8 +36,7 @@ def submit_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def load_submission(arguments: argparse.Namespace) -> Submission:
-    """Return the sweep to submit, with the options of `run`, including those after `--`. Raises
-    RequestError."""
+    """Return the sweep to submit, with all its options of `run`. Raises RequestError."""
     home = arguments.home or os.environ.get(HOME_VARIABLE)
     if not home:
         raise RequestError(

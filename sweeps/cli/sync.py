@@ -22,8 +22,8 @@ from carft_sweep.tracking.store.mlflow_store import open_store
 
 
 def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `sync` command and return its exit code. Raises ServiceUnreachable when the server
-    does not answer."""
+    """Run `sync` and return its exit code. Raises ServiceUnreachable when the server does not
+    answer."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     for name in arguments.sweeps:
         sweep_folder(home, name)

@@ -15,11 +15,7 @@ from carft_sweep.sweeps.ledger.status import summaries
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
-from carft_sweep.tracking.location import (
-    TrackingLocation,
-    is_server,
-    resolve_location,
-)
+from carft_sweep.tracking.location import TrackingLocation, is_server, resolve_location
 from carft_sweep.tracking.store.base import ARM
 from carft_sweep.tracking.store.mlflow_client import experiment_id, refuse_if_moved
 from carft_sweep.tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
@@ -59,8 +55,7 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
-    """Yield the addresses of MLflow's pages of the home's runs, and of each of its newest
-    sweeps."""
+    """Yield addresses of MLflow's pages: of the home's runs, and of its newest sweeps."""
     experiment = None
     with suppress(ServiceUnreachable, TrackingError):  # then its page says so
         experiment = experiment_id(place.uri, place.experiment)

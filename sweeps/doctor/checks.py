@@ -16,11 +16,7 @@ from urllib.parse import unquote
 from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import NAMES
-from carft_sweep.tracking.errors import (
-    AccessDenied,
-    ServiceUnreachable,
-    TrackingError,
-)
+from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +96,7 @@ def check(
 
 
 def select_checks(names: Sequence[str]) -> list[Check]:
-    """Return the checks of these subjects and names, or all checks. Raises RequestError for an
-    unknown name."""
+    """Return the checks of these subjects and names, or all. Raises RequestError for others."""
     allowed = [*SUBJECTS, *(check.name for check in CHECKS)]
     for name in names:
         if name not in allowed:
@@ -110,8 +105,7 @@ def select_checks(names: Sequence[str]) -> list[Check]:
 
 
 def run_checks(checks: Iterable[Check], home: Home) -> Iterator[tuple[Check, Finding]]:
-    """Yield each check with its findings, one check after another: imports would block each other
-    in parallel."""
+    """Yield each check with its findings, one after another, as imports block each other."""
     skipped = set()
     for check in checks:
         if check.subject in skipped:

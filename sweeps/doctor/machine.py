@@ -18,12 +18,7 @@ from carft_sweep.carft_core.requirements import (
     upgrade_command,
 )
 from carft_sweep.sweeps.doctor.checks import Finding, check, ok, warning, wrong
-from carft_sweep.sweeps.engines.resources import (
-    USABLE_AGAIN,
-    cpu_quota,
-    unusable_gpus,
-    usable_cpus,
-)
+from carft_sweep.sweeps.engines.resources import USABLE_AGAIN, cpu_quota, unusable_gpus, usable_cpus
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import read_from
 from carft_sweep.tracking.location import existing_folder, waiting
@@ -196,9 +191,6 @@ def _disk(home: Home) -> Iterator[Finding]:
     message = f"{free:.0f} MB free"
     level = wrong if free < _TOO_LITTLE else warning if free < _LITTLE else ok
     yield level(message)
-    nodes = os.statvfs(place)
-    if nodes.f_files and nodes.f_favail / nodes.f_files < 0.01:
-        yield warning(f"only {nodes.f_favail} more files can be made there")
 
 
 @check(

@@ -146,8 +146,7 @@ def _experiment(place: TrackingLocation) -> Response:
     seconds=60.0,
 )
 def _artifacts(home: Home) -> Iterator[Finding]:
-    """Yield findings on artifacts of our experiment, or of the default experiment while ours does
-    not exist."""
+    """Yield findings on artifacts of our experiment, or of the default one before ours exists."""
     place = _server(home)
     if place is None:
         return

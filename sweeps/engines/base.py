@@ -81,7 +81,7 @@ class Handler(Protocol):
         """Record that a worker has begun the job."""
 
     def alive(self, job: Job) -> None:
-        """Record a sign of life of the job's worker."""
+        """Record that the job's worker has shown a sign of life."""
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """Record an epoch's report (`EpochReport.as_dict()`); return whether the run continues."""
@@ -105,7 +105,7 @@ class Engine(ABC):
         """The devices that one run gets."""
 
     def start(self) -> None:  # noqa: B027 - what has nothing to start need not say so
-        """Start workers ahead, so that the first run does not wait for them."""
+        """Start workers before the first job, so that it does not wait for them."""
 
     @abstractmethod
     def run(self, handler: Handler) -> None:
@@ -118,4 +118,4 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release the workers."""
+        """Release the engine's workers."""

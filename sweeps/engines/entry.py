@@ -83,8 +83,7 @@ def classify(error: BaseException) -> tuple[FailureClass, str]:
 
 
 def open_log(workdir: Path | str, flags: int) -> int:
-    """Open a run's log and return its descriptor. Raises RequestError for a link or another
-    irregular file."""
+    """Open a run's log and return its descriptor. Raises RequestError for an irregular file."""
     try:
         return open_regular(Path(workdir, LOG), flags)
     except RefusedFile as error:

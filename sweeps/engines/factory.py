@@ -71,8 +71,7 @@ def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
 
 
 def address_of(given: str | None) -> str | None:
-    """Return the address of the cluster: `given`, else RAY_ADDRESS; None (or `local`) for a Ray of
-    our own."""
+    """Return the cluster's address: `given`, else RAY_ADDRESS; None (or `local`) starts a Ray."""
     address = given or os.environ.get(ADDRESS)
     return None if address in ("", "local") else address
 
@@ -91,7 +90,7 @@ def vet_address(address: str | None, home: Home) -> str | None:
 
 
 class MachineShare(NamedTuple):
-    """What the runs of the local engine get of this machine."""
+    """The part of this machine that each run of the local engine gets."""
 
     need: RunRequirements
     """Of one run."""
@@ -115,7 +114,9 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
             "only the nodes of a Ray cluster have; give --address or RAY_ADDRESS"
         )
     if most is None:
-        most = 1 if _has_unlisted_gpu(spec, machine) else _count_runs(spec)
+        # About as many as there are: a baseline may have several settings, or no seeds.
+        runs = len(spec.seeds) * (spec.trial_count + len(spec.baselines))
+        most = 1 if _has_unlisted_gpu(spec, machine) else runs
     most = min(most, int(machine.cpus))
     need = _feasible(requirements_of(resources, [machine], most), [machine])
     at_once = max_concurrent_runs(need, [machine], most)
@@ -164,15 +165,8 @@ def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
     return need
 
 
-def _count_runs(spec: SweepSpec) -> int:
-    """Return the approximate number of a sweep's runs: a baseline may have several settings, or no
-    seeds."""
-    return len(spec.seeds) * (spec.trial_count + len(spec.baselines))
-
-
 def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
-    """Return whether runs get a GPU of another maker than NVIDIA, which only one run uses at a
-    time."""
+    """Return whether runs get a GPU of another maker than NVIDIA, which one run uses at a time."""
     if machine.gpus or spec.resources.gpus == 0:
         return False
     return hardware_here(None, None).device != "cpu"

@@ -13,23 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from carft_sweep.sweeps.engines.base import (
-    POLL,
-    Decision,
-    Engine,
-    Failure,
-    Handler,
-    Job,
-    Wait,
-)
+from carft_sweep.sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.entry import CORE, classify, run_entry
 from carft_sweep.sweeps.engines.resources import Hardware, hardware_here
-from carft_sweep.sweeps.engines.supervisor import (
-    NODE,
-    SILENCE,
-    Supervisor,
-    dispatch,
-)
+from carft_sweep.sweeps.engines.supervisor import NODE, SILENCE, Supervisor, dispatch
 
 PEAK = "system/peak_memory_mb"
 """What a report says of the memory that its run has taken so far."""
@@ -144,7 +131,7 @@ class SharedMemory:
         return min(fits, self._most.get(devices, fits))
 
     def learn(self, peak: float | None) -> None:
-        """Take up how many MiB a run takes, as computed or as its epoch reports."""
+        """Record how many MiB a run takes, as computed or as its epoch reports."""
         if peak is not None and peak > self._peak:
             self._peak = peak
             fits = {name or "memory": self.holds(name) for name in self._sizes}
@@ -281,8 +268,8 @@ class LocalEngine(Engine):
                 worker.answer(Decision.STOP if self._stopping else decision)
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
-        """Return the failure; where it makes fewer runs share the memory, with their number in its
-        message."""
+        """Make fewer runs share the memory after an out-of-memory failure, and return the failure,
+        with their number in its message; return other failures unchanged."""
         devices = self._workers[worker]
         runs = 1 + sum(self._workers[other] == devices for other in self._busy())
         if failure["kind"] != "out_of_memory" or not self._memory.narrow(devices, runs):

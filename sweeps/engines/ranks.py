@@ -34,8 +34,7 @@ Broken = Callable[[FailureClass, str], None]
 
 
 def count_ranks(config: Mapping[str, Any]) -> int:
-    """Return the number of processes of a run: one for each visible GPU on device `cuda`, else
-    one."""
+    """Return the number of processes of a run: one a visible GPU on `cuda`, else one."""
     stated = os.environ.get(RANKS)
     if stated:
         return int(stated)
@@ -47,8 +46,7 @@ def count_ranks(config: Mapping[str, Any]) -> int:
 
 
 def forget_torchrun() -> None:
-    """Remove torchrun's variables from the environment, in case the driver was started with
-    them."""
+    """Remove torchrun's variables, with which the driver may have been started."""
     for name in TORCHRUN:
         os.environ.pop(name, None)
 
@@ -122,8 +120,7 @@ class _Rank:
         self._failure: RankFailed | None = None
 
     def follow(self) -> RankFailed | None:
-        """Wait for the end of the rank's process; return its failure, None for success. Called
-        once."""
+        """Wait for the end of the rank's process; return its failure, or None. Called once."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         code = self._process.wait()

@@ -96,8 +96,8 @@ def _question(node: str) -> Any:
 
 
 def answer_of_node(home: str, token: str, own: str, files: Sequence[str]) -> dict[str, Any]:
-    """Return why a node refuses; else an empty answer, after the node wrote its own token into the
-    home."""
+    """Return why this node cannot serve; else write the node's own token into the home, and return
+    an empty answer."""
     if not _appears(Path(home) / token):
         return {"refused": _not_shared(home)}
     missing = [path for path in files if not Path(path).is_file()]
@@ -147,7 +147,7 @@ _QUIET = {
 
 
 class Cluster:
-    """A connection to Ray. What it started it ends; what was there it leaves alone."""
+    """A connection to Ray. Closing it ends Ray only if this process has started it."""
 
     def __init__(self, address: str | None = None) -> None:
         """Connect to `address` (`HOST:PORT`, or `auto` for a cluster on this machine), or start Ray

@@ -47,7 +47,7 @@ STEP = 2.0
 
 
 class WarmRun(Trainable):
-    """Steps through the events of one run, then of the next.
+    """Executes the runs of one of Tune's trials, one after another, as steps of their events.
 
     A step that ends with a report is answered by the next one: go on, unless `decide` said else;
     one that ends with the end of a run is followed by the run that `assign` gave.
@@ -72,7 +72,7 @@ class WarmRun(Trainable):
         self._decision: Decision | None = None
 
     def step(self) -> dict[str, Any]:
-        """Implement `Trainable.step`: return, as JSON, the events of the next moment."""
+        """Implement `Trainable.step`: return the events until a report, end or silence."""
         return {"events": json.dumps(list(self._events()))}
 
     def decide(self, decision: str) -> None:
@@ -155,8 +155,7 @@ class Loop:
         self._count_again = self._look_again = self._ask_again = 0.0
 
     def next(self, trial: str) -> dict[str, str] | str | None:
-        """Return the next job as a trial's config, FINISHED after the last job, or None if no job
-        is ready."""
+        """Return the next job as a config, FINISHED after the last, None if none is ready."""
         if self._engine.is_stopping or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
@@ -171,13 +170,13 @@ class Loop:
         self._count_slots()
         if len(self._active) >= self._slots or time.monotonic() < self._ask_again:
             return Wait.LATER
-        with self._kept():
+        with self._keeping_errors():
             job = self._handler.next_job()
         if isinstance(job, Wait):
             self._ask_again = time.monotonic() + POLL
         return job
 
-    def heard(self, trial: Trial, result: dict[str, Any]) -> str:
+    def on_result(self, trial: Trial, result: dict[str, Any]) -> str:
         """Pass a step's events on to the handler; return what Tune does with the trial next."""
         active = self._active.get(trial.trial_id)
         if active is None:
@@ -187,7 +186,7 @@ class Loop:
             result["hostname"],
             _actor(trial),
         )
-        with self._kept():
+        with self._keeping_errors():
             if self._engine.is_stopping_now:
                 self._end(trial)
                 self._handler.stopped(active.job)
@@ -196,15 +195,14 @@ class Loop:
                 decision = dispatch(self._handler, active.job, event)
                 if event["kind"] in ENDS:
                     self._end(trial)
-                    return self._go_on(trial, active)
+                    return self._next_run(trial, active)
                 if decision is Decision.STOP or (decision is not None and self._engine.is_stopping):
                     # Before Tune asks for the next step, which is what the actor does next.
                     active.actor.decide.remote(Decision.STOP.value)
         return str(FIFOScheduler.CONTINUE)
 
-    def _go_on(self, trial: Trial, ended: _Active) -> str:
-        """Give a worker that has just ended a run the next job, if any; return what Tune does
-        next."""
+    def _next_run(self, trial: Trial, ended: _Active) -> str:
+        """Give a worker that ended a run the next job, if any; return what Tune does next."""
         job = Wait.NEVER if self._engine.is_stopping else self._next_job()
         self._is_over = job is Wait.NEVER and not self._active  # and is not asked for once more
         if isinstance(job, Wait):
@@ -214,7 +212,7 @@ class Loop:
         self._active[trial.trial_id] = replace(ended, job=job, given_up=None)
         return str(FIFOScheduler.CONTINUE)
 
-    def lost(self, trial: Trial) -> None:
+    def on_trial_lost(self, trial: Trial) -> None:
         """Tell the handler of a trial whose actor was lost, or failed itself."""
         active = self._active.get(trial.trial_id)
         if active is None:
@@ -222,16 +220,16 @@ class Loop:
         self._end(trial)
         if active.actor is not None:
             ray.kill(active.actor)  # out of reach is not dead
-        with self._kept():
+        with self._keeping_errors():
             if self._engine.is_stopping_now:
                 self._handler.stopped(active.job)
             else:
                 failure = active.given_up or _failure(trial, active)
                 self._handler.failed(active.job, failure)
 
-    def look(self, controller: Any) -> None:
-        """Stop jobs that have not begun when stopping, and give up silent actors; called in every
-        turn of Tune's loop."""
+    def check_actors(self, controller: Any) -> None:
+        """When stopping, stop jobs that have not begun; give up silent actors. Called in every
+        turn."""
         self._clock.turn()
         if self._engine.is_stopping:
             for trial in [t for t in controller.get_live_trials() if t.status == Trial.PENDING]:
@@ -239,7 +237,7 @@ class Loop:
                 active = self._active.get(trial.trial_id)
                 if active is not None:
                     self._end(trial)
-                    with self._kept():
+                    with self._keeping_errors():
                         self._handler.stopped(active.job)
         if time.monotonic() < self._look_again:
             return
@@ -247,13 +245,13 @@ class Loop:
         for trial in controller.get_live_trials():
             active = self._active.get(trial.trial_id)
             if active is not None:
-                self._look_at(trial, active)
+                self._check_actor(trial, active)
 
-    def _look_at(self, trial: Trial, active: _Active) -> None:
+    def _check_actor(self, trial: Trial, active: _Active) -> None:
         now = self._clock.now
         if trial.status != Trial.RUNNING:  # it waits for room
             active.heard = now
-            with self._kept():
+            with self._keeping_errors():
                 self._handler.alive(active.job)
             return
         patience = STOP_GRACE if self._engine.is_stopping_now else self._engine.silence + GRACE
@@ -274,7 +272,7 @@ class Loop:
         self._ask_again = 0.0
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _keeping_errors(self) -> Iterator[None]:
         """Store an exception of the handler within the context, which Tune would wrap or ignore.
         While the handler is busy, reports of actors wait in Tune's queue."""
         with self._clock.standing_still():
@@ -286,7 +284,7 @@ class Loop:
 
 
 class JobSearcher(Searcher):
-    """Tune's way to ask for the next trial."""
+    """Tune's searcher: the next job of the handler is the next trial."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()
@@ -309,7 +307,7 @@ class JobSearcher(Searcher):
 
 
 class RunScheduler(FIFOScheduler):
-    """Tune's way to tell of a trial and to be told what it does."""
+    """Tune's scheduler: passes on what its trials report, and returns what Tune does with them."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's has no types
@@ -318,17 +316,16 @@ class RunScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Implement `TrialScheduler.on_trial_result`."""
         del tune_controller
-        return self._loop.heard(trial, result)
+        return self._loop.on_result(trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Implement `TrialScheduler.on_trial_error`."""
         del tune_controller
-        self._loop.lost(trial)
+        self._loop.on_trial_lost(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Return the trial to run next (see TrialScheduler), None for none; called in every turn of
-        the loop."""
-        self._loop.look(tune_controller)
+        """Return the trial to run next, or None (see TrialScheduler); called in each turn."""
+        self._loop.check_actors(tune_controller)
         live = tune_controller.get_live_trials()
         return next((trial for trial in live if trial.status == Trial.PENDING), None)
 
@@ -339,7 +336,7 @@ def _actor(trial: Trial) -> Any:
 
 
 def _failure(trial: Trial, active: _Active) -> Failure:
-    """Return the failure of a run for Tune's record of a lost trial."""
+    """Return the failure of a run whose trial was lost, from Tune's record of the trial."""
     text = (
         Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
         if trial.error_file

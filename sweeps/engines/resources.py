@@ -63,7 +63,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class RunRequirements:
-    """What one run takes of one node."""
+    """What one run takes of a node."""
 
     cpus: float
     gpus: float = 0.0
@@ -349,11 +349,9 @@ class Hardware:
         return int((GPU_SHARE * self.gpu_memory - CONTEXT_AT_MOST_MB) * 2**20)
 
     def resolve(self, config: TrialConfig) -> TrialConfig:
-        """Return `config` with its device, precision, workers, and batches on a GPU decided.
-
-        Raises RequestError for a device that the run does not get, for `auto` where torch cannot
-        use the GPUs that are there, or for a precision that the device lacks.
-        """
+        """Return `config` with its device, precision, workers, and batches on a GPU decided. Raises
+        RequestError for a device that the run does not get, for `auto` where torch cannot use the
+        GPUs that are there, or for a precision that the device lacks."""
         import torch
 
         from carft_sweep.carft_core.data.loader import default_workers
@@ -444,8 +442,7 @@ def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
 
 
 def memory_on_gpu_mb(config: Mapping[str, Any]) -> float | None:
-    """Return the MiB that a run of this config takes of its GPU, computed before it begins; None
-    where that is unknown."""
+    """Return the MiB that a run of this config will take of its GPU; None if unknown."""
     from carft_sweep.carft_core.config.trial import trial_config
     from carft_sweep.carft_core.training.memory import run_cost
     from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB

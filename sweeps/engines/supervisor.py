@@ -83,8 +83,7 @@ class WorkerProcess:
             raise WorkerDied(self._process.wait()) from None
 
     def fileno(self) -> int:
-        """Return the descriptor of the pipe that the worker writes to, to wait for several
-        workers."""
+        """Return the descriptor of the worker's pipe, to wait for several workers."""
         return self._reading
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
@@ -172,8 +171,7 @@ _KERNEL_COUNTS = Path("/proc/vmstat")
 
 
 def oom_kills() -> int:
-    """Return the number of processes killed for lack of memory; 0 where the kernel does not report
-    it."""
+    """Return how many processes the kernel says it killed for lack of memory."""
     try:
         text = _KERNEL_COUNTS.read_text(encoding="utf-8")
     except OSError:
@@ -286,7 +284,7 @@ class Supervisor:
         return frame
 
     def answer(self, decision: Decision) -> None:
-        """Tell the run that has reported to continue or to close."""
+        """Tell the run that waits after a report to continue or to close."""
         with suppress(WorkerDied):  # the next event tells
             self._working().send({"kind": "decision", "decision": decision.value})
 

@@ -148,8 +148,8 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _alone_in(workdir: Path) -> Iterator[None]:
-    """Wait until no other process works in the folder, and lock it within the context. A worker
-    whose driver was killed may live a moment longer, and would overwrite this run's files."""
+    """Wait until no other process works in the folder, and lock the folder within the context. A
+    worker whose driver was killed may still live, and would overwrite this run's files."""
     with waiting(workdir.parent / ".locks" / f"{workdir.name}.worker"):
         yield
 

@@ -51,10 +51,12 @@ class ClaimLost(RequestError):
 
 
 class Claim:
-    """The right to drive the sweep in `folder`, while it is open; a crash lets go of it.
+    """The right to drive the sweep in `folder`, from entering the context to leaving it; a crash
+    releases it.
 
-    A thread renews it, so that a driver that plans, waits or finishes looks alive to other hosts;
-    calls `renew` for what else the driver claims; and `stop(now)` for each request to stop.
+    A thread renews the claim, so that a driver that plans, waits or finishes looks alive to other
+    hosts; it calls `renew` for what else the driver claims, and `stop(now)` for each request to
+    stop.
     """
 
     def __init__(
@@ -73,8 +75,7 @@ class Claim:
         self._thread = threading.Thread(target=self._watch, name="carft-claim", daemon=True)
 
     def __enter__(self) -> Claim:
-        """Take the claim, and drop old stop requests. Raises RequestError if another driver has the
-        claim."""
+        """Take the claim; drop old stop requests. Raises RequestError if another driver has it."""
         self._lock = _lock(self._folder)
         try:
             self._request.unlink(missing_ok=True)
@@ -161,8 +162,8 @@ def holder(folder: Path) -> Lease | None:
 
 @contextmanager
 def undriven(folder: Path) -> Iterator[None]:
-    """Prevent drivers from claiming the sweep in `folder` within the context. Raises RequestError
-    while it has a driver."""
+    """Keep drivers off the sweep in `folder` within the context. Raises RequestError if it has
+    one."""
     lock = _lock(folder)
     try:
         yield

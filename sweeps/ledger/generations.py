@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.ledger import (
-    POINTS,
-    SECONDS,
-    Ledger,
-    Trial,
-    find_ledger,
-)
+from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial, find_ledger
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import provenance_tags
 
@@ -90,8 +84,7 @@ class Invocation:
 
     @classmethod
     def last(cls, ledger: Ledger) -> Invocation:
-        """Return the last invocation in a ledger. Raises RequestError where the copy of the sweep's
-        file was deleted."""
+        """Return a ledger's last invocation. Raises RequestError if the file's copy was deleted."""
         folder = ledger.file.parent
         if not ledger.executions or not (folder / COPY).exists():
             raise RequestError(
@@ -108,13 +101,12 @@ class Invocation:
         return {**asdict(self), "at": time.time(), "tags": provenance_tags()}
 
     def with_override(self, key: str, value: object) -> Invocation:
-        """Return the invocation with one key of the file overridden, instead of earlier overrides
-        of that key."""
+        """Return the invocation with a key of the file overridden, dropping older overrides."""
         others = [text for text in self.overrides if text.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
     def change(self, folder: Path) -> str | None:
-        """Return a message if the file of the sweep in `folder` has changed since it was run."""
+        """Return a message if the sweep file has changed since the sweep in `folder` was run."""
         from carft_sweep.sweeps.spec.document import read_text
 
         copy, now = read_text(folder / COPY, follow=False), None
@@ -146,8 +138,7 @@ class Invocation:
 
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:
-        """Change to the working directory of `run` within the context; yield a message if it was
-        deleted."""
+        """Change to the directory of `run` within the context; yield a message if it is gone."""
         before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
             os.chdir(there)
@@ -181,7 +172,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def effect(differences: list[Change]) -> Effect | None:
-    """Return the strongest effect of all changes; None without changes."""
+    """Return the strongest effect of all changes, `restart` before `extend`; None without any."""
     for strongest in ("restart", "reevaluate", "extend"):
         if any(change.effect == strongest for change in differences):
             return strongest
@@ -220,7 +211,7 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Generation:
-    """The ledger that fits a sweep, and what to say of how it was opened."""
+    """The generation that a driver opened, and messages on how it was opened."""
 
     ledger: Ledger
     notes: tuple[str, ...]
@@ -237,7 +228,7 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return all points of the sweep after the decided ones, for methods that use no results."""
+    """Return the decided `points`, then the sweep's others if its method uses no results."""
     more = () if spec.is_adaptive else range(len(points), spec.trial_count)
     return [*points, *map(spec.point, more)]
 

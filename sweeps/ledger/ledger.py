@@ -107,7 +107,7 @@ def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
 
 @dataclass(frozen=True)
 class SettingRecord:
-    """An algorithm at one setting, whose runs differ in their seeds alone, as a fact keeps it."""
+    """An algorithm at one setting as facts record it; its runs differ in their seeds alone."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -128,7 +128,7 @@ class SettingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting(SettingRecord):
-    """One that the sweep asks for."""
+    """A setting that the current sweep file includes, with its runs."""
 
     role: Role
     trial: Trial | None = None
@@ -137,7 +137,7 @@ class Setting(SettingRecord):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep stands, as a fact."""
+    """How a sweep ended, as a fact of its ledger."""
 
     state: Literal["running", "done", "interrupted", "failed"]
     at: float | None = None
@@ -146,7 +146,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FactsRecord:
-    """The facts of a generation whose values are computed with."""
+    """The facts of a generation that are computed with."""
 
     __pydantic_config__: ClassVar[Any] = FINITE
 
@@ -168,7 +168,7 @@ class FactsRecord:
 
 @dataclass(frozen=True)
 class GoalRecord:
-    """What trials are valued by."""
+    """A metric by which trials are valued."""
 
     name: str
     goal: Goal
@@ -235,7 +235,7 @@ class _Change:
 
 @contextmanager
 def damage_named(source: object) -> Iterator[None]:
-    """Raise RequestError that names `source` for missing or wrong data within the context."""
+    """Turn errors of wrong data within the context into RequestErrors that name `source`."""
     try:
         yield
     except _DAMAGE as error:
@@ -310,7 +310,7 @@ class Ledger:
             self._write({"spec": spec})
 
     def execute(self, execution: Mapping[str, Any]) -> None:
-        """Record that a driver has started."""
+        """Record that a driver has started, with its invocation."""
         self._write({"execution": execution})
 
     def remember(self, key: str, value: Any) -> None:
@@ -327,8 +327,7 @@ class Ledger:
         return [self._trials[self._number_at[point]] for point in sorted(self._number_at)]
 
     def points(self) -> list[Mapping[str, Any]]:
-        """Return the decided points of the generation in order: first the planned ones, then those
-        that were proposed."""
+        """Return the generation's decided points in order: the planned, then the proposed."""
         planned = self.recall(POINTS, ())
         return [*planned, *(trial.params for trial in self.trials()[len(planned) :])]
 
@@ -364,19 +363,22 @@ class Ledger:
 
     def complete(self, number: int, values: Sequence[float]) -> Trial:
         """End a trial with its values, in the order of the goals, and return it."""
-        return self._end(number, {"state": "complete", "values": [*values]})
+        return self._end_trial(number, {"state": "complete", "values": [*values]})
 
     def prune(self, number: int, kind: str, message: str) -> Trial:
         """End a trial that is not worth its further epochs, record why, and return it."""
-        return self._end(number, {"state": "pruned", "reason": {"kind": kind, "message": message}})
+        return self._end_trial(
+            number, {"state": "pruned", "reason": {"kind": kind, "message": message}}
+        )
 
     def fail(self, number: int, kind: str, message: str) -> Trial:
         """End a trial without a value, record why, and return it."""
-        return self._end(number, {"state": "failed", "reason": {"kind": kind, "message": message}})
+        return self._end_trial(
+            number, {"state": "failed", "reason": {"kind": kind, "message": message}}
+        )
 
     def settings(self) -> Iterator[Setting]:
-        """Yield the settings of the current file with their runs, from baselines to
-        confirmations."""
+        """Yield the settings of the current file, from baselines to confirmations."""
         yield from self.baselines()
         for trial in self.trials():
             if self._is_asked_for(trial):
@@ -408,7 +410,7 @@ class Ledger:
         return [Setting(role="soup" if "members" in item else "baseline", **item) for item in items]
 
     def beside_trials(self) -> list[Setting]:
-        """Return the settings that are no trials."""
+        """Return the settings that are no trials: baselines, confirmations and soups."""
         return [setting for setting in self.settings() if setting.trial is None]
 
     def confirmations(self) -> list[Setting]:
@@ -421,7 +423,7 @@ class Ledger:
         items = self.recall(SOUPS, ()) if self.spec.get("after") else ()
         return [Setting(role="soup", **item) for item in items]
 
-    def _end(self, number: int, change: Mapping[str, Any]) -> Trial:
+    def _end_trial(self, number: int, change: Mapping[str, Any]) -> Trial:
         if self._trials[number].state != "running":
             raise ValueError(f"trial {number} has ended already: {self._trials[number].state}")
         self._write({"trial": {"number": number, "ended": time.time(), **change}})
@@ -484,7 +486,7 @@ def read_generations(file: Path) -> list[Ledger]:
 
 
 def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
-    """Apply a line to the last ledger of a list, or append the ledger that the line begins."""
+    """Apply a line to the last of the ledgers, or append the new ledger that the line begins."""
     change = parse_json(line, "it", _Change)
     if "begin" in change:
         head = change["begin"]
@@ -499,8 +501,7 @@ def newest_generation(home: Home, name: str) -> Ledger | None:
 
 
 def find_ledger(home: Home, name: str) -> Ledger:
-    """Return the newest generation of a sweep. Raises RequestError with the nearest name for an
-    unknown sweep."""
+    """Return a sweep's newest generation. Raises RequestError with the nearest name if unknown."""
     ledger = newest_generation(home, name)
     if ledger is None:
         if name in sweep_names(home):
@@ -537,8 +538,7 @@ def begun_sweeps(home: Home) -> list[str]:
 
 
 def sweep_folder(home: Home, name: str) -> Path:
-    """Return the folder of a sweep that was begun. Raises RequestError with the nearest name for an
-    unknown sweep."""
+    """Return the folder of a begun sweep. Raises RequestError with the nearest name if unknown."""
     if name in sweep_names(home):
         return home.sweep(name)
     raise no_such_sweep(home, name)

@@ -242,8 +242,7 @@ class RunStore:
                 yield file.parent.name
 
     def acquire(self, digest: str, label: str, sweep: str) -> RunState | None:
-        """Claim a run for an attempt; return its state, or None when another live claimant holds
-        the run."""
+        """Claim a run for an attempt; return its state, or None if a live claimant holds it."""
 
         def acquired(known: RunState | None) -> RunState | None:
             if known is not None and self._is_anothers(known):
@@ -274,8 +273,7 @@ class RunStore:
         self._change(digest, begun)
 
     def renew(self) -> None:
-        """Renew the claims of this store, at most every ten seconds on disk; callable in any
-        thread."""
+        """Renew this store's claims, at most every ten seconds on disk; callable in any thread."""
 
         def renewed(known: RunState | None) -> RunState | None:
             if known is None or known.lease is None or known.lease.owner != self.owner:

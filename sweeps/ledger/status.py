@@ -54,7 +54,7 @@ def best_points(home: Home, name: str, count: int) -> list[Mapping[str, Any]]:
 
 
 def source_of(spec: Mapping[str, Any], trial: Trial) -> str | None:
-    """Return the sweep that a trial's point was taken over from; None for the sweep's own."""
+    """Return the other sweep from which a trial's point was taken, or None."""
     cells = spec["parameters"].get(spec.get("tasks"), {}).get("values", [None])
     is_first = trial.point < len(spec.get("try_first", ())) * len(cells)
     return spec.get("try_first_from") if is_first else None
@@ -145,7 +145,7 @@ def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False)
 
 
 def is_tried_again(trial: Trial, *, failed_again: bool) -> bool:
-    """Return whether the next execution tries a failed trial again; a trial that became NaN only
-    with `failed_again`."""
+    """Return whether the next execution tries a failed trial again; one with NaN only if
+    `failed_again`."""
     is_nan = (trial.reason or {}).get("kind") == "nan"
     return trial.state == "failed" and (failed_again or not is_nan)

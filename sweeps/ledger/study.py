@@ -31,12 +31,7 @@ from carft_sweep.tracking.database import (
     set_aside_if_damaged,
 )
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.location import (
-    home_id,
-    network_file_system,
-    sqlite_file,
-    waiting,
-)
+from carft_sweep.tracking.location import home_id, network_file_system, sqlite_file, waiting
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -75,8 +70,7 @@ def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
 
 
 def check_storage() -> None:
-    """Raise RequestError or TrackingError where the database in CARFT_OPTUNA_STORAGE can never hold
-    the studies."""
+    """Raise RequestError or TrackingError if CARFT_OPTUNA_STORAGE can never hold the studies."""
     database = named_database()
     file = None if database is None else sqlite_file(database.uri)
     kind = None if file is None else network_file_system(file)
@@ -125,9 +119,8 @@ def open_storage(home: Home) -> BaseStorage:
 
 
 def _create_database(file: Path) -> None:
-    """Create a database with Optuna's tables, and move the complete database to `file`. If the
-    process were killed between two tables, the index that keeps two studies from having the same
-    name would be missing."""
+    """Create a database with Optuna's tables, and move the complete database to `file`. A process
+    killed between two tables would leave out the index that keeps studies' names unique."""
     from optuna.storages import RDBStorage
 
     with waiting(file.with_name(f".lock-{file.name}")):
@@ -183,7 +176,7 @@ def frozen_trial(
     distributions: Mapping[str, BaseDistribution] | None = None,
 ) -> FrozenTrial:
     """Return a trial in the form of Optuna's studies and samplers. `distributions` are the
-    parameters as Optuna has them, where many trials are built."""
+    `parameters` converted for Optuna, once for many trials."""
     from optuna.trial import FrozenTrial, TrialState
 
     from carft_sweep.sweeps.space.samplers import encode, optuna_distributions
@@ -222,7 +215,7 @@ def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
 
 
 class StudyProjection:
-    """Writes a sweep's study, and those of its earlier generations, behind its ledger."""
+    """Keeps the Optuna studies of a sweep's generations up to date with its ledger."""
 
     def __init__(self, home: Home, ledger: Ledger) -> None:
         self._home, self._ledger = home, ledger
@@ -264,10 +257,8 @@ def lacking_trials(home: Home, ledger: Ledger) -> int:
 
 def mend_studies(home: Home, name: str) -> int:
     """Write what is missing in the studies of a sweep without a driver, or everything if the home's
-    own database is damaged. Return the number of trials written.
-
-    Raises RequestError while a driver runs, and any error of the storage.
-    """
+    own database is damaged. Return the number of trials written. Raises RequestError while a driver
+    runs, and any error of the storage."""
     with undriven(home.sweep(name)):
         if named_database() is None and study_file(home).name == DATABASE:
             set_aside_if_damaged(study_file(home))
@@ -286,7 +277,7 @@ class _Study:
         self._distributions = optuna_distributions(self._parameters)
         self._directions = [goal["goal"] for goal in goals(ledger.spec)]
         self._name = study_name(home, ledger.name, ledger.generation)
-        self._study = self._opened()
+        self._study = self._open_study()
         self._id = storage.get_study_id_from_name(self._name)
 
     def update(self) -> None:
@@ -334,7 +325,7 @@ class _Study:
             frozen.set_user_attr("from", source)
         return frozen
 
-    def _opened(self) -> Study:
+    def _open_study(self) -> Study:
         """Return the study of this ledger, whichever trials it has, or a new study."""
         import optuna
 
@@ -357,8 +348,7 @@ class _Study:
         )
 
     def _trials_of(self, study: Study) -> list[FrozenTrial]:
-        """Return the trials, read without the study's own cache, which would hold them in
-        memory."""
+        """Return the trials without the study's own cache, which would keep them in memory."""
         study_id = self._storage.get_study_id_from_name(study.study_name)
         return self._storage.get_all_trials(study_id, deepcopy=False)
 

@@ -25,13 +25,7 @@ from carft_sweep.sweeps.ledger.generations import changes, effect, in_kept_order
 from carft_sweep.sweeps.ledger.ledger import Ledger, newest_generation
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of, power_of
-from carft_sweep.sweeps.plan.tasks import (
-    PlannedRun,
-    Planner,
-    digests,
-    merge_labels,
-    run_label,
-)
+from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, digests, merge_labels, run_label
 from carft_sweep.sweeps.spec.settings import After, RunsOf
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED
@@ -43,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunTimes(NamedTuple):
-    """What the parts of one run take, in seconds."""
+    """How many seconds each part of a run takes."""
 
     step: float
     epoch: float
@@ -61,23 +55,19 @@ class TimedRun:
 
 
 class TimingHistory:
-    """Earlier runs of a home, and what they say of another one."""
+    """The times of a home's earlier runs, from which those of another run are estimated."""
 
     def __init__(self, runs: Sequence[TimedRun]) -> None:
         self._runs = runs
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
-        """Return the median times of the earlier runs that are most like a run of `config`; None
-        without any."""
-        alike = self._alike(config)
+        """Return the median times of the earlier runs most like `config`; None without any."""
+        likeness = _likeness(config.as_dict())
+        alike = [run for run in self._runs if _likeness(run.config) == likeness]
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
         parts = zip(*(run.times for run in same or alike), strict=True)
         return RunTimes(*map(statistics.median, parts)) if alike else None
-
-    def _alike(self, config: TrialConfig) -> list[TimedRun]:
-        likeness = _likeness(config.as_dict())
-        return [run for run in self._runs if _likeness(run.config) == likeness]
 
 
 def _likeness(config: Mapping[str, Any]) -> object:
@@ -119,7 +109,7 @@ def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What a run has still before it."""
+    """What is left to do of a run."""
 
     config: TrialConfig
     steps: int
@@ -193,13 +183,9 @@ class SweepEstimate:
         return {**plain, "wall_seconds": self.wall_seconds}
 
 
-def _weights_bytes(config: TrialConfig) -> int:
-    """Return the size of the whole CLIP model, of which a run stores the image tower."""
-    return _model_bytes(config.model.name, config.model.pretrained) if config.keep.weights else 0
-
-
 @functools.cache
 def _model_bytes(name: str, pretrained: str | None) -> int:
+    """Return the size of the whole CLIP, of which a run stores the image tower."""
     return find_model(name, pretrained).weights.stat().st_size
 
 
@@ -271,7 +257,11 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     estimate.obstacles = obstacles_of(planner)
     estimate.power = "" if estimate.obstacles else power_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
-    estimate.disk_bytes = sum(_weights_bytes(work.config) for work in estimate.work if work.epochs)
+    estimate.disk_bytes = sum(
+        _model_bytes(work.config.model.name, work.config.model.pretrained)
+        for work in estimate.work
+        if work.epochs and work.config.keep.weights
+    )
     return estimate
 
 
@@ -301,7 +291,7 @@ def _known_trials(
 def _unchanged(
     runs: Mapping[str, str], plan: Callable[[], list[PlannedRun]]
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the planned runs of `plan`, if their digests are those in the ledger."""
+    """Yield the runs that `plan` returns, if their digests are those in the ledger."""
     try:
         tasks = plan()
     except ValueError:  # the space has changed, and has no such point any more
@@ -311,8 +301,7 @@ def _unchanged(
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
-    """Yield the confirmations that the last end of the sweep chose, if their runs would be the same
-    now."""
+    """Yield the confirmations that the sweep chose at its last end, if they would be so now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
             yield from _unchanged(
@@ -323,8 +312,7 @@ def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[li
 def _known_soups(
     planner: Planner, ledger: Ledger | None, item: After
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the runs that one item of `after` had when the sweep last ended, if they would be the
-    same now."""
+    """Yield the runs that an item of `after` had at the sweep's last end, if still the same."""
     for setting in () if ledger is None else ledger.soups():
         params = dict(setting.params)
         of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
@@ -337,8 +325,8 @@ def _known_soups(
 def _typical_runs(
     planner: Planner, settings: Sequence[Sequence[PlannedRun]], algorithm: str, count: int
 ) -> list[RemainingWork]:
-    """Return runs of an algorithm's first setting, in place of those of a setting not chosen
-    yet."""
+    """Return the work of `count` runs that confirm a setting not chosen yet, taken from the
+    algorithm's first setting."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
     config = next(configs, None)
     return _to_come(planner, count) if config is None else [_work(config)] * count
@@ -373,8 +361,7 @@ def _is_zero_shot(config: TrialConfig) -> bool:
 
 
 def _deviations(task: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
-    """Yield the difference of a finished zero-shot run from LAION's table; without one the accuracy
-    to expect."""
+    """Yield the differences of a zero-shot run from LAION's table, or what to expect of it."""
     config = task.config
     own = measured(runs.folder(task.digest), UNMERGED)
     splits = open_data(config.data).measured()
@@ -407,8 +394,7 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
 
 
 def _to_come(planner: Planner, count: int) -> list[RemainingWork]:
-    """Return the expected work of runs at points not chosen yet, as at the middle of the search
-    space."""
+    """Return the work of runs at points not chosen yet, as in the middle of the search space."""
     if not count:
         return []
     return [_work(planner.hardware.resolve(planner.spec.typical_config()))] * count

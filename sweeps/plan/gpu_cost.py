@@ -99,7 +99,7 @@ def _memory_row(config: TrialConfig, room: int, gpus: int) -> str:
 
 
 class GpuTime(NamedTuple):
-    """What is left of a sweep, in seconds."""
+    """The GPU seconds that are left of a sweep."""
 
     computing: float
     """Of the GPUs of a run, at UTILISATION of their peak."""

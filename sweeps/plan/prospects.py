@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Something for which no verdict, or only a part of one, can come of a sweep."""
+    """A property of a sweep with which its runs give no verdict, or only a part of one."""
 
     reason: str
     remedy: str
@@ -116,8 +116,7 @@ def power_of(planner: Planner) -> str:
 
 
 def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
-    """Return a sentence on the difference that this many seeds and test images can show for usual
-    methods."""
+    """Return a sentence on the difference that so many seeds and test images usually show."""
     shifts = [
         split.units
         for name, split in data.measured().items()
@@ -140,7 +139,7 @@ def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
 
 
 def _extended(seeds: Sequence[int]) -> str:
-    """Return the seeds that a claim needs, beginning with these: `5` where they are 0, 1, 2, ..."""
+    """Return as text the seeds that a claim needs, beginning with these: `5` for 0, 1, 2, ..."""
     if list(seeds) == list(range(len(seeds))):
         return str(SEEDS_FOR_CLAIM)
     first = max(seeds) + 1

@@ -106,8 +106,8 @@ class Planner:
 
         points = sorted(self.spec.baseline_configs(), key=order)
         return [
-            list(self._tasks(_role(it.config), it.params, it.config, point=it.number))
-            for it in points
+            list(self._tasks(_role(point.config), point.params, point.config, point=point.number))
+            for point in points
         ]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[PlannedRun]:

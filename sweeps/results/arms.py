@@ -16,12 +16,7 @@ from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.verdict import Verdict
 from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA, WISE
 from carft_sweep.tracking.errors import counted
-from carft_sweep.tracking.report.table import (
-    SELECTED,
-    TableOptions,
-    usual_columns,
-    visible_rows,
-)
+from carft_sweep.tracking.report.table import SELECTED, TableOptions, usual_columns, visible_rows
 from carft_sweep.tracking.store.base import GROUP, RunsView
 
 MEAN, SELECTED_ARM, VERSUS = "mean/", "selected/", "vs_reference/"
@@ -144,9 +139,8 @@ def all_sweeps_view(endpoint: Endpoint) -> RunsView:
 
 def selected_values(comparison: Comparison) -> dict[str, float]:
     """Return the values of the selected arm and of its verdict, for the sweep's own run in the
-    store. These are the arm's means, and its difference from the reference with both ends of the
-    interval that decided, NaN without an interval. Of a confirmed setting the values are those of
-    the fresh seeds."""
+    store. These are the arm's means, and its difference from the reference with the interval that
+    decided, or NaN. Of a confirmed setting the values are those of the fresh seeds."""
     if comparison.selected is None:
         return {}
     verdict, rule, endpoint = selected_verdict(comparison), comparison.rule, comparison.endpoint

@@ -54,8 +54,7 @@ def sweep_datasets(records: Sequence[RunRecord]) -> list[DatasetInput]:
 
 
 def _context(split: str) -> str:
-    """Return MLflow's word for the use of a split, by the split's name in metrics; for a shift its
-    name."""
+    """Return MLflow's word for the use of a split, by its name in metrics; a shift's own name."""
     if split.startswith("ood/"):
         return f"shift/{split.removeprefix('ood/')}"
     return {TRAIN: "training", "id/val": "validation"}.get(split, "test")

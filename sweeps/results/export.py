@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.tracking.comparison.caveats import join_few
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
-from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError, unknown_name
 from carft_sweep.tracking.location import home_id, resolve_location
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10
-"""Names in a message."""
 DIGITS = 12
 """Of a digest, as tables show it."""
 
@@ -113,10 +111,8 @@ def select_model(
         )
     labels = [UNMERGED, *record.merges]
     if label not in labels:
-        raise RequestError(
-            f"run {record.digest[:DIGITS]} of {arm.label} has no model {label!r}"
-            f"{_near(label, labels)} It has: {', '.join(labels)}."
-        )
+        kind = f"model of run {record.digest[:DIGITS]} of {arm.label}"
+        raise RequestError(unknown_name(kind, label, labels))
     model = SelectedModel(arm, record, label, why)
     logger.info("exporting run %s: %s", record.digest[:DIGITS], model)
     return model
@@ -124,9 +120,8 @@ def select_model(
 
 def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Iterator[Export]:
     """Yield the `carft-sweep export` command of the selected model, or one for each task. With
-    `named`, and always for tasks, the command has `--run` (and `--merge` unless unmerged), for
-    where `export` alone would take another run. A selection without a finished run has no
-    command."""
+    `named`, and always for tasks, the command has `--run` (and `--merge` unless unmerged),
+    because `export` alone may take another run. Without a finished run there is no command."""
     parts = [*comparison.tasks.values()] or [comparison]
     for part in parts:
         with suppress(RequestError):
@@ -141,8 +136,7 @@ def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Itera
 
 
 def baseline_command(comparison: Comparison, sweep: str) -> Iterator[Export]:
-    """Yield the command that exports the baseline, where the verdict is against the selected
-    model."""
+    """Yield the command that exports the baseline, if the verdict is against the selected model."""
     better = comparison.better_baseline
     if better is not None:
         model = select_model(comparison, setting=better.label)
@@ -151,8 +145,7 @@ def baseline_command(comparison: Comparison, sweep: str) -> Iterator[Export]:
 
 
 def part_of(comparison: Comparison, model: SelectedModel) -> Comparison:
-    """Return the comparison that a model belongs to: with several tasks that of the model's
-    task."""
+    """Return the comparison that a model belongs to: of several tasks that of its own."""
     parts = comparison.tasks.values()
     return next((part for part in parts if model.run in part.runs()), comparison)
 
@@ -178,14 +171,11 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
         return runs[hits[0]]
     if hits:
         raise RequestError(
-            f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {_some(hits)}; give "
+            f"{len(hits)} runs of {comparison.sweep} begin with {digest!r}: {join_few(hits)}; give "
             "more digits"
         )
-    raise RequestError(
-        f"no run of {comparison.sweep} begins with {digest!r}"
-        f"{_near(digest, {known[: len(digest)] for known in runs})} "
-        f"`{program()} show {comparison.sweep}` lists them."
-    )
+    beginnings = sorted({known[: len(digest)] for known in runs})
+    raise RequestError(unknown_name(f"run of {comparison.sweep}", digest, beginnings))
 
 
 def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, str | None]:
@@ -201,11 +191,7 @@ def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, st
         return own[_runs(arm)], arm.merge
     by_label = {row.arm.label: row.arm for row in comparison.rows}
     if setting not in by_label:
-        plain = [arm.label for arm in own.values()]
-        raise RequestError(
-            f"{comparison.sweep} has no setting {setting!r}{_near(setting, by_label)} "
-            f"Known: {_some(plain)}."
-        )
+        raise RequestError(unknown_name(f"setting of {comparison.sweep}", setting, by_label))
     return own[_runs(by_label[setting])], by_label[setting].merge
 
 
@@ -249,18 +235,6 @@ def _merge(label: str) -> str | None:
     return None if label == UNMERGED else label
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    near = near or [merge for merge in names if merge.endswith(f"@{name}")]
-    return f"; did you mean {near[0]!r}?" if near else "."
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(name[:60] for name in names[:SHOWN]) + more
-
-
 @dataclass(frozen=True)
 class Exporter:
     """Exports models of one sweep."""
@@ -271,8 +245,7 @@ class Exporter:
     comparison: Comparison
 
     def config(self, model: SelectedModel) -> TrialConfig:
-        """Return the run's trial config. Raises RequestError when the sweep file no longer has the
-        setting."""
+        """Return the run's trial config. Raises RequestError if the file lacks the setting now."""
         return self._of_setting(model).for_seed(model.run.seed or 0)
 
     def _of_setting(self, model: SelectedModel) -> TrialConfig:
@@ -331,8 +304,8 @@ class Exporter:
         )
 
     def keep(self, model: SelectedModel, folder: Path) -> KeptModel:
-        """Store the model's export in `folder` in MLflow, and return the stored model; raises as
-        `ModelStore` does."""
+        """Store the export in `folder` in MLflow; return the stored model. Raises as `ModelStore`
+        does."""
         from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore
 
         seed = {} if model.run.seed is None else {"seed": model.run.seed}

@@ -118,7 +118,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """How a run stands in its folder, whose files are read once."""
+    """The state of a run as its folder has it, whose files are read once."""
 
     status: Status
     state: RunState | None
@@ -153,11 +153,11 @@ class _Snapshot:
 
 
 class _Postponed(Exception):
-    """A request failed, maybe because of what is in it: others go on meanwhile."""
+    """A call of the store failed and is repeated later; other runs are sent meanwhile."""
 
 
 class SweepProjection:
-    """Keeps a store behind one sweep's ledger and run folders."""
+    """Sends to a tracking store what it lacks of one sweep's ledger and run folders."""
 
     def __init__(
         self,
@@ -168,9 +168,8 @@ class SweepProjection:
         owner: str | None = None,
         is_thorough: bool = False,
     ) -> None:
-        """Prepare to send a sweep's records. `owner` is the claimant of a living driver's runs;
-        without an owner no run counts as running. `is_thorough` also restores files in the sweep's
-        folder."""
+        """Prepare to send a sweep's records. `owner` is a living driver's claimant; without it no
+        run counts as running. `is_thorough` also restores files in the sweep's folder."""
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
         self.unreadable: dict[str, str] = {}
@@ -328,7 +327,7 @@ class SweepProjection:
         return runs
 
     def _look_through(self) -> None:
-        """Mark every run of which the store lacks something as changed."""
+        """Mark each run of which the store lacks something as changed."""
         self.compare_with_store()
         if self._sent.fingerprint("") is not None:
             self._sent.note_experiment(self._store.experiment())
@@ -337,8 +336,7 @@ class SweepProjection:
         self.pending |= dict.fromkeys([*behind, *self._left_open(runs)])
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
-        """Return the names of runs that a dead driver left running and the current file no longer
-        includes."""
+        """Return the runs that a dead driver left running and the current file does not include."""
         return [
             digest
             for digest, entry in self._sent.runs.items()
@@ -433,7 +431,7 @@ class SweepProjection:
         for file in snapshot.files:
             self._log_artifact(key, file)
         self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
-        ended = _ended(snapshot)
+        ended = _end_time(snapshot)
         self._attempt(
             digest, "end", lambda: self._store.end_run(key, ENDS[snapshot.status], timestamp=ended)
         )
@@ -480,8 +478,7 @@ class SweepProjection:
         return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
     def _own_execution_tags(self, state: RunState | None) -> dict[str, str]:
-        """Return tags of the user and versions that made a run, if these differ from the sweep's
-        own run."""
+        """Return tags of the user and versions of a run that differ from the sweep's own run."""
         until = None if state is None else state.ended
         before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
@@ -580,7 +577,7 @@ class SweepProjection:
         return f"{began:%Y-%m-%d %H:%M:%S} {self._sweep.sweep}"
 
     def _send_end(self) -> None:
-        """Send the sweep's end, if it has ended since the last time."""
+        """Send how the sweep ended, if it has ended since the last call."""
         if self._owner is not None:
             self._send_input_so_far()
             return
@@ -629,7 +626,7 @@ class SweepProjection:
     def _mend_files(self, part: SweepRuns) -> bool:
         """Write a missing or damaged comparison again, and a page whose links lead to deleted runs
         of the store; return whether a file was written."""
-        from carft_sweep.sweeps.results.report import has_dead_links, keep
+        from carft_sweep.sweeps.results.report import has_dead_links, write_page
 
         mended = []
         if not _is_whole(self._folder):
@@ -637,7 +634,7 @@ class SweepProjection:
             mended.append(COMPARISON)
         if has_dead_links(self._folder / PAGE, self._sent.run_ids().values()):
             self._comparison = self._comparison or compare_sweeps([part])
-            if keep(self._home, self._ledger, self._comparison, self.notes.append):
+            if write_page(self._home, self._ledger, self._comparison, self.notes.append):
                 mended.append(PAGE)
         self.notes += [f"{name} was written anew" for name in mended]
         return bool(mended)
@@ -833,7 +830,7 @@ def _result_metrics(
                 yield Metric(_series(name), float(value), epoch, when)
 
 
-def _ended(snapshot: _Snapshot) -> int:
+def _end_time(snapshot: _Snapshot) -> int:
     """Return when a run ended, in milliseconds: for a finished run when it was measured, however
     late that is sent."""
     if snapshot.status == "done":
@@ -843,7 +840,7 @@ def _ended(snapshot: _Snapshot) -> int:
 
 
 def _state_of(name: str, fingerprint: str) -> str:
-    """Return the state in the store of a run or arm that was sent with this fingerprint."""
+    """Return the state that the store has of a run or arm, which its fingerprint includes."""
     if name.startswith(ARM):
         return "running" if fingerprint in _OPEN else "finished"
     return ENDS.get(fingerprint.partition(" ")[0], "running")
@@ -863,8 +860,7 @@ def _metrics_file(folder: Path, label: str) -> Path:
 
 
 def _modified(file: Path) -> int:
-    """Return when a file was written, in milliseconds, which does not depend on when the content is
-    sent."""
+    """Return when a file was written, in milliseconds."""
     return file.stat().st_mtime_ns // 1_000_000
 
 
@@ -878,9 +874,8 @@ def _content(files: Sequence[Path], runs: str) -> str:
 
 
 def project(home: Home, name: str, store: Tracker) -> SweepProjection:
-    """Send all records that a store lacks of a sweep without a driver, after a look at the store;
-    return the projection. Raises RequestError while a driver runs, and ServiceUnreachable where the
-    store is away."""
+    """Send all records that a store lacks of a sweep without a driver; return the projection.
+    Raises RequestError while a driver runs, and ServiceUnreachable where the store is away."""
     with undriven(home.sweep(name)):
         projection = SweepProjection(home, find_ledger(home, name), store, is_thorough=True)
         while not projection.update():

@@ -25,11 +25,7 @@ from carft_sweep.tracking.comparison.runs import (
     fields,
     scalar,
 )
-from carft_sweep.tracking.comparison.spec import (
-    ComparisonSpec,
-    Endpoint,
-    SelectionRule,
-)
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import counted
 
 Values = Sequence[float]
@@ -70,8 +66,7 @@ def comparison(sweep: Ledger, runs: RunStore) -> Comparison:
 
 
 def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
-    """Return how a sweep selects and tests, from its plain data; with several goals by the
-    first."""
+    """Return how a sweep selects (by its first goal) and tests, from its plain data."""
     metric, selection, report = goals(spec)[0], spec["selection"], spec["report"]
     by = report.get("by_family") or report.get("by") or TOP1
     return ComparisonSpec(
@@ -141,11 +136,11 @@ def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
 def _facts(
     own: Mapping[str, Any], merges: Mapping[str, Mapping[str, Any] | None], requested: str | None
 ) -> Mapping[str, Any]:
-    """Return the recorded properties of an evaluation, with what the merges say of themselves, and
-    a note if another sweep measured another epoch's weights. A folder keeps one evaluation of each
-    model, by whichever sweep measured last."""
+    """Return the recorded properties of a run's evaluation, with notes of its merges, and a note if
+    another sweep measured another epoch's weights: a folder keeps one evaluation of each model, by
+    the sweep that measured last."""
     facts: Mapping[str, Any] = own["facts"]
-    marks = {label: it["facts"].get("merge_mark") for label, it in merges.items() if it}
+    marks = {label: data["facts"].get("merge_mark") for label, data in merges.items() if data}
     if any(marks.values()):
         texts = [f"{label}: {mark}" for label, mark in marks.items() if mark]
         facts = {**facts, MERGE_MARKS: texts}
@@ -159,7 +154,7 @@ def _facts(
 
 
 def state_of(state: RunState | None, *, done: bool) -> State:
-    """Return the state of a run for readers: a run whose worker is gone is stopped."""
+    """Return the state of a run as readers see it: running without a live worker is stopped."""
     if state is None:
         return "done" if done else "missing"
     if state.state == "running":
@@ -180,8 +175,7 @@ def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
-    """Return the runs of one sweep, with the config fields of zero-shot models or, `with_fields`,
-    of every run."""
+    """Return a sweep's runs, with config fields of zero-shot models or (`with_fields`) all."""
     with damage_named(sweep.file):
         spec = comparison_spec(sweep.spec)
     loaded = records(sweep, runs)

@@ -30,12 +30,7 @@ from carft_sweep.tracking.comparison.runs import RunRecord, fields
 from carft_sweep.tracking.location import is_server, pages_address, resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
 from carft_sweep.tracking.report.calibration import calibrate
-from carft_sweep.tracking.report.html import (
-    Export,
-    Provenance,
-    RunPages,
-    without_user,
-)
+from carft_sweep.tracking.report.html import Export, Provenance, RunPages, without_user
 from carft_sweep.tracking.store.base import ARM
 from carft_sweep.tracking.store.mlflow_pages import run_page
 
@@ -53,7 +48,7 @@ def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
 
 
 def _claim(run: RunRecord) -> dict[str, Any] | None:
-    """Return the config and identity in a run's folder, where these name the data; else None."""
+    """Return the config and identity in a run's folder; None where these do not name the data."""
     claim: dict[str, Any] | None = None
     if run.folder is not None:
         claim = read_json(run.folder / "config.json", Claim)
@@ -115,7 +110,8 @@ def provenance(
     calibration: tuple[str, ...] = (),
 ) -> Provenance:
     """Return what a reader needs to judge the numbers, and to reproduce them. `options` are those
-    of `report`. The result names neither user nor machine, and does not change until a run does."""
+    of `report`. The result names neither user nor machine, and stays the same until a run
+    changes."""
     commands, files, names = [], [], [sweep.name for sweep in sweeps]
     for sweep in sweeps:
         command, file = _command(sweep)
@@ -178,8 +174,7 @@ def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
 
 
 def _command(sweep: Ledger) -> tuple[str, tuple[str, str] | None]:
-    """Return the command that runs the sweep again, and the sweep file's name and content, None if
-    deleted."""
+    """Return the command that runs the sweep again, and its file's name and content, or None."""
     try:
         before = Invocation.last(sweep)
     except RequestError:
@@ -267,7 +262,7 @@ def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = 
     return Page(text, data)
 
 
-def keep(
+def write_page(
     home: Home, sweep: Ledger, comparison: Comparison, note: Callable[[str], None]
 ) -> list[Path]:
     """Write the page and its main charts into the sweep's folder; return the files, or an empty

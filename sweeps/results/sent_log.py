@@ -48,8 +48,7 @@ class SentLog:
             self._rewrite()
 
     def fingerprint(self, digest: str) -> str | None:
-        """Return the fingerprint that `record` recorded for a run; None for a run that was not
-        sent."""
+        """Return the fingerprint with which a run was last recorded as sent, or None."""
         entry = self.runs.get(digest)
         return None if entry is None else entry["as"]
 
@@ -58,8 +57,7 @@ class SentLog:
         return {digest: entry["id"] for digest, entry in self.runs.items()}
 
     def record(self, digest: str, run_id: str, fingerprint: str) -> None:
-        """Record the state that the store has now of a run; runs whose record a crash lost are sent
-        again."""
+        """Record the state that the store has of a run; an unrecorded run is sent again."""
         if not digest and run_id != self.runs.get("", {}).get("id"):
             self.model.unlink(missing_ok=True)  # it belongs to a run that is there no more
         self.runs[digest] = {"run": digest, "id": run_id, "as": fingerprint}

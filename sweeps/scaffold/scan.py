@@ -194,8 +194,7 @@ def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
 
 
 def _domain_layout(top: Folder) -> Layout | None:
-    """Return the layout `<domain>/<class>/<image>`, as in DomainBed; None without common
-    classes."""
+    """Return DomainBed's layout `<domain>/<class>/<image>`; None without common classes."""
     deep = [folder for folder in top.filled if folder.loose * 2 < folder.total and folder.classes]
     if len(deep) < 2:
         return None
@@ -284,8 +283,7 @@ class Inventory:
 
 
 def list_images(layout: Layout) -> Inventory:
-    """Return the images of each split. Raises RequestError when less than two classes can be
-    used."""
+    """Return the images of each split. Raises RequestError for less than two usable classes."""
     scan = ImageScan(layout.root)
 
     def listing(folder: Folder | None) -> Listing:

@@ -89,8 +89,7 @@ def family_text(
 
 
 def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | None) -> str:
-    """Return the text of the sweep file; `side` is the length of a typical image's side in
-    pixels."""
+    """Return the text of the sweep file; `side` is that of a typical image in pixels."""
     epochs, batch_size = budget(inventory.trained)
     return _TEMPLATES.get_template("sweep.yaml.j2").render(
         name=name,
@@ -193,8 +192,7 @@ def _checked_name(name: str | None, images: Path) -> str:
 
 
 def _relative(path: Path, out: Path) -> str:
-    """Return a path relative to `out` if it is below, so that files and images can move
-    together."""
+    """Return a path below `out` relative to it, so that both can move together."""
     return str(path.relative_to(out)) if path.is_relative_to(out) else str(path)
 
 

@@ -20,7 +20,7 @@ NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
 
 @dataclass
 class ActiveTrial:
-    """One trial while its driver works on it."""
+    """A trial whose runs its driver collects."""
 
     trial: Trial
     tasks: Sequence[PlannedRun]

@@ -32,7 +32,7 @@ _KEEP_AFTER = 10.0
 
 
 class TimeBudget:
-    """Counts the seconds in which somebody drove the sweep; without a limit it only counts."""
+    """Counts the seconds in which a sweep was driven, against an optional limit."""
 
     def __init__(self, ledger: Ledger, limit: float | None) -> None:
         self._ledger = ledger
@@ -58,7 +58,7 @@ class TimeBudget:
 
 
 class SweepDriver:
-    """A Handler. Runs are given out in order: zero-shot, baselines, then trials with their seeds.
+    """The handler of an engine: gives out runs in order, zero-shot, baselines, then trials by seed.
 
     A method that learns from results is asked when there is room for a run, so that with one run
     at a time the same sweep asks the same.
@@ -124,7 +124,7 @@ class SweepDriver:
             if self._is_limited():
                 return Wait.LATER
             self._retry_waiting()
-            if not self._queue and not self._ask() and not self._conclude():
+            if not self._queue and not self._queue_trial() and not self._conclude():
                 return Wait.LATER if self._active or self._waiting else Wait.NEVER
             if self._queue:
                 job = self._job(self._queue.popleft())
@@ -244,9 +244,8 @@ class SweepDriver:
     def _trial(self, task: PlannedRun) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
-    def _ask(self) -> bool:
-        """Queue the runs of the next trial; return False when no trial is left, or none can be
-        proposed yet."""
+    def _queue_trial(self) -> bool:
+        """Queue the runs of the next trial; return False if none is left or can be proposed yet."""
         if self._proposer.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
         trial = self._proposer.next_trial()
@@ -278,8 +277,7 @@ class SweepDriver:
         return bool(self._queue)
 
     def _job(self, task: PlannedRun) -> Job | None:
-        """Return the job that a run still needs; None when the run has ended or is claimed
-        elsewhere."""
+        """Return the job that a run still needs; None if it has ended or is claimed elsewhere."""
         trial = self._trial(task)
         if task.digest in self.outcomes:
             if trial is None or not trial.pruned:  # what is pruned is counted off already
@@ -339,8 +337,7 @@ class SweepDriver:
         return task.digest in self._active or (state is not None and state.is_live)
 
     def _is_settled_by_earlier(self, task: PlannedRun, state: RunState | None) -> bool:
-        """Reuse a run's earlier result, or its failure if it would fail again; return whether one
-        exists."""
+        """Reuse a run's earlier result, or failure that would repeat; return whether one exists."""
         if self._fresh and task.digest not in self._renewed:
             return False
         if is_complete(self.runs.folder(task.digest), task.config):
@@ -380,21 +377,21 @@ class SweepDriver:
         elif self._pruning.in_order or trial.is_over:  # no seed can give it a value any more
             self.progress.skip(len(trial.pending_seeds))
             trial.pending_seeds.clear()
-            self._end(trial)
+            self._end_trial(trial)
             return
         if trial.pending_seeds:
             self._queue.appendleft(trial.pending_seeds.popleft())
         if trial.is_settled:
-            self._end(trial)
+            self._end_trial(trial)
 
-    def _end(self, trial: ActiveTrial) -> None:
+    def _end_trial(self, trial: ActiveTrial) -> None:
         """Record the values of a trial that has ended, or why it has none."""
         trial.recorded = True
         values = trial_values(trial, self.runs, self._spec.goals_at(trial.trial.params))
         if isinstance(values, Failure):
-            self._ended(self.ledger.fail(trial.number, values.kind, values.message))
+            self._on_trial_end(self.ledger.fail(trial.number, values.kind, values.message))
         else:
-            self._ended(self.ledger.complete(trial.number, values))
+            self._on_trial_end(self.ledger.complete(trial.number, values))
 
     def _prune(self, trial: ActiveTrial, reason: str) -> None:
         """Record the pruning in the ledger before any run is stopped."""
@@ -405,11 +402,11 @@ class SweepDriver:
         self.progress.prune(trial.tasks[0].label, reason, runs=runs)
         for task in trial.tasks:
             self._note(task.digest)
-        self._ended(pruned)
+        self._on_trial_end(pruned)
 
-    def _ended(self, trial: Trial) -> None:
+    def _on_trial_end(self, trial: Trial) -> None:
         self._proposer.on_trial_end(trial)
-        self._pruning.ended(trial)
+        self._pruning.on_trial_end(trial)
         self._show_best(trial)
         self._note("")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.sweeps.ledger.ledger import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, setting_record
@@ -21,8 +21,8 @@ from carft_sweep.tracking.comparison.selection import select, select_each
 
 
 class FinalRuns:
-    """The same ones after any restart. More trials may change a choice: then the new one is
-    confirmed, and made into a soup."""
+    """The confirmations and soups of a sweep, the same ones after any restart. More trials may
+    change a choice: then the new one is confirmed, and made into a soup."""
 
     def __init__(
         self, planner: Planner, ledger: Ledger, runs: RunStore, progress: Progress
@@ -51,7 +51,7 @@ class FinalRuns:
         arms = group(records(self._ledger, self._runs))
         settings: list[list[PlannedRun]] = []
         if self._spec.confirm_seeds:
-            fresh = [self._planner.confirmation(*chosen) for chosen in self._chosen(arms)]
+            fresh = [self._planner.confirmation(*chosen) for chosen in self._judged_settings(arms)]
             self._ledger.remember(CONFIRMATIONS, [setting_record(each) for each in fresh])
             settings += fresh
         if self._spec.after:
@@ -69,7 +69,7 @@ class FinalRuns:
         if self._to_come or self._ledger.recall(FINAL_RUNS):
             self._ledger.remember(FINAL_RUNS, self._to_come)
 
-    def _chosen(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _judged_settings(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield algorithm and fields of each setting that the verdict is about."""
         choices = select_each(arms, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
         for choice in choices.values():
@@ -89,7 +89,7 @@ class FinalRuns:
             params = baseline_params(item.algorithm, self._params(arm))
             points[params_key(params)] = params
             members.setdefault(params_key(params), set()).update(run.digest for run in arm.done)
-        least = _least_members(item)
+        least = getattr(ALGORITHMS[item.algorithm["name"]], "least_members", 1)
         for key, point in points.items():
             if len(members[key]) >= least:
                 yield self._planner.soup(item, point, sorted(members[key]))
@@ -111,8 +111,3 @@ class FinalRuns:
             for baseline in self._ledger.recall("baselines", [])
             if digests & {*baseline["runs"].values()}
         )
-
-
-def _least_members(item: After) -> int:
-    cls = ALGORITHMS[item.algorithm["name"]]
-    return cls.least_members if issubclass(cls, Soup) else 1

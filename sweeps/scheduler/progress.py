@@ -36,9 +36,9 @@ MEASURED = 10
 def seconds_left(
     ended: Sequence[tuple[float, float]], running: Sequence[float], to_come: int, now: float
 ) -> float | None:
-    """Return an estimate of the seconds until `to_come` runs have ended, running ones included.
-    `ended` has start and end of each ended run, sorted by end, `running` the start of each running
-    one. Returns None before a run has ended."""
+    """Estimate the seconds until `to_come` runs have ended, running ones included. `ended` has
+    start and end of each ended run, sorted by end, `running` the start of each running one. Returns
+    None before a run has ended."""
     last = ended[-MEASURED:]
     if not last:
         return None
@@ -154,14 +154,12 @@ class Progress:
         return max(self.ended_runs, min(self.total, self._most))
 
     def left(self) -> float | None:
-        """Return an estimate of the seconds left, from the runs so far; None before the first has
-        ended."""
+        """Estimate the seconds left from the runs so far; None before the first has ended."""
         to_come = self.shown_total - self.ended_runs
         return seconds_left(self._ended, [*self._open.values()], to_come, time.monotonic())
 
     def _end(self, label: str) -> float | None:
-        """Remove the line of a run; return when its first epoch was reported, None for no
-        report."""
+        """Remove the line of a run; return when its first epoch was reported, or None."""
         return self._open.pop(label, None)
 
     def _place(self) -> str:
@@ -187,9 +185,8 @@ class _Bars(ProgressBars):
 
 
 class LiveProgress(Progress):
-    """Lines for what has ended, and below them a bar for the sweep and for each run under way, the
-    best setting so far, and a hint where to see more.
-    """
+    """Progress on a terminal: lines for ended runs, and below them a bar for the sweep and for each
+    running run, the best setting so far, and a hint where to see more."""
 
     def __init__(self, console: Console, hint: str = "") -> None:
         def emit(text: str) -> None:

@@ -35,7 +35,7 @@ GENERATION = "NSGAIISampler:generation"
 
 
 class Proposal(NamedTuple):
-    """A point, and what its sampler must find with the trial when it is asked again."""
+    """A proposed point, and notes of its sampler, which the next proposals need."""
 
     params: Mapping[str, Any]
     sampler: Mapping[str, Any] = MappingProxyType({})
@@ -72,7 +72,7 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
         raise ValueError(f"the points of a {spec.method} sweep are planned before it runs")
     directions = [goal.goal for goal in spec.goals]
     study = study_of(known_trials(spec, ledger), directions, sampler(spec.method, spec.seed, point))
-    if given := spec.given(point):
+    if given := spec.fixed_values(point):
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
     params = suggest(spec.parameters, trial)
@@ -81,7 +81,7 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
 
 
 class TrialProposer:
-    """The trials of a sweep, one after another; the same ones after any restart.
+    """Returns the trials of a sweep one after another, the same ones after any restart.
 
     With `failed_again` also trials that became NaN are tried again.
     """
@@ -89,7 +89,7 @@ class TrialProposer:
     def __init__(self, planner: Planner, ledger: Ledger, *, failed_again: bool = False) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
         self._failed_again = failed_again
-        self._points = deque(self._asked())
+        self._points = deque(self._all_points())
         self._twins: dict[frozenset[str], Trial] = {}
         for trial in ledger.trials():
             self.on_trial_end(trial)
@@ -126,7 +126,7 @@ class TrialProposer:
         if first.number == trial.number:
             self._twins[frozenset(trial.runs.values())] = trial
 
-    def _asked(self) -> Iterator[tuple[int, Trial | None]]:
+    def _all_points(self) -> Iterator[tuple[int, Trial | None]]:
         """Yield every point of the sweep, with the point's trial if it has one."""
         trials = {trial.point: trial for trial in self._ledger.trials()}
         for point in range(self._spec.trial_count):
@@ -145,9 +145,8 @@ class TrialProposer:
         return trial, tasks
 
     def _as_its_twin(self, trial: Trial) -> Trial:
-        """Return the trial, pruned if its runs are exactly those of a pruned trial, since it
-        would be pruned again. A trial with the runs of a complete trial gets that trial's value
-        at once."""
+        """Return the trial, pruned if its runs are exactly those of a pruned trial, since it would
+        be pruned again. With the runs of a complete trial it gets that value at once."""
         twin = self._twins.get(frozenset(trial.runs.values()))
         if twin is None or twin.state != "pruned":
             return trial

@@ -27,7 +27,7 @@ _FAR = 1e300
 
 
 class SeedwisePruner:
-    """Decides from what it is told, and from nothing else: no files, no clock, no chance.
+    """Decides which trials are pruned, from their reports alone: no files, no clock, no chance.
 
     For seed index i there is one Optuna study in memory; a trial's value at an epoch there is the
     mean over its seeds 0 to i at that epoch. So a trial's seeds must come in order, and the epochs
@@ -37,8 +37,7 @@ class SeedwisePruner:
     """
 
     def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
-        """Make the pruner: `rule.metric` names values in the reasons, `goal` is the metric's
-        direction."""
+        """Make a pruner. Reasons name values by `rule.metric`; `goal` is its direction."""
         self._rule, self._goal = rule, goal
         self._sign = 1 if goal == "maximize" else -1
         self._studies: list[Study] = []
@@ -64,7 +63,7 @@ class SeedwisePruner:
         return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
 
     def replay(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
-        """Report an epoch without a decision, which an earlier pruner made or nobody needs."""
+        """Repeat the report of an epoch whose decision is known or not needed."""
         handle = self._report(trial, seed_index, epoch, value)
         if handle is not None and self._rule.type == "asha":
             handle.should_prune()  # keeps the trial's value at a rung
@@ -148,12 +147,7 @@ class SeedwisePruner:
 def pruner(rule: EarlyTerminate) -> BasePruner:
     """Return Optuna's pruner for a rule, with every option set; its steps are epochs from 1."""
     from optuna.exceptions import ExperimentalWarning
-    from optuna.pruners import (
-        MedianPruner,
-        PatientPruner,
-        SuccessiveHalvingPruner,
-        ThresholdPruner,
-    )
+    from optuna.pruners import MedianPruner, PatientPruner, SuccessiveHalvingPruner, ThresholdPruner
 
     if rule.type == "median":
         return MedianPruner(
@@ -207,7 +201,7 @@ def _finite(value: float) -> float:
 
 
 class PruningController:
-    """Early termination and the race of seeds, as the sweep file asks for them.
+    """Applies the sweep file's early termination and race of seeds to reports of runs.
 
     What the judge must know again after a restart stands in the histories of the runs.
     """
@@ -237,7 +231,7 @@ class PruningController:
         if value is None or epoch == 0:  # the model before training says nothing of the trial
             return None
         seed = trial.seed_index(task.digest)
-        self._keep(trial, seed, epoch, value)
+        self._record_mean(trial, seed, epoch, value)
         if self._pruner is None:
             return None
         if epoch < report["epochs"]:
@@ -270,7 +264,7 @@ class PruningController:
         values = seed_values(self._runs, digests, self._spec.metric)
         return clearly_worse(race, self._spec.metric.goal, values, self._best[1][:done])
 
-    def ended(self, trial: Trial) -> None:
+    def on_trial_end(self, trial: Trial) -> None:
         """Update the pruner after a trial has ended, as the ledger records."""
         self._curves.pop(trial.number, None)
         if trial.state == "pruned" and self._pruner is not None:
@@ -290,7 +284,7 @@ class PruningController:
                     self._recall(self._pruner, trial.number, seed, reports)
                     if is_trained:
                         self._pruner.finish_run(trial.number, seed)
-            self.ended(trial)
+            self.on_trial_end(trial)
 
     def _recall(
         self, judge: SeedwisePruner, trial: int, seed: int, reports: Iterable[Mapping[str, Any]]
@@ -300,8 +294,8 @@ class PruningController:
             if value is not None:
                 judge.replay(trial, seed, int(report["epoch"]), value)
 
-    def _keep(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
-        """Record the mean over the seeds so far in the ledger, for plots and samplers."""
+    def _record_mean(self, trial: ActiveTrial, seed: int, epoch: int, value: float) -> None:
+        """Record a trial's mean over its seeds so far in the ledger, for plots and samplers."""
         curves = self._curves.get(trial.number)
         if curves is None:
             curves = self._curves[trial.number] = {}

@@ -32,15 +32,14 @@ class GiveUp:
 
 
 class RetryPolicy:
-    """Decides whether a run is tried again, by how often it failed so while the driver lives."""
+    """Decides whether a failed run is tried again, by how often this driver saw it fail alike."""
 
     def __init__(self, retries: Retries) -> None:
         self._allowed: Mapping[str, int] = retries.model_dump()
         self._failed: dict[str, Counter[str]] = {}
 
     def decide(self, digest: str, failure: Failure, config: TrialConfig) -> Retry | GiveUp:
-        """Return whether to retry the run of `digest`, which failed when trained with `config`, and
-        how."""
+        """Return whether and how to retry the run `digest`, which failed with `config`."""
         if is_full_disk(failure):
             return GiveUp("the disk is full")
         if failure.narrowed:
@@ -86,7 +85,7 @@ class _Failed:
 
 
 class CircuitBreaker:
-    """Says when runs keep failing for one cause, or on one node, so that going on is waste.
+    """Decides when to stop a sweep whose runs keep failing for one cause, or on one node.
 
     `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN
     count once, since that is what a setting does, not what is broken. A full disk is enough once,
@@ -99,8 +98,7 @@ class CircuitBreaker:
         self._on_node: Counter[str] = Counter()
 
     def succeeded(self, worker: str = "") -> None:
-        """Count a finished run of a worker (`ray:HOST:PID`), which shows that the worker's node
-        works."""
+        """Count a finished run of a worker (`ray:HOST:PID`), which shows that its node works."""
         self._row.clear()
         words = worker.split(":")
         if len(words) == 3:
@@ -116,7 +114,8 @@ class CircuitBreaker:
             return failure.message
         if not self._limit:
             return None
-        entry = _Failed(_cause(failure), setting)
+        cause = f"{failure.kind}: {re.sub('[0-9]+', '#', failure.message)}"
+        entry = _Failed(cause, setting)
         if failure.kind == "nan" and entry in self._row:
             return None
         self._row.append(entry)
@@ -142,8 +141,3 @@ _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 def is_full_disk(failure: Failure) -> bool:
     """Return whether the run failed because the disk, or the user's quota, was full."""
     return failure.kind == "crashed" and any(text in failure.message for text in _FULL)
-
-
-def _cause(failure: Failure) -> str:
-    """Return the cause of a failure: its message without numbers."""
-    return f"{failure.kind}: {re.sub(r'[0-9]+', '#', failure.message)}"

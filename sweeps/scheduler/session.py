@@ -33,7 +33,7 @@ from carft_sweep.sweeps.results.export import log_selected
 from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.projection_thread import Projector
 from carft_sweep.sweeps.results.records import load_part
-from carft_sweep.sweeps.results.report import keep
+from carft_sweep.sweeps.results.report import write_page
 from carft_sweep.sweeps.scheduler.driver import SweepDriver
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -158,7 +158,7 @@ def execute(
                 projections.flush(haste=True)
                 raise
             before = _read(folder / COMPARISON)
-            result, part = _end(driver, folder, obstacles, interrupted=interrupted)
+            result, part = _finish(driver, folder, obstacles, interrupted=interrupted)
             progress.close()
             try:
                 ended(result)
@@ -168,7 +168,7 @@ def execute(
                 raise
             is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
             if result.state == "done" and spec.report.page and is_new:
-                keep(home, ledger, result.comparison, progress.note)
+                write_page(home, ledger, result.comparison, progress.note)
             projections.end_driver(part, result.comparison)
             # Not where somebody wants it to end, and Slurm kills it soon.
             is_sent = projections.flush(haste=result.interrupted)
@@ -182,7 +182,7 @@ def execute(
 
 
 class Projections:
-    """The study and the tracking store of a sweep, each kept behind its ledger by a thread."""
+    """The threads that update a sweep's Optuna study and tracking store from its ledger."""
 
     def __init__(self, home: Home, ledger: Ledger, store: Tracker, owner: str) -> None:
         self._study = StudyProjection(home, ledger)
@@ -200,8 +200,7 @@ class Projections:
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
     ) -> None:
-        """Tell the store how the sweep ended: with its runs, where these have been read, and their
-        comparison."""
+        """Tell the store how the sweep ended, with its runs and their comparison if known."""
         self._runs.end_driver(part, comparison)
         self._store_thread.wake()
         self._study_thread.wake()
@@ -213,7 +212,7 @@ class Projections:
         return self._store_thread.flush(PATIENCE, haste=haste, progress=lambda: self._runs.requests)
 
     def complaints(self) -> Iterator[str]:
-        """Yield what the projections still lack in the end, and why."""
+        """Yield a sentence on each record that was not sent or written in the end, and why."""
         if self._runs.refused:
             (name, what), reason = next(iter(self._runs.refused.items()))
             requests = counted(len(self._runs.refused), "request")
@@ -273,7 +272,7 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
-    """Run the engine, and close it; return whether it was stopped with runs left."""
+    """Run the engine until its end and close it; return whether it was stopped with runs left."""
     interruption.phase = "running"
     try:
         engine.run(driver)
@@ -298,7 +297,7 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     return interruption.is_requested and driver.has_work_left
 
 
-def _end(
+def _finish(
     driver: SweepDriver, folder: Path, obstacles: tuple[Obstacle, ...], *, interrupted: bool
 ) -> tuple[SweepResult, SweepRuns]:
     """Write the results of a sweep and record its end; return the results and the runs."""

@@ -18,7 +18,7 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class Condition:
-    """A parameter, and the values of it with which another one varies."""
+    """A parameter, and its values at which another parameter varies."""
 
     name: str
     values: tuple[Any, ...]
@@ -50,8 +50,7 @@ class ConditionalBase(ABC):
 
     @abstractmethod
     def boundary_values(self) -> list[tuple[Route, Any]]:
-        """Return the values whose validity decides that of all values, each with its place in the
-        file."""
+        """Return values that, if valid, show that all are; each with its place in the file."""
 
     @abstractmethod
     def _description(self) -> dict[str, Any]:
@@ -99,7 +98,8 @@ class Uniform(ConditionalBase):
         return int(span / Decimal(repr(self.step))) + 1
 
     def at(self, index: int) -> int | float:
-        """Return the value with that index: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004."""
+        """Return the value at an index of the steps, in decimal: 0.1 + 2 * 0.1 is 0.3, not
+        0.30000000000000004."""
         value = Decimal(repr(self.low)) + index * Decimal(repr(self.step))
         return int(value) if self.is_integer else float(value)
 
@@ -120,7 +120,7 @@ class Uniform(ConditionalBase):
         return min(max(self.low + u * (self.high - self.low), self.low), self.high)
 
     def nearest(self, value: float) -> int | float:
-        """Return the value of the distribution that is nearest to a number between its ends."""
+        """Return the value of the distribution that is nearest to a number in its range."""
         if self.step is None:
             return float(value)
         return self.at(round((value - self.low) / self.step))
@@ -160,7 +160,7 @@ class LogUniform(ConditionalBase):
         return self.nearest(min(max(value, self.low), self.high))
 
     def nearest(self, value: float) -> int | float:
-        """Return W&B's `round(X / q) * q`, in decimal; with `down` the multiple below X."""
+        """Return W&B's `round(X / q) * q` in decimal; with `down` the multiple below."""
         if self.step is None:
             return float(value)
         step = Decimal(repr(self.step))

@@ -13,12 +13,7 @@ from pydantic import Field, PlainValidator, ValidationError, WithJsonSchema, mod
 from carft_sweep.carft_core.config.fields import Section, error_of, explained
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, unknown
 from carft_sweep.sweeps.space import distributions
-from carft_sweep.sweeps.space.distributions import (
-    Categorical,
-    Condition,
-    Distribution,
-    canonical,
-)
+from carft_sweep.sweeps.space.distributions import Categorical, Condition, Distribution, canonical
 
 MAX_VALUES = 1000
 MAX_STEPS = 2**53

@@ -49,7 +49,7 @@ def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
 
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
-    """Return a point with what `choose` returns for each active parameter, in declared order."""
+    """Build a point by calling `choose` for each active parameter, in declared order."""
     point: Params = {}
     for distribution in topological_order(space):
         if is_active(distribution, point):
@@ -116,8 +116,7 @@ SOBOL_BITS = 30
 def draw_point(
     space: Sequence[Distribution], number: Callable[[str], float], fixed: Mapping[str, Any]
 ) -> Params:
-    """Return a drawn point: the values in `fixed`, and else each parameter's quantile at its number
-    in `number`."""
+    """Return a point: the values in `fixed`, else each parameter's quantile at its `number`."""
     return sample_point(
         space,
         lambda item: fixed[item.name] if item.name in fixed else item.quantile(number(item.name)),
@@ -142,9 +141,9 @@ def sobol(seed: int, point: int, names: Sequence[str]) -> dict[str, float]:
 
 
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:
-    """Return the config of the trial's fields with `params` (dotted) in their places. If the
-    algorithm is a parameter, only the fields of that algorithm are used. Raises InvalidConfig for
-    invalid fields."""
+    """Return the config of the fields with `params` (dotted) in place. If the algorithm is a
+    parameter, only the fields of that algorithm are used. Raises InvalidConfig for invalid
+    fields."""
     name = params.get("algorithm.name")
     if not isinstance(name, str) or name not in ALGORITHMS:
         return trial_config(_placed(trial, params))
@@ -170,8 +169,7 @@ def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> d
 
 
 def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the fields that the trial fixes for its algorithm and that the algorithm `name` has
-    too."""
+    """Return the fields that the trial fixes for its algorithm and the algorithm `name` has too."""
     given = trial.get("algorithm")
     known = ALGORITHMS[name].model_fields
     return {

@@ -62,8 +62,7 @@ def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str
 
 
 def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
-    """Return a point that Optuna chooses: first the deciding parameters, then those that they
-    activate."""
+    """Return a point that Optuna chooses: deciding parameters first, then those they activate."""
 
     from carft_sweep.sweeps.space.points import (
         sample_point,  # and torch, without which a report is made
@@ -129,8 +128,7 @@ def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> Bas
 
 
 def from_stored(item: Distribution, stored: Any) -> Any:
-    """Return the sweep's value for a value that Optuna stores or suggests: the inverse of
-    `encode`."""
+    """Return the sweep's value for one that Optuna stores or suggests: the inverse of `encode`."""
     if isinstance(item, Categorical):
         return json.loads(stored) if _is_json(item) else stored
     # Optuna's low + k * step carries the noise of binary fractions; a grid's does not.

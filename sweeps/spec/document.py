@@ -234,8 +234,7 @@ class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
     def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
-        """Read a YAML mapping. Raises RequestError for other text; `needs` names the required
-        content."""
+        """Read a YAML mapping. Raises RequestError for other text, naming what it `needs`."""
         try:
             document = parse(text)
         except YamlError as error:
@@ -257,7 +256,7 @@ class SpecDocument:
             self.add_error_at(Place(line, f"{source}:{line}"), message, route)
 
     def place(self, route: Route) -> Place:
-        """Return where the value at `route` was given, or the nearest value around it."""
+        """Return the line or option of the value at `route`, or of the nearest around it."""
         while route not in self._places:
             route = route[:-1]
         return self._places[route]
@@ -272,8 +271,7 @@ class SpecDocument:
             self.raise_errors()
 
     def add_error_at(self, place: Place, message: str, route: Route = ()) -> None:
-        """Record a mistake at a place; some mistakes have no route, such as an unreadable
-        `--set`."""
+        """Record a mistake at a place; some have no route, such as an unreadable `--set`."""
         shown = dotted(route[1:] if route[:1] == ("trial",) and len(route) > 1 else route)
         text = f"{place.text}: {shown}: {message}" if shown else f"{place.text}: {message}"
         self._errors[place, text if len(text) < 2000 else f"{text[:2000]}..."] = None
@@ -414,7 +412,7 @@ def validated(
 
 def validated_in_part(document: SpecDocument, cls: type[M], fields: Mapping[str, Any]) -> M:
     """Return the validated keys of a whole file, with defaults in place of wrong values, which are
-    reported. So values that depend on several keys can still be checked, and all mistakes come at
+    reported. So values that depend on several keys are checked too, and all mistakes come at
     once."""
     model, right = validated(document, cls, fields, ()), dict(fields)
     while model is None:

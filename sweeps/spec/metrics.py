@@ -65,7 +65,7 @@ def is_selectable(name: str) -> bool:
 
 
 def is_reported(name: str, *, every_epoch: bool) -> bool:
-    """Return whether runs report a metric after every epoch; `every_epoch` adds test and shifts."""
+    """Return whether runs report a metric each epoch; with `every_epoch` test and shifts too."""
     if name.startswith(("id/val/", "train/")):
         return True
     return every_epoch and name.startswith(("id/test/", "ood/")) and name[:9] != "ood/mean/"

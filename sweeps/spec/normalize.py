@@ -14,13 +14,7 @@ from carft_sweep.carft_core.config.fields import SYNONYMS
 from carft_sweep.carft_core.config.trial import SCALARS, SECTIONS, field_names
 from carft_sweep.carft_core.errors import Route, unknown
 from carft_sweep.sweeps.space.parameters import KEYS as PARAMETER_KEYS
-from carft_sweep.sweeps.spec.document import (
-    COMMAND_LINE,
-    Place,
-    SpecDocument,
-    YamlError,
-    parse,
-)
+from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, YamlError, parse
 from carft_sweep.sweeps.spec.settings import BAYES, Settings, expand_retries
 
 PROFILES: Route = ("profiles",)
@@ -89,8 +83,7 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
 
 
 def _name_by_dots(document: SpecDocument, route: Route, prefix: str) -> None:
-    """Move the values of W&B's nested parameters: `optim: {parameters: {lr: ...}}` becomes
-    `optim.lr`."""
+    """Move W&B's nested parameters: `optim: {parameters: {lr: ...}}` becomes `optim.lr`."""
     for key, value in list(document.mapping(route).items()):
         if isinstance(value, Mapping) and "parameters" in value:
             for other in value.keys() - {"parameters"}:
@@ -225,8 +218,7 @@ def _long_form(route: Route, value: object) -> object:
 
 
 def _unknown_field(kind: str, name: str, more: Iterable[str] = ()) -> str:
-    """Return a suggestion: fields with the same last part, another tool's name, or a similar
-    spelling."""
+    """Suggest fields with the same last part, another tool's name, or a similar spelling."""
     names = (*field_names(), *more)
     by_last_name: dict[str, list[str]] = {}
     for known in names:

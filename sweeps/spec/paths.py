@@ -35,8 +35,7 @@ def texts_of(document: SpecDocument, field: str) -> Iterator[tuple[Any, str | in
 
 def place_paths(document: SpecDocument, folder: Path) -> None:
     """Let paths that the file gives be relative to its `folder`, as those of `--set` are to the
-    current folder. Below the current folder a path stays relative: workers elsewhere have a
-    copy."""
+    current folder. Below the current folder a path stays relative, for workers elsewhere."""
     folder, here = folder.absolute(), Path.cwd()
     texts = [(field, *text) for field in (*PATHS, *NAMES) for text in texts_of(document, field)]
     baselines = document.get(("baselines",))

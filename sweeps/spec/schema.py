@@ -99,8 +99,7 @@ def _trial() -> Schema:
 
 
 def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) -> Schema:
-    """Return the schema of a bare name, or of a mapping of a name and the fields of what it
-    names."""
+    """Return the schema of a name alone, or of a mapping of it and the fields of what it names."""
     forms: list[Schema] = [{"enum": sorted(registry)}]
     for name, cls in sorted(registry.items()):
         schema = cls.model_json_schema()

@@ -43,8 +43,7 @@ SeedList = (
 
 
 def check_name(value: str) -> str:
-    """Return a name. Raises ValueError for one that could not be a folder and a run's name in the
-    tracker."""
+    """Return a name. Raises ValueError if it could not name a folder and a run in the tracker."""
     if re.fullmatch(NAME, value):
         return value
     raise ValueError(
@@ -89,7 +88,7 @@ def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
 
 
 def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | None:
-    """Return a race. Raises ValueError for a race that leaves no seed to save."""
+    """Return a race. Raises ValueError if it could never save a seed."""
     seeds = len(info.data.get("seeds", ())) or MAX_SEEDS + 1
     if value is not None and value.after >= seeds:
         had = "1 seed" if seeds == 1 else f"{seeds} seeds"
@@ -99,7 +98,7 @@ def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | Non
 
 
 def check_metric(value: str) -> str:
-    """Return a metric's name. Raises ValueError for a name that no metric has."""
+    """Return a metric's name. Raises ValueError for a name that belongs to no metric."""
     wrong = problem(value)
     if wrong is not None:
         raise ValueError(wrong)
@@ -116,7 +115,7 @@ def expand_selection(value: object) -> object:
 
 
 def short_for(key: str, kind: Any) -> BeforeValidator:
-    """Return a validator that expands a text to a mapping with this key alone."""
+    """Return a validator that makes a text the mapping `{key: text}`; others are unchanged."""
 
     def expand(value: object) -> object:
         return {key: value} if isinstance(value, str) else value
@@ -125,8 +124,7 @@ def short_for(key: str, kind: Any) -> BeforeValidator:
 
 
 def expand_retries(value: object) -> object:
-    """Return n more attempts after a crash and n after a timeout for a number n; other values
-    unchanged."""
+    """Expand n to n more attempts after a crash and a timeout; return other values unchanged."""
     return {"crashed": value, "timeout": value} if type(value) is int else value
 
 
@@ -197,7 +195,7 @@ MetricName = Annotated[
 
 
 class Metric(Section):
-    """What a trial is valued by: the mean of this metric over its seeds."""
+    """A goal of trials: the mean of a metric over a trial's seeds."""
 
     name: MetricName = "id/val/top1"
     """A metric of the runs; only those of `id/val`, `ood/val` and `train` may choose."""
@@ -211,8 +209,7 @@ class Metric(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
-        """Return the data without empty keys, and with the metric's own direction where it has
-        none."""
+        """Return the data without empty keys, with the metric's own direction if none."""
         if not isinstance(data, Mapping):
             return data
         fields = {key: value for key, value in data.items() if value is not None}
@@ -362,7 +359,7 @@ EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
 
 
 def read_rule(value: object) -> object:
-    """Return a rule, read by its type, whose model words the mistakes."""
+    """Return a rule of early termination, validated by the model of its type."""
     types = [*EARLY_TERMINATION]
     kind = value.get("type") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and kind is None and (key := misspelt("type", value)):
@@ -411,15 +408,9 @@ class RunsOf(Section):
 class After(Section):
     """A run that is made of others, when every trial has ended."""
 
-    algorithm: Annotated[
-        Mapping[str, Any],
-        short_for("name", Mapping[str, Any]),
-    ]
+    algorithm: Annotated[Mapping[str, Any], short_for("name", Mapping[str, Any])]
     """A soup by name, with its own fields."""
-    of: Annotated[
-        RunsOf,
-        short_for("algorithm", RunsOf),
-    ]
+    of: Annotated[RunsOf, short_for("algorithm", RunsOf)]
     """Which runs; the name of an algorithm is short for its selected setting."""
 
 

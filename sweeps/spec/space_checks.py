@@ -47,8 +47,7 @@ MAX_VALUES_SHOWN = 10
 def check_conditions(
     document: SpecDocument, space: Sequence[Distribution]
 ) -> tuple[Distribution, ...]:
-    """Report every mistake in the conditions between parameters; return the space without those
-    conditions."""
+    """Report every mistake in conditions between parameters; return the space without them."""
     known = {item.name: item for item in space}
     sound = []
     for item in space:
@@ -228,7 +227,7 @@ class TrialSpace:
                 self._probe(space, first | others | {item.name: probed}, item.name, known)
 
     def _activating(self, item: Distribution) -> dict[str, Placed]:
-        """Return values of other parameters that activate a parameter, each with its place."""
+        """Return values of other parameters at which a parameter is active, each with its place."""
         by_name = {other.name: other for other in self.space}
         values: dict[str, Placed] = {}
         waiting = [item]
@@ -397,8 +396,7 @@ class TrialSpace:
             self.document.add_error(route, message)
 
     def _members(self, name: str, place: Route) -> TrialConfig | None:
-        """Return the config of the runs of a soup, without varied fields; None for an unknown
-        name."""
+        """Return the config of a soup's runs, without varied fields; None for an unknown name."""
         played: dict[str, Mapping[str, Any]] = {name: {"name": name} for name in self.algorithms}
         played |= {str(baseline["name"]): baseline for baseline in self.baselines}
         trained = {name: fields for name, fields in played.items() if ALGORITHMS[name].trains}

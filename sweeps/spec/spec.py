@@ -184,7 +184,7 @@ class SweepSpec(Settings):
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether a proposal depends on how earlier trials end."""
+        """Whether proposals depend on how earlier trials end."""
         return self.method in ADAPTIVE
 
     def points(self) -> list[Params]:
@@ -207,16 +207,15 @@ class SweepSpec(Settings):
             case "random":
                 setting, cell = self.setting_of(number)
                 draw = functools.partial(hashed, self.seed, setting)
-                return draw_point(self.parameters, draw, self.given(number)) | cell
+                return draw_point(self.parameters, draw, self.fixed_values(number)) | cell
             case "qmc":
                 numbers = sobol(self.seed, number, [item.name for item in self.parameters])
-                return draw_point(self.parameters, numbers.__getitem__, self.given(number))
+                return draw_point(self.parameters, numbers.__getitem__, self.fixed_values(number))
             case adaptive:
                 raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
 
-    def given(self, number: int) -> Params:
-        """Return the values that the file sets of a search's point: of `try_first`, and its
-        task."""
+    def fixed_values(self, number: int) -> Params:
+        """Return the values that the file fixes at a search's point: `try_first` and the task."""
         setting, cell = self.setting_of(number)
         return {**(self.try_first[setting] if setting < len(self.try_first) else {}), **cell}
 
@@ -242,8 +241,8 @@ class SweepSpec(Settings):
         return tuple({self.tasks: task} for task in self.task_values)
 
     def setting_of(self, trial: int) -> tuple[int, Params]:
-        """Return the number of a trial's setting, and the trial's cell: of C cells n // C and n %
-        C."""
+        """Return the number of a trial's setting, and its task's part of the point. With C tasks,
+        trial n has setting n // C and task n % C."""
         setting, cell = divmod(trial, len(self.cells))
         return setting, self.cells[cell]
 
@@ -343,7 +342,7 @@ class SweepSpec(Settings):
         return own_copy
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
-        """Return the points of a baseline, each with the number of the first trial there."""
+        """Return a baseline's distinct points, each with the number of the first trial at it."""
         if self.is_adaptive:
             return [(cell, None) for cell in self.cells]
         first: dict[str, tuple[Params, int | None]] = {}
@@ -353,7 +352,7 @@ class SweepSpec(Settings):
         return [*first.values()]
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
-        """Return the varied fields that a baseline leaves open; none if it does not train."""
+        """Return the varied fields that a baseline does not fix; none if it does not train."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
         searched = [item.name for item in self.parameters if item.name != self.tasks]

@@ -155,8 +155,7 @@ def _places(item: str) -> Iterator[Path]:
 
 def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
     """Raise InvalidConfig where a sweep, as plain data, names an algorithm, merge or family of the
-    user that none of its `imports` defines: this process may know it, but workers and `resume`
-    would not."""
+    user that none of its `imports` defines: workers and `resume` would not know it."""
     files = {Path(item).resolve() for item in imports if _is_path(item)}
     modules = [item for item in imports if not is_family_file(item)]
     tops = (_located(Path(item))[0] if _is_path(item) else item for item in modules)
@@ -239,8 +238,7 @@ def _resolved(item: str, folder: Path) -> str:
 
 
 def _without_links(path: Path) -> Path:
-    """Return the absolute path of a file, whose own name stays if it is a link: a module is called
-    by it."""
+    """Return a file's absolute path; a link keeps its own name, by which a module is called."""
     return path.parent.resolve() / path.name
 
 
@@ -317,7 +315,7 @@ _OF_SWEEPS = frozenset({"parameters", "trial"})
 
 
 def refuse_family_file(document: SpecDocument, file: Path) -> None:
-    """Raise RequestError for a file that declares a family in place of a sweep."""
+    """Raise RequestError if the file given as a sweep declares a family instead."""
     keys = document.data.keys()
     if keys <= Declaration.model_fields.keys() and keys & {"test", "test_fraction"}:
         raise RequestError(
@@ -408,8 +406,7 @@ def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
 
 
 def _is_ours(name: str, family: str) -> bool:
-    """Return whether a template set was registered from an earlier text of the same family's
-    file."""
+    """Return whether a template set is of an earlier text of the same family's file."""
     other = FAMILIES.get(family)
     return other is not None and _declared(other) is not None and name in other.defaults.values()
 

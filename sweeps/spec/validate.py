@@ -10,12 +10,7 @@ from typing import Any
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError, Route, unknown
 from carft_sweep.carft_core.models.source import brings_weights, find_model
-from carft_sweep.sweeps.space.distributions import (
-    Categorical,
-    Distribution,
-    Params,
-    canonical,
-)
+from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params, canonical
 from carft_sweep.sweeps.spec.document import SpecDocument, validated_in_part
 from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
 from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
@@ -254,8 +249,7 @@ _TRY_FIRST: Route = ("try_first",)
 def _try_first(
     document: SpecDocument, settings: Settings, space: Sequence[Distribution]
 ) -> tuple[Params, ...]:
-    """Return the points of `try_first` by dotted field, with the space's own values; report
-    mistakes."""
+    """Return the points of `try_first` by dotted field, in the space's values; report mistakes."""
     points = settings.try_first
     if not points:
         return ()
@@ -296,8 +290,8 @@ def _point(
 
 
 def _own_value(distribution: Distribution, value: object) -> tuple[Any, str | None]:
-    """Return the value as the search space has it; for one outside of the space None, and what is
-    allowed."""
+    """Return the search space's own form of a value; for a value outside of the space None, and a
+    text with what is allowed."""
     if isinstance(distribution, Categorical):
         own = {canonical(value): value for value in distribution.values}
         if canonical(value) in own:

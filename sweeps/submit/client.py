@@ -145,8 +145,7 @@ def _parts(address: str) -> SplitResult:
 
 
 def unencrypted(option: str | None) -> str | None:
-    """Return a warning where Ray's token or a password would be sent over HTTP to another machine;
-    else None."""
+    """Return a warning if Ray's token or a password would leave this machine unencrypted."""
     parts = _parts(_address(option))
     has_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     is_local = parts.hostname in _LOCAL_HOSTS

@@ -200,7 +200,7 @@ def job_variables(
 
 
 def excluded(root: Path, patterns: Sequence[str]) -> list[str]:
-    """Return patterns of files that are not sent: secrets, homes, links that lead out, and
+    """Return patterns of files below `root` not to send: secrets, homes, links out, and
     `patterns`."""
     home = home_folder(None).resolve()
     homes = [f"/{home.relative_to(root).as_posix()}"] if home.is_relative_to(root) else []
@@ -225,8 +225,7 @@ def send(
     assignments: Sequence[str] = (),
     note: Callable[[str], None],
 ) -> str:
-    """Submit a sweep and return the job's id; `note` gets messages on what is sent and what is
-    not."""
+    """Submit a sweep and return the job's id; `note` gets messages on what is sent and not."""
     entrypoint, root = submission.entrypoint(), submission.root
     sent, withheld = job_variables(os.environ, assignments)
     theirs, ours = client.ray_version(), version("ray")

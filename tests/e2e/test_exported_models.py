@@ -258,7 +258,10 @@ def test_export_takes_what_is_named(command: Command, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["smal"], "no sweep 'smal' in .*; did you mean 'small'"),
-        (["small", "--setting", "fine_tun"], "no setting 'fine_tun'; did you mean 'fine_tune'"),
+        (
+            ["small", "--setting", "fine_tun"],
+            "setting of small 'fine_tun'; did you mean 'fine_tune'",
+        ),
         (["small", "--seed", "7"], "has no run with seed 7. Its seeds: 0, 1"),
         (["small", "--setting", "zero_shot", "--seed", "0"], "no seed changes zero_shot"),
         (["small", "--seed", "one"], "must be a whole number, got 'one'"),

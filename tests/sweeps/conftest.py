@@ -162,7 +162,7 @@ def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     )  # of a real family's splits
     # The page takes longer than all the rest.
     monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PACE", 0.01)
-    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.keep", lambda *_: None)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.write_page", lambda *_: None)
     return ToySweep(folder, monkeypatch)
 
 

@@ -64,7 +64,7 @@ def write_figures(
 
 
 def start_drawing() -> None:
-    """Start the JavaScript engine that `write_figures` needs, which takes a third of a second."""
+    """Start the JavaScript engine of `write_figures`, which takes a third of a second."""
     _convert({"mark": "point"}, "svg", 1.0)
 
 

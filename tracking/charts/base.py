@@ -67,8 +67,7 @@ HALO_ON_WHITE = {"stroke": "white", "fill": "white", "strokeWidth": 3, "strokeJo
 
 
 def with_halo(text: alt.Chart, **mark: Any) -> list[alt.Chart]:
-    """Return layers of words, below them the same words in the page's colour, so that no line
-    crosses the words."""
+    """Return layers of texts on a halo in the page's colour, so that no line crosses them."""
     return [text.mark_text(style=HALO, aria=False, **mark), text.mark_text(aria=False, **mark)]
 
 
@@ -102,8 +101,8 @@ def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.La
 def single(
     charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
 ) -> alt.LayerChart:
-    """Return a chart of one panel of layered charts, which `fitted` gives its width. `rows` are for
-    layers without rows of their own."""
+    """Return a chart of one panel with layered charts; `fitted` sets its width later. `rows` are
+    for layers without rows of their own."""
     return alt.LayerChart(
         data=inline_data(rows),
         layer=list(charts),

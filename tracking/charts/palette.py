@@ -29,7 +29,7 @@ _LONG = 38
 
 @dataclass(frozen=True)
 class Style:
-    """How one entry of a legend looks."""
+    """The look of one entry of a legend."""
 
     colour: str
     symbol: str
@@ -50,7 +50,7 @@ class Legend:
         return alt.Color(**self._channel(colours))
 
     def symbols(self) -> tuple[alt.Color, alt.Fill, alt.Shape]:
-        """Return the encodings of a point's colour, fill and shape, to be drawn `filled=False`."""
+        """Return encodings of a point's colour, fill and shape, for marks with `filled=False`."""
         styles = self.styles.values()
         fills = ["transparent" if style.hollow else style.colour for style in styles]
         shapes = [style.symbol for style in styles]
@@ -76,12 +76,12 @@ class Legend:
 
 
 def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:
-    """Return the colour of one of the comparison's algorithms."""
+    """Return the colour of an algorithm, by its place among those of the comparison."""
     return _colour_and_symbol(algorithm, algorithms)[0]
 
 
 def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
-    """Return a legend of algorithms, from a mapping of each text to (algorithm, whether merged)."""
+    """Return a legend of methods; `series` maps an entry's text to algorithm and whether merged."""
     styles = {
         text: _style(algorithm, algorithms, merged=merged, nth=0)
         for text, (algorithm, merged) in series.items()

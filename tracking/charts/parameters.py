@@ -52,11 +52,11 @@ class Parameter:
 
     @property
     def tooltip(self) -> tuple[str, str] | str:
-        """Tooltip of the parameter's column; of numbers with their format."""
+        """The tooltip that shows the parameter's value, numbers in the usual format."""
         return (self.field, "~g") if self.numeric else self.field
 
     def shown(self, value: Scalar) -> float | str:
-        """Return a value as the axis takes values: a number, or a text for a category."""
+        """Return a value as its axis takes it: a number, or a text for a category."""
         if self.numeric and isinstance(value, (int, float)):
             return float(value)
         return scalar_text(value)
@@ -110,9 +110,8 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
 
 
 def scale_of(values: Sequence[Scalar]) -> Scale:
-    """Return the scale on which the values lie most evenly, since a sweep file lists values without
-    a scale. Symlog is log with a zero among the values; values that are not all numbers are
-    categories."""
+    """Return the scale on which the values lie most evenly; a sweep file names none. Symlog is log
+    with a zero among the values; values that are not all numbers are categories."""
     numbers = sorted(_numbers(values))
     if len(numbers) < len(values) or len(numbers) < 2:
         return "categories"
@@ -129,13 +128,12 @@ def scale_of(values: Sequence[Scalar]) -> Scale:
 
 
 def _skew(numbers: Sequence[float]) -> float:
-    """Return how far the mean of numbers is from the middle of their range, as a share of that."""
+    """Return how far the mean of numbers is from the middle of their range, as a share of it."""
     return abs((mean(numbers) - numbers[0]) / (numbers[-1] - numbers[0]) - 0.5)
 
 
 def _decades(numbers: Sequence[float]) -> list[float]:
-    """Return powers of ten between positive numbers; with 2 and 5 times these where they are
-    few."""
+    """Return powers of ten between positive numbers; with 2 and 5 times these if few."""
     low, high = min(numbers), max(numbers)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 2, 5)):

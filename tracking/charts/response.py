@@ -111,9 +111,8 @@ def _y(metric: str) -> alt.Y:
 
 
 def _levels(data: ChartData, metric: str) -> Iterator[alt.Chart]:
-    """Yield dotted lines at the accuracy of zero-shot, named at the line's left end, and of the
-    reference, named at the line's right end, so that the names of two equal accuracies do not
-    overlap."""
+    """Yield dotted lines at the accuracies of zero-shot, named at its left end, and of the
+    reference, named at its right end, so that the names of two equal accuracies do not overlap."""
     ends: tuple[tuple[Row | None, dict[str, Any]], ...] = (
         (data.zero_shot, {"x": 0, "dx": 4, "align": "left"}),
         (data.reference, {"x": "width", "dx": -4, "align": "right"}),

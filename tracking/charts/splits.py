@@ -57,7 +57,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
                     "split": split_name(metric.rpartition("/")[0]),
                 }
                 if 1 < len(test.differences) <= _MOST_SEEDS:
-                    of_seeds += [{**place, _SEED: percent(it)} for it in test.differences]
+                    of_seeds += [{**place, _SEED: percent(gap)} for gap in test.differences]
                 rows.append(
                     {
                         **place,
@@ -88,8 +88,7 @@ def _dots(
     of_seeds: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[alt.Chart], int]:
     """Return layers of dots with intervals, and their height, for rows with `setting`, `split` and
-    the column `value`. `of_seeds` are rows with the values of single seeds, drawn beside the dots
-    of their means."""
+    the column `value`. `of_seeds` are rows of single seeds, drawn beside their means."""
     splits = list(dict.fromkeys(row["split"] for row in rows))
     settings = list(legend.styles)
     axis = alt.Axis(grid=True, tickBand="extent", labelLimit=110)

@@ -42,7 +42,7 @@ _Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class _Axes:
-    """The metrics to the right and upwards, whose values rows hold under their names."""
+    """The metrics of the chart's axes, ID to the right and OOD upwards, as columns of its rows."""
 
     id_metric: str
     ood_metric: str
@@ -153,8 +153,8 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
 
 
 def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
-    """Return the charts that shade the area between the two curves of the claim, over the ID
-    accuracies that both reach."""
+    """Return charts that shade the area between the claim's curves, where both reach the ID
+    accuracy."""
     verdict = data.comparison.answer.curve
     if verdict is None:
         return []
@@ -171,7 +171,8 @@ def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
 def _between(curve: Curve, reference: Curve, axes: _Axes) -> _Rows:
     """Return the OOD accuracies of both curves at each measured ID accuracy that both reach."""
     sides = [
-        np.transpose([(point.id, point.ood) for point in it.points]) for it in (curve, reference)
+        np.transpose([(point.id, point.ood) for point in line.points])
+        for line in (curve, reference)
     ]
     reached = [ids for ids, _ in sides]
     low, high = max(map(np.min, reached)), min(map(np.max, reached))

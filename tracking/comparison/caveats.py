@@ -80,7 +80,8 @@ def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
 
 
 def _differing(runs: Sequence[Labelled], *path: str) -> str:
-    """Return `10 epochs in fine_tune; 20 epochs in car_ft` of a property; empty if all agree."""
+    """Return each value of a recorded property with its runs, as `10 epochs in fine_tune; 20 epochs
+    in car_ft`; empty if all agree."""
     by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
     for label, run in runs:
         if (text := _text(run.facts, path)) is not None:
@@ -91,7 +92,9 @@ def _differing(runs: Sequence[Labelled], *path: str) -> str:
     parts = {value: _fields(value) for value in by_value}
     shared = set.intersection(*({*some} for some in parts.values()))
     short = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
-    return few([f"{short[v][:_SHOWN]} in {few([*labels])}" for v, labels in by_value.items()], "; ")
+    return join_few(
+        [f"{short[v][:_SHOWN]} in {join_few([*labels])}" for v, labels in by_value.items()], "; "
+    )
 
 
 def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
@@ -103,8 +106,7 @@ def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
 
 
 def _fields(value: str) -> list[str]:
-    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; return a digest's first 12
-    characters."""
+    """Split `Transform(size=32, mean=(0.0, 0.0))` into fields; cut a digest to 12 characters."""
     if re.fullmatch(r"[0-9a-f]{32,}", value):
         return [value[:12]]
     fields = re.fullmatch(r"\w+\((.*)\)", value, re.DOTALL)
@@ -125,11 +127,11 @@ _STATES = {
 
 
 def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
-    """Yield caveats of the selection of settings: unfinished runs and ties."""
+    """Yield caveats on the selected settings: unfinished runs and ties."""
     yield from dict.fromkeys(
-        f"no setting of {it.arm.algorithm} has all its seeds; {it.arm.label} stands for it"
-        for it in selections
-        if not it.complete
+        f"no setting of {s.arm.algorithm} has all its seeds; {s.arm.label} stands for it"
+        for s in selections
+        if not s.complete
     )
     tied: dict[str, Selection] = {}
     for item in sorted(selections, key=lambda item: -len(item.tied)):
@@ -138,7 +140,7 @@ def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterat
     if rule.within is not None:
         by = "the most strongly regularised within the margin, the first of equals"
     for label in dict.fromkeys(item.arm.label for item in selections if item.tied):
-        labels = few([label, *(arm.label for arm in tied[label].tied)])
+        labels = join_few([label, *(arm.label for arm in tied[label].tied)])
         yield f"{labels} tie on {rule.metric}; {label} was taken, {by}"
 
 
@@ -154,7 +156,7 @@ Domains = Mapping[str, tuple[str, ...]]
 
 
 def named_domains(arms: Sequence[Arm]) -> Domains:
-    """Return by arm's label the held-out domains that the contexts of the arm name."""
+    """Return the held-out domains that an arm's context prompts name, by the arm's label."""
     return {
         arm.label: tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
         for arm in arms
@@ -183,7 +185,7 @@ def contexts(domains: Domains) -> Iterator[str]:
         )
         return
     for words, labels in by_words.items():
-        yield f"the contexts of {few(labels)} name held-out domains: {', '.join(words)}"
+        yield f"the contexts of {join_few(labels)} name held-out domains: {', '.join(words)}"
 
 
 FAMILY = "family"
@@ -203,7 +205,7 @@ def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
             if part.state == "done" and isinstance(digest, str):
                 family = str(part.facts.get(FAMILY, "data"))
                 by_family.setdefault(family, {})[digest[:_DIGITS]] = None
-    return tuple(f"{family} {few([*digests])}" for family, digests in by_family.items())
+    return tuple(f"{family} {join_few([*digests])}" for family, digests in by_family.items())
 
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
@@ -222,12 +224,11 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
         counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
         where = [f"{label}: {count}" for label, count in counts.items() if count]
         if total := sum(counts.values()):
-            yield f"{counted(total, f'{word} run')} ({few(where)}): in no mean, test or curve"
+            yield f"{counted(total, f'{word} run')} ({join_few(where)}): in no mean, test or curve"
 
 
 def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
-    """Yield the names of finished runs without a finite value of the endpoint, which leave their
-    arm without a mean."""
+    """Yield finished runs without a finite value of the endpoint, so that their arm has no mean."""
     done = [arm for arm in arms if arm.done]
     # Of top-1 the verdict says that it was not measured.
     if endpoint.by != TOP1 and done and not any(arm.values(endpoint.metric) for arm in done):
@@ -273,7 +274,7 @@ def outlying_seeds(arms: Iterable[Arm], endpoint: Endpoint) -> Iterator[str]:
 
 
 def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> Iterator[str]:
-    """Yield the number of settings and runs that each algorithm was given, where some algorithms
+    """Yield a sentence with each algorithm's number of settings and runs, where some algorithms
     were tried at fewer settings than others."""
     concerned = {*fewer}.union(*fewer.values())
     counts = [
@@ -285,7 +286,7 @@ def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> I
         yield f"unequal tuning budgets, which favour what was tried more: {', '.join(counts)}"
 
 
-def few(parts: Sequence[str], separator: str = ", ") -> str:
+def join_few(parts: Sequence[str], separator: str = ", ") -> str:
     """Join at most three texts, followed by the number of the others."""
     rest = len(parts) - 3
     shown = separator.join(parts[:3])

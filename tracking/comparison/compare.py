@@ -78,8 +78,7 @@ class Row:
 
     @property
     def metrics(self) -> Mapping[str, Estimate]:
-        """The estimate of each metric that some finished run has, in the order of
-        `metric_order`."""
+        """Each metric's estimate that some finished run has, in the order of `metric_order`."""
         return {name: self.metric(name) for name in sorted(self.names, key=metric_order)}
 
     @property
@@ -88,8 +87,7 @@ class Row:
         return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
-        """Estimate a metric's mean over the finished runs; without a mean where a run lacks a
-        value."""
+        """Return a metric's Estimate over finished runs, without a mean if a run lacks it."""
         return self.arm.estimate(name)
 
 
@@ -169,7 +167,7 @@ class Comparison:
     def pair(self, candidate: Arm, reference: Arm) -> Pair:
         """Return the pair of two arms for a paired test: that of their verdict if one exists."""
         pairs = (verdict.pair for verdict in self.verdicts)
-        same = (it for it in pairs if (it.candidate, it.reference) == (candidate, reference))
+        same = (p for p in pairs if (p.candidate, p.reference) == (candidate, reference))
         return next(same, None) or Pair(candidate, reference, self.endpoint, self.kept)
 
     @property
@@ -225,7 +223,7 @@ def compare(
     reference = tested.get(spec.reference)
     spent = budgets(arms)
     if tried is None:
-        tried = {it.algorithm: it.settings for it in spent}
+        tried = {budget.algorithm: budget.settings for budget in spent}
     by_label = {arm.label: arm for arm in arms}
     curves = {
         label: seed_curves(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
@@ -261,7 +259,7 @@ def compare(
         words = tuple(mark for mark, holds in marks.items() if holds)
         chosen_labels = merges.get(arm.label, {}).values()
         # At alpha 1 WiSE-FT is the unmerged model, which has a row.
-        labels = [it for it in arm.merge_labels if wise_alpha(it) != 1 or it == rule.merge]
+        labels = [name for name in arm.merge_labels if wise_alpha(name) != 1 or name == rule.merge]
         for model in (arm, *map(arm.merged, labels)):
             chosen = standing is not None and standing.arm.label == model.label
             chosen |= model.merge in chosen_labels
@@ -350,9 +348,8 @@ def _answer(
     seeds: Sequence[int],
     kept: KeptHits,
 ) -> tuple[Answer, tuple[str, ...]]:
-    """Return the answer, which setting to use and how sure its advantage is, and the names of
-    the other tests. The strongest model is looked for among `models`; verdicts were judged on
-    `seeds`."""
+    """Return the answer (which setting to use, how sure its advantage is) and the labels of the
+    other tests. The strongest model is one of `models`; verdicts were judged on `seeds`."""
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]
     strongest = find_strongest(measured_models(models), reference, endpoint, kept, seeds)
@@ -417,7 +414,7 @@ def _verdict_of_selected(
 def _curve_of(verdict: Verdict, curve_verdicts: Sequence[CurveVerdict]) -> CurveVerdict | None:
     """Return the curve verdict with the same candidate as `verdict`; None without one."""
     candidate = verdict.pair.candidate
-    return next((it for it in curve_verdicts if it.pair.candidate.is_setting_of(candidate)), None)
+    return next((v for v in curve_verdicts if v.pair.candidate.is_setting_of(candidate)), None)
 
 
 def shown_rows(comparison: Comparison) -> tuple[Row, ...]:

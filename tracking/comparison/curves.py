@@ -98,8 +98,7 @@ class CurvePair:
 
     @cached_property
     def loss(self) -> PairedTest | None:
-        """Test of the reference's lower bound minus the candidate's upper bound; None as for
-        `gain`."""
+        """Test of the reference's lower bound minus the candidate's upper bound, like `gain`."""
         return self._test(1)
 
     @property
@@ -110,7 +109,8 @@ class CurvePair:
 
     @property
     def p_worse(self) -> float | None:
-        """The p of the claim that the loss is above 0, doubled likewise; None without a test."""
+        """The p of the claim "the loss is above 0", doubled like `p_better`; None without a
+        test."""
         return _doubled(self.loss)
 
     def _test(self, side: int) -> PairedTest | None:
@@ -125,9 +125,8 @@ class CurvePair:
 
     @cached_property
     def _image_errors(self) -> tuple[ImageError, ImageError] | None:
-        """Return the standard errors of gain and loss over images, by leaving out groups of units
-        in turn: Wolter, Introduction to Variance Estimation (2007), chapter 4. None without
-        predictions."""
+        """Return the standard errors of gain and loss over images, by leaving out groups of units:
+        Wolter, Introduction to Variance Estimation (2007), chapter 4. None without predictions."""
         models = [
             self._hits(run, alpha, zero_shot)
             for arm, zero_shot, side in zip(
@@ -173,7 +172,7 @@ _AXES = ("id", "ood")
 
 
 class _Side(NamedTuple):
-    """The curves of one arm."""
+    """The curves of one of the two arms that are compared."""
 
     alphas: tuple[float, ...]
     ids: NDArray[np.float64]
@@ -187,7 +186,7 @@ def _side(curves: Sequence[Curve]) -> _Side:
     alphas = tuple(sorted(set.intersection(*map(set, by_alpha)))) or (math.nan,)
     nowhere = Point(math.nan, math.nan, math.nan)
     points = [[own.get(alpha, nowhere) for alpha in alphas] for own in by_alpha]
-    ids, oods = (np.array([[getattr(it, axis) for it in own] for own in points]) for axis in _AXES)
+    ids, oods = (np.array([[getattr(p, axis) for p in own] for own in points]) for axis in _AXES)
     return _Side(alphas, ids, oods)
 
 

@@ -122,8 +122,7 @@ def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, 
 
 
 def _rest(arm: Arm, name: str) -> _Point:
-    """Return a setting's fields but `name`, equal where `params_key` of them is: 1 differs from
-    true."""
+    """Return a setting's fields without `name` as a key, in which 1 differs from true."""
     rest = (item for item in arm.params.items() if item[0] != name)
     return tuple((key, isinstance(value, bool), value) for key, value in sorted(rest))
 
@@ -139,8 +138,7 @@ def _effect(
     seeds = [run.seed for run in next(iter(blocks[0].values())).done]
 
     def by_seed(text: str, metric: str) -> list[float] | None:
-        """Return a metric's mean over the settings of the other fields, by seed; None if one is
-        missing."""
+        """Return a metric's mean over the other fields' settings, by seed, or None."""
         of_blocks = [block[text].values(metric) for block in blocks]
         if not all(seed in of_block for of_block in of_blocks for seed in seeds):
             return None
@@ -154,13 +152,13 @@ def _effect(
         differences = (a - b for a, b in zip(*sides, strict=True))
         return kept.paired_test(differences, pairs, seeds, metric)
 
-    numeric = all(_is_number(value) for value in values.values())
+    numeric = all(type(value) in (int, float) for value in values.values())
     levels = []
     for text, value in values.items():
         of_endpoint, of_id = (by_seed(text, m) for m in (endpoint.metric, endpoint.id_metric))
         assert of_endpoint is not None  # only such settings are compared
         levels.append(Level(value, mean(of_endpoint), None if of_id is None else mean(of_id)))
-    levels.sort(key=lambda it: _number(it.value) if numeric else it.endpoint)
+    levels.sort(key=lambda level: _number(level.value) if numeric else level.endpoint)
     low, high = levels[0], levels[-1]
     difference = minus(high, low, endpoint.metric)
     assert difference is not None
@@ -175,10 +173,6 @@ def _effect(
         id_difference=None if other is None else minus(high, low, other),
         selected=selected.params.get(name),
     )
-
-
-def _is_number(value: Scalar) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number(value: Scalar) -> float:

@@ -58,8 +58,7 @@ def find_flips(
 
 def _shares(arm: Arm, seeds: Sequence[int | None]) -> pd.Series[float]:
     """Return the share of an arm's runs that have each image right, by split, image and label, of
-    the ID test and of the shifts in the OOD mean. Raises TrackingError without readable
-    predictions."""
+    the ID test and the shifts. Raises TrackingError without readable predictions."""
     import pandas as pd
 
     runs = [run for run in arm.done if run.seed in seeds or not arm.has_seeds]

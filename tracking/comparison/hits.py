@@ -33,7 +33,7 @@ GROUPS = 100
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Correct and all images of one model, by unit and split."""
+    """The numbers of right and of all images of one model, by unit and split."""
 
     units: NDArray[np.str_]
     """[U], sorted."""
@@ -73,8 +73,7 @@ class Hits:
         return weights
 
     def same_images(self, other: Hits) -> bool:
-        """Return whether two models have the same number of images of the same units in the same
-        splits."""
+        """Return whether two models have the same units, images and splits."""
         return (
             self.splits == other.splits
             and _equal(self.units, other.units)
@@ -145,7 +144,7 @@ HitsReader = Callable[[RunRecord, str | None], Hits | None]
 
 
 class KeptHits:
-    """The hits of every model of a comparison, each read once."""
+    """A reader of the hits of a comparison's models that reads each once."""
 
     def __init__(self, read: HitsReader = read_hits) -> None:
         """Keep `read`, the function that reads the hits of a model of a run."""
@@ -233,8 +232,7 @@ class KeptHits:
 def _influence(
     one: Hits, two: Hits, weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return how much each unit [U] moves the difference of two models, and whether it is
-    measured."""
+    """Return how much each unit [U] moves two models' difference, and whether it is measured."""
     used = weights > 0
     difference, images, sizes = (
         one.right[:, used] - two.right[:, used],
@@ -250,7 +248,7 @@ def _influence(
 def _aligned(
     every: Sequence[NDArray[np.str_]],
 ) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
-    """Return the units of all seeds, and the positions of each seed's units in that array."""
+    """Return the image units of all seeds, and the positions of each seed's units in them."""
     first = every[0]
     if all(_equal(units, first) for units in every):
         return first, [np.arange(len(first))] * len(every)
@@ -259,7 +257,7 @@ def _aligned(
 
 
 class LeftOut(NamedTuple):
-    """The accuracies of a model without each group of units."""
+    """The accuracies of a model when each group of units is left out in turn."""
 
     id: NDArray[np.float64]
     """[G]."""

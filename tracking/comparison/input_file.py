@@ -56,8 +56,7 @@ def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
 
 
 def _record(run: Mapping[str, Any]) -> RunRecord:
-    """Return a run's record from JSON. Raises ValueError where a value to compute with is no
-    measurement."""
+    """Return a run's record from JSON. Raises ValueError for a value that is no measurement."""
     plain = {name: run[name] for name in _FIELDS}
     record = _adapter().validate_python(plain)
     for metrics in (record.metrics, *record.merges.values()):

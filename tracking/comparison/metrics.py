@@ -40,7 +40,7 @@ def capitalised(name: str) -> str:
 
 
 def named(metric: str) -> str:
-    """Return a metric's name for a sentence: `OOD mean` of top-1, `OOD mean macro-F1` of others."""
+    """Return a metric's name for a sentence: `OOD mean` for top-1, else `OOD mean macro-F1`."""
     split, _, kind = metric.rpartition("/")
     where = SPLITS.get(split, split)
     return where if kind == TOP1 else f"{where} {TITLES.get(kind, kind)}"
@@ -85,7 +85,7 @@ def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
     end = f"/{by}"
     every = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
     short = {name: name[len("ood/") : -len(end)] for name in every if name != f"ood/mean{end}"}
-    return [(name, f"OOD {it}" if it in ("val", "test") else it) for name, it in short.items()]
+    return [(name, f"OOD {s}" if s in ("val", "test") else s) for name, s in short.items()]
 
 
 _GROUPS = (

@@ -25,10 +25,7 @@ from carft_sweep.tracking.comparison.spec import (
     agreed,
     common_seeds,
 )
-from carft_sweep.tracking.comparison.tasks import (
-    compare_tasks,
-    split_by_task,
-)
+from carft_sweep.tracking.comparison.tasks import compare_tasks, split_by_task
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 RUN_FIELDS = ("algorithm", "role", "seed", "state", "sweep", "trial")
@@ -46,7 +43,7 @@ Owners = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Condition:
-    """`field operator value` on the runs that are compared; several values are alternatives."""
+    """A condition `field operator value` on the compared runs; several values are alternatives."""
 
     text: str
     field: str
@@ -67,8 +64,7 @@ class Condition:
 
 
 def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
-    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError for an invalid
-    condition on these runs."""
+    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError."""
     parts = _CONDITION.fullmatch(text)
     if parts is None or not parts[3]:
         raise TrackingError(
@@ -102,27 +98,25 @@ def _whole_name(name: str, fields: Sequence[str]) -> str:
 def filter_runs(
     records: Sequence[RunRecord], conditions: Sequence[Condition], sweeps: Owners
 ) -> list[RunRecord]:
-    """Return the runs of which every condition holds.
-
-    Raises TrackingError for a value that no run with the field has, and when no run is left.
-    """
-    for it in conditions:
-        values = {value for record in records for value in _values(record, it.field, sweeps)}
-        if it.operator in _ORDER and values and all(_number(value) is None for value in values):
-            raise TrackingError(f"--where {it.text!r}: {it.field} is no number; use = or !=")
-        if values and it.operator != "!=" and not any(it.holds([v]) for v in values):
+    """Return the runs of which every condition holds. Raises TrackingError for a value that no run
+    with the field has, and when no run is left."""
+    for rule in conditions:
+        values = {value for record in records for value in _values(record, rule.field, sweeps)}
+        if rule.operator in _ORDER and values and all(_number(value) is None for value in values):
+            raise TrackingError(f"--where {rule.text!r}: {rule.field} is no number; use = or !=")
+        if values and rule.operator != "!=" and not any(rule.holds([v]) for v in values):
             texts = sorted(map(scalar_text, values))
-            hint = f"holds of no {it.field}; Known: {', '.join(texts)}."
-            if it.operator == "=":
-                hint = unknown_name(it.field, ",".join(it.values), texts)
-            raise TrackingError(f"--where {it.text}: {hint}")
+            hint = f"holds of no {rule.field}; Known: {', '.join(texts)}."
+            if rule.operator == "=":
+                hint = unknown_name(rule.field, ",".join(rule.values), texts)
+            raise TrackingError(f"--where {rule.text}: {hint}")
     filtered = [
         record
         for record in records
-        if all(it.holds(_values(record, it.field, sweeps)) for it in conditions)
+        if all(rule.holds(_values(record, rule.field, sweeps)) for rule in conditions)
     ]
     if records and not filtered:
-        where = " and ".join(it.text for it in conditions)
+        where = " and ".join(rule.text for rule in conditions)
         raise TrackingError(f"no run is left where {where}")
     return filtered
 
@@ -144,7 +138,8 @@ def _number(value: Scalar) -> float | None:
 
 
 def _equal(value: Scalar, text: str) -> bool:
-    """Return whether a value equals a table's text of it: with six digits, `true`, `none`."""
+    """Return whether a value equals a condition's text, as tables print it: six digits, `true`,
+    `none`."""
     if isinstance(value, str):
         return value == text
     number = _number(text)
@@ -202,11 +197,9 @@ def compare_sweeps(
                 "confirm_seeds": _remaining(spec.confirm_seeds, conditions),
             }
         )
-        warnings.insert(
-            0,
-            f"only the runs where {' and '.join(it.text for it in conditions)}: {len(filtered)} of "
-            f"{len(records)}; choice and verdict are of these",
-        )
+        texts = " and ".join(rule.text for rule in conditions)
+        count = f"{len(filtered)} of {len(records)}"
+        warnings.insert(0, f"only the runs where {texts}: {count}; choice and verdict are of these")
     algorithms = sorted({record.algorithm for record in filtered})
     if spec.reference != REFERENCE and spec.reference not in algorithms:
         raise TrackingError(f"--reference: {unknown_name('algorithm', spec.reference, algorithms)}")
@@ -224,7 +217,7 @@ def _remaining(
 ) -> tuple[int, ...] | None:
     """Return the seeds that a complete setting needs under the conditions; None: all that occur."""
     own = [condition for condition in conditions if condition.field == "seed"]
-    return seeds and tuple(seed for seed in seeds if all(it.holds([seed]) for it in own))
+    return seeds and tuple(seed for seed in seeds if all(rule.holds([seed]) for rule in own))
 
 
 def _tried(records: Sequence[RunRecord], task: str | None) -> dict[str, int]:
@@ -267,7 +260,7 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
 
 def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
     """Yield each run with the fields of its config, or of its setting where it has no config."""
-    claimed = [(it, part.fields[it.digest]) for it in part.records if it.digest in part.fields]
+    claimed = [(run, part.fields[run.digest]) for run in part.records if run.digest in part.fields]
     of_setting = {record.setting: fields for record, fields in claimed}
     splits = {(r.seed, fields.get(SPLIT_SEED)) for r, fields in claimed if r.seed is not None}
     # Where every split is that of its run's seed, it tells no two runs of a setting apart.
@@ -282,8 +275,8 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
 
 
 def _merge_records(one: RunRecord, other: RunRecord) -> RunRecord:
-    """Return one record of two sweeps' records of the same run: finished where either is, with the
-    merged models of both."""
+    """Return one record of two sweeps' records of the same run: finished if either is, with all
+    merges."""
     first, second = sorted((one, other), key=lambda run: (run.state != "done", run.role != "trial"))
     return replace(first, merges={**second.merges, **first.merges})
 

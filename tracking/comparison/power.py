@@ -26,7 +26,7 @@ UNIT_SPREAD = 0.13
 
 @dataclass(frozen=True)
 class Power:
-    """The errors of a paired difference, from which its power follows for any number of seeds."""
+    """The errors of a paired difference, from which its power with any number of seeds follows."""
 
     of_seeds: float
     """Standard deviation over seeds of the paired differences."""
@@ -61,9 +61,8 @@ class Power:
         return cls(of_seeds, error)
 
     def smallest_difference(self, seeds: int) -> float:
-        """Return the smallest true difference that a test over this number of seeds shows in 80 %
-        of cases. By the noncentral t distribution: Cohen, Statistical Power Analysis (1988),
-        chapter 2."""
+        """Return the smallest true difference that a test over so many seeds shows 4 times in 5. By
+        the noncentral t distribution: Cohen, Statistical Power Analysis (1988), chapter 2."""
         from scipy.special import nctdtrinc
 
         error, freedom, critical = self._test(seeds)
@@ -77,7 +76,7 @@ class Power:
         return 1 - float(nctdtr(freedom, difference / error, critical))
 
     def _test(self, seeds: int) -> tuple[float, float, float]:
-        """Return the standard error, its degrees of freedom, and the critical value of t."""
+        """Return standard error, degrees of freedom and critical t of a test over so many seeds."""
         from scipy.special import stdtrit
 
         error, freedom = combined_error(self.of_seeds**2 / seeds, seeds, self.images)

@@ -57,8 +57,8 @@ def _check_size(metadata: FileMetaData, names: Sequence[str], size: int) -> None
     """Raise ValueError where columns would take more memory than real predictions in a file of
     `size` bytes, whose rows take some 20 bytes, since images have different names."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    columns = (it.column(number) for it in groups for number in range(it.num_columns))
-    unpacked = sum(it.total_uncompressed_size for it in columns if it.path_in_schema in names)
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    unpacked = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in names)
     if metadata.num_rows > size or unpacked > _MOST_BYTES:
         raise ValueError(f"{metadata.num_rows} rows of {unpacked} bytes, unpacked, in {size}")
 
@@ -80,9 +80,9 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
     column.validate(full=True)  # a text that is none breaks where it is read
     if wanted == "texts":
         longest = (
-            compute.max(compute.binary_length(it.dictionary)).as_py() for it in column.chunks
+            compute.max(compute.binary_length(chunk.dictionary)).as_py() for chunk in column.chunks
         )
-        if (characters := max((it or 0 for it in longest), default=0) * len(column)) > (
+        if (characters := max((length or 0 for length in longest), default=0) * len(column)) > (
             _MOST_CHARACTERS
         ):
             raise ValueError(f"column {name} has up to {characters} characters")

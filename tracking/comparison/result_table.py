@@ -68,7 +68,7 @@ class _Line:
     def is_same_model(self, other: _Line) -> bool:
         """Return whether all numbers that two lines have in common are equal."""
         shared = self.numbers.keys() & other.numbers
-        return all(self.numbers[it] == other.numbers[it] for it in shared)
+        return all(self.numbers[column] == other.numbers[column] for column in shared)
 
 
 def is_table(name: str | Path) -> bool:
@@ -77,8 +77,8 @@ def is_table(name: str | Path) -> bool:
 
 
 def read_table(source: str | Path | pd.DataFrame) -> SweepRuns:
-    """Return the runs of a CSV file, or of a frame with the same columns. Raises TrackingError that
-    lists all mistakes."""
+    """Return the runs of a CSV file or such a frame. Raises TrackingError that lists all
+    mistakes."""
     if not isinstance(source, (str, Path)):
         frame = source.astype(object).where(source.notna(), "")
         cells = ((label, map(str, row)) for label, *row in frame.itertuples(name=None))
@@ -114,8 +114,7 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def check_table(part: SweepRuns, spec: ComparisonSpec) -> None:
-    """Raise TrackingError where a table lacks the reference, or the column that settings are
-    selected by."""
+    """Raise TrackingError if a table lacks the reference, or the column to select by."""
     rule = spec.rule
     methods = dict.fromkeys(record.algorithm for record in part.records)
     if spec.reference not in methods:
@@ -174,7 +173,7 @@ def _refuse(name: str, mistakes: Sequence[str]) -> None:
 def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the known columns by their names, and the unknown columns."""
     stripped = (column.strip() for column in header)
-    columns = [it.lower() if it.lower() in COLUMNS else it for it in stripped]
+    columns = [column.lower() if column.lower() in COLUMNS else column for column in stripped]
     mistakes = [
         f"there is no column {column!r}; those needed are {', '.join(REQUIRED)}"
         for column in REQUIRED
@@ -247,7 +246,7 @@ def _number(column: str, text: str, most: int) -> float:
 def _wrong_units(lines: Sequence[_Line]) -> Iterator[str]:
     """Yield the values that are fractions in a table that has percentages too."""
     numbers = [(line.place, *item) for line in lines for item in line.numbers.items()]
-    largest = max(numbers, key=lambda it: it[2])
+    largest = max(numbers, key=lambda cell: cell[2])
     for place, column, number in numbers:
         if 0 < number <= 1:
             yield (
@@ -291,15 +290,14 @@ def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRe
             state="done",
             role="baseline",
             # It is not chosen among, so no value of selection.
-            metrics={it: v for it, v in first.as_metrics(unit).items() if it != VAL},
+            metrics={metric: v for metric, v in first.as_metrics(unit).items() if metric != VAL},
         )
 
 
 def _trained(
     name: str, lines: Iterable[_Line], unit: float, start: float | None
 ) -> Iterator[RunRecord]:
-    """Yield the run of each trained model with its merged models; settings are numbered as
-    trials."""
+    """Yield the run of each trained model with its merges; settings are numbered as trials."""
     models: dict[tuple[Setting, int | None], dict[str | None, _Line]] = {}
     for line in lines:
         if line.alpha > 0:

@@ -93,7 +93,7 @@ class RunRecord:
         if not is_accuracy(metric):
             return 0.0
         if self.parts:
-            return max(it.image_step(metric) for it in self.parts.values()) / len(self.parts)
+            return max(part.image_step(metric) for part in self.parts.values()) / len(self.parts)
         images = self.facts.get("images")
         counts = {str(k): int(n) for k, n in images.items()} if isinstance(images, Mapping) else {}
         split = metric.rpartition("/")[0]
@@ -139,7 +139,7 @@ class Arm:
 
     @property
     def setting_label(self) -> str:
-        """The label of the arm with the unmerged models of the same runs."""
+        """The label of the unmerged arm of the same runs."""
         return self.label.removesuffix(f" + {self.merge}")
 
     @property
@@ -169,16 +169,15 @@ class Arm:
 
     @property
     def merge_labels(self) -> tuple[str, ...]:
-        """Labels of the merged models that a finished run has: by merge, then `wise_ft@0.25` before
-        `@0.5`."""
+        """Labels of the merged models of finished runs: by merge, `wise_ft@0.25` before `@0.5`."""
         return _in_order(frozenset().union(*(run.merges for run in self.done)))
 
     @property
     def merge_marks(self) -> tuple[str, ...]:
-        """What the arm's merge says of itself, such as `transductive`; empty if unmerged."""
+        """Words that mark results of the arm's merge, such as `transductive`; empty if unmerged."""
         label = f"{self.merge}: "
         marks = (mark for run in self.done for mark in run.listed(MERGE_MARKS))
-        return tuple(dict.fromkeys(it.removeprefix(label) for it in marks if it.startswith(label)))
+        return tuple(dict.fromkeys(m.removeprefix(label) for m in marks if m.startswith(label)))
 
     def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
         """Return the finite values of the finished runs, by seed.
@@ -196,8 +195,7 @@ class Arm:
         return mean_of([run.value(metric, self.merge) for run in self.done])
 
     def estimate(self, metric: str) -> Estimate:
-        """Estimate a metric's mean over the finished runs; without a mean where a run lacks a
-        value."""
+        """Return a metric's Estimate over finished runs, without a mean if a run lacks a value."""
         return estimate([run.value(metric, self.merge) for run in self.done])
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
@@ -339,8 +337,7 @@ _KEY = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def params_key(params: Mapping[str, Scalar]) -> str:
-    """Return the same text for equal parameters in any order; 1 and 1.0 are equal, 1 and true are
-    not."""
+    """Return the same text for equal parameters in any order; 1 equals 1.0, and not true."""
     plain = {
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in params.items()
@@ -377,7 +374,7 @@ def value_text(value: Scalar) -> str:
 
 
 def scalar_text(value: Scalar) -> str:
-    """Return a value so that others differ from it: `true`, `none`, numbers with six digits."""
+    """Return a value as text that no other has: `true`, `none`, numbers with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

@@ -21,7 +21,7 @@ OWN_FIELDS = ("algorithm.", "prompts.contexts")
 
 @dataclass(frozen=True)
 class Selection:
-    """The arm that stands for its algorithm."""
+    """The arm that represents its algorithm."""
 
     arm: Arm
     """Unmerged, or merged where the rule's metric is of a merge."""
@@ -122,8 +122,7 @@ def _merge_strength(label: str) -> tuple[float, ...]:
 def _near_best(
     pool: Sequence[tuple[T, float]], rule: SelectionRule, margin: float = 0.0
 ) -> list[tuple[T, float]]:
-    """Return the items of `pool` whose value is at most `margin` worse, by `rule`, than the best,
-    in their order."""
+    """Return, in order, the items of `pool` at most `margin` worse than the best by `rule`."""
     threshold = max(rule.better(value) for _, value in pool) - margin - ROUNDING
     return [item for item in pool if rule.better(item[1]) >= threshold]
 
@@ -133,7 +132,7 @@ def _strongest(
     rule: SelectionRule,
     strength: Callable[[T], tuple[float, ...]],
 ) -> tuple[T, float]:
-    """Return the strongest item within the margin of the best; of equally strong ones the best."""
+    """Return the item of most `strength` within the margin of the best; of equals the best."""
     near = _near_best(pool, rule, rule.within or 0.0)
     most = max(strength(item) for item, _ in near)
     return _near_best([item for item in near if strength(item[0]) == most], rule)[0]
@@ -177,8 +176,7 @@ class Confirmation:
 def confirm(
     arms: Sequence[Arm], selections: Mapping[str, Selection], seeds: Sequence[int] | None
 ) -> Confirmation:
-    """Return the runs of each selected setting on fresh `seeds`; None: on all fresh seeds that
-    ran."""
+    """Return the runs of each selected setting on fresh `seeds`; None: on all that ran."""
     fresh = [arm for arm in arms if arm.confirms]
     if seeds is None:
         every = (run.seed for arm in fresh for run in arm.runs)
@@ -198,7 +196,7 @@ def confirm(
 
 @dataclass(frozen=True)
 class Budget:
-    """What one algorithm was given before its setting was selected."""
+    """The numbers of settings and runs that an algorithm's setting was selected among."""
 
     algorithm: str
     settings: int
@@ -207,8 +205,7 @@ class Budget:
 
 
 def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
-    """Return the settings and runs of each algorithm that trains, in the order of the arms, without
-    confirmations."""
+    """Return the budget of each algorithm that trains, without confirmations."""
     counted = []
     tried = _tried(arms)
     for algorithm in dict.fromkeys(arm.algorithm for arm in tried):

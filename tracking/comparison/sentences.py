@@ -19,7 +19,7 @@ from carft_sweep.tracking.errors import counted
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said first."""
+    """What a comparison says first."""
 
     lines: tuple[str, ...]
     """A sentence each: the candidate's curve against the reference's, the candidate against the
@@ -105,7 +105,7 @@ def short_answer(answer: Answer) -> str:
 
 
 def _why_no_claim(verdict: Verdict) -> str:
-    """Return why a verdict claims nothing, or that candidate and reference do not differ."""
+    """Return why a verdict claims nothing, such as missing seeds or a tie."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     match verdict.outcome:
         case "tie":
@@ -131,7 +131,7 @@ def _why_no_claim(verdict: Verdict) -> str:
 
 
 def _what_is_shown(verdict: Verdict) -> str:
-    """Return what a verdict shows of ID accuracy, or of a gain that is not shown."""
+    """Return what a verdict shows of ID accuracy, or that a gain is not shown."""
     pair, endpoint = verdict.pair, verdict.pair.endpoint
     margin, of_id = points(endpoint.id_margin), verdict.interval(endpoint.id_metric)
     match verdict.outcome:
@@ -242,8 +242,8 @@ def _power(verdict: Verdict | CurveVerdict, test: PairedTest | None, margin: flo
 
 
 def _certainty(verdict: Verdict | CurveVerdict, test: PairedTest | None, p: float | None) -> str:
-    """Return in parentheses a claim's scope, the p that decided, and among how many settings the
-    arm was chosen."""
+    """Return "(a claim's scope, the p that decided, among how many settings the arm was
+    chosen)"."""
     parts = []
     if test is not None and test.images is None:
         parts.append("on these test images")
@@ -281,8 +281,7 @@ def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterato
 def strongest_line(
     strongest: Strongest, selected: Arm | None, reference: Arm | None, endpoint: Endpoint
 ) -> str:
-    """Return a sentence on the measured model with the highest endpoint among those without a loss
-    of ID."""
+    """Return a sentence on the measured model with the highest endpoint that keeps ID."""
     best = strongest.arm
     is_selected = (
         selected is not None and selected.is_setting_of(best) and selected.merge == best.merge
@@ -311,8 +310,7 @@ def strongest_line(
 
 
 def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
-    """Return a sentence on how endpoint and ID change with one field, by how much, and which value
-    is selected."""
+    """Return a sentence on how endpoint and ID change with a field, and which value is selected."""
     metric, head = named(endpoint.metric), _short(effect.parameter)
     over = counted(len(effect.difference.differences), "seed")
     if effect.settings > 1:
@@ -385,7 +383,7 @@ def _moves(
     ends: tuple[float | None, float | None],
     margin: float,
 ) -> str:
-    """Return `OOD mean rises from 38.8 to 39.2` or the like, as far as the change is shown."""
+    """Return how a metric moves along a field, as `OOD mean rises from 38.8 to 39.2`."""
     low, high = map(_percent, ends)
     ci = test.ci95
     if ci is None or not effect.has_seeds:

@@ -59,7 +59,7 @@ class SelectionRule(_Frozen):
         return self
 
     def on(self, task: str) -> SelectionRule:
-        """Return the rule of one of several tasks, with the task's name in place of `{task}`."""
+        """Return the rule for one of several tasks, with the task's name in place of `{task}`."""
         return self.model_copy(update={"metric": self.metric.replace(TASK, task)})
 
     @property
@@ -75,12 +75,12 @@ class SelectionRule(_Frozen):
         return f"{'oracle, ' if self.oracle else ''}within {self.within:g}"
 
     def better(self, value: float) -> float:
-        """Return a value with the sign with which larger is better."""
+        """Return a value of the metric, negated if less is better, so that larger is better."""
         return value if self.goal == "maximize" else -value
 
 
 class Endpoint(_Frozen):
-    """What is tested, and the margins; accuracies are fractions."""
+    """The metrics that are tested, and the margins; accuracies are fractions."""
 
     id_margin: float = 0.005
     """ID counts as kept when the lower bound of the difference lies above minus this."""
@@ -145,8 +145,7 @@ class Endpoint(_Frozen):
         return self.model_copy(update={"by": self.by_task.get(task, self.by), "by_task": {}})
 
     def over(self, tasks: Collection[str]) -> Endpoint:
-        """Return the endpoint of a mean over tasks: of the kind that all share, or of each task's
-        own kind."""
+        """Return the endpoint of a mean over tasks: of the kind that all share, or each its own."""
         kinds = {self.on(task).by for task in tasks}
         if len(kinds) == 1:
             return self.model_copy(update={"by": kinds.pop(), "by_task": {}})
@@ -188,11 +187,11 @@ def agreed(by_sweep: Mapping[str, ComparisonSpec]) -> ComparisonSpec:
                     f"{_text(value)}, of the other {_text(other)}; {say}look at each by itself"
                 )
     every = by_sweep.values()
-    fresh = [{*it.confirm_seeds} for it in every if it.confirm_seeds]
-    selected_on = {seed for it in every for seed in it.seeds or ()}
+    fresh = [{*spec.confirm_seeds} for spec in every if spec.confirm_seeds]
+    selected_on = {seed for spec in every for seed in spec.seeds or ()}
     return spec.model_copy(
         update={
-            "seeds": common_seeds([it.seeds for it in every]),
+            "seeds": common_seeds([spec.seeds for spec in every]),
             # What one sweep has selected on confirms nothing in another.
             "confirm_seeds": tuple(sorted(set.intersection(*fresh) - selected_on)) if fresh else (),
         }

@@ -18,7 +18,7 @@ ROUNDING = 10.0**-DIGITS
 
 
 class Interval(NamedTuple):
-    """Both ends, in the unit of the values."""
+    """The two ends of an interval, in the unit of the values."""
 
     low: float
     high: float
@@ -65,7 +65,7 @@ class PairedTest:
 
     @property
     def freedom(self) -> float:
-        """The degrees of freedom of this error."""
+        """The degrees of freedom of the standard error."""
         return self._combined[1]
 
     @cached_property
@@ -147,8 +147,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
-    """Return the mean of values with its interval; without a mean where a value is missing or not
-    finite."""
+    """Return values' mean with its interval; without one if a value is missing or not finite."""
     finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
     measured = [value for value in finite if value is not None]
     whole = len(measured) == len(finite)
@@ -162,7 +161,7 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean, the same in whatever order the values come."""
+    """Return the mean of values, the same to the bit in whatever order they come."""
     return math.fsum(values) / len(values)
 
 
@@ -217,8 +216,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def adjusted_by_holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Return p values adjusted over all of them; None, for what cannot be tested, counts as 1 and
-    stays None."""
+    """Return p values adjusted over all; None (not tested) counts as 1 and stays None."""
     adjusted = holm([1.0 if p is None else p for p in ps])
     return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
 

@@ -11,12 +11,7 @@ from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.metrics import SPLITS, kind_of
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.comparison.selection import Budget, select
-from carft_sweep.tracking.comparison.spec import (
-    TASK,
-    ComparisonSpec,
-    Endpoint,
-    SelectionRule,
-)
+from carft_sweep.tracking.comparison.spec import TASK, ComparisonSpec, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import TrackingError, counted
 
 TOGETHER = "+"
@@ -59,12 +54,12 @@ def mean_record(
     rule: SelectionRule,
     endpoint: Endpoint,
 ) -> RunRecord:
-    """Return the selected runs of all tasks averaged as one run, whose state is not `done` if a
-    task lacks its run. The record has the metrics and merged models that all these runs have;
-    metrics of the rule and the endpoint also where each task has them under a name of its own."""
+    """Return the selected runs of all tasks as one run with their mean metrics; its state is not
+    `done` if a task lacks its run. The record has the metrics and merged models that all these runs
+    have; those of rule and endpoint also where each task has its own name for them."""
     every = [run for of in by_task.values() for run in of if run.algorithm == algorithm]
     lacking = [run for task in by_task if task not in runs for run in by_task[task]]
-    states = (it.state for it in lacking if (it.algorithm, it.seed) == (algorithm, seed))
+    states = (run.state for run in lacking if (run.algorithm, run.seed) == (algorithm, seed))
     is_whole = len(runs) == len(by_task)
     models = [{None: run.metrics, **run.merges} for run in runs.values()] if is_whole else []
     means = {
@@ -77,7 +72,7 @@ def mean_record(
         params={},
         seed=seed,
         digest=TOGETHER.join(run.digest for run in runs.values()),
-        state="done" if is_whole else next((it for it in states if it != "done"), "missing"),
+        state="done" if is_whole else next((s for s in states if s != "done"), "missing"),
         role="trial" if any(run.role == "trial" for run in every) else "baseline",
         metrics=means.pop(None, {}),
         merges={label: values for label, values in means.items() if label is not None},
@@ -106,9 +101,8 @@ def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 
 def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> RunRecord | None:
-    """Return the best of the finished runs on this seed; None without one. A run that trains
-    nothing, and has no merges, is valued unmerged: the zero-shot model is a row by whatever rule
-    the others are chosen."""
+    """Return the best of the finished runs on this seed; None without one. Runs that train nothing
+    and lack the rule's merge are valued unmerged."""
     done = [run for run in runs if run.seed == seed and run.state == "done"]
     if not any(run.trains or rule.merge in run.merges for run in done):
         rule = rule.model_copy(update={"merge": None})
@@ -182,7 +176,7 @@ class TaskLine:
 
 @dataclass(frozen=True)
 class DomainBedTable:
-    """The table, and how it came about."""
+    """DomainBed's table of accuracies by algorithm and task, with notes on how it was made."""
 
     field: str
     """The parameter whose values are the tasks."""
@@ -260,8 +254,8 @@ def task_of(run: RunRecord, field: str) -> str:
 
 
 def split_by_task(runs: Iterable[RunRecord], field: str) -> dict[str, list[RunRecord]]:
-    """Return runs by their task, which their parameters then lack. Raises TrackingError for a run
-    without a task."""
+    """Return runs by task, which their parameters then lack. Raises TrackingError for runs
+    without."""
     by_task: dict[str, list[RunRecord]] = {}
     for run in runs:
         params = {name: value for name, value in run.params.items() if name != field}
@@ -310,7 +304,7 @@ def compare_tasks(
     endpoint = spec.endpoint.over(by_task)
     spent = _budgets(parts)
     whole = compare(
-        [mean_record(*it, runs, by_task, rule, endpoint) for it, runs in selected.items()],
+        [mean_record(*key, runs, by_task, rule, endpoint) for key, runs in selected.items()],
         spec.model_copy(update={"rule": rule, "endpoint": endpoint, "seeds": seeds}),
         sweep=sweep,
         # A mean is of runs that were chosen on its own seed, on each task.
@@ -339,7 +333,7 @@ def _sentences(parts: Mapping[str, Comparison]) -> Iterator[str]:
         f"Each number is the mean over {len(parts)} tasks ({', '.join(parts)}), with settings "
         "chosen for each task and seed."
     )
-    best = [f"{task}: {it.selected.arm.label}" for task, it in parts.items() if it.selected]
+    best = [f"{task}: {part.selected.arm.label}" for task, part in parts.items() if part.selected]
     if best:
         yield f"Over all seeds the best setting of each task is {'; '.join(best)}."
 

@@ -91,8 +91,7 @@ class Pair:
         return [run.seed for run in side.done]
 
     def _values(self, metric: str) -> tuple[dict[int | None, float], dict[int | None, float]]:
-        """Return both arms' values by seed; an arm that no seed changes is paired with each seed of
-        the other."""
+        """Return both arms' values by seed; a value that no seed changes counts for every seed."""
         seeds = self._seeds
         return self.candidate.values(metric, seeds), self.reference.values(metric, seeds)
 
@@ -108,8 +107,7 @@ class Pair:
 
     @property
     def tested(self) -> PairedTest | None:
-        """The test of the endpoint: the OOD mean, or ID accuracy; None where an arm lacks a
-        value."""
+        """The test of the endpoint: the OOD mean, or ID accuracy; None if an arm lacks a value."""
         return self.ood if self.endpoint.has_shifts else self.id
 
     @property
@@ -149,7 +147,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What both claims on a candidate have, that on its unmerged model and that on its curve."""
+    """What the verdicts on a candidate's unmerged model and on its curve have in common."""
 
     p_better: float | None
     """Of the claim "better", Holm-adjusted over all candidates of the comparison."""
@@ -165,7 +163,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Judgement):
-    """One candidate against the reference."""
+    """The verdict on one candidate against the reference."""
 
     pair: Pair
     outcome: Outcome
@@ -190,7 +188,7 @@ class Verdict(Judgement):
 
     @property
     def id_state(self) -> IdState:
-        """State of ID accuracy: `kept` excludes a loss of the margin, `lost` excludes no loss."""
+        """What is sure of ID accuracy: `lost`, `gained`, `kept` (no loss of the margin), `open`."""
         return _id_state(self.pair, self.level)
 
 
@@ -248,15 +246,14 @@ def judge(
                 level=level,
                 compared=len(pairs),
                 seeds=tuple(seeds),
-                tried=max((tried or {}).get(it.algorithm, 1) for it in (pair.candidate, reference)),
+                tried=max((tried or {}).get(a.algorithm, 1) for a in (pair.candidate, reference)),
             )
         )
     return tuple(verdicts)
 
 
 def zero_shot_of(arm: Arm, zero_shots: Sequence[Arm]) -> Arm | None:
-    """Return the zero-shot arm with a finished run on the same prompts and data as this arm; None
-    without one."""
+    """Return the finished zero-shot arm with the same prompts and data as this arm, or None."""
     for zero_shot in zero_shots:
         shared = {key: zero_shot.params[key] for key in zero_shot.params if key in arm.params}
         if zero_shot.done and all(arm.params[key] == value for key, value in shared.items()):

@@ -35,8 +35,7 @@ class Curve:
 
 
 def wise_alpha(label: str) -> float | None:
-    """Return the alpha of a WiSE-FT model: 0 is the zero-shot model, 1 the unmerged one; else
-    None."""
+    """Return the alpha of a WiSE-FT model (0: zero-shot, 1: unmerged); None for another label."""
     name, alpha = split_merge(label)
     return alpha if name == WISE else None
 
@@ -82,8 +81,7 @@ def seed_points(arm: Arm, id_metric: str, ood_metric: str) -> dict[int | None, C
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
-    """Return the mean of the curves of an arm's seeds at the alphas that all have; None without a
-    curve."""
+    """Return the mean of curves of an arm's seeds at the alphas that all have; None without one."""
     if not curves:
         return None
     by_alpha = [{point.alpha: point for point in curve.points} for curve in curves]
@@ -142,8 +140,8 @@ def _bound(
     nearer: np.ufunc,
     outer: np.ufunc,
 ) -> NDArray[np.float64]:
-    """Return the `outer` of each chord and of the `nearer` of its neighbours' lines, as a bound of
-    the curves."""
+    """Return a bound of curves: the `outer` of each chord and of the `nearer` of its neighbours'
+    extended chords, where `nearer` and `outer` are np.minimum and np.maximum or the reverse."""
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
     chords, covers = _chords(ids, oods, at)
@@ -178,8 +176,9 @@ def _chords(
 
 
 def _steps(ids: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the steps [..., K - 1] in ID; 0 where two accuracies differ by float rounding only, as
-    equal means over tasks do: the line through two such points would be nearly upright."""
+    """Return the differences [..., K - 1] of neighbouring ID accuracies; 0 where two differ by
+    float rounding only, as equal means over tasks do: the line through two such points would be
+    nearly upright."""
     steps = np.diff(ids, axis=-1)
     return np.where(np.abs(steps) <= ROUNDING, 0.0, steps)
 
@@ -210,8 +209,7 @@ def curve_sag(
     ids: NDArray[np.float64], oods: NDArray[np.float64], other_ids: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return how far curves [..., K] may lie below their chords, mean over the ID accuracies that
-    others [..., L] reach too; NaN as in `curve_gain`. A single point has no chord and lies below
-    none."""
+    `others` reach; NaN as in `curve_gain`. A single point has no chord and lies below none."""
     if ids.shape[-1] == 1:
         return np.zeros(ids.shape[:-1])
     at = _common_places(ids, other_ids)

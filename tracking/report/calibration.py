@@ -70,7 +70,7 @@ class Deviation(NamedTuple):
 
     @property
     def is_beyond(self) -> bool:
-        """Whether the accuracies differ by more than the tolerance, with the same prompts."""
+        """Whether accuracies with the table's own prompts differ by more than the tolerance."""
         return abs(self.points) > self.split.tolerance and self.templates == self.split.templates
 
     @property
@@ -111,15 +111,16 @@ def deviations(
 
 
 def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
-    """Return by how many points each zero-shot model differs, or which accuracy to expect."""
+    """Return for each zero-shot model by how many points it differs from the table, or before it is
+    measured which accuracies to expect."""
     title, texts = calibration_table().title, []
     for group in _grouped(every):
         first = group[0]
         if first.measured is None:
-            numbers = ", ".join(f"{it.place}: {it.expected:.2f}" for it in group)
+            numbers = ", ".join(f"{row.place}: {row.expected:.2f}" for row in group)
             text = f"Expect of zero-shot {first.model}, by {title}: {numbers}."
         else:
-            numbers = ", ".join(f"{it.points:+.2f} on {it.place}" for it in group)
+            numbers = ", ".join(f"{row.points:+.2f} on {row.place}" for row in group)
             text = f"Zero-shot {first.model} differs from {title} by, in points: {numbers}."
         if first.templates != first.split.templates:
             text += (
@@ -135,9 +136,9 @@ def warnings(every: Iterable[Deviation]) -> tuple[str, ...]:
     texts = []
     for group in _grouped(deviation for deviation in every if deviation.is_beyond):
         numbers = ", ".join(
-            f"{it.points:+.2f} points on {it.place} ({it.measured:.2f}, there {it.expected:.2f}; "
-            f"up to {it.split.tolerance:g} is usual)"
-            for it in group
+            f"{row.points:+.2f} points on {row.place} ({row.measured:.2f}, there "
+            f"{row.expected:.2f}; up to {row.split.tolerance:g} is usual)"
+            for row in group
         )
         texts.append(
             f"zero-shot {group[0].model} differs from LAION's table: {numbers}; look at "
@@ -168,9 +169,8 @@ def calibrate(
 
 
 def _grouped(every: Iterable[Deviation]) -> Iterable[Sequence[Deviation]]:
-    """Return deviations grouped by model, family and template set, measured ones apart from the
-    others."""
+    """Return deviations by model, family and template set, measured ones apart from the others."""
     groups: dict[tuple[str, str, bool], list[Deviation]] = {}
-    for it in every:
-        groups.setdefault((it.model, it.templates, it.measured is None), []).append(it)
+    for row in every:
+        groups.setdefault((row.model, row.templates, row.measured is None), []).append(row)
     return groups.values()

@@ -99,7 +99,7 @@ def _json_row(row: Row, owners: Owners | None) -> dict[str, Any]:
         "merge": row.arm.merge,
         "params": dict(row.arm.params),
         "n": row.n,
-        "metrics": {name: _json_estimate(it) for name, it in row.metrics.items()},
+        "metrics": {name: _json_estimate(estimate) for name, estimate in row.metrics.items()},
         "role": row.arm.role,
         "trial": row.arm.trial,
         "runs": dict(row.arm.states),
@@ -154,8 +154,7 @@ def _json_effect(effect: Effect) -> dict[str, Any]:
 
 
 def _json_test(test: PairedTest | None, level: float = 0.95) -> dict[str, Any] | None:
-    """Return a test's differences, their errors over seeds and images, and its interval at a
-    level."""
+    """Return a test's differences, errors over seeds and images, and interval at a level."""
     if test is None:
         return None
     images = test.images
@@ -250,7 +249,7 @@ def _json_tasks(table: DomainBedTable) -> dict[str, Any]:
 
 
 def owners_of(row: Row, owners: Owners) -> list[str]:
-    """Return the names of the sweeps that have a run of this row."""
+    """Return the names of the sweeps that have a run of the row `row`."""
     # A mean over tasks is of several runs.
     digests = (digest for run in row.arm.runs for digest in run.digest.split(TOGETHER))
     return list(dict.fromkeys(name for digest in digests for name in owners.get(digest, ())))
@@ -271,7 +270,7 @@ def runs_frame(comparison: Comparison) -> pd.DataFrame:
     the frame has the runs of all, and a column with the task."""
     if (field := comparison.spec.tasks) is not None and comparison.tasks:
         tasks = comparison.tasks.items()
-        lines = [{field: task, **line} for task, it in tasks for line in _frame_runs(it)]
+        lines = [{field: task, **line} for task, part in tasks for line in _frame_runs(part)]
     else:
         lines = [*_frame_runs(comparison)]
     return _frame(lines)
@@ -322,7 +321,7 @@ def _frame_row(row: Row, *, intervals: bool, values: bool = False) -> dict[str, 
 
 
 def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return lines as a frame; values that a line lacks are missing."""
+    """Return mappings as the rows of a frame, with missing values for keys that a row lacks."""
     import pandas as pd
 
     frame = pd.DataFrame(lines, columns=_columns(lines))
@@ -421,8 +420,7 @@ def _markdown_line(texts: Sequence[str]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Return a text with escapes of what would begin a cell, HTML, a link, an image, or a line of
-    its own."""
+    """Return a text with escapes of what would begin a cell, HTML, a link, an image or a line."""
     for special, plain in (("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " ")):
         text = text.replace(special, plain)
     return text

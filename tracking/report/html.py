@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.errors import TrackingError, unknown_name
-from carft_sweep.tracking.report.table import (
-    build_table,
-    full_table,
-    headline,
-    task_table,
-)
+from carft_sweep.tracking.report.table import build_table, full_table, headline, task_table
 
 if TYPE_CHECKING:
     from altair import TopLevelMixin
@@ -41,7 +36,7 @@ def library() -> str:
 
 @dataclass(frozen=True)
 class RunPages:
-    """Where MLflow shows the runs."""
+    """The addresses of MLflow's pages of the runs."""
 
     address: str
     """Of its server."""
@@ -53,7 +48,7 @@ class RunPages:
 
 @dataclass(frozen=True)
 class Export:
-    """How to get a selected model."""
+    """A command that exports a selected model."""
 
     model: str
     """Its setting, and why this seed."""
@@ -96,7 +91,7 @@ FIRST = 2
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, maybe with a chart."""
+    """A part of the page, with a chart or without."""
 
     name: str
     title: str
@@ -115,9 +110,9 @@ def document(
     run_pages: RunPages | None = None,
     exports: Sequence[Export] = (),
 ) -> str:
-    """Return the report as HTML. Equal arguments give equal text, but for names that Altair
-    numbers. What a reader asks first is open, the rest is folded under "More". A policy in the page
-    forbids it to load anything, or to run other scripts than its own."""
+    """Return the report of a comparison as HTML. Equal arguments give equal text, but for names
+    that Altair numbers. What a reader asks first is open, the rest is folded under "More". A policy
+    in the page forbids it to load anything, or to run other scripts than its own."""
     from markupsafe import Markup
 
     script = (HERE / "page.js").read_text(encoding="utf-8")
@@ -196,8 +191,7 @@ def _closed(script: str) -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Return the Content-Security-Policy that permits the page's own scripts, styles and images, no
-    more."""
+    """Return the Content-Security-Policy that permits only the page's own scripts and images."""
     digests = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
     ]

@@ -48,8 +48,7 @@ def predictions_frame(
     merges: str | Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Return a frame with a row for each image of each split and model; see
-    `carft_sweep.predictions`."""
+    """Return a frame with a row per image, split and model; see `carft_sweep.predictions`."""
     import pandas as pd
     import pyarrow as arrow
 
@@ -78,7 +77,7 @@ def predictions_frame(
     counts = [_count(path) for path in models["path"]]
     available = dict.fromkeys(name for count in counts for name in count)
     short = {name.removeprefix(_SHIFT): name for name in available}
-    wanted_splits = {short.get(it, it) for it in _choose("split", splits, {**available, **short})}
+    wanted_splits = {short.get(s, s) for s in _choose("split", splits, {**available, **short})}
     rows = sum(n for count in counts for name, n in count.items() if name in wanted_splits)
     if rows > MOST_ROWS:
         raise TrackingError(
@@ -107,8 +106,7 @@ def _models(comparison: Comparison) -> Iterator[_Model]:
 
 
 def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
-    """Return the wanted of the available names, all for None. Raises TrackingError for an unknown
-    name."""
+    """Return the wanted names, all for None. Raises TrackingError for an unknown name."""
     names = [name for name in available if name is not None]
     if wanted is None:
         return names
@@ -122,11 +120,11 @@ def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
 def _count(path: Path) -> Mapping[str, int]:
     """Return the number of predictions of each split in a file."""
     column = read_columns(path, ("split",))["split"]
-    return {str(it["values"]): int(it["counts"]) for it in column.value_counts().to_pylist()}
+    return {str(row["values"]): int(row["counts"]) for row in column.value_counts().to_pylist()}
 
 
 def _table(model: _Model, splits: set[str]) -> pa.Table:
-    """Return the rows of one model; texts are categories, so that a row is some 30 bytes."""
+    """Return a model's predictions as rows; texts are categories: a row takes some 30 bytes."""
     import pandas as pd
     import pyarrow as arrow
 
@@ -164,4 +162,4 @@ def _table(model: _Model, splits: set[str]) -> pa.Table:
 def _class_labels(names: Sequence[str]) -> list[str]:
     """Return class names with numbers after a name that several classes have: `crane (134)`."""
     often = Counter(names)
-    return [f"{it} ({place})" if often[it] > 1 else it for place, it in enumerate(names)]
+    return [f"{name} ({place})" if often[name] > 1 else name for place, name in enumerate(names)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from carft_sweep.tracking.comparison.caveats import few
+from carft_sweep.tracking.comparison.caveats import join_few
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import (
     BENCHMARK,
@@ -39,7 +39,7 @@ _SIGNS = {"untuned": "‡", "names domains": "†", "sample-wise": "¶", "transd
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What of a comparison its table shows."""
+    """Which rows and columns of a comparison its table shows."""
 
     columns: tuple[str, ...] = ()
     """Headers or metric names; none: the usual ones."""
@@ -139,7 +139,9 @@ def build_table(
         for row, of_row in zip(rows, cells, strict=True)
     ]
     of_shifts = {metric for metric, _ in shifts(comparison.metric_names, comparison.endpoint.by)}
-    apart = () if options.columns else (c for c, it in enumerate(columns) if it.metric in of_shifts)
+    apart = (
+        () if options.columns else (c for c, col in enumerate(columns) if col.metric in of_shifts)
+    )
     return Table(
         title=title(comparison),
         heads=("setting", "n", *(column.header for column in columns), *fields.values()),
@@ -154,7 +156,7 @@ def build_table(
 
 
 def _values(arm: Arm, fields: Iterable[str]) -> Iterator[Cell]:
-    """Yield the values of the fields; of a merged model none, since they stand with its arm."""
+    """Yield an arm's values of the fields; none if merged, as that row follows its arm's."""
     for name in fields:
         is_there = arm.merge is None and name in arm.params
         yield Cell(value_text(arm.params[name]) if is_there else "")
@@ -180,8 +182,7 @@ POWER_SEEDS = (5, 10, 20, 50)
 
 
 def power_table(comparison: Comparison) -> Table:
-    """Return the table of what each claim's seeds and test images can show, in percentage
-    points."""
+    """Return a table of the differences (points) that each claim's seeds and images can show."""
     endpoint, lines = comparison.endpoint, []
     claims: list[tuple[str, PairedTest | None, float, float]] = []
     for curve in comparison.curve_verdicts:
@@ -202,7 +203,7 @@ def power_table(comparison: Comparison) -> Table:
         of_images = None if power.images is None else math.sqrt(power.images.variance)
         needed = power.seeds_for(margin, seeds)
         smallest = [power.smallest_difference(n) for n in (seeds, *POWER_SEEDS)]
-        numbers = [f"{100 * it:.2f}" for it in (power.of_seeds, *smallest)]
+        numbers = [f"{100 * fraction:.2f}" for fraction in (power.of_seeds, *smallest)]
         numbers.insert(1, NOTHING if of_images is None else f"{100 * of_images:.2f}")
         cells = [*numbers, "never" if needed is None else str(needed)]
         lines.append(Line(name, tuple(map(Cell, cells))))
@@ -302,8 +303,7 @@ def _best_labels(comparison: Comparison, most: int) -> set[str]:
 
 
 def _pointer(comparison: Comparison, row: Row) -> str:
-    """Return a triangle for the selected setting, a dot for the best of several settings, else
-    blanks."""
+    """Return a triangle for the selected setting, a dot for the best of several, else blanks."""
     if row.selected:
         return SELECTED
     rivals = comparison.rivals[row.arm.algorithm, row.arm.merge]
@@ -328,7 +328,7 @@ def _line(comparison: Comparison, row: Row, cells: Sequence[Cell]) -> Line:
 
 
 def _count(comparison: Comparison, row: Row) -> str:
-    """Return the number of finished runs, and of how many where some are missing."""
+    """Return the number of finished runs of a row, as `3 of 5` where some are missing."""
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)
@@ -345,7 +345,7 @@ def title(comparison: Comparison) -> str:
         seeds = f", for each of {len(comparison.tasks)} tasks and each seed{seeds}"
     by = comparison.endpoint.by
     judged = "" if by == TOP1 else f", judged by {NOUNS[by]}"
-    data = f" on {few(comparison.datasets)}" if comparison.datasets else ""
+    data = f" on {join_few(comparison.datasets)}" if comparison.datasets else ""
     choice = f"settings chosen by {on} ({rule.name})"
     if comparison.verdicts and all(row.value is None for row in comparison.rows):
         choice = "one setting of each method"
@@ -389,8 +389,7 @@ def _notes(
 
 
 def _accuracy(comparison: Comparison) -> str:
-    """Return the name of the accuracy: `Macro-F1`; of tasks with different ones the name of
-    each."""
+    """Return the name of the accuracy, such as `Macro-F1`, or of each task's own."""
     endpoint = comparison.endpoint
     name = "Top-1 accuracy" if endpoint.by == TOP1 else capitalised(NOUNS[endpoint.by])
     if endpoint.by != BENCHMARK:

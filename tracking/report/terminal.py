@@ -14,12 +14,7 @@ from rich.text import Text
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.console import PlainConsole
-from carft_sweep.tracking.report.table import (
-    Table,
-    TableOptions,
-    build_table,
-    task_table,
-)
+from carft_sweep.tracking.report.table import Table, TableOptions, build_table, task_table
 
 NARROWEST = 40
 _BETWEEN = 2
@@ -35,9 +30,8 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Return warnings, the table, other tests, and the answer in lines of `width`. Where the table
-    does not fit, the shifts get tables of their own. NO_COLOR in the environment switches colours
-    off, whoever requests them."""
+    """Return warnings, the table, other tests, and the answer in lines of `width`. Where it is too
+    wide, the shifts get tables of their own. NO_COLOR in the environment switches colours off."""
     options = options or TableOptions()
     colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)
@@ -102,11 +96,11 @@ def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
 
 
 def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield the heads and the columns of each part of a table; the first columns are in every
-    part."""
+    """Split a too wide table: yield heads and column numbers of each part, all with the first
+    columns."""
     every = range(len(table.heads))
     own = [max(map(cell_len, names), default=0)]
-    own += [max((cell_len(it.cells[c].text) for it in table.lines), default=0) for c in every[:-1]]
+    own += [max((cell_len(r.cells[c].text) for r in table.lines), default=0) for c in every[:-1]]
 
     def needed(heads: Sequence[str]) -> list[int]:
         tops = (max(map(cell_len, head.split("\n"))) for head in heads)

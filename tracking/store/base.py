@@ -43,8 +43,7 @@ class RunKey(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the run within the sweep: the digest, `arm LABEL`, or "" for the sweep's own
-        run."""
+        """Name of the run in the sweep: its digest, `arm LABEL`, or "" for the sweep's own run."""
         return f"{ARM}{self.arm}" if self.arm else self.digest
 
 
@@ -96,7 +95,7 @@ class RunStart:
 
 @dataclass(frozen=True)
 class RunsView:
-    """How a store with pages shows runs: a table, and charts of all of them."""
+    """What a store with pages shows of runs: a table, and charts of all of them."""
 
     title: str
     kind: Kind
@@ -177,8 +176,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def artifacts(self, key: RunKey) -> set[str]:
-        """Return the paths of the entries at the top of a run's artifacts. Any thread may call
-        this."""
+        """Return the entries at the top of a run's artifacts. Any thread may call this."""
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:

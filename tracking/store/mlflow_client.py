@@ -116,8 +116,7 @@ def create_database(file: Path) -> None:
 
 
 def _set_up() -> None:
-    """Set the environment variables that MLflow reads when imported, unless the user has set
-    them."""
+    """Set environment variables that MLflow reads when imported, unless the user has set them."""
     stay_private()
     for name, value in _CLIENT.items():
         os.environ.setdefault(name, value)
@@ -128,8 +127,7 @@ def _set_up() -> None:
 
 @contextmanager
 def _usable(uri: str) -> Iterator[None]:
-    """Raise every error of opening MLflow within the context as ServiceUnreachable or
-    TrackingError."""
+    """Turn errors of opening MLflow within the context into ServiceUnreachable or TrackingError."""
     try:
         with translated(uri):
             yield
@@ -254,8 +252,7 @@ def host_credentials(uri: str) -> MlflowHostCreds:
 
 
 def connect_to_read(uri: str) -> MlflowClient | RestStore:
-    """Return a client of a server or a database as `connect` does, of a server with
-    `host_credentials`."""
+    """Return a client as `connect` does, for a server with `host_credentials`."""
     client = connect(uri)
     if is_named(uri) or urlsplit(uri).scheme not in ("http", "https"):
         return client
@@ -305,7 +302,7 @@ def client_version() -> str:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """Return major and minor version, by which two versions are compared."""
+    """Return the major and minor version number, with which versions are compared."""
     return tuple(int(part) for part in version.split(".")[:2])
 
 

@@ -49,9 +49,9 @@ _STORES = {"azure", "boto3", "botocore", "google"}
 
 
 def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
-    """Return our error for an MlflowException of this code and text. `answers` sends the server a
-    harmless request: a server that answers, and failed with a 500 before, rejects this record and
-    always will."""
+    """Return this package's error for an MlflowException of this code and text. `answers` sends the
+    server a harmless request: a server that answers, but had failed with 500, rejects this record
+    for ever."""
     place = without_password(uri)
     text = remove_passwords(text, uri)
     file = sqlite_file(uri)
@@ -107,7 +107,7 @@ def store_refuses(uri: str, text: str) -> ServiceUnreachable:
 
 @contextmanager
 def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Raise MLflow's errors within the context as ours; `answers` is as for `translate_error`."""
+    """Turn MLflow's errors within the context into ours; `answers` is as for `translate_error`."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -125,7 +125,7 @@ def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterato
 
 @contextmanager
 def uploading(uri: str) -> Iterator[None]:
-    """Within `translated`: raise the artifact store's errors, which MLflow passes on, as ours."""
+    """Turn the artifact store's errors within the context into ours; used within `translated`."""
     from mlflow.exceptions import MlflowException
 
     try:

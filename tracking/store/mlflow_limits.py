@@ -55,8 +55,7 @@ def params(values: Mapping[str, Param]) -> dict[str, str]:
 
 
 def tags(values: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with names and values that MLflow accepts; a value is truncated to 5000
-    characters."""
+    """Return tags with names and values that MLflow accepts, of at most 5000 characters."""
     return {name(key): truncate(value, TAG_LENGTH) for key, value in values.items()}
 
 
@@ -67,8 +66,8 @@ def truncate(text: str, length: int) -> str:
 
 def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
     """Return the finite values as metrics, and the infinite ones as tags. A store of numbers
-    without infinities shows 1.8e308 instead, which spoils every chart and maximum. NaN is stored:
-    MLflow supports NaN."""
+    without infinities shows 1.8e308, which spoils charts and maxima. NaN is stored: MLflow supports
+    NaN."""
     kept: list[Metric] = []
     infinite: dict[str, str] = {}
     for metric in values:
@@ -98,8 +97,7 @@ def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with the new values of parameters that were logged with other values, which
-    remain."""
+    """Return tags with new values of parameters whose logged values, which remain, differ."""
     return {
         name(f"carft.param_changed.{key}"): truncate(value, TAG_LENGTH)
         for key, value in new.items()

@@ -107,7 +107,7 @@ _ILLEGAL = re.compile(r"[/:.%\"']")
 
 @dataclass(frozen=True)
 class ModelStart:
-    """A model to be kept, and what is known of it."""
+    """An export to be stored in MLflow, with what is known of it."""
 
     key: RunKey
     """The run that made it."""
@@ -130,8 +130,7 @@ class KeptModel:
 
     @property
     def uri(self) -> str:
-        """The address `models:/ID` that `mlflow.pyfunc.load_model` and `mlflow models serve`
-        take."""
+        """The address `models:/ID` for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
         return f"models:/{self.model_id}"
 
 
@@ -178,8 +177,7 @@ class ModelStore:
         self._experiment = experiment
 
     def keep(self, start: ModelStart, folder: Path) -> KeptModel:
-        """Store the export in `folder` with its run and its sweep, unless stored already; return
-        the stored model."""
+        """Store the export in `folder` with its run and sweep, unless it is; return the model."""
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             before = self._kept_before(start)

@@ -49,8 +49,7 @@ def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
 
 
 def leading_to_sweeps(experiment: str) -> str:
-    """Return the description of an experiment, of which MLflow shows one line above its runs, with
-    a link to the sweeps."""
+    """Return an experiment's description (MLflow shows one line) with a link to the sweeps."""
     return f"Sweeps with their answers and arms: [open]({runs_page(experiment, SWEEPS)})"
 
 
@@ -60,15 +59,13 @@ def artifact_source(run_id: str, artifact: str) -> str:
 
 
 def without_remote_content(description: str) -> str:
-    """Return a description with escapes of what would make a browser load something when MLflow
-    shows it: HTML, of which MLflow lets `img` and `iframe` through, and images that are no artifact
-    of the run."""
+    """Return a description with escapes of what makes a browser load something: HTML, of which
+    MLflow lets `img` and `iframe` through, and other images than the run's own."""
     return _IMAGE.sub(r"!\\[", description.replace("<", "&lt;"))
 
 
 def saved_view(view: RunsView, query: str, timestamp: int) -> str:
-    """Return the value of the tag that stores a view; `query` finds the runs, `timestamp` in
-    milliseconds."""
+    """Return the value of a view's tag; `query` finds the runs, `timestamp` is in milliseconds."""
     plain = json.dumps(_state(view, query)).encode()
     state = _DEFLATED + base64.b64encode(zlib.compress(plain)).decode()
     times = {"createdAt": timestamp, "updatedAt": timestamp}

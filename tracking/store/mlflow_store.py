@@ -107,8 +107,7 @@ def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
 
 
 def identity(key: RunKey, home: str) -> dict[str, str]:
-    """Return the tags `carft.kind`, `carft.sweep`, `carft.home`; also `carft.run` or
-    `carft.arm`."""
+    """Return the tags `carft.kind`, `.sweep` and `.home`, and `carft.run` or `carft.arm`."""
     tags = {"carft.kind": key.kind, "carft.sweep": key.sweep}
     if key.digest:
         tags["carft.run"] = key.digest
@@ -120,7 +119,7 @@ def identity(key: RunKey, home: str) -> dict[str, str]:
 
 
 def query_of(tags: Mapping[str, str]) -> str:
-    """Return the filter in MLflow's language that finds runs with all these tags."""
+    """Return the filter, in MLflow's query language, that finds runs with all these tags."""
     return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
 
 
@@ -189,8 +188,7 @@ class MlflowStore(Tracker):
             client.get_experiment(experiment)
 
     def preflight(self) -> None:
-        """Check the store (see `Tracker.preflight`); recreate the home's own database if
-        unreadable."""
+        """Check the store (see Tracker); recreate the home's own database if unreadable."""
         if own_file(self._uri, self._artifact_root) is None:
             check_reachable(self._uri)
         if sqlite_file(self._uri) is not None:
@@ -315,8 +313,7 @@ class MlflowStore(Tracker):
             client.set_experiment_tag(experiment, f"{VIEW}{name}", text)
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
-        """Return every run with the sweep's tags by `RunKey.name`; of several with one key the
-        earliest."""
+        """Return each run with the sweep's tags by `RunKey.name`; of equal keys the earliest."""
         tags = identity(RunKey(sweep), self._home)
         del tags["carft.kind"]
         runs: dict[str, TrackedRun] = {}
@@ -349,12 +346,11 @@ class MlflowStore(Tracker):
         return self._store()[1]
 
     def close(self) -> None:
-        """Forget the connection, which the next request opens again."""
+        """Drop the connection; the next request opens another."""
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
-        """Return the client and the experiment's id. Errors here come from the store, not from the
-        record that is sent."""
+        """Return the client and the experiment's id. Errors come from the store, not the record."""
         if self._connected is None:
             try:
                 self._connected = self._connect()
@@ -449,7 +445,7 @@ class MlflowStore(Tracker):
 
     @contextmanager
     def _request(self) -> Iterator[tuple[MlflowClient, str]]:
-        """Yield the client and the experiment's id; raise MLflow's errors as ours."""
+        """Yield the client and the experiment's id; turn MLflow's errors into this package's."""
         connection = self._store()
         with translated(self._uri, self._answers):
             yield connection
@@ -493,7 +489,7 @@ def _input(dataset: DatasetInput) -> MlflowInput:
 
 
 def _signed(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with a digest of their description, by which another one is recognised."""
+    """Return tags with a digest of their description, by which others' descriptions are known."""
     if DESCRIPTION not in tags:
         return dict(tags)
     return {**tags, DESCRIBED: _digest_of(tags[DESCRIPTION])}
@@ -510,8 +506,7 @@ def _digest_of(text: str) -> str:
 
 
 def _linked(tags: Mapping[str, str], experiment: str, run_id: str) -> Mapping[str, str]:
-    """Return tags with the links of a description leading to MLflow's own pages of the
-    artifacts."""
+    """Return tags with a description's links leading to MLflow's pages of the artifacts."""
     if DESCRIPTION not in tags:
         return tags
 

@@ -78,7 +78,10 @@ class ServedModel(PythonModel):
         for first in range(0, len(rows), BATCH):
             # Each image becomes small before the next one is decoded.
             views = torch.stack(
-                [self._preprocess(_opened(text, row)) for row, text in rows[first : first + BATCH]]
+                [
+                    self._preprocess(_open_image(text, row))
+                    for row, text in rows[first : first + BATCH]
+                ]
             )
             with torch.inference_mode():
                 images = views.to(self._device)
@@ -105,7 +108,7 @@ def _check_amount(texts: list[Any]) -> None:
         )
 
 
-def _opened(text: Any, row: int) -> Any:
+def _open_image(text: Any, row: int) -> Any:
     """Return a decoded image, upright and in RGB, transparency on white. Raises MlflowException."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -161,8 +164,7 @@ def _wrong(row: int, what: str) -> MlflowException:
 
 
 def _best(logits: Any, names: list[str], kind: str, count: int) -> list[list[dict[str, Any]]]:
-    """Return the `count` most probable names of each row; of equal probabilities the earlier one
-    first."""
+    """Return the `count` most probable names of each row; of equal ones the earlier first."""
     probabilities = logits.cpu().double().softmax(dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     return [

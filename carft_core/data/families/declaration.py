@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from carft_sweep.carft_core.config.fields import OpenFraction, Section
 from carft_sweep.carft_core.config.registry import NAME
@@ -28,8 +22,7 @@ def _family_name(value: str) -> str:
 
 
 def shift_name(value: str) -> str:
-    """Return a shift's name. Raises ValueError for a name that cannot be part of a metric's
-    name."""
+    """Return a shift's name. Raises ValueError for a name that cannot be in a metric's name."""
     if value in RESERVED or not SHIFT_NAME.fullmatch(value):
         raise ValueError(
             f"gives its name to the metric ood/{value}/top1: letters, digits, '_', '-' and '.' "
@@ -42,8 +35,7 @@ LONGEST_NAME = 255
 
 
 def _folder(value: str) -> str:
-    """Return a folder after a check that it is below the root, so that moving the root changes no
-    image's id."""
+    """Check that a folder is below the root, so that moving the root changes no image's id."""
     path = PurePosixPath(value)
     if not value.strip() or "\0" in value:
         raise ValueError("must name a folder")

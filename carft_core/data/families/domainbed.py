@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 
 def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -> Parts:
-    """Return the `count` images of a domain in two parts, `int(count * fraction)` in the smaller
+    """Divide the `count` images of a domain into two parts, `int(count * fraction)` in the smaller
     one.
 
     `environment` is the domain's place in DomainBed's order. Equal to the order of `split_dataset`
@@ -70,8 +70,7 @@ def seed_hash(*of: object) -> int:
 
 @functools.cache
 def class_folders(family: str) -> tuple[str, ...]:
-    """Return the names of the class folders in torchvision's order; a label is an index into this
-    list."""
+    """Return the names of the class folders in torchvision's order, which labels count."""
     return class_list(f"domainbed/{family}")
 
 
@@ -201,7 +200,7 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     test = check_held_out(config, benchmark.domains)
     places = find_folders(data_root(config, benchmark.folders), benchmark.folders)
     with readable():
-        whole = _opened(config.family, tuple(places.items()))
+        whole = _open_data(config.family, tuple(places.items()))
     parts = _parts_of(whole.counts, config)
     training = [parts[name] for name in benchmark.domains if name != test]
     # A part of one domain has no groups to tell apart.
@@ -238,7 +237,7 @@ def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Par
 
 
 @cache_open(2)
-def _opened(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
+def _open_data(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
     folders, published = dict(places), SETS[family].folders
     manifests = read_folders(family, folders, published)
     files = [(domain, path) for domain, manifest in manifests.items() for path in manifest.paths]

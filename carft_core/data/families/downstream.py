@@ -70,9 +70,9 @@ def _labelled(dataset: Any) -> Iterable[tuple[str | Path, str]]:
 
 
 def open_downstream(config: DataConfig) -> FamilyData:
-    """Return the data of the task that the family is. A process reads the task's lists once. Raises
-    RequestError naming files that are missing, damaged, or of no class of the task. Images are not
-    decoded here: a broken one raises when it is read."""
+    """Open the data of the downstream task `config.family`. A process reads the task's lists once.
+    Raises RequestError naming files that are missing, damaged, or of no class of the task. Images
+    are not decoded here: a broken one raises when it is read."""
     task = TASKS[config.family]
     refuse_held_out(config, "leave the field out")
     if config.shifts:
@@ -80,11 +80,11 @@ def open_downstream(config: DataConfig) -> FamilyData:
     folders = {"test": task.folders["test"]}
     root = data_root(config, folders)
     find_folders(root, folders)
-    return _opened(task.name, root)
+    return _open_data(task.name, root)
 
 
 @cache_open(len(TASKS))
-def _opened(name: str, root: Path) -> FamilyData:
+def _open_data(name: str, root: Path) -> FamilyData:
     task = TASKS[name]
     folder = root / task.folder
     lacking = [need for need in task.needs if not (folder / need).exists()]
@@ -178,7 +178,7 @@ def _check(
     missing: Sequence[str] = (),
     empty: Sequence[str] = (),
 ) -> None:
-    """Raise RequestError for unknown classes, classes without an image, and missing or empty
+    """Raise RequestError for unknown classes or classes without images, and missing or empty
     files."""
     classes_of_task = task.classes()
     count = len(classes_of_task)
@@ -209,8 +209,7 @@ def _labels(task: Task, classes: Sequence[str]) -> Tensor:
 
 
 def _digest(task: Task, names: Sequence[str], splits: Splits, content: str) -> str:
-    """Return a digest of the class names, each split's images and labels, and the images'
-    content."""
+    """Return a digest of class names, each split's images and labels, and their content."""
     digest = hashlib.sha256(f"{task.name}/1\n{content}\n".encode())
     digest.update("\0".join(names).encode())
     for split in splits.values():

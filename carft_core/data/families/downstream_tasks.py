@@ -23,8 +23,8 @@ Arguments = Mapping[str, object]
 
 
 def by_number(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
-    """Return (train, test): train has the 30 images of each class whose paths have the least
-    hashes, without a seed."""
+    """Split images of classes into (train, test): train has the 30 images of each class whose paths
+    have the least hashes, without a seed."""
     del folder
     by_class: dict[str, list[str]] = {}
     for path in sorted(classes, key=lambda path: hashlib.sha256(path.encode()).digest()):
@@ -37,9 +37,9 @@ def by_number(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
 
 
 def by_lists(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
-    """Return (train, test), the first of SUN397's ten official partitions. The lists name images as
-    `/a/abbey/sun_aaa.jpg`. Missing images are found later, by their number. Raises OSError when a
-    list cannot be read."""
+    """Split SUN397's images of classes into (train, test) by the first of its ten official
+    partitions. The lists name images as `/a/abbey/sun_aaa.jpg`. Missing images are found later, by
+    their number. Raises OSError when a list cannot be read."""
     train, test = (
         [f"{folder.name}{line}" for line in _lines(folder / file)]
         for file in ("Training_01.txt", "Testing_01.txt")
@@ -92,7 +92,7 @@ class Task:
         }
 
     def classes(self) -> Mapping[str, str]:
-        """Return the classes' names by the data set's own names of them, in order."""
+        """Return CLIP's name of each class by the name in the data set, in order."""
         lines = class_list(f"downstream/{self.name}")
         return {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
 

@@ -134,8 +134,7 @@ def draw_views(
 
 
 def _warp(pixels: Tensor, affine: Tensor, size: int) -> Tensor:
-    """Return pixels resampled at twice the size and averaged, which keeps one-pixel lines when they
-    shrink."""
+    """Return pixels resampled at twice the size and averaged, to keep lines of one pixel."""
     grid = functional.affine_grid(
         affine, [len(pixels), pixels.shape[1], 2 * size, 2 * size], align_corners=False
     )
@@ -186,8 +185,7 @@ class Drawings(Source):
 
     @cached_property
     def pixels(self) -> Tensor:
-        """Drawings [D, 48, 48, 4] uint8, decoded when the first view is made: planning a sweep
-        makes none."""
+        """Drawings [D, 48, 48, 4] uint8, decoded when the first view is made."""
         return torch.from_numpy(np.stack([decode(png) for png in self.pngs]))
 
     def views(
@@ -238,8 +236,7 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
 
 
 def decode(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return a drawing's RGBA pixels [48, 48, 4]; a one-colour drawing is stored as its mask
-    alone."""
+    """Return a drawing's RGBA pixels [48, 48, 4]; of one colour only the mask is stored."""
     image = open_image(io.BytesIO(png))
     if image.mode != "L":
         return np.array(image.convert("RGBA"))

@@ -67,7 +67,7 @@ def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
 
 
 class Reader:
-    """Lists what a declaration says below a root.
+    """Lists the images that a declaration names below a root.
 
     `advises` says whether a message may advise to change the declaration, `with_empty` whether
     empty files are listed, as images that cannot be read.
@@ -159,8 +159,7 @@ class Reader:
                 self.report((*route, key), message)
 
     def _by_class(self, route: Route, folders: ClassFolders) -> ClassFolders:
-        """Return the class folders of a split that are not excluded, in the order of the
-        classes."""
+        """Return a split's class folders in the order of the classes, without excluded ones."""
         if route[0] == "shifts":
             folders = self._of_shift(route, self.declared.shifts[str(route[1])], folders)
         else:
@@ -246,7 +245,7 @@ class Reader:
 
 
 def _route(split: str) -> Route:
-    """Return the key in a declaration that names a split's folders."""
+    """Return the key in a family file under which the folders of a split are declared."""
     return tuple(split.split("/", 1))
 
 
@@ -307,7 +306,7 @@ class Layout:
         )
 
     def message(self, route: Route, problem: str) -> str:
-        """Return the text of a problem, after its folder."""
+        """Return the text of a problem, preceded by the folder that has it."""
         folder = f"{'/'.join(map(str, route))}/"
         is_named = problem.startswith(folder) or route[0] in ("class_names", "class_names_file")
         return problem if is_named else f"{folder} {problem}"
@@ -327,11 +326,11 @@ class Layout:
         broken one raises when it is read."""
         root = self.root_of(config)
         with readable():
-            return _opened(self, root, config.bad_files)
+            return _open_data(self, root, config.bad_files)
 
 
 @cache_open(4)
-def _opened(layout: Layout, root: Path, bad_files: str) -> FamilyData:
+def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
     problems: dict[str, int] = {}
 
     def report(route: Route, problem: str) -> None:
@@ -379,8 +378,7 @@ def _opened(layout: Layout, root: Path, bad_files: str) -> FamilyData:
 def _names(
     declared: Declaration, classes: Sequence[str], report: ProblemSink, *, where: str
 ) -> tuple[str, ...]:
-    """Return the name of each class for prompts; problems are reported as `where`, the place to
-    give names."""
+    """Return the name of each class for prompts; problems are reported at `where`."""
     if declared.class_names_file is None:
         names = {name: declared.class_names.get(name) or plain_name(name) for name in classes}
         for problem in repeated(names, where):
@@ -512,7 +510,7 @@ class Declared(Layout):
         return f"{self.file.name}{f':{line}' if line else ''}: {dotted(route)}"
 
     def message(self, route: Route, problem: str) -> str:
-        """Return the text of a problem, after its line."""
+        """Return the text of a problem, preceded by its line in the family file."""
         return f"{self.place(route)}: {problem}"
 
     def line(self, route: Route) -> int:

@@ -40,8 +40,7 @@ CLASS_COUNT = 1000
 
 @functools.cache
 def wnids() -> tuple[str, ...]:
-    """Return the WordNet ids of the classes in the order of their indices, which is that of the
-    ids."""
+    """Return the WordNet ids of the classes in the order of their indices."""
     return class_list("imagenet/wnids")
 
 
@@ -181,13 +180,13 @@ def open_imagenet(config: DataConfig) -> FamilyData:
     """Return the data below `data.root`: train, the official val as test, and `data.shifts`. Raises
     RequestError naming every missing folder, or every mistake in the existing ones. Images are not
     decoded here: a broken one raises when it is read."""
-    root, folders = _wanted(config)
+    root, folders = _requested_folders(config)
     places = find_folders(root, folders, advice=ADVICE)
     with readable():
-        return _opened(tuple(places.items()))
+        return _open_data(tuple(places.items()))
 
 
-def _wanted(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
+def _requested_folders(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
     """Return the data root, and the folders of the requested splits."""
     refuse_held_out(config, "data.shifts says what is measured out of distribution")
     root = data_root(config, {name: FOLDERS[name] for name in (*ID_FOLDERS, *SHIFTS)})
@@ -202,7 +201,7 @@ def _key(name: str) -> str:
 
 
 @cache_open(4)
-def _opened(places: tuple[tuple[str, Path], ...]) -> FamilyData:
+def _open_data(places: tuple[tuple[str, Path], ...]) -> FamilyData:
     folders = {name: folder_of(name) for name, _ in places}
     manifests = read_folders("imagenet", dict(places), folders)
     splits = {name: _split(name, folder, manifests[name]) for name, folder in places}
@@ -267,8 +266,7 @@ def _class_names() -> tuple[str, ...]:
 
 
 def _digest(manifests: Mapping[str, str]) -> str:
-    """Return a digest of the class names, and of each split's folders with their classes and
-    images."""
+    """Return a digest of class names, and each split's folders with classes and images."""
     digest = hashlib.sha256(b"imagenet/1\n")
     digest.update("\0".join(_class_names()).encode())
     for name, content in manifests.items():

@@ -132,8 +132,7 @@ class Benchmark:
         return DataFolder((self.folder,), self.layout, ORIGIN, sum(self.counts.values()))
 
     def folders(self) -> dict[str, DataFolder]:
-        """Return the benchmark's folder for each split, each with the number of the split's
-        images."""
+        """Return the benchmark's folder for each split, with the split's number of images."""
         return {OURS[name]: replace(self.whole, images=n) for name, n in self.counts.items()}
 
     def class_names(self) -> tuple[str, ...]:
@@ -148,11 +147,11 @@ class Benchmark:
         folders = {"train": self.whole}
         folder = find_folders(data_root(config, folders), folders)["train"]
         with readable():
-            return _opened(folder, self)
+            return _open_data(folder, self)
 
 
 @cache_open(4)
-def _opened(folder: Path, benchmark: Benchmark) -> FamilyData:
+def _open_data(folder: Path, benchmark: Benchmark) -> FamilyData:
     names = benchmark.class_names()
     images = benchmark.read(folder, names)
     sizes = _sizes(folder, benchmark, images)
@@ -237,8 +236,8 @@ IWILDCAM_COLUMNS = {
 
 
 def read_iwildcam(folder: Path, names: Sequence[str]) -> list[Image]:
-    """Return the images of `metadata.csv`, one for each row; a burst of one camera is a unit.
-    Raises RequestError for a table that is missing or has other columns, splits or classes."""
+    """Read the images of iWildCam's `metadata.csv`, one a row; a camera's burst is a unit. Raises
+    RequestError for a table that is missing or has other columns, splits or classes."""
     file = folder / "metadata.csv"
     table = read_columns(file, IWILDCAM_COLUMNS)
     check_values(file, table, "split", OURS)
@@ -310,7 +309,8 @@ def split_of(original: str, year: int) -> str | None:
 
 
 def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
-    """Return the images of `rgb_metadata.csv` that are in a split of WILDS, with their regions.
+    """Read the images of FMoW's `rgb_metadata.csv` that are in a split of WILDS, with their
+    regions.
 
     The number in a file's name is the number of its row, including rows of no split. The images of
     one place are a unit. Raises RequestError for a table that is missing or has other columns,
@@ -340,9 +340,7 @@ def read_fmow(folder: Path, names: Sequence[str]) -> list[Image]:
 
 def read_regions(folder: Path) -> Mapping[str, str]:
     """Return the region of each country, by its code in three letters; empty where it has none.
-
-    Raises RequestError for a table that is missing or has other columns.
-    """
+    Raises RequestError for a table that is missing or has other columns."""
     columns = {"alpha-3": pa.string(), "region": pa.string()}
     table = read_columns(folder / "country_code_mapping.csv", columns)
     pairs = zip(*(table[name].to_pylist() for name in columns), strict=True)

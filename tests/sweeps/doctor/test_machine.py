@@ -132,8 +132,6 @@ def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for free, level in {10_000: "ok", 1_000: "warning", 100: "wrong"}.items():
         monkeypatch.setattr(shutil, "disk_usage", lambda _, mb=free: usage(0, 0, mb * 2**20))
         assert look("home.disk", tmp_path)[0].level == level
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_files=1000, f_favail=3))
-    assert "only 3 more files" in look("home.disk", tmp_path)[1].message
 
 
 def test_a_home_that_anybody_may_write_is_told(

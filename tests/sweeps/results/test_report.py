@@ -68,12 +68,12 @@ def test_a_sweep_that_ends_keeps_the_page_with_its_two_main_charts(home: Home) -
     ledger, notes = find_ledger(home, NAME), list[str]()
     compared = comparison(ledger, RunStore(home.runs))
     folder = home.sweep(NAME)
-    files = sweep_page.keep(home, ledger, compared, notes.append)
+    files = sweep_page.write_page(home, ledger, compared, notes.append)
     assert {*files} == {folder / name for name in (PAGE, *FIGURES)}
     assert all(file.stat().st_size > 0 for file in files)
     assert notes == []
     nothing = compare([], sweep=NAME)
-    assert sweep_page.keep(home, ledger, nothing, notes.append) == [folder / PAGE]
+    assert sweep_page.write_page(home, ledger, nothing, notes.append) == [folder / PAGE]
     assert not any((folder / name).exists() for name in FIGURES)
 
 
@@ -303,6 +303,9 @@ def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path
     (copy.sweep(NAME) / PAGE).mkdir()
     sweep = find_ledger(copy, NAME)
     notes: list[str] = []
-    assert sweep_page.keep(copy, sweep, comparison(sweep, RunStore(copy.runs)), notes.append) == []
+    assert (
+        sweep_page.write_page(copy, sweep, comparison(sweep, RunStore(copy.runs)), notes.append)
+        == []
+    )
     (note,) = notes
     assert note.startswith("the report was not written (IsADirectoryError: ")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.results.report import keep
+from carft_sweep.sweeps.results.report import write_page
 from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.tracking.provenance import provenance_tags
 from carft_sweep.tracking.store.base import RunKey
@@ -31,7 +31,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         page.write_text("a page")
         return [page]
 
-    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.keep", make)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.write_page", make)
     return made
 
 
@@ -68,7 +68,7 @@ def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.keep", keep)
+    monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.write_page", write_page)
     monkeypatch.setattr("carft_sweep.sweeps.results.report.page", broken)
     assert toy.run(**ONE).exit_code == 0
     assert any("the report was not written (RuntimeError: no font)" in line for line in toy.lines)

@@ -126,7 +126,7 @@ def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Carf
     assert part_of(ended.comparison, chosen) is ended.comparison.tasks["art"]
     message = told("export", "domains", "--out", "nowhere", code=2).err
     assert "name a run with --run" in message
-    with pytest.raises(RequestError, match="no run of domains begins with 'zzz'"):
+    with pytest.raises(RequestError, match="unknown run of domains 'zzz'"):
         select_model(ended.comparison, run="zzz")
 
 

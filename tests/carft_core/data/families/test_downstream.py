@@ -17,7 +17,7 @@ from torchvision import datasets
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_data
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.families.downstream import _opened
+from carft_sweep.carft_core.data.families.downstream import _open_data
 from carft_sweep.carft_core.data.families.downstream_tasks import TASKS, by_lists, by_number
 from carft_sweep.carft_core.data.views import evaluation_view
 from carft_sweep.carft_core.errors import RequestError
@@ -298,7 +298,7 @@ def test_the_digest_knows_content_not_place(root: Path, tmp_path: Path) -> None:
     file = next((folder / "images").glob("*_9.jpg"))
     file.unlink()
     Image.new("RGB", (50, 50)).save(file)
-    _opened.cache_clear()  # as in the next process
+    _open_data.cache_clear()  # as in the next process
     assert opened("oxford_pets", tmp_path).digest != before
 
 

@@ -19,7 +19,7 @@ from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform, 
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
-from carft_sweep.carft_core.data.families.wilds import _opened, read_fmow, split_of
+from carft_sweep.carft_core.data.families.wilds import _open_data, read_fmow, split_of
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
@@ -247,9 +247,9 @@ def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> N
 def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if the folder had not just been made.
     monkeypatch.setattr("carft_sweep.carft_core.data.listing.SETTLED", -1_000_000_000_000)
-    before = _opened.__wrapped__(root / wilds_tree.FMOW, FMOW)
+    before = _open_data.__wrapped__(root / wilds_tree.FMOW, FMOW)
     monkeypatch.setattr("carft_sweep.carft_core.data.listing._images", None)
-    assert _opened.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before.digest
+    assert _open_data.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before.digest
 
 
 # What is refused
