@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar
@@ -219,9 +219,9 @@ def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
 
 
 def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
-    """Return for each algorithm that was tried at fewer settings than others those others. Varied
-    fields that only one of two algorithms has, such as a KL weight, do not count: a grid over the
-    KL weight alone leaves fine-tuning one setting, and that is not too few."""
+    """Return for each algorithm that was tried at fewer settings than others those others, also
+    where fields do not count that only one of two algorithms has, such as a KL weight: a grid over
+    the KL weight alone leaves fine-tuning one setting, and that is not too few."""
     params: dict[str, list[dict[str, Scalar]]] = {}
     for arm in _tried(arms):
         plain = {name: value for name, value in arm.params.items() if name != SWEEP}
@@ -233,20 +233,20 @@ def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
             {key for key in varied[name] - varied[rival] if key.startswith(OWN_FIELDS)}
             for name, rival in (pair, pair[::-1])
         )
-        ignored = set() if one and other else one | other
-        counts = {
-            name: len(
-                {
-                    params_key({k: v for k, v in point.items() if k not in ignored})
-                    for point in params[name]
-                }
-            )
-            for name in pair
-        }
-        less, more = sorted(pair, key=counts.__getitem__)
-        if counts[less] < counts[more]:
+        whole, shared = (
+            {name: _count(params[name], ignored) for name in pair}
+            for ignored in (set(), set() if one and other else one | other)
+        )
+        less, more = sorted(pair, key=whole.__getitem__)
+        if whole[less] < whole[more] and shared[less] < shared[more]:
             fewer.setdefault(less, set()).add(more)
     return fewer
+
+
+def _count(points: Sequence[Mapping[str, Scalar]], ignored: Collection[str]) -> int:
+    """Return the number of different points, without some of their fields."""
+    kept = ({key: point[key] for key in point if key not in ignored} for point in points)
+    return len(set(map(params_key, kept)))
 
 
 def _tried(arms: Sequence[Arm]) -> list[Arm]:

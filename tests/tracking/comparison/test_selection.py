@@ -239,9 +239,19 @@ def test_two_searches_of_different_length_are_told_with_their_numbers() -> None:
         ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}], False),
         ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True),
         ([{LR: 1.0}, {LR: 2.0}], [{LR: 1.0}], False),
+        ([{LR: 1.0}, {LR: 2.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True),
         ([{"prompts.contexts": 1.0}, {"prompts.contexts": 2.0}], [{}], True),
     ],
-    ids=["own field", "grid", "half a grid", "own fields", "as many", "shared", "contexts"],
+    ids=[
+        "own field",
+        "grid",
+        "half a grid",
+        "own fields",
+        "as many",
+        "shared",
+        "own for shared",
+        "contexts",
+    ],
 )
 def test_fields_that_only_one_of_two_has_do_not_count(
     ours: list[dict[str, float]], theirs: list[dict[str, float]], equal: bool
