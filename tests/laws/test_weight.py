@@ -12,14 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 16_300,
-    ("sweeps",): 20_020,
-    ("tracking",): 11_610,
-    ("tests",): 57_490,
+    ("carft_core",): 16_390,
+    ("sweeps",): 20_110,
+    ("tracking",): 11_660,
+    ("tests",): 57_900,
     ("benchmarks", "tools"): 6_400,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 37_600, 36
+WORDS, PAGES = 38_000, 36
 """Of docs/, without the decisions and the tables that are made from the code."""
 TABLE = re.compile(r"(?:\|.*\n)+\n<!-- end -->")
 
