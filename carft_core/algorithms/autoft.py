@@ -84,8 +84,8 @@ class AutoFt(Algorithm):
             own = logits.gather(1, batch.labels[:, None])
             wrong = (logits.argmax(dim=1) != batch.labels).float()
         start = dict(teacher.classifier.named_parameters())
-        pairs = [(w, start[f"visual.{name}"]) for name, w in clip.visual.named_parameters()]
-        pairs.append((head.weight, start["head.weight"]))
+        pairs: list[tuple[Tensor, Tensor]] = [(head.weight, start["head.weight"])]
+        pairs += [(w, start[f"visual.{name}"]) for name, w in clip.visual.named_parameters()]
         count = sum(w.numel() for w, _ in pairs)
 
         def mean(size: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.autoft import AutoFt, HeadedClip
 from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.testing import batch_for, loss_of, toy_teacher
-from tests.carft_core.algorithms.pairs import log_softmax, walked
+from tests.carft_core.algorithms.pairs import Array, log_softmax, walked
 
 TERMS = [name.removesuffix("_weight") for name in AutoFt.model_fields]
 NOTHING = dict.fromkeys(AutoFt.model_fields, 0.0)
@@ -31,12 +32,14 @@ def test_every_term_is_its_formula_and_counts_by_its_weight(tiny_clip: OpenedCli
     entropies = -(np.exp(logs_of) * logs_of).sum(1)
     wrong = logits.argmax(1) != labels
     assert 0 < wrong.sum() < len(wrong), "some are right and some wrong"
-    start = dict(teacher.classifier.named_parameters())
-    tuned = {f"visual.{name}": value for name, value in clip.visual.named_parameters()}
+    start: dict[str, Tensor] = dict(teacher.classifier.named_parameters())
+    tuned: dict[str, Tensor] = {
+        f"visual.{name}": value for name, value in clip.visual.named_parameters()
+    }
     tuned["head.weight"] = head.weight
     assert tuned.keys() == start.keys()
 
-    def flat(tensors: dict[str, torch.nn.Parameter]) -> np.ndarray:
+    def flat(tensors: dict[str, Tensor]) -> Array:
         return np.concatenate([tensors[name].detach().double().numpy().ravel() for name in start])
 
     weights, offsets = flat(tuned), flat(tuned) - flat(start)

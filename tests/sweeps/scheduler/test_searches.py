@@ -67,7 +67,10 @@ def test_a_baseline_is_drawn_along_with_the_trials_and_goes_on_with_them(toy: To
 
 def test_a_trial_misses_a_constraint_by_what_its_runs_lack(toy: ToySweep) -> None:
     weights = {"algorithm.kl_weight": {"values": [0.3, 0.65, 1.3]}}
-    keys = {"parameters": weights, "constraint": {"of": "fine_tune", "margin": 0.01}}
+    keys: dict[str, Any] = {
+        "parameters": weights,
+        "constraint": {"of": "fine_tune", "margin": 0.01},
+    }
     toy.run(**keys, baselines=["zero_shot", "fine_tune"])
     spec, ledger = load_spec(toy.file(**keys, baselines=["fine_tune"])), toy.ledger()
     missed = violations(spec, ledger, RunStore(toy.home.runs))
