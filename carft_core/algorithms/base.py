@@ -171,6 +171,12 @@ class Algorithm(Registered):
     needs_plain_tower: ClassVar[bool] = False
     """Whether it looks at the image tower's own weights, in whose place `lora` trains others."""
 
+    @property
+    def copies(self) -> int:
+        """How many models the module of `build` holds, with averages of the one that trains: what a
+        run keeps on disk is so much larger."""
+        return 1
+
     def build(self, teacher: Teacher) -> nn.Module:
         """Return the module that is trained; by default a copy of the zero-shot classifier.
 
@@ -408,6 +414,11 @@ class Wrapper(Algorithm):
         """Return the module of `of` in the one that `build` returned; by default they are the
         same."""
         return model
+
+    @property
+    def copies(self) -> int:
+        """See Algorithm."""
+        return self.of.copies
 
     def build(self, teacher: Teacher) -> nn.Module:
         """See Algorithm."""

@@ -194,8 +194,11 @@ class SweepEstimate:
 
 
 def _weights_bytes(config: TrialConfig) -> int:
-    """Return the size of the whole CLIP model, of which a run stores the image tower."""
-    return _model_bytes(config.model.name, config.model.pretrained) if config.keep.weights else 0
+    """Return the size of the whole CLIP model, of which a run stores the image tower, as often as
+    the algorithm holds it."""
+    if not config.keep.weights:
+        return 0
+    return config.algorithm.copies * _model_bytes(config.model.name, config.model.pretrained)
 
 
 @functools.cache
