@@ -15,7 +15,6 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
-from carft_sweep.carft_core.models.source import brings_weights
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 
@@ -76,7 +75,6 @@ def test_every_rival_is_tuned_over_four_settings_whichever_run() -> None:
     assert [(it.name, it.weight_decay) for it in spd[:4]] == [("spd", d) for d in (0.3, 1, 3, 10)]
 
 
-@pytest.mark.skipif(not brings_weights(VIT), reason=f"there is no {VIT}")
 def test_the_rivals_of_a_vit_are_those_of_the_other_model_and_two_more() -> None:
     vit, other = of("rivals", "vit"), of("rivals")
     assert settings(vit) == settings(other) | {"r_adapter": 4}
