@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from carft_sweep.carft_core.algorithms.autoft import AutoFt
 from carft_sweep.carft_core.algorithms.base import (
     ALGORITHMS,
     USES,
@@ -62,6 +63,7 @@ ALGORITHMS.register(StarFt)
 ALGORITHMS.register(ClipOod)
 ALGORITHMS.register(Miro)
 ALGORITHMS.register(RAdapter)
+ALGORITHMS.register(AutoFt)
 ALGORITHMS.register(FromCheckpoint)
 ALGORITHMS.register(UniformSoup)
 ALGORITHMS.register(GreedySoup)

@@ -169,6 +169,12 @@ class Algorithm(Registered):
     needs_plain_tower: ClassVar[bool] = False
     """Whether it looks at the image tower's own weights, in whose place `lora` trains others."""
 
+    @property
+    def copies(self) -> int:
+        """How many models the module of `build` holds, with averages of the one that trains: what a
+        run keeps on disk is so much larger."""
+        return 1
+
     def build(self, teacher: Teacher) -> nn.Module:
         """Return the module that is trained; by default a copy of the zero-shot classifier.
 
@@ -398,6 +404,11 @@ class Wrapper(Algorithm):
     def inner(self, model: nn.Module) -> nn.Module:
         """Return the wrapped algorithm's module, by default the one that `build` returned."""
         return model
+
+    @property
+    def copies(self) -> int:
+        """See Algorithm."""
+        return self.of.copies
 
     def build(self, teacher: Teacher) -> nn.Module:
         """Call `build` of the wrapped algorithm."""

@@ -58,6 +58,11 @@ class CaRot(Algorithm):
     every: PositiveInt = 500
     """After how many steps the average is updated."""
 
+    @property
+    def copies(self) -> int:
+        """See Algorithm; what trains, and its average."""
+        return 2
+
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the teacher's CLIP, and its average."""
         return Averaged(contrastive_clip(teacher))

@@ -40,6 +40,11 @@ class ClipOod(Algorithm):
     """Of the average; below 1 it is mostly of the zero-shot and the last weights, at 1 a plain
     mean."""
 
+    @property
+    def copies(self) -> int:
+        """See Algorithm; what trains, and its average."""
+        return 2
+
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the zero-shot classifier, and its average."""
         return Averaged(teacher.new_classifier())

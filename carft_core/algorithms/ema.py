@@ -41,6 +41,11 @@ class Ema(Wrapper):
         """Return the module that trains, not its average."""
         return averaged(model).model
 
+    @property
+    def copies(self) -> int:
+        """See Algorithm; what trains, and its average."""
+        return 2 * self.of.copies
+
     def build(self, teacher: Teacher) -> Averaged:
         """Return the wrapped algorithm's module, with a copy of it for the average."""
         return Averaged(super().build(teacher))

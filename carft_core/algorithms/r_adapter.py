@@ -74,6 +74,11 @@ class RAdapter(Algorithm):
     smoothing: Share = 0.02
     """The share of other classes; `optim.label_smoothing` has no part in it."""
 
+    @property
+    def copies(self) -> int:
+        """See Algorithm; what trains, and its average."""
+        return 2
+
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the teacher's CLIP with adapters, and its average."""
         clip = contrastive_clip(teacher).requires_grad_(False)

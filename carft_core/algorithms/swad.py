@@ -73,6 +73,11 @@ class Swad(Wrapper):
         """Return the module that trains, without the means of its weights."""
         return _valley(model).model
 
+    @property
+    def copies(self) -> int:
+        """See Algorithm; beside what trains two means, and those of the last epochs."""
+        return (3 + max(self.converge, self.tolerance)) * self.of.copies
+
     def build(self, teacher: Teacher) -> Valley:
         """Return the wrapped algorithm's module, with buffers for the means of its weights."""
         return Valley(super().build(teacher), max(self.converge, self.tolerance))

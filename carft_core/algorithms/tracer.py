@@ -60,6 +60,11 @@ class Tracer(Algorithm):
     beta: Positive = 0.5
     """Of the average; below 1 it is mostly of the start and the present, at 1 a plain mean."""
 
+    @property
+    def copies(self) -> int:
+        """See Algorithm; what trains, and its average."""
+        return 2
+
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the teacher's CLIP, and its average."""
         return Averaged(contrastive_clip(teacher))

@@ -241,6 +241,7 @@ def _rules(schema: Schema) -> Mapping[str, Schema]:
 
 PARTS: Mapping[str, Callable[[Schema], Mapping[str, Schema]]] = {
     "file": _file,
+    "constraint": _definition("Constraint"),
     "metric": _definition("Metric"),
     "report": _definition("Report"),
     "race_seeds": _definition("RaceSeeds"),

@@ -6,6 +6,7 @@ They are written into the pages as those of `reference` are, but for the map of 
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -110,6 +111,25 @@ def shipped() -> str:
     return "\n".join(rows)
 
 
+SHIFTS = ("v2", "r", "a", "sketch", "objectnet")
+
+
+def published() -> str:
+    """A row for each published number of ViT-B/16 on ImageNet, with whose runs it is of."""
+    with (ROOT / "docs" / "published-sources.csv").open(encoding="utf-8") as file:
+        whose = {row["source"]: row["whose runs"] for row in csv.DictReader(file)}
+    head = ("method", "alpha", "test", "V2", "R", "A", "Sketch", "ObjectNet", "mean", "of")
+    rows = [f"| {' | '.join(head)} | runs of | source |", f"|---|---|{'---:|' * 8}---|---|"]
+    with (ROOT / "docs" / "published.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["model"] == "ViT-B-16":
+                cells = [row[key] for key in ("method", "alpha", "test", *SHIFTS, "mean")]
+                cells.append(str(sum(bool(row[shift]) for shift in SHIFTS)))
+                cells += [whose[row["source"]], row["source"]]
+                rows.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
+    return "\n".join(rows)
+
+
 def methods() -> str:
     """A row for each method of search."""
     rows = ["| method | draws |", "|---|---|"]
@@ -151,6 +171,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "distributions": distributions,
     "merges": lambda: models("merge", MERGES),
     "methods": methods,
+    "published": published,
     "recipes": shipped,
     "doctor": doctor,
     "families": families,

@@ -183,6 +183,14 @@ class SweepEstimate:
         return {**plain, "wall_seconds": self.wall_seconds}
 
 
+def _weights_bytes(config: TrialConfig) -> int:
+    """Return the size of the whole CLIP model, of which a run stores the image tower, as often as
+    the algorithm holds it."""
+    if not config.keep.weights:
+        return 0
+    return config.algorithm.copies * _model_bytes(config.model.name, config.model.pretrained)
+
+
 @functools.cache
 def _model_bytes(name: str, pretrained: str | None) -> int:
     """Return the size of the whole CLIP, of which a run stores the image tower."""
@@ -257,11 +265,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     estimate.obstacles = obstacles_of(planner)
     estimate.power = "" if estimate.obstacles else power_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
-    estimate.disk_bytes = sum(
-        _model_bytes(work.config.model.name, work.config.model.pretrained)
-        for work in estimate.work
-        if work.epochs and work.config.keep.weights
-    )
+    estimate.disk_bytes = sum(_weights_bytes(work.config) for work in estimate.work if work.epochs)
     return estimate
 
 

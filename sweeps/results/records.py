@@ -13,6 +13,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, damage_named, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import goals, source_of
+from carft_sweep.sweeps.spec.metrics import natural_goal
 from carft_sweep.tracking.comparison.caveats import NOTES
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.metrics import TOP1
@@ -25,7 +26,12 @@ from carft_sweep.tracking.comparison.runs import (
     fields,
     scalar,
 )
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.spec import (
+    ComparisonSpec,
+    Constraint,
+    Endpoint,
+    SelectionRule,
+)
 from carft_sweep.tracking.errors import counted
 
 Values = Sequence[float]
@@ -77,6 +83,14 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
             within=selection["within"] if isinstance(selection, Mapping) else None,
             oracle=selection == "oracle",
             strength=STRENGTH,
+            constraint=None
+            if (own := spec.get("constraint")) is None
+            else Constraint(
+                metric=own["name"],
+                goal=natural_goal(own["name"]),
+                of=own["of"],
+                margin=own["margin"],
+            ),
         ),
         endpoint=Endpoint(
             id_margin=report["id_margin"],

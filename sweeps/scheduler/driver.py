@@ -86,7 +86,7 @@ class SweepDriver:
         """Why the sweep was given up."""
         self._spec = planner.spec
         self._claim, self._note = claim, note
-        self._proposer = TrialProposer(planner, ledger, failed_again=failed_again)
+        self._proposer = TrialProposer(planner, ledger, runs, failed_again=failed_again)
         self._final_runs = FinalRuns(planner, ledger, runs, progress)
         self._pruning = PruningController(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)

@@ -17,7 +17,8 @@ from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.space.points import baseline_params
 from carft_sweep.sweeps.spec.settings import After
 from carft_sweep.tracking.comparison.runs import Arm, group, params_key
-from carft_sweep.tracking.comparison.selection import select, select_each
+from carft_sweep.tracking.comparison.selection import bounded, select, select_each
+from carft_sweep.tracking.comparison.spec import SelectionRule
 
 
 class FinalRuns:
@@ -71,7 +72,7 @@ class FinalRuns:
 
     def _judged_settings(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield algorithm and fields of each setting that the verdict is about."""
-        choices = select_each(arms, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
+        choices = select_each(arms, self._rule(arms), self._spec.seeds)
         for choice in choices.values():
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
@@ -81,7 +82,7 @@ class FinalRuns:
         own fields, such as `model.name`."""
         ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]
         if item.of.settings == "selected":
-            choice = select(ours, comparison_spec(self._ledger.spec).rule, self._spec.seeds)
+            choice = select(ours, self._rule(arms), self._spec.seeds)
             ours = [] if choice is None else [choice.arm]
         members: dict[str, set[str]] = {}
         points: dict[str, Mapping[str, Any]] = {}
@@ -98,6 +99,9 @@ class FinalRuns:
                 f"no {item.algorithm['name']}: it takes {least} or more finished runs of "
                 f"{item.of.algorithm}"
             )
+
+    def _rule(self, arms: Sequence[Arm]) -> SelectionRule:
+        return bounded(comparison_spec(self._ledger.spec).rule, arms)
 
     def _params(self, arm: Arm) -> dict[str, Any]:
         """Return the fields of an arm as they were proposed, since an arm has lists as text."""

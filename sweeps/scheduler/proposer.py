@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carft_sweep.sweeps.ledger.ledger import POINTS, Ledger, Trial
+from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
-from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial
+from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.space.samplers import (
     POPULATION,
     encode,
@@ -21,6 +23,7 @@ from carft_sweep.sweeps.space.samplers import (
     study_of,
     suggest,
 )
+from carft_sweep.sweeps.spec.settings import Metric
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOTHING_MISSED: Mapping[int, float] = MappingProxyType({})
 GENERATION = "NSGAIISampler:generation"
 """Where NSGA-II notes a trial's generation, among the trial's system attributes."""
 
@@ -41,8 +45,36 @@ class Proposal(NamedTuple):
     sampler: Mapping[str, Any] = MappingProxyType({})
 
 
-def known_trials(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
-    """Yield every trial of a ledger as samplers see it, with its generation.
+def violations(spec: SweepSpec, ledger: Ledger, runs: RunStore) -> dict[int, float]:
+    """Return by how much each complete trial, by number, misses the sweep's constraint: above 0 it
+    is violated. Empty until the reference has a result."""
+    constraint = spec.constraint
+    if constraint is None:
+        return {}
+    goal = Metric(name=constraint.name)
+    sign = 1 if goal.goal == "maximize" else -1
+
+    def mean(digests: Collection[str], merge: str | None = None) -> float:
+        own = goal.model_copy(update={"merge": merge})
+        return sign * sum(seed_values(runs, [*digests], own)) / max(1, len(digests))
+
+    settings = (item for item in ledger.baselines() if item.algorithm == constraint.of)
+    reached = [*filter(math.isfinite, (mean(item.runs.values()) for item in settings))]
+    bound = max(reached, default=math.nan) - constraint.margin
+    merge = spec.goals[0].merge
+    missed = {
+        trial.number: bound - mean(trial.runs.values(), merge)
+        for trial in ledger.proposals()
+        if trial.state == "complete"
+    }
+    return {number: miss for number, miss in missed.items() if math.isfinite(miss)}
+
+
+def known_trials(
+    spec: SweepSpec, ledger: Ledger, missed: Mapping[int, float] = NOTHING_MISSED
+) -> Iterator[FrozenTrial]:
+    """Yield every trial of a ledger as samplers see it, with its generation, and by how much it
+    misses the constraint: samplers of Optuna's look at that themselves.
 
     A trial that was tried again has the generation of its point; points of an earlier ledger and of
     `try_first`, which no sampler has seen, are not counted.
@@ -55,10 +87,14 @@ def known_trials(spec: SweepSpec, ledger: Ledger) -> Iterator[FrozenTrial]:
         frozen = frozen_trial(trial, spec.parameters, len(spec.goals), distributions)
         generation = noted.get(trial.point, trial.point // POPULATION)
         frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
+        if trial.number in missed:
+            frozen.set_constraint("constraint", missed[trial.number])
         yield frozen
 
 
-def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
+def propose(
+    spec: SweepSpec, ledger: Ledger, point: int, missed: Mapping[int, float] = NOTHING_MISSED
+) -> Proposal:
     """Return the point with the number `point`: a planned one, or the proposal of a new sampler,
     which depends only on the sweep, the trials of its ledger and the number.
 
@@ -71,7 +107,8 @@ def propose(spec: SweepSpec, ledger: Ledger, point: int) -> Proposal:
     if spec.method not in ("tpe", "gp", "nsga2"):  # as a type checker reads it
         raise ValueError(f"the points of a {spec.method} sweep are planned before it runs")
     directions = [goal.goal for goal in spec.goals]
-    study = study_of(known_trials(spec, ledger), directions, sampler(spec.method, spec.seed, point))
+    trials = known_trials(spec, ledger, missed)
+    study = study_of(trials, directions, sampler(spec.method, spec.seed, point))
     if given := spec.fixed_values(point):
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
@@ -86,8 +123,11 @@ class TrialProposer:
     With `failed_again` also trials that became NaN are tried again.
     """
 
-    def __init__(self, planner: Planner, ledger: Ledger, *, failed_again: bool = False) -> None:
+    def __init__(
+        self, planner: Planner, ledger: Ledger, runs: RunStore, *, failed_again: bool = False
+    ) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
+        self._runs = runs
         self._failed_again = failed_again
         self._points = deque(self._all_points())
         self._twins: dict[frozenset[str], Trial] = {}
@@ -138,7 +178,7 @@ class TrialProposer:
         spec, ledger = self._spec, self._ledger
         proposal = Proposal(params or {})
         if params is None:
-            proposal = propose(spec, ledger, point)
+            proposal = propose(spec, ledger, point, violations(spec, ledger, self._runs))
         tasks = self._planner.trial(proposal.params, ledger.next_number)
         trial = self._as_its_twin(ledger.propose(point, setting_record(tasks), proposal.sampler))
         logger.info("trial %d: %s", trial.number, dict(proposal.params))

@@ -154,18 +154,27 @@ def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfi
 def baseline_at(
     trial: Mapping[str, Any], baseline: Mapping[str, Any], params: Mapping[str, Any]
 ) -> TrialConfig:
-    """Return the config at a point with the algorithm of `baseline`, which holds its name and its
-    own fields. Fields of the trial's algorithm that the baseline has too are taken over. Raises
-    InvalidConfig as `config_at` does."""
-    own = {**_algorithm(trial, str(baseline["name"])), **baseline}
-    return trial_config(_placed({**trial, "algorithm": own}, baseline_params(baseline, params)))
+    """Return the config at a point with the algorithm of `baseline`, which holds its name, its own
+    fields, and dotted ones of `optim`. Fields of the trial's algorithm that the baseline has too
+    are taken over. Raises InvalidConfig as `config_at` does."""
+    name = str(baseline["name"])
+    start = {**trial, "algorithm": {**_algorithm(trial, name), "name": name}}
+    return trial_config(
+        _placed(start, {**baseline_fields(baseline), **baseline_params(baseline, params)})
+    )
+
+
+def baseline_fields(baseline: Mapping[str, Any]) -> Params:
+    """Return the fields that a baseline fixes, dotted."""
+    fields = ((name, value) for name, value in baseline.items() if name != "name")
+    return {name if "." in name else f"algorithm.{name}": value for name, value in fields}
 
 
 def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a point for fields that a baseline has and does not fix."""
-    fixed = {("algorithm", field) for field in ("name", *baseline)}
+    fixed = {"algorithm.name", *baseline_fields(baseline)}
     own = fields_of(params, str(baseline["name"]))
-    return {name: own[name] for name in own if tuple(name.split(".")[:2]) not in fixed}
+    return {name: own[name] for name in own if ".".join(name.split(".")[:2]) not in fixed}
 
 
 def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:

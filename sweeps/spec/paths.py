@@ -40,8 +40,14 @@ def place_paths(document: SpecDocument, folder: Path) -> None:
     texts = [(field, *text) for field in (*PATHS, *NAMES) for text in texts_of(document, field)]
     baselines = document.get(("baselines",))
     for index, item in enumerate(baselines if isinstance(baselines, list) else ()):
-        if isinstance(item, dict) and isinstance(item.get("weights"), str):
-            texts.append((PATHS[-1], item, "weights", ("baselines", index, "weights")))
+        route: Route = ("baselines", index, "weights")
+        weights = item.get("weights") if isinstance(item, dict) else None
+        if isinstance(weights, str):
+            texts.append((PATHS[-1], item, "weights", route))
+        values = weights.get("values") if isinstance(weights, dict) else None
+        for place, value in enumerate(values if isinstance(values, list) else ()):
+            if isinstance(value, str):
+                texts.append((PATHS[-1], values, place, (*route, "values", place)))
     for field, holder, key, route in texts:
         text = holder[key]
         is_name = field in NAMES and (field == NAMES[0] or "/" not in text)

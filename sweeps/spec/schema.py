@@ -42,7 +42,7 @@ def sweep_schema() -> Schema:
         },
         "baselines": {
             "type": "array",
-            "items": _named(ALGORITHMS),
+            "items": _baseline(reference),
             "description": "Other algorithms with the same data, budget and seeds.",
             "x-words": "list of names or mappings",
         },
@@ -96,6 +96,19 @@ def _trial() -> Schema:
         "patternProperties": {"^[a-z_]+\\.[a-z_.]+$": {}},
         "additionalProperties": False,
     }
+
+
+def _baseline(parameter: Schema) -> Schema:
+    """Return the schema of an algorithm by name or with its own fields and those of `optim`, each
+    of which may list values."""
+    schema, optim = _named(ALGORITHMS), SECTIONS["optim"].model_json_schema()["properties"]
+    for form in schema["anyOf"][1:]:
+        fields = form["properties"] | {f"optim.{key}": field for key, field in optim.items()}
+        form["properties"] = {
+            key: field if key == "name" else {"anyOf": [field, parameter]}
+            for key, field in fields.items()
+        }
+    return schema
 
 
 def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) -> Schema:

@@ -228,6 +228,17 @@ class Metric(Section):
         return self.model_copy(update={"name": self.name.replace(TASK, task)})
 
 
+class Constraint(Section):
+    """What a setting must keep to be chosen: a metric, at least as good as a baseline's."""
+
+    name: MetricName = "id/val/top1"
+    """A metric of the runs, as for `metric.name`."""
+    of: str = "zero_shot"
+    """The baseline whose best setting is the measure."""
+    margin: Annotated[Finite, Field(ge=0)] = 0.0
+    """How much worse a setting may be, in units of the metric."""
+
+
 RuleName = Literal["best_val", "oracle"]
 Margin = Annotated[float, Field(gt=0, lt=1)]
 
@@ -451,6 +462,8 @@ class Settings(Section):
         tuple[Metric, ...], Field(strict=False, min_length=2, max_length=MOST_GOALS)
     ] = ()
     """Several goals, instead of `metric`; selection and tables go by the first."""
+    constraint: Constraint | None = None
+    """A metric that a setting must keep to be chosen: ID, while `metric` is of OOD validation."""
     seeds: Annotated[
         tuple[Seed, ...], BeforeValidator(expand_seeds, json_schema_input_type=SeedList)
     ] = (0,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from carft_sweep.carft_core.errors import (
     unknown,
 )
 from carft_sweep.carft_core.models.prompts import template_set
+from carft_sweep.carft_core.training.optim import OptimConfig
 from carft_sweep.sweeps.space.distributions import (
     Condition,
     Distribution,
@@ -318,14 +320,36 @@ class TrialSpace:
         right: dict[str, Mapping[str, Any]] = {}
         for index, item in enumerate(baselines):
             route = ("baselines", index)
-            baseline = self._baseline(item, route)
-            if baseline is None:
-                continue
-            key = json.dumps(baseline, sort_keys=True)
-            if key in right:
-                self.document.add_error(route, f"{baseline['name']} is in the list twice")
-            right[key] = baseline
+            fields = self._baseline(item, route)
+            for baseline in () if fields is None else self._settings(fields, route):
+                key = json.dumps(baseline, sort_keys=True)
+                if key in right:
+                    self.document.add_error(route, f"{baseline['name']} is in the list twice")
+                right[key] = baseline
+                self._check_algorithm(baseline, route)
         return tuple(right.values())
+
+    def _settings(self, fields: Mapping[str, Any], route: Route) -> Iterator[Mapping[str, Any]]:
+        """Yield a baseline at every combination of the values that its own fields list."""
+        name, axes = str(fields["name"]), {}
+        own = [*ALGORITHMS[name].model_fields, *(f"optim.{it}" for it in OptimConfig.model_fields)]
+        for field, value in fields.items():
+            axes[field] = [value]
+            if field not in own and "." in field:
+                message = unknown(f"field of {name} or optim", field, own)
+                self.document.add_error((*route, field), message)
+            elif not applies(field, name):
+                message = f"{name} trains nothing, so this changes nothing"
+                self.document.add_error((*route, field), message)
+            elif isinstance(value, Mapping) and "values" in value:
+                try:
+                    axes[field] = [*(parse_parameter(field, value).grid_values() or ())]
+                except InvalidConfig as error:
+                    for problem in error.problems:
+                        self.document.add_error((*route, field, *problem.path), problem.message)
+        if not self.document.is_wrong(route):
+            for values in itertools.product(*axes.values()):
+                yield dict(zip(axes, values, strict=True))
 
     def _baseline(self, item: object, route: Route) -> Mapping[str, Any] | None:
         fields = {"name": item} if isinstance(item, str) else item
@@ -344,7 +368,6 @@ class TrialSpace:
             message = f"{name} is what the trials run; a baseline is another algorithm"
             self.document.add_error(route, message)
             return None
-        self._check_algorithm(fields, route)
         return fields
 
     def _check_algorithm(self, fields: Mapping[str, Any], route: Route) -> None:
@@ -357,6 +380,8 @@ class TrialSpace:
                     self.document.add_error(route, problem.message)
                 elif problem.path[0] == "algorithm":
                     self.document.add_error((*route, *problem.path[1:]), problem.message)
+                elif dotted(problem.path) in fields:
+                    self.document.add_error((*route, dotted(problem.path)), problem.message)
 
     def _check_after(self, item: After, route: Route) -> None:
         """Report a soup that cannot be made, at the value that prevents it."""

@@ -19,9 +19,10 @@ from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError, Route, unknown
-from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params
+from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params, canonical
 from carft_sweep.sweeps.space.points import (
     baseline_at,
+    baseline_fields,
     baseline_params,
     config_at,
     draw_point,
@@ -156,7 +157,8 @@ class BaselinePoint(NamedTuple):
 
     algorithm: str
     params: Params
-    """The varied fields that it has; `{}` when it has none."""
+    """The varied fields that it has, and those in which it differs from another setting of its
+    algorithm; `{}` when it has none."""
     config: TrialConfig
     number: int | None
     """That of the first trial with these values; None where no trial is known in advance."""
@@ -173,7 +175,7 @@ class SweepSpec(Settings):
 
     parameters: tuple[Distribution, ...]
     baselines: tuple[Mapping[str, Any], ...]
-    """Each with `name` and the algorithm fields that it fixes."""
+    """Each with `name` and the fields that it fixes, of the algorithm and dotted of `optim`."""
     trial: Mapping[str, Any]
     """The shared fields as given, nested."""
     text: str = Field(repr=False)
@@ -343,11 +345,17 @@ class SweepSpec(Settings):
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
         """Return a baseline's distinct points, each with the number of the first trial at it."""
+        alike = [baseline_fields(it) for it in self.baselines if it["name"] == baseline["name"]]
+        own = {
+            name: value
+            for name, value in baseline_fields(baseline).items()
+            if any(canonical(other.get(name)) != canonical(value) for other in alike)
+        }
         if self.is_adaptive:
-            return [(cell, None) for cell in self.cells]
+            return [(own | cell, None) for cell in self.cells]
         first: dict[str, tuple[Params, int | None]] = {}
         for number, point in enumerate(self.points()):
-            params = baseline_params(baseline, point)
+            params = own | baseline_params(baseline, point)
             first.setdefault(json.dumps(params, sort_keys=True), (params, number))
         return [*first.values()]
 

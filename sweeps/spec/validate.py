@@ -31,6 +31,7 @@ def validate(document: SpecDocument) -> dict[str, Any]:
     trials = TrialSpace(document, settings)
     _check_weights(document)
     _check_goals(document, settings, trials)
+    _check_constraint(document, settings, trials)
     _check_tasks(document, trials.space, settings)
     fields = dict(settings) | {
         "metric": settings.goals[0],
@@ -82,6 +83,17 @@ def _check_goals(document: SpecDocument, settings: Settings, space: TrialSpace) 
             message = "goes with one metric; several goals have no target"
             document.add_error((*route, "target"), message)
         seen.add((goal.name, goal.merge))
+
+
+def _check_constraint(document: SpecDocument, settings: Settings, space: TrialSpace) -> None:
+    """Report a constraint by test data, or whose reference is no baseline."""
+    if settings.constraint is None or document.is_wrong(("constraint",)):
+        return
+    _check_honest(document, settings.constraint.name, ("constraint", "name"))
+    names = [baseline["name"] for baseline in space.baselines]
+    if settings.constraint.of not in names:
+        message = unknown("baseline", settings.constraint.of, names)
+        document.add_error(("constraint", "of"), f"{message} Its value is the measure.")
 
 
 def _check_honest(document: SpecDocument, name: str, route: Route) -> None:
@@ -176,7 +188,7 @@ METHODS_OF_TASKS = ("grid", "random")
 """Those whose points are known without results: then every setting can run on every task."""
 APART: tuple[Route, ...] = (
     *(("confirm_seeds",), ("after",), ("early_terminate",), ("race_seeds",), ("metrics",)),
-    ("metric", "target"),
+    *(("constraint",), ("metric", "target")),
 )
 """What compares trials with each other, or is of one choice: neither goes with tasks."""
 _TASKS: Route = ("tasks",)

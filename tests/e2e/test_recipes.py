@@ -116,6 +116,78 @@ def test_imagenet(smoke: Smoke, imagenet_root: Path) -> None:
     assert re.search(r"^setting +n +a +objectnet +r +sketch +v2$", table, re.MULTILINE)
 
 
+def test_a_rival_beside_its_references_on_fresh_seeds(smoke: Smoke, tiny_clip_files: Path) -> None:
+    """The shipped file with its grids, on less of everything that takes time."""
+    little = {
+        "model.name": str(tiny_clip_files),
+        "prompts": "{classes: class_only, contexts: class_only}",
+        "eval.context_probe": "false",
+        "seeds": "[0]",
+        "confirm_seeds": "[1]",
+        "optim.epochs": "null",
+        "optim.steps": "2",
+        "data.train_fraction": "0.1",
+        "merges": "[{name: wise_ft, alphas: [0.5]}]",
+        "report": "{page: false, model: false}",
+    }
+    words = [word for change in little.items() for word in ("--set", "=".join(change))]
+    smoke.call("run", "rivals", "--profile", "l2_sp", "--in-process", *words)
+    children = smoke.children("rivals_l2_sp")
+    rivals = ("fine_tune", "car_ft", "l2_sp")
+    assert len(children) == 1 + 4 * len(rivals) + len(rivals)
+    tuned = {f"l2_sp alpha={alpha} s0" for alpha in ("0.01", "0.1", "1", "10")}
+    assert tuned | {f"fine_tune lr={rate} s0" for rate in ("0.0001", "0.001")} <= {*children}
+    assert sum(name.endswith(" s1") for name in children) == len(rivals)
+    for reference in ("fine_tune", "car_ft"):
+        table = smoke.call("compare", "rivals_l2_sp", "--reference", reference, "--markdown")
+        confirmed = {*re.findall(r"^\| (l2_sp .*) \(confirmed\)", table, re.MULTILINE)}
+        assert len(confirmed) == 1
+        assert "‡" not in table, "all are tuned alike"
+
+
+def test_the_rivals_on_imagenet_are_planned_for_a_gpu(
+    smoke: Smoke, imagenet_root: Path, tiny_clip_files: Path
+) -> None:
+    words = ["check", "imagenet", "--profile", "rivals", "--data-root", str(imagenet_root)]
+    words += ["--gpu", "H100", "--set", f"model={{name: {tiny_clip_files}}}"]
+    plan = smoke.call(*words, "--set", "prompts={classes: class_only, contexts: class_only}")
+    settings = dict(re.findall(r"^  (\w+) +(\d) to train$", plan, re.MULTILINE))
+    assert len(settings) == 13
+    assert {*settings.values()} == {"5"}
+    memory = dict(re.findall(r"^  (\w+), optim.batch_size 512: (.*)$", plan, re.MULTILINE))
+    assert memory.keys() == settings.keys()
+    assert all(re.fullmatch(r"[0-9.]+ MB", size) for size in memory.values()), memory
+    assert "65 to train (650 epochs)" in plan
+    assert re.search(r"^The runs will keep at most about [0-9.]+ MB on disk", plan, re.MULTILINE)
+    assert "of one H100, at 35% of its peak" in plan
+
+
+def test_autoft_searches_by_ood_validation_and_says_so(
+    smoke: Smoke, tmp_path: Path, tiny_clip_files: Path
+) -> None:
+    wilds_tree.make(tmp_path)
+    little = {
+        "model": f"{{name: {tiny_clip_files}}}",
+        "prompts": "{classes: class_only, contexts: class_only}",
+        "optim.batch_size": "4",
+        "resources": "null",
+        "workers": "0",
+        "report": "{page: false, model: false}",
+    }
+    words = [word for change in little.items() for word in ("--set", "=".join(change))]
+    search = ["run", "autoft", "--data-root", str(tmp_path), "--in-process", *words]
+    smoke.call(*search, "--set", "optim.steps=2", "--set", "run_cap=2")
+    assert {*smoke.children("autoft")} == {"zero_shot", "autoft #0 s0", "autoft #1 s0"}
+    final = ("seeds=[0]", "optim.epochs=1", "optim.warmup=0", "baselines=[zero_shot, fine_tune]")
+    smoke.call(*search, "--profile", "final", *(w for it in final for w in ("--set", it)))
+    children = smoke.children("autoft_final")
+    assert len(children) == 3
+    assert "wise_ft_0.5/ood/test/macro_f1" in children["autoft #0 s0"]
+    for form in ((), ("--markdown",), ("--latex",)):
+        told = " ".join(smoke.call("compare", "autoft_final", *form).split())
+        assert "OOD validation: settings were chosen by ood/val/macro" in told.replace("\\", "")
+
+
 @pytest.fixture
 def downstream_root(tmp_path: Path) -> Iterator[Path]:
     """The two tasks of the smoke profile; neither needs a checksum of torchvision's replaced."""

@@ -19,7 +19,7 @@ from carft_sweep.carft_core.training.setup import open_setup
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 
-PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
 NAMES = ("zeroshot", "checkpoint_10")
 MODELING = """
 import pickle
@@ -40,6 +40,17 @@ class ImageClassifier(torch.nn.Module):
 """
 """The classes whose objects WiSE-FT pickles, as far as the page uses them."""
 
+DRM = {
+    "args.py": "from types import SimpleNamespace\n\ndef parse_arguments():\n"
+    "    return SimpleNamespace(checkpoint_path='clip.pt')\n",
+    "models/modeling.py": "import torch\n\nclass CLIPEncoder:\n    @classmethod\n"
+    "    def load(cls, file):\n        encoder = cls()\n"
+    "        encoder.model = torch.load(file, weights_only=False)\n        return encoder\n",
+    "models/zeroshot.py": "import torch\n\ndef get_zeroshot_classifier(args, clip):\n"
+    "    return torch.load('heads.pt', weights_only=False)\n",
+}
+"""Likewise of DRM's code."""
+
 
 def block(language: str, part: str) -> str:
     """The one of this language that has this in it."""
@@ -57,28 +68,16 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in ("src.models.modeling", "src.models", "src"):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "src"]:
         sys.modules.pop(name, None)
 
 
 def test_the_page_can_be_followed_with_checkpoints_in_wise_fts_layout(
     checkout: Path, imagenet_root: Path, tiny_clip_files: Path
 ) -> None:
-    file = checkout / "verify_wise_ft.yaml"
-    file.write_text(block("yaml", "verify_wise_ft"))
-    tiny = {
-        "model": f"{{name: {tiny_clip_files}}}",
-        "data.root": str(imagenet_root),
-        "data.shifts": "[v2, a]",
-        "merges": "[{name: wise_ft, alphas: [0.5]}]",
-        "prompts": "{classes: class_only, contexts: class_only}",
-        "report": "{page: false, model: false}",
-        "workers": "0",
-        "device": "cpu",
-    }
-    changes = [f"{name}={value}" for name, value in tiny.items()]
+    file, changes = on_tiny_images(checkout, imagenet_root, tiny_clip_files)
     _pickle_models(changes, file)
-    exec(compile(block("python", "ImageClassifier"), "docs/benchmarks.md", "exec"), {})
+    exec(compile(block("python", "ImageClassifier"), "docs/verify.md", "exec"), {})
     for name in NAMES:
         state = torch.load(f"{name}.state.pt")  # tensors alone, or this refuses it
         assert state["classification_head.bias"].abs().max() == 0
@@ -96,15 +95,57 @@ def test_the_page_can_be_followed_with_checkpoints_in_wise_fts_layout(
         said.append(printed.getvalue())
     assert all(f"{name}.state.pt" in said[2] for name in NAMES)
     assert "oracle" in said[3]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        main(["compare", "verify_wise_ft", "--json", "--home", str(checkout / "home")])
-    nll = {
-        row["label"]: row["metrics"]["id/test/nll"]["mean"]
-        for row in json.loads(printed.getvalue())["rows"]
-    }
+    nll = nll_of_rows(checkout)
     theirs, tuned = (nll[f"from_checkpoint #{number}"] for number, _ in enumerate(NAMES))
     assert theirs == pytest.approx(nll["zero_shot"], rel=1e-6)
     assert tuned != pytest.approx(nll["zero_shot"], rel=1e-2)
+
+
+def test_the_heads_of_drm_become_rows(
+    checkout: Path, imagenet_root: Path, tiny_clip_files: Path
+) -> None:
+    file, changes = on_tiny_images(checkout, imagenet_root, tiny_clip_files)
+    for name, code in DRM.items():
+        (checkout / "src" / name).write_text(code)
+    (zero_shot,) = load_spec(file, changes).baseline_configs()
+    teacher = open_setup(zero_shot.config).teacher
+    defaults = teacher.classifier.head
+    concepts = torch.nn.Linear(defaults.in_features, defaults.out_features)
+    torch.save(teacher.clip.model, "clip.pt")
+    torch.save((concepts, defaults), "heads.pt")
+    exec(compile(block("python", "CLIPEncoder"), "docs/verify.md", "exec"), {})
+    weights = "[defaults.state.pt, concepts.state.pt]"
+    changes += [f"parameters.algorithm.weights.values={weights}", "merges=[]"]
+    words = [word for change in changes for word in ("--set", change)]
+    assert main(["run", str(file), "--home", str(checkout / "home"), *words]) == 0
+    nll = nll_of_rows(checkout)
+    assert nll["from_checkpoint #0"] == pytest.approx(nll["zero_shot"], rel=1e-6)
+    assert nll["from_checkpoint #1"] != pytest.approx(nll["zero_shot"], rel=1e-2)
+
+
+def on_tiny_images(checkout: Path, root: Path, clip: Path) -> tuple[Path, list[str]]:
+    """The page's sweep file, and the changes with which it runs here."""
+    file = checkout / "verify_wise_ft.yaml"
+    file.write_text(block("yaml", "verify_wise_ft"))
+    tiny = {
+        "model": f"{{name: {clip}}}",
+        "data.root": str(root),
+        "data.shifts": "[v2, a]",
+        "merges": "[{name: wise_ft, alphas: [0.5]}]",
+        "prompts": "{classes: class_only, contexts: class_only}",
+        "report": "{page: false, model: false}",
+        "workers": "0",
+        "device": "cpu",
+    }
+    return file, [f"{name}={value}" for name, value in tiny.items()]
+
+
+def nll_of_rows(checkout: Path) -> dict[str, float]:
+    """By label, as `compare` prints it."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(["compare", "verify_wise_ft", "--json", "--home", str(checkout / "home")])
+    rows = json.loads(printed.getvalue())["rows"]
+    return {row["label"]: row["metrics"]["id/test/nll"]["mean"] for row in rows}
 
 
 def _pickle_models(overrides: list[str], file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from torch import nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.algorithms.base import PARTS
@@ -32,6 +33,21 @@ def test_the_shipped_algorithms_say_what_they_are_and_where_they_come_from(name:
     assert algorithm.name == name
     assert algorithm.summary
     assert "Source:" in (type(algorithm).__doc__ or "")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_an_algorithm_keeps_as_many_models_as_it_says(name: str, teacher: Teacher) -> None:
+    algorithm = ALGORITHMS[name]()
+    if not algorithm.trains:
+        return
+
+    def size(module: nn.Module) -> int:
+        return sum(tensor.numel() for tensor in module.state_dict().values())
+
+    tower, clip = size(teacher.classifier), size(teacher.clip.model)
+    held = size(algorithm.build(teacher))
+    assert (algorithm.copies - 1) * tower <= held  # CLIP-Adapter's holds no tower
+    assert held <= algorithm.copies * (tower + clip)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

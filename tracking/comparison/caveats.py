@@ -8,7 +8,7 @@ from statistics import median
 
 from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord
-from carft_sweep.tracking.comparison.selection import Budget, Selection
+from carft_sweep.tracking.comparison.selection import Budget, Selection, meets
 from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import SEEDS_FOR_INTERVAL
 from carft_sweep.tracking.errors import counted
@@ -127,7 +127,14 @@ _STATES = {
 
 
 def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
-    """Yield caveats on the selected settings: unfinished runs and ties."""
+    """Yield caveats of the selection of settings: a constraint, unfinished runs and ties."""
+    own = rule.constraint
+    if own is not None and rule.bound is not None:
+        minus = f" minus {own.margin:g}" if own.margin else ""
+        text = f"{own.metric} as good as {own.of}'s{minus} ({abs(rule.bound):.4g})"
+        yield f"settings were chosen among those with {text}"
+        for arm in dict.fromkeys(it.arm.label for it in selections if not meets(it.arm, rule)):
+            yield f"no setting of {arm.partition(' ')[0]} has that; {arm} was chosen nevertheless"
     yield from dict.fromkeys(
         f"no setting of {s.arm.algorithm} has all its seeds; {s.arm.label} stands for it"
         for s in selections

@@ -18,6 +18,7 @@ from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.comparison.selection import (
     Budget,
     Selection,
+    bounded,
     budgets,
     confirm,
     less_tried,
@@ -213,7 +214,7 @@ def compare(
         every = (run.seed for arm in arms if not arm.confirms for run in arm.runs)
         seeds = tuple(sorted({seed for seed in every if seed is not None}))
     spec = spec.model_copy(update={"endpoint": spec.endpoint.suited(measured), "seeds": seeds})
-    rule, endpoint = spec.rule, spec.endpoint
+    rule, endpoint = bounded(spec.rule, arms), spec.endpoint
     selections, merges = select_each(arms, rule, seeds), select_merges(arms, rule)
     best = select([arm for arm in arms if arm.role == "trial"], rule, seeds)
     confirmation = confirm(arms, selections, spec.confirm_seeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar
@@ -37,8 +37,9 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
     """Return the setting selected by the rule; None where no arm has a value.
 
     Arms with a failed or missing seed count only when no arm is complete, and then those with the
-    most seeds. With a margin, strength is compared among settings of the best arm's algorithm. Ties
-    go to the better value, then to the earlier arm.
+    most seeds. Those that miss the rule's constraint count only when all do. With a margin,
+    strength is compared among settings of the best arm's algorithm. Ties go to the better value,
+    then to the earlier arm.
     """
     models = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
     valued = [(arm, value) for arm in models if (value := arm.mean(rule.metric)) is not None]
@@ -47,12 +48,31 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
     complete = [(arm, value) for arm, value in valued if arm.is_complete(seeds)]
     most = max(len(arm.done) for arm, _ in valued)
     pool = complete or [(arm, value) for arm, value in valued if len(arm.done) == most]
+    pool = [item for item in pool if meets(item[0], rule)] or pool
     best, value = _near_best(pool, rule)[0]
     if rule.within is not None:
         same = [item for item in pool if item[0].algorithm == best.algorithm]
         best, value = _strongest(same, rule, lambda arm: _strength(arm, rule.strength))
     equal = (arm for arm, other in pool if arm is not best and abs(other - value) <= ROUNDING)
     return Selection(best, value, complete=bool(complete), tied=tuple(equal))
+
+
+def bounded(rule: SelectionRule, arms: Iterable[Arm]) -> SelectionRule:
+    """Return the rule with the bound that its constraint comes to on these arms."""
+    own = rule.constraint
+    if own is None:
+        return rule
+    means = (arm.mean(own.metric) for arm in arms if arm.algorithm == own.of and not arm.confirms)
+    values = [own.better(mean) for mean in means if mean is not None]
+    return rule.model_copy(update={"bound": max(values) - own.margin if values else None})
+
+
+def meets(arm: Arm, rule: SelectionRule) -> bool:
+    """Return whether an arm meets the rule's constraint."""
+    if rule.constraint is None or rule.bound is None:
+        return True
+    mean = arm.mean(rule.constraint.metric)
+    return mean is not None and rule.constraint.better(mean) >= rule.bound - ROUNDING
 
 
 def select_each(
@@ -103,6 +123,7 @@ def _select_labels(arm: Arm, rule: SelectionRule) -> dict[str, str]:
         for metric in dict.fromkeys((rule.metric, VAL)):
             means = [(label, arm.merged(label).mean(metric)) for label in labels]
             valued = [(label, mean) for label, mean in means if mean is not None]
+            valued = [it for it in valued if meets(arm.merged(it[0]), rule)] or valued
             if valued:
                 # The margin is in the unit of the rule's own metric.
                 own = rule if metric == rule.metric else SelectionRule()
@@ -216,9 +237,9 @@ def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
 
 
 def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
-    """Return for each algorithm that was tried at fewer settings than others those others. Varied
-    fields that only one of two algorithms has, such as a KL weight, do not count: a grid over the
-    KL weight alone leaves fine-tuning one setting, and that is not too few."""
+    """Return for each algorithm that was tried at fewer settings than others those others, also
+    where fields do not count that only one of two algorithms has, such as a KL weight: a grid over
+    the KL weight alone leaves fine-tuning one setting, and that is not too few."""
     params: dict[str, list[dict[str, Scalar]]] = {}
     for arm in _tried(arms):
         plain = {name: value for name, value in arm.params.items() if name != SWEEP}
@@ -230,20 +251,20 @@ def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
             {key for key in varied[name] - varied[rival] if key.startswith(OWN_FIELDS)}
             for name, rival in (pair, pair[::-1])
         )
-        ignored = set() if one and other else one | other
-        counts = {
-            name: len(
-                {
-                    params_key({k: v for k, v in point.items() if k not in ignored})
-                    for point in params[name]
-                }
-            )
-            for name in pair
-        }
-        less, more = sorted(pair, key=counts.__getitem__)
-        if counts[less] < counts[more]:
+        whole, shared = (
+            {name: _count(params[name], ignored) for name in pair}
+            for ignored in (set(), set() if one and other else one | other)
+        )
+        less, more = sorted(pair, key=whole.__getitem__)
+        if whole[less] < whole[more] and shared[less] < shared[more]:
             fewer.setdefault(less, set()).add(more)
     return fewer
+
+
+def _count(points: Sequence[Mapping[str, Scalar]], ignored: Collection[str]) -> int:
+    """Return the number of different points, without some of their fields."""
+    kept = ({key: point[key] for key in point if key not in ignored} for point in points)
+    return len(set(map(params_key, kept)))
 
 
 def _tried(arms: Sequence[Arm]) -> list[Arm]:

@@ -32,6 +32,20 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Constraint(_Frozen):
+    """What a setting must keep to be selected: a metric, at least as good as that of an algorithm's
+    best setting."""
+
+    metric: str
+    goal: Literal["maximize", "minimize"]
+    of: str
+    margin: float
+
+    def better(self, value: float) -> float:
+        """Return a value with the sign with which larger is better."""
+        return value if self.goal == "maximize" else -value
+
+
 class SelectionRule(_Frozen):
     """How the setting of an algorithm is selected.
 
@@ -47,6 +61,10 @@ class SelectionRule(_Frozen):
     oracle: bool = False
     strength: Mapping[str, Literal[1, -1]] = Field(default_factory=dict)
     """Regularisation fields by importance: +1 where larger is stronger, -1 where smaller."""
+    constraint: Constraint | None = None
+    bound: float | None = None
+    """What the constraint comes to, with the sign with which larger is better; None: no setting of
+    its reference is there."""
 
     @model_validator(mode="after")
     def _check(self) -> SelectionRule:

@@ -378,6 +378,8 @@ def _notes(
         f"{settings} of {of} settings, the best by {comparison.rule.metric}.": settings < of,
         "‡ untuned: tried at fewer settings than others.": "untuned" in marks,
         "(confirmed) the chosen setting once more, on fresh seeds.": "confirmed" in marks,
+        f"OOD validation: settings were chosen by {comparison.rule.metric}, which is out of "
+        "distribution.": comparison.rule.metric.startswith("ood/val/"),
         "† its contexts name held-out domains.": "names domains" in marks,
         "¶ sample-wise: each image has its own mix of two models.": "sample-wise" in marks,
         "§ transductive: an answer depends on the other images of a split.": "transductive"

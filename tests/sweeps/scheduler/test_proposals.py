@@ -43,6 +43,11 @@ def closeness(params: dict[str, Any]) -> float:
     return -abs(math.log(params["optim.lr"] / 3e-4))
 
 
+def too_fast(params: dict[str, Any]) -> float:
+    """By how much a rate passes 1e-4, where the best one is not allowed."""
+    return math.log(params["optim.lr"] / 1e-4)
+
+
 class Search:
     """A sweep's trials, any of which may follow on a restart."""
 
@@ -254,3 +259,21 @@ def test_a_sweep_of_the_shipped_kind_has_its_grid_in_order(search: Callable[...,
 
 def generations(made: Search) -> list[int | None]:
     return [trial.system_attrs.get(GENERATION) for trial in made.frozen()]
+
+
+@pytest.mark.parametrize(("method", "points"), [("tpe", 45), ("gp", 35), ("nsga2", 80)])
+def test_a_search_looks_where_its_constraint_is_met(
+    search: Callable[..., Search], method: str, points: int
+) -> None:
+    shares = []
+    for is_constrained in (False, True):
+        made, missed = search(method=method, run_cap=points), dict[int, float]()
+        for point in range(points):
+            found = propose(made.spec, made.ledger, point, missed if is_constrained else {})
+            number = made.keep(point, found)
+            made.end(number, closeness(dict(found.params)))
+            missed[number] = too_fast(dict(found.params))
+        late = range(points // 2, points)
+        shares.append(sum(missed[number] < 0.1 for number in late) / len(late))
+    assert shares[0] + 0.2 < shares[1]
+    assert shares[1] > 0.5

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.ledger.ledger import find_ledger
+from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import source_of
-from carft_sweep.sweeps.scheduler.proposer import GENERATION
-from carft_sweep.sweeps.spec.settings import METHODS
+from carft_sweep.sweeps.scheduler.proposer import GENERATION, violations
+from carft_sweep.sweeps.spec.settings import METHODS, Constraint
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import Carft, ToySweep
 
@@ -62,6 +63,27 @@ def test_a_baseline_is_drawn_along_with_the_trials_and_goes_on_with_them(toy: To
         tuned = [it.params for it in settings if it.algorithm == "fine_tune"]
         assert tuned == [{"optim.lr": rate} for rate in rates]
     assert len({*toy.trained().values()}) == 1  # none is trained again
+
+
+def test_a_trial_misses_a_constraint_by_what_its_runs_lack(toy: ToySweep) -> None:
+    weights = {"algorithm.kl_weight": {"values": [0.3, 0.65, 1.3]}}
+    keys: dict[str, Any] = {
+        "parameters": weights,
+        "constraint": {"of": "fine_tune", "margin": 0.01},
+    }
+    toy.run(**keys, baselines=["zero_shot", "fine_tune"])
+    spec, ledger = load_spec(toy.file(**keys, baselines=["fine_tune"])), toy.ledger()
+    missed = violations(spec, ledger, RunStore(toy.home.runs))
+    # Fine-tuning has 0.77, the trials 0.8 and a tenth of their distance from 0.3 less.
+    assert missed == {
+        number: pytest.approx(miss) for number, miss in enumerate([-0.04, -0.005, 0.06])
+    }
+    loose = spec.model_copy(update={"constraint": Constraint(of="car_ft")})
+    assert violations(loose, ledger, RunStore(toy.home.runs)) == {}, "there is no such baseline"
+    assert (
+        violations(spec.model_copy(update={"constraint": None}), ledger, RunStore(toy.home.runs))
+        == {}
+    )
 
 
 def test_a_search_begins_with_the_best_points_of_another_sweep(

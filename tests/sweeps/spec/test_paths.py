@@ -18,7 +18,10 @@ name: mine
 parameters:
   model.pretrained: {values: [../models/a.pt, openai]}
   prompts.contexts: {value: mine.txt}
-baselines: [zero_shot, {name: from_checkpoint, weights: tuned.pt}]
+baselines:
+  - zero_shot
+  - {name: from_checkpoint, weights: tuned.pt}
+  - {name: from_checkpoint, weights: {values: [a.pt, b.pt]}}
 trial:
   model: {name: ViT-B/32}
   data: {family: image_folder, root: photos}
@@ -50,6 +53,7 @@ def test_a_path_of_the_file_is_relative_to_it(
     assert place_of(*varied, 0) == folder / "../models/a.pt"
     assert place_of("trial", "prompts", "contexts") == folder / "mine.txt"
     assert place_of("baselines", 1, "weights") == folder / "tuned.pt"
+    assert place_of("baselines", 2, "weights", "values", 1) == folder / "b.pt"
     assert document.get((*varied, 1)) == "openai"
     assert document.get(("trial", "model", "name")) == "ViT-B/32"
     assert document.get(("trial", "prompts", "classes")) == "openai"

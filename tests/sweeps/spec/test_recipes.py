@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 
+from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
@@ -22,8 +24,9 @@ SMOKE = "smoke"
 PROFILES: dict[str, dict[str, Any]] = {
     name: parse(file.read_text()).data.get("profiles", {}) for name, file in recipes().items()
 }
-PAPERS = [name for name, profiles in PROFILES.items() if profiles]
+PAPERS = [name for name, profiles in PROFILES.items() if SMOKE in profiles]
 """Those of the papers' benchmarks; the others run on the embedded one, small as they are."""
+VIT = "builtin_vit"
 
 
 def of(recipe: str, *profiles: str) -> SweepSpec:
@@ -51,6 +54,46 @@ def configs(spec: SweepSpec) -> Iterator[TrialConfig]:
     """Of its baselines, and of its trials where these are known before it runs."""
     yield from (baseline.config for baseline in spec.baseline_configs())
     yield from map(spec.config_for, spec.points() if spec.method == "grid" else ())
+
+
+def settings(spec: SweepSpec) -> Counter[str]:
+    """How many settings of each method run."""
+    return Counter(config.algorithm.name for config in configs(spec) if config.algorithm.trains)
+
+
+def test_every_rival_is_tuned_over_four_settings_whichever_run() -> None:
+    every = settings(of("rivals"))
+    assert set(every.values()) == {4}
+    trained = {name for name, cls in ALGORITHMS.items() if cls.trains}
+    # No WiSE-FT curve; needs domains in train; needs a ViT; has a recipe of its own.
+    assert trained - {*every} == {"clip_adapter", "coral", "r_adapter", "autoft"}
+    for name in {*PROFILES["rivals"]} - {"vit", "merges", "object_mask", "spd"}:
+        spec = of("rivals", name)
+        assert settings(spec) == dict.fromkeys(("car_ft", "fine_tune", name), 4)
+        assert spec.name == f"rivals_{name}"
+    spd = [config.optim for config in configs(of("rivals", "spd")) if config.algorithm.trains]
+    assert [(it.name, it.weight_decay) for it in spd[:4]] == [("spd", d) for d in (0.3, 1, 3, 10)]
+
+
+def test_the_rivals_of_a_vit_are_those_of_the_other_model_and_two_more() -> None:
+    vit, other = of("rivals", "vit"), of("rivals")
+    assert settings(vit) == settings(other) | {"r_adapter": 4}
+    assert {config.model.name for config in configs(vit)} == {VIT}
+    for name in ("r_adapter", "object_mask", "tracer"):
+        assert of("rivals", "vit", name).name == f"rivals_vit_{name}"
+
+
+def test_autoft_varies_every_weight_of_its_objective_and_is_valued_out_of_distribution() -> None:
+    varied = {item.name: item for item in of("autoft").parameters}
+    weights = {f"algorithm.{name}" for name in ALGORITHMS["autoft"].model_fields}
+    assert {*varied} == weights | {"optim.lr", "optim.weight_decay"}
+    ranges = {varied[name].boundary_values()[0][1] for name in weights}
+    assert ranges == {1e-4}, "as in its code"
+    goals = {of("autoft", *names).metric.name for names in ((), ("fmow",))}
+    assert goals == {"ood/val/macro_f1", "ood/val/worst_group_top1"}
+    final = load_spec("autoft", ["profile=final"], best_of=lambda *_: [dict.fromkeys(weights, 1.0)])
+    assert final.given(0) == dict.fromkeys(weights, 1.0)
+    assert [config.optim.lr for config in configs(final) if config.algorithm.trains] == [1e-5] * 3
 
 
 def test_every_set_of_domains_holds_each_of_its_domains_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_a_shipped_recipe_loads_under_the_name_of_its_file(name: str) -> None:
     assert not spec.warnings
 
 
-@pytest.mark.parametrize("name", sorted({*recipes()} - {*BENCHMARKS}))
+@pytest.mark.parametrize("name", sorted({*recipes()} - {*BENCHMARKS, "autoft", "rivals"}))
 def test_a_shipped_recipe_runs_in_minutes_on_the_built_in_data(name: str) -> None:
     spec = load_spec(name)
     configs = [spec.config_for(point) for point in spec.points()]
@@ -325,6 +326,48 @@ def test_a_baseline_may_fix_fields_of_its_own(load: Load) -> None:
     )
     (point,) = spec.baseline_configs()
     assert point.config.algorithm == ALGORITHMS["car_ft"](kl_weight=0.5)  # type: ignore[call-arg]
+
+
+def test_a_baseline_may_have_a_grid_of_its_own(load: Load) -> None:
+    spec = load(
+        "name: x\nparameters: {optim.lr: {values: [1e-4, 1e-3]}}\nbaselines:\n"
+        "  - {name: flyp, optim.lr: {values: [1e-6, 1e-5]}, optim.weight_decay: 0.2}\n"
+        "  - {name: l2_sp, alpha: {values: [0.1, 1]}}\n"
+        "  - zero_shot\n"
+        f"{TRIAL}"
+    )
+    found = spec.baseline_configs()
+    assert [(it.algorithm, it.params) for it in found] == [
+        ("flyp", {"optim.lr": 1e-6}),  # its own values, not those of the trials
+        ("flyp", {"optim.lr": 1e-5}),
+        ("l2_sp", {"algorithm.alpha": 0.1, "optim.lr": 1e-4}),
+        ("l2_sp", {"algorithm.alpha": 0.1, "optim.lr": 1e-3}),
+        ("l2_sp", {"algorithm.alpha": 1, "optim.lr": 1e-4}),
+        ("l2_sp", {"algorithm.alpha": 1, "optim.lr": 1e-3}),
+        ("zero_shot", {}),
+    ]
+    assert [it.config.optim.lr for it in found[:6]] == [1e-6, 1e-5, *[1e-4, 1e-3] * 2]
+    assert [it.config.optim.weight_decay for it in found] == [0.2, 0.2, *[0.1] * 5]
+    assert [it.config.as_dict()["algorithm"].get("alpha") for it in found[2:6]] == [0.1, 0.1, 1, 1]
+    assert load(json.dumps(spec.as_dict())).baseline_configs() == found
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ("{name: flyp, optim.lrr: 1}", "baselines[0].optim.lrr: unknown field of flyp or optim"),
+        ("{name: flyp, optim.lr: -1}", "baselines[0].optim.lr: must be greater than 0"),
+        ("{name: l2_sp, alpha: {values: [1, 1]}}", "alpha.values[1]: 1 is in the list twice"),
+        ("{name: l2_sp, alpha: {values: [-1, 1]}}", "baselines[0].alpha: must be"),
+        ("{name: zero_shot, optim.lr: 1e-3}", "zero_shot trains nothing, so this changes nothing"),
+        ("{name: flyp, data.family: pacs}", "baselines[0].data.family: unknown field of flyp"),
+    ],
+)
+def test_a_wrong_field_of_a_baseline_is_named(load: Load, baseline: str, message: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(f"name: x\nbaselines: [{baseline}]\n{TRIAL}")
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_where_the_algorithm_varies_each_point_uses_the_fields_that_it_has(load: Load) -> None:

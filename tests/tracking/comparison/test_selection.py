@@ -13,13 +13,19 @@ from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.comparison.selection import (
     Budget,
+    bounded,
     budgets,
     less_tried,
     select,
     select_each,
     select_merges,
 )
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule, looks_at_tests
+from carft_sweep.tracking.comparison.spec import (
+    ComparisonSpec,
+    Constraint,
+    SelectionRule,
+    looks_at_tests,
+)
 from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
 
@@ -82,6 +88,40 @@ def test_without_a_whole_setting_the_one_with_most_seeds_stands_in() -> None:
     choice = select(arms, SelectionRule(), (0, 1, 2))
     assert choice is not None
     assert (choice.arm.trial, choice.complete) == (1, False)
+
+
+def test_of_settings_that_keep_a_constraint_the_best_is_chosen() -> None:
+    def setting(name: str, trial: int | None, val: float, ood: float) -> RunRecord:
+        more = {"params": {KL: float(trial)}, "trial": trial} if trial is not None else {}
+        own = metrics(0.6, ood, val=val) | {"ood/val/top1": ood}
+        return run(name, 0, own, **({"role": "baseline"} if trial is None else {}), **more)
+
+    low, middle, high = (
+        setting("car_ft", trial, val, ood)
+        for trial, (val, ood) in enumerate([(0.70, 0.4), (0.69, 0.5), (0.60, 0.6)])
+    )
+    arms = group([low, middle, high, setting("fine_tune", None, 0.70, 0.3)])
+    own = Constraint(metric="id/val/top1", goal="maximize", of="fine_tune", margin=0.01)
+    rule = SelectionRule(metric="ood/val/top1", constraint=own)
+    picked = {
+        margin: select_each(
+            arms,
+            bounded(
+                rule.model_copy(update={"constraint": own.model_copy(update={"margin": margin})}),
+                arms,
+            ),
+            (0,),
+        )["car_ft"].arm.trial
+        for margin in (0.0, 0.01, 0.5)
+    }
+    assert picked == {0.0: 0, 0.01: 1, 0.5: 2}
+    spec = ComparisonSpec(rule=rule, seeds=(0,))
+    said = compare([low, middle, high, setting("fine_tune", None, 0.70, 0.3)], spec=spec).warnings
+    assert "id/val/top1 as good as fine_tune's minus 0.01 (0.69)" in said[0]
+    nobody = [high, setting("fine_tune", None, 0.70, 0.3)]
+    assert "no setting of car_ft has that" in compare(nobody, spec=spec).warnings[1]
+    none = bounded(rule, [arm for arm in arms if arm.algorithm != "fine_tune"])
+    assert none.bound is None, "without its reference the constraint means nothing"
 
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
@@ -239,9 +279,19 @@ def test_two_searches_of_different_length_are_told_with_their_numbers() -> None:
         ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}], False),
         ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True),
         ([{LR: 1.0}, {LR: 2.0}], [{LR: 1.0}], False),
+        ([{LR: 1.0}, {LR: 2.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True),
         ([{"prompts.contexts": 1.0}, {"prompts.contexts": 2.0}], [{}], True),
     ],
-    ids=["own field", "grid", "half a grid", "own fields", "as many", "shared", "contexts"],
+    ids=[
+        "own field",
+        "grid",
+        "half a grid",
+        "own fields",
+        "as many",
+        "shared",
+        "own for shared",
+        "contexts",
+    ],
 )
 def test_fields_that_only_one_of_two_has_do_not_count(
     ours: list[dict[str, float]], theirs: list[dict[str, float]], equal: bool
