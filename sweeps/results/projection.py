@@ -668,9 +668,17 @@ class SweepProjection:
         fingerprint = self._sent.fingerprint(key.name) or "started"
         if fingerprint == arm.fingerprint:
             return
-        if fingerprint not in (*_OPEN, _REMOVED) and not fingerprint.startswith(arm.kind):
-            self._remove_arm(key)  # a store does not forget a parameter or the name of a metric
-        start = RunStart(key, arm.name, began, parent=self._sweep, params=arm.params, tags=arm.tags)
+        # A store does not forget a parameter or the name of a metric.
+        is_sent = fingerprint not in (*_OPEN, _REMOVED)
+        start = RunStart(
+            key,
+            arm.name,
+            began,
+            parent=self._sweep,
+            params=arm.params,
+            tags=arm.tags,
+            replaces=is_sent and not fingerprint.startswith(arm.kind),
+        )
         self._start_run(start)
         if (key.name, "start") in self.refused:
             return
