@@ -14,12 +14,11 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, State, Trial, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured
-from carft_sweep.sweeps.ledger.status import goals, source_of
+from carft_sweep.sweeps.ledger.status import goals, source_of, started_by
 from carft_sweep.sweeps.results.records import front, state_of
-from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.sweeps.scheduler.progress import figures, value_text
 from carft_sweep.tracking.comparison.runs import UNMERGED, setting
-from carft_sweep.tracking.location import resolve_location
 
 MOST = 50
 """Trials that are printed, without `--all`."""
@@ -71,7 +70,7 @@ def _sweep_as_dict(
 ) -> dict[str, Any]:
     """Return a sweep as the plain data that `show --json` prints."""
     runs = RunStore(home.runs)
-    ids = SentLog(home.sweep(ledger.name), resolve_location(home.path)).run_ids()
+    ids = SentLog(home.sweep(ledger.name), place_of(home, ledger)).run_ids()
 
     def runs_of(item: Setting | Trial) -> list[dict[str, Any]]:
         return [_run_as_dict(runs, ids, seed, digest) for seed, digest in item.runs.items()]
@@ -87,6 +86,7 @@ def _sweep_as_dict(
     return {
         "sweep": ledger.name,
         "generation": ledger.generation,
+        "by": started_by(ledger),
         "metric": goals(ledger.spec)[0],
         "metrics": list(goals(ledger.spec)),
         "seeds": ledger.spec["seeds"],
@@ -131,7 +131,8 @@ def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str)
 
 def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iterator[str]:
     names = ", ".join(goal["name"] for goal in sweep["metrics"])
-    yield f"{sweep['sweep']} (generation {sweep['generation']}), by {names}"
+    who = f", run by {sweep['by']}" if sweep["by"] else ""
+    yield f"{sweep['sweep']} (generation {sweep['generation']}), by {names}{who}"
     counts, trials = dict(sweep["counts"]), sweep["trials"]
     total = counts.pop("trials")
     states = ", ".join(

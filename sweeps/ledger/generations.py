@@ -39,6 +39,8 @@ EXTEND = (
     *(
         "description",
         "tags",
+        "notes",
+        "experiment",
         "baselines",
         "run_cap",
         "time_budget",

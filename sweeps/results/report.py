@@ -23,7 +23,7 @@ from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
 from carft_sweep.sweeps.results.export import export_commands
-from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.sweeps.spec.document import read_text
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import RunRecord, fields
@@ -68,7 +68,7 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
         return None
     pages: dict[str, str] = {}
     for sweep in sweeps:
-        log = SentLog(home.sweep(sweep.name), place)
+        log = SentLog(home.sweep(sweep.name), place_of(home, sweep))
         ids = log.run_ids() if log.experiment else {}
         for digest, run_id in ids.items():
             if digest and run_id and not digest.startswith(ARM):

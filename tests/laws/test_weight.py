@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_300,
-    ("sweeps",): 19_960,
-    ("tracking",): 11_610,
-    ("tests",): 57_490,
+    ("sweeps",): 20_240,
+    ("tracking",): 11_650,
+    ("tests",): 57_790,
     ("benchmarks", "tools"): 6_400,
 }
 """Of Python, blank ones too."""

@@ -472,10 +472,13 @@ class MlflowStore(Tracker):
         return True
 
 
-def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowStore:
-    """Return the store of a home's runs. MLflow is imported only when the store is used. Raises
-    TrackingError where an SQLite database would lose data on the home's file system."""
-    place = resolve_location(home, environ)
+def open_store(
+    home: Path, environ: Mapping[str, str] | None = None, *, experiment: str = ""
+) -> MlflowStore:
+    """Return the store of a home's runs (see `resolve_location`). MLflow is imported only when the
+    store is used. Raises TrackingError where an SQLite database would lose data on the home's file
+    system."""
+    place = resolve_location(home, environ, experiment=experiment)
     return MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
 
 

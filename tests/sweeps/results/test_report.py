@@ -227,7 +227,7 @@ def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
     sent(copy)
     page = copy.sweep(NAME) / PAGE
     page.write_text(page_of(copy))
-    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda _: store)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: store)
     for _ in range(2):
         assert main(["--home", str(copy.path), "sync"]) == 0
         pages.append(page.read_text())
@@ -259,7 +259,7 @@ def test_looking_runs_no_module_that_a_home_names(
     planted = copy.path / "carft_planted.py"
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     name_module(copy, str(planted))
-    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda _: MemoryTracker())
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: MemoryTracker())
     for command in (
         ["list"],
         ["show", NAME],
