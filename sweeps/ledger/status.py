@@ -25,6 +25,8 @@ from carft_sweep.tracking.provenance import USER
 
 OUTCOME = "outcome"
 """The fact how the sweep stands: `state`, and `broken` where it was given up, which says why."""
+BAD_NODES = "bad_nodes"
+"""The fact on which nodes no run begins, since runs fail there alone, each with the last one."""
 State = Literal["running", "done", "interrupted", "failed"]
 
 logger = logging.getLogger(__name__)
