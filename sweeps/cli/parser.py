@@ -416,7 +416,8 @@ def _show(parser: Parser) -> None:
 
 
 def _compare(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="*")
+    purpose = "names, several as one; published folders: ./theirs; or a table: results.csv"
+    _value(parser, "sweeps", "SWEEP", purpose, nargs="*")
     form = parser.add_mutually_exclusive_group()
     _json(form, "print as JSON")
     _flag(form, "--csv", "print as CSV, fractions")
@@ -437,7 +438,7 @@ def _compare(parser: Parser) -> None:
 
 def _report(parser: Parser) -> None:
     _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="+")
-    purpose = "where the page goes (in the sweep's folder; of several in the home; beside a table)"
+    purpose = "the page, else in the home; or of one sweep a folder to publish, with its numbers"
     _value(parser, "--out", "FILE", purpose)
     _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
     _json(parser, "print where the files are as JSON")
