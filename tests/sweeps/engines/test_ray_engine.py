@@ -312,7 +312,9 @@ def test_a_node_that_cannot_serve_is_left_out_while_another_can(
     ray_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     nodes = first_node(ray_nodes)
-    answers = {id_: {"gpus": []} for id_ in nodes} | {"far": {"refused": "does not share the home"}}
+    answers: dict[str, Any] = {id_: {"gpus": []} for id_ in nodes} | {
+        "far": {"refused": "does not share the home"}
+    }
     monkeypatch.setattr(ray_cluster, "_answers", lambda _: answers)
     monkeypatch.setattr(ray_cluster, "_question", lambda _: SimpleNamespace(remote=print))
     monkeypatch.setattr(ray_cluster, "_appears", lambda _: True)
