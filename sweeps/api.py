@@ -55,7 +55,7 @@ def perform(
         closing(
             make_engine(spec, address=address, in_process=in_process, home=home.path)
         ) as engine,
-        closing(open_store(home.path)) as store,
+        closing(open_store(home.path, experiment=spec.experiment)) as store,
     ):
         engine.start()
         for note in notes:

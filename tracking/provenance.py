@@ -15,6 +15,9 @@ from pathlib import Path
 SOURCE_COMMIT = "CARFT_SOURCE_COMMIT"
 """Variable with the commit of sources that were sent without their .git; `-dirty` behind it means
 changes."""
+USER, USER_VARIABLE = "mlflow.user", "CARFT_USER"
+"""The tag of whoever began a sweep, and the variable that names them: all jobs of a cluster run as
+one account."""
 PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray")
 
 _GIT_SECONDS = 5.0
@@ -35,7 +38,7 @@ def provenance_tags(folder: Path | None = None) -> dict[str, str]:
     `folder` is the current one when None. Outside a checkout or without git, SOURCE_COMMIT in the
     environment is the commit. No package is imported."""
     tags = {
-        "mlflow.user": user(),
+        USER: user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "mlflow.source.type": "LOCAL",
         f"{_VERSION}python": platform.python_version(),
@@ -62,9 +65,9 @@ def describe_code(tags: Mapping[str, str]) -> str:
 
 
 def user() -> str:
-    """Return the name of the user; `unknown` where the system has none."""
+    """Return the name of the user, by CARFT_USER or the system; `unknown` where neither has one."""
     try:
-        return getpass.getuser()
+        return os.environ.get(USER_VARIABLE) or getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
         return "unknown"
 

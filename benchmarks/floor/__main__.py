@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--suite", action="append", choices=SUITES, help="left out, all")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--quick", action="store_true", help="less work a turn")
+    parser.add_argument("--quick", action="store_true", help="fewer steps per measurement")
     parser.add_argument("--compare", type=Path, help="an earlier result")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)

@@ -24,6 +24,8 @@ from carft_sweep.carft_core.merges import Merge
 from carft_sweep.carft_core.training.optim import OptimConfig
 
 DEFAULT_EPOCHS = 10
+SMALL, SMALL_RATE = ("builtin", "builtin_vit"), 5e-4
+"""The models in the package, and a rate at which ones so small learn."""
 DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
 
 
@@ -265,6 +267,8 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
             problems.append(Problem(("data", "family"), message))
         elif not _of_another_length(field, sections["optim"]):
             sections[section].setdefault(key, value)
+    if sections["model"].get("name", SMALL[0]) in SMALL:
+        sections["optim"].setdefault("lr", SMALL_RATE)
     if sections["optim"].get("steps") is None:
         sections["optim"].setdefault("epochs", DEFAULT_EPOCHS)
     return complete, problems

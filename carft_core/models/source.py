@@ -17,7 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.carft_core.files import path_or_none, read_json
-from carft_sweep.carft_core.models.weights import WEIGHT_SUFFIXES
+from carft_sweep.carft_core.models.weights import WEIGHT_SUFFIXES, check_contents
 
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
 
@@ -170,6 +170,7 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
         else:
             tokenizer_files = _tokenizer_files(folder)
     preprocess, weights = _agreed([preprocess]), _weights_in(folder)
+    check_contents(weights)
     return ModelSource(name, present, preprocess, weights, opener, tokenizer, tokenizer_files)
 
 
@@ -337,6 +338,7 @@ def _local_file(name: str, pretrained: str | None, tags: Sequence[str]) -> Path:
         )
     path = path_or_none(pretrained)
     if path is not None and path.is_file():
+        check_contents(path)
         return path
     near = near_names(pretrained, tags, count=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -117,6 +117,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
+def check_contents(path: Path) -> None:
+    """Raise RequestError for a checkpoint with more than tensors, by the index of its archive:
+    nothing of it is run. What the index does not tell, `read_state` finds."""
+    names: list[str] = []
+    with contextlib.suppress(Exception):  # foreign bytes make the reader raise nearly anything
+        check_archive(path)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    if names:
+        raise _more_than_tensors(path, names[0])
+
+
+def _more_than_tensors(path: Path, name: str) -> RequestError:
+    return RequestError(
+        f"{path} holds more than tensors ({name}): reading it would run its code, so it is not "
+        "opened. Save the state dict alone, best as safetensors"
+    )
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Return whether a tensor is stored whole: dense, and neither quantised nor complex."""
     is_stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
@@ -144,10 +162,7 @@ def _unpickled(path: Path) -> object:
             ) from None
         refused = re.search(r"GLOBAL ([\w.]+)", text)
         if isinstance(error, pickle.UnpicklingError) and refused:
-            raise RequestError(
-                f"{path} holds more than tensors ({refused[1]}): reading it would run its code, "
-                "so it is not opened. Save the state dict alone, best as safetensors"
-            ) from None
+            raise _more_than_tensors(path, refused[1]) from None
         raise RequestError(f"{path} is not a checkpoint of PyTorch, or is damaged") from error
 
 

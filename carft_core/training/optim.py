@@ -35,20 +35,21 @@ class OptimConfig(Section):
     rho: Positive | None = None
     """How far `sam` looks; left out, 0.05."""
     lr: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1e-5
-    """The learning rate at its highest, after warm-up."""
+    """The learning rate at its highest, after warm-up; left out, 5e-4 for a built-in model."""
     weight_decay: NonNegative = 0.1
     """Decoupled in `adamw` and `sam`, as AdamW has it; in `spd` how strong its projection is."""
     decay_norms_and_biases: bool = True
     """Whether norms and biases decay too, as WiSE-FT has it."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Passes over train; left out, and without `steps`, the family's or 10."""
+    """Passes over train; left out, and without `steps`, the family's (20 for images of your own)
+    or 10."""
     steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Steps of the optimiser, instead of `epochs`."""
     steps_per_epoch: PositiveInt | None = None
     """With `steps`: after so many `id/val` is measured, which is called an epoch; left out, a
     pass."""
     batch_size: PositiveInt = 512
-    """Images a step."""
+    """Images a step; left out, the family's: 32 for images of your own."""
     micro_batch: PositiveInt | None = None
     """The part of a batch that is computed at once; left out, the whole batch, or on a GPU that
     does not hold it the largest half, quarter, ... that fits, where that changes no result."""

@@ -137,7 +137,12 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
                 "it; `run` asks them",
             )
         elif able:
-            nodes |= check_nodes(able, home.path.absolute(), imports=spec.imports)
+            seen = check_nodes(able, home.path.absolute(), imports=spec.imports)
+            nodes = {
+                id_: seen.get(id_, node)
+                for id_, node in nodes.items()
+                if id_ in seen or id_ not in able
+            }
         return list(nodes.values()), warnings
 
 
@@ -161,7 +166,8 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         states = [f"{row[name]} {word}" for name, word in _WORDS.items() if row[name]]
         yield f"  {row['label']:<{width}}  {', '.join(states)}"
     if estimate.unknown:
-        yield f"  and {estimate.unknown} runs at points that {estimate.method} has yet to choose"
+        also = "and " if estimate.rows else ""
+        yield f"  {also}{estimate.unknown} runs at points that {estimate.method} has yet to choose"
     if estimate.to_confirm:
         yield f"  and {estimate.to_confirm} runs that confirm what will be chosen, on fresh seeds"
     if estimate.to_combine:

@@ -24,6 +24,7 @@ from carft_sweep.sweeps.results.records import load_part, load_parts
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.flips import find_flips
+from carft_sweep.tracking.comparison.input_file import read_published
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, owners
 from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import (
@@ -202,12 +203,26 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         if not arguments.sweeps:
             raise RequestError(f"which sweep? `{program()} list` names those of this home")
         home = find_home(arguments.home, trust=arguments.trust_home)
-        return load_parts(home, arguments.sweeps)
+        return _parts(home, arguments.sweeps)
     if arguments.flips:
         raise RequestError("--flips reads the runs' folders, which lie in a home, not on a server")
     from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
+
+
+def _parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
+    """Return the runs of sweeps of the home, and of published ones, which are folders: names with a
+    slash."""
+    if not any("/" in name for name in names):
+        return load_parts(home, names)
+    runs = RunStore(home.runs)
+    return [
+        read_published(Path(name).expanduser())
+        if "/" in name
+        else load_part(find_ledger(home, name), runs, with_fields=True)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
@@ -277,7 +292,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the `report` command and return its exit code. Several sweeps are one comparison."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
-    from carft_sweep.sweeps.results.report import page, table_page
+    from carft_sweep.sweeps.results.report import page, publish, table_page
 
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -290,11 +305,17 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     else:
         home = find_home(arguments.home, trust=arguments.trust_home).absolute()
         sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
-        out = _out(arguments.out, _usual_place(home, sweeps, PAGE))
-        runs, several = RunStore(home.runs), len(sweeps) > 1
-        parts = [load_part(sweep, runs, with_fields=several) for sweep in sweeps]
-        comparison = compare_sweeps(override_specs(parts, arguments))
+        several = len(sweeps) > 1
+        out = _out(arguments.out, _usual_place(home, sweeps, PAGE), may_be_folder=not several)
+        runs, is_folder = RunStore(home.runs), out.suffix.lower() not in PAGES
+        parts = [load_part(sweep, runs, with_fields=several or is_folder) for sweep in sweeps]
+        parts = override_specs(parts, arguments)
+        comparison = compare_sweeps(parts)
         report = page(home, sweeps, comparison, options=options)
+        if is_folder:
+            with written("--out", out):
+                publish(out, sweeps[0], parts[0])
+            out /= "index.html"
     with written("--out", out):
         report.write(out)
     files: list[Path] = []
@@ -324,19 +345,25 @@ def _options(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
+PAGES = (".html", ".htm")
+"""What the name of a page ends in."""
+
+
 def _usual_place(home: Home, sweeps: list[Ledger], name: str) -> Path:
     folder = home.sweep("+".join(sweep.name for sweep in sweeps))
     return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
 
 
-def _out(text: str | None, usual: Path) -> Path:
-    """Return the path of the page. Raises RequestError for a folder."""
+def _out(text: str | None, usual: Path, *, may_be_folder: bool = False) -> Path:
+    """Return the path of the page, or of the folder to publish. Raises RequestError for another."""
     if text is None:
         return usual
     out = Path(text).expanduser()
+    if may_be_folder and (out.is_dir() or not out.suffix):
+        return out
     if out.is_dir():
         raise RequestError(f"--out: {out} is a folder; name a file, such as {out / usual.name}")
-    if out.suffix.lower() not in (".html", ".htm"):
+    if out.suffix.lower() not in PAGES:
         raise RequestError(
             f"--out: {text} must end in .html: the report is a page, which a browser prints as PDF"
         )

@@ -188,9 +188,9 @@ def _subcommands(
             description=f"{purpose[0].upper()}{purpose[1:]}.",
             allow_abbrev=False,
         )
+        add_options(command)
         hidden = argparse.SUPPRESS  # what stands before the command counts
         _everywhere(command, home=hidden, trust=hidden, verbose=hidden)
-        add_options(command)
         commands[f"{prefix}{name}"] = command
     return commands
 
@@ -204,7 +204,7 @@ def _everywhere(parser: Parser, *, home: str | None, trust: bool | str, verbose:
         TRUST_OPTION,
         action="store_true",
         default=trust,
-        help="use the home though others own it or may write it, and import what it names",
+        help="use a home that others own or can write to, and run the modules that it names",
     )
     parser.add_argument(
         "-v",
@@ -277,7 +277,7 @@ def _execution(parser: Parser) -> None:
 
 
 def _fresh(parser: Parser) -> None:
-    purpose = "train every run again; its earlier result goes when the new one is complete"
+    purpose = "train every run again; earlier results are replaced when the new ones are complete"
     _flag(parser, "--fresh", purpose)
 
 
@@ -301,7 +301,7 @@ def _selection(parser: Parser) -> None:
     _value(parser, "--metric", "NAME", purpose)
     purpose = "select by best_val, within=0.005 or oracle"
     _value(parser, "--selection", "RULE", purpose)
-    purpose = "by how much ID may be lower and still count as not worse"
+    purpose = "the loss of ID accuracy that still counts as kept (0.005)"
     _value(parser, "--id-margin", "FRACTION", purpose, type=_fraction)
     purpose = "the OOD gain that is worth having, which NO GAIN excludes"
     _value(parser, "--ood-margin", "FRACTION", purpose, type=_fraction)
@@ -316,7 +316,7 @@ def _init(parser: Parser) -> None:
     _value(parser, "folder", "DIR", "the folder of images")
     _value(parser, "--out", "FOLDER", "where the files go (the current folder)")
     _value(parser, "--name", "NAME", "of family and sweep (made of the folder's)")
-    _flag(parser, "--force", "write over files that are there, which else are left alone")
+    _flag(parser, "--force", "overwrite existing files")
     _json(parser, "print what the folder holds as JSON")
 
 
@@ -414,7 +414,8 @@ def _show(parser: Parser) -> None:
 
 
 def _compare(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="*")
+    purpose = "names, several as one; published folders: ./theirs; or a table: results.csv"
+    _value(parser, "sweeps", "SWEEP", purpose, nargs="*")
     form = parser.add_mutually_exclusive_group()
     _json(form, "print as JSON")
     _flag(form, "--csv", "print as CSV, fractions")
@@ -435,7 +436,7 @@ def _compare(parser: Parser) -> None:
 
 def _report(parser: Parser) -> None:
     _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="+")
-    purpose = "where the page goes (in the sweep's folder; of several in the home; beside a table)"
+    purpose = "the page, else in the home; or of one sweep a folder to publish, with its numbers"
     _value(parser, "--out", "FILE", purpose)
     _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
     _json(parser, "print where the files are as JSON")
@@ -489,7 +490,7 @@ def _clean(parser: Parser) -> None:
 
 def _remove(parser: Parser) -> None:
     _sweep(parser)
-    _flag(parser, "--yes", "remove without a question, which only a terminal is asked")
+    _flag(parser, "--yes", "do not ask for confirmation")
     _json(parser, "print as JSON")
 
 
@@ -511,7 +512,7 @@ COMMANDS: Mapping[str, Command] = {
     "report": ("the comparison as one HTML page, with charts", _report),
     "export": ("a model of a sweep as a folder that plain open_clip loads", _export),
     "predict": ("classify images with an exported model", _predict),
-    "sync": ("deliver to the tracking server what it missed", _sync),
+    "sync": ("send runs that the tracking server has missed", _sync),
     "ui": ("start MLflow's server on this home", _ui),
     "doctor": ("check what sweeps need, and say what to do where it is missing", _doctor),
     "schema": ("the JSON schema of sweep files or family files, for an editor", _schema),

@@ -27,11 +27,11 @@ from carft_sweep.sweeps.ledger.ledger import (
 )
 from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
 from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
-from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError, counted
 from carft_sweep.tracking.location import (
     TRACKING_VARIABLE,
-    resolve_location,
+    TrackingLocation,
     sqlite_file,
     without_password,
 )
@@ -160,7 +160,7 @@ class Removal:
     bytes: int
     tracked: int
     """Runs that the tracking store was sent."""
-    place: str
+    place: TrackingLocation
     """Of that store."""
     elsewhere: tuple[str, ...]
     """Other stores that were sent something, which are not asked now."""
@@ -179,7 +179,7 @@ class Removal:
         digests = dict.fromkeys(_runs_of(generations))
         own = [digest for digest in digests if runs.folder(digest).exists()]
         mine = [digest for digest in own if digest not in others and not runs.is_live(digest)]
-        place = resolve_location(home.path)
+        place = place_of(home, generations[-1] if generations else None)
         logs = {
             file.stem: SentLog(folder, replace(place, key=file.stem))
             for file in sorted((folder / "sent").glob("*.jsonl"))
@@ -193,7 +193,7 @@ class Removal:
             tuple(digest for digest in own if digest not in mine),
             sum(_waste(path, "").bytes for path in (folder, *map(runs.folder, mine))),
             0 if sent is None else sum(bool(id_) for id_ in sent.run_ids().values()),
-            without_password(place.named),
+            place,
             tuple(log.place for log in logs.values()),
         )
 
@@ -205,7 +205,8 @@ class Removal:
         yield f"  {self.home.sweep(self.name)}{runs}: {format_size(self.bytes)}"
         if self.tracked:
             runs = counted(self.tracked, "run")
-            yield f"  {runs} in MLflow at {self.place}, which keeps them among its deleted ones"
+            where = without_password(self.place.named)
+            yield f"  {runs} in MLflow at {where}, which keeps them among its deleted ones"
         if self.generations and self._has_studies:
             yield f"  {self.generations} Optuna {'study' if self.generations == 1 else 'studies'}"
         if self.kept:
@@ -234,12 +235,11 @@ class Removal:
         return reasons
 
     def _untrack(self) -> str | None:
-        place = resolve_location(self.home.path)
-        file = sqlite_file(place.named)
+        file = sqlite_file(self.place.named)
         if not (self.tracked if file is None else file.exists()):
             return None
         try:
-            with closing(open_store(self.home.path)) as store:
+            with closing(open_store(self.home.path, experiment=self.place.experiment)) as store:
                 store.remove_sweep(self.name)
         except (ServiceUnreachable, TrackingError, AccessDenied) as error:
             return f"{counted(self.tracked, 'run')} in MLflow: {error}"

@@ -14,12 +14,12 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, State, Trial, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured
-from carft_sweep.sweeps.ledger.status import goals, source_of
+from carft_sweep.sweeps.ledger.status import BAD_NODES, goals, source_of, started_by
 from carft_sweep.sweeps.results.records import front, state_of
-from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.sweeps.scheduler.progress import figures, value_text
 from carft_sweep.tracking.comparison.runs import UNMERGED, setting
-from carft_sweep.tracking.location import resolve_location
+from carft_sweep.tracking.errors import counted
 
 MOST = 50
 """Trials that are printed, without `--all`."""
@@ -71,7 +71,7 @@ def _sweep_as_dict(
 ) -> dict[str, Any]:
     """Return a sweep as the plain data that `show --json` prints."""
     runs = RunStore(home.runs)
-    ids = SentLog(home.sweep(ledger.name), resolve_location(home.path)).run_ids()
+    ids = SentLog(home.sweep(ledger.name), place_of(home, ledger)).run_ids()
 
     def runs_of(item: Setting | Trial) -> list[dict[str, Any]]:
         return [_run_as_dict(runs, ids, seed, digest) for seed, digest in item.runs.items()]
@@ -87,6 +87,8 @@ def _sweep_as_dict(
     return {
         "sweep": ledger.name,
         "generation": ledger.generation,
+        "by": started_by(ledger),
+        "bad_nodes": ledger.recall(BAD_NODES, {}),
         "metric": goals(ledger.spec)[0],
         "metrics": list(goals(ledger.spec)),
         "seeds": ledger.spec["seeds"],
@@ -131,13 +133,16 @@ def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str)
 
 def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iterator[str]:
     names = ", ".join(goal["name"] for goal in sweep["metrics"])
-    yield f"{sweep['sweep']} (generation {sweep['generation']}), by {names}"
+    who = f", run by {sweep['by']}" if sweep["by"] else ""
+    yield f"{sweep['sweep']} (generation {sweep['generation']}), by {names}{who}"
     counts, trials = dict(sweep["counts"]), sweep["trials"]
     total = counts.pop("trials")
     states = ", ".join(
         f"{number} {state_word(name, driven=driven)}" for name, number in counts.items() if number
     )
-    yield f"{total} trials{': ' if states else ''}{states}"
+    yield f"{counted(total, 'trial')}{': ' if states else ''}{states}"
+    for node, why in sweep["bad_nodes"].items():
+        yield f"No run begins on {node}, since they fail there: {why}"
     on_front = sweep.get("front", [])
     if on_front:
         some = ", ".join(map(str, on_front[:MOST]))
@@ -169,7 +174,8 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
 def _run_lines(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for run in runs:
         seed = "no seed" if run["seed"] is None else f"seed {run['seed']}"
-        words = [seed, run["state"], run["digest"][:12], figures(run["metrics"])]
+        state = "to come" if run["state"] == "missing" else run["state"]
+        words = [seed, state, run["digest"][:12], figures(run["metrics"])]
         yield f"  {'  '.join(word for word in words if word)}"
         if run["failure"] and run["state"] == "failed":
             yield f"    {run['failure']['kind']}: {run['failure']['message']}"

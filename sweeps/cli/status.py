@@ -214,12 +214,12 @@ def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
     if not every:
         emit(f"No sweep was run in {home.path} yet. Try: {program()} run kl_weight")
         return 0
-    columns = ("sweep", "state", "trials", "best", "last change")
+    columns = ("sweep", "state", "trials", "best", "by", "last change")
     emit("\n".join(table_lines(columns, map(_row, every))))
     return 0
 
 
-def _row(summary: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+def _row(summary: Mapping[str, Any]) -> tuple[str, ...]:
     trials, best = summary["trials"], summary["best"]
     counted = f"{trials['complete']}/{trials['asked']}"
     for state in ("pruned", "failed"):
@@ -230,7 +230,7 @@ def _row(summary: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
         else f"{summary['metric']} {value_text(summary['metric'], best['value'])} {_params(best)}"
     )
     when = datetime.fromtimestamp(summary["updated"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    return summary["name"], summary["state"], counted, best_text.rstrip(), when
+    return summary["name"], summary["state"], counted, best_text.rstrip(), summary["by"], when
 
 
 def _params(best: Mapping[str, Any]) -> str:

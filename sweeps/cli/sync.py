@@ -11,10 +11,11 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
-from carft_sweep.sweeps.ledger.ledger import begun_sweeps, sweep_folder
+from carft_sweep.sweeps.ledger.ledger import begun_sweeps, newest_generation, sweep_folder
 from carft_sweep.sweeps.ledger.study import mend_studies
 from carft_sweep.sweeps.results.export import log_missing_model
 from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.results.sent_log import place_of
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, counted
 from carft_sweep.tracking.location import resolve_location, without_password
 from carft_sweep.tracking.store.base import Tracker, describe
@@ -34,13 +35,15 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     for name, driver in driven.items():
         emit(f"{name} is being run by {driver}, which sends its runs.")
     idle, news, code = [name for name in names if name not in driven], 0, 0
-    with closing(open_store(home.path)) as store:
-        _preflight(store)
-        for name in idle:
-            for line in _sync(home, name, store):
-                emit(f"{name}: {line.text}")
-                news += 1
-                code = max(code, line.code)
+    experiments = {name: place_of(home, newest_generation(home, name)).experiment for name in idle}
+    for experiment in dict.fromkeys(experiments.values()):
+        with closing(open_store(home.path, experiment=experiment)) as store:
+            _preflight(store)
+            for name in (name for name in idle if experiments[name] == experiment):
+                for line in _sync(home, name, store):
+                    emit(f"{name}: {line.text}")
+                    news += 1
+                    code = max(code, line.code)
     for name in idle:
         for line in _sync_study(home, name):
             emit(f"{name}: {line.text}")

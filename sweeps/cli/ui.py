@@ -59,19 +59,19 @@ def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:
     experiment = None
     with suppress(ServiceUnreachable, TrackingError):  # then its page says so
         experiment = experiment_id(place.uri, place.experiment)
-    if experiment is None:
-        yield f"MLflow shows experiment {place.experiment} at {address}"
-        return
     every = sorted(summaries(home), key=lambda summary: summary["updated"], reverse=True)
-    ids_of = {row["name"]: SentLog(home.sweep(row["name"]), place).run_ids() for row in every}
-    newest = [(name, ids) for name, ids in ids_of.items() if ids.get("")][:LINKED_SWEEPS]
-    runs = runs_page(experiment, SWEEPS if newest else "")
-    yield f"MLflow shows experiment {place.experiment} at {address}/{runs}"
-    for name, ids in newest:
-        run_id = ids[""]
+    places = {
+        row["name"]: resolve_location(home.path, experiment=row["experiment"]) for row in every
+    }
+    logs = [(name, SentLog(home.sweep(name), own)) for name, own in places.items()]
+    newest = [(name, log) for name, log in logs if log.run_ids().get("")][:LINKED_SWEEPS]
+    page = "" if experiment is None else f"/{runs_page(experiment, SWEEPS if newest else '')}"
+    yield f"MLflow shows experiment {place.experiment} at {address}{page}"
+    for name, log in newest:
+        ids, own = log.run_ids(), log.experiment or experiment or ""
         yield name
         if any(run.startswith(ARM) and id_ for run, id_ in ids.items()):
-            yield f"  arms    {address}/{runs_page(experiment, run_id)}"
-        yield f"  sweep   {address}/{run_page(experiment, run_id)}"
+            yield f"  arms    {address}/{runs_page(own, ids[''])}"
+        yield f"  sweep   {address}/{run_page(own, ids[''])}"
         if (home.sweep(name) / PAGE).exists():
-            yield f"  report  {address}/{run_page(experiment, run_id, PAGE)}"
+            yield f"  report  {address}/{run_page(own, ids[''], PAGE)}"

@@ -202,13 +202,16 @@ def _trials(home: Home) -> Iterator[Finding]:
 )
 def _runs(home: Home) -> Iterator[Finding]:
     from carft_sweep.sweeps.results.projection import SweepProjection
+    from carft_sweep.sweeps.results.sent_log import place_of
 
     idle, is_well = [*_idle(home)], True
     if not idle:
         return
-    store, sync = _recorded(home), home.command("sync")
-    for ledger in idle:
-        projection = SweepProjection(home, ledger, store)
+    sync = home.command("sync")
+    places = [place_of(home, ledger) for ledger in idle]
+    stores = {place.key: _recorded(home, place) for place in places}
+    for ledger, place in zip(idle, places, strict=True):
+        projection = SweepProjection(home, ledger, stores[place.key])
         projection.compare_with_store()
         if count := projection.count_unsent():
             yield warning(f"{count} of the runs of {ledger.name} are not recorded as here", sync)
@@ -238,16 +241,15 @@ class _NothingRecorded(MlflowStore):
         return {}
 
 
-def _recorded(home: Home) -> MlflowStore:
-    """Return the store in which a home's runs are recorded."""
-    place = resolve_location(home.path)
+def _recorded(home: Home, place: TrackingLocation) -> MlflowStore:
+    """Return the store in which runs of a home are recorded."""
     file = sqlite_file(place.uri)
     check_reachable(place.named)
     begins = file is not None and not file.exists()
     is_moved = moved_from(place.named, place.experiment, place.artifacts) is not None
     if begins or is_moved or experiment_id(place.named, place.experiment) is None:
         return _NothingRecorded(place.named)
-    return open_store(home.path)
+    return open_store(home.path, experiment=place.experiment)
 
 
 @check(

@@ -7,7 +7,7 @@ next job, its scheduler whether a run continues. The local engine has the same s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -34,6 +34,8 @@ class Job:
     workdir: str
     imports: Sequence[str] = ()
     """Modules of the user's own to import first: names, or paths of files."""
+    avoid: Sequence[str] = ()
+    """Nodes on which it failed, and on which it does not run while others may."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Failure:
     """The host on which it happened, where that is known."""
     narrowed: bool = False
     """Whether fewer runs are side by side from now on, since memory was too small for so many."""
+    unfit: bool = False
+    """Whether the node can serve no run at all, so that the run is not at fault."""
 
     def as_dict(self) -> dict[str, str]:
         """Return the record of the failure that is stored with the run."""
@@ -76,6 +80,10 @@ class Handler(Protocol):
     def next_job(self) -> Job | Wait:
         """Return the next run to start, or why to wait. Called only when a worker is free, since a
         search proposes better with more results."""
+
+    def usable(self, nodes: Collection[str]) -> Collection[str]:
+        """Return those of all nodes that there are on which runs may begin. Called at intervals by
+        engines with several nodes."""
 
     def started(self, job: Job, worker: str) -> None:
         """Record that a worker has begun the job."""

@@ -205,7 +205,7 @@ def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
     from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
     from carft_sweep.sweeps.engines.ray_tune import RayEngine
 
-    cluster = Cluster(address)
+    cluster, left_out = Cluster(address), set[str]()
     try:
         if address is None:
             supply = [this_machine()]
@@ -213,11 +213,19 @@ def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
             need = feasible_requirements(spec, cluster.nodes())
             able = {id_: node for id_, node in cluster.nodes_by_id().items() if node.fits(need)}
             if home is not None:
-                able = check_nodes(able, home.absolute(), imports=spec.imports)
+                seen = check_nodes(able, home.absolute(), imports=spec.imports)
+                left_out, able = able.keys() - seen.keys(), seen
             supply = list(able.values())
         need = feasible_requirements(spec, supply)
     except BaseException:
         cluster.close()
         raise
     logger.debug("engine ray at %s: %s on %d nodes", address, need, len(supply))
-    return RayEngine(cluster, need, supply=supply, parallel=spec.most_at_once, timeout=spec.timeout)
+    return RayEngine(
+        cluster,
+        need,
+        supply=supply,
+        parallel=spec.most_at_once,
+        timeout=spec.timeout,
+        left_out=left_out,
+    )

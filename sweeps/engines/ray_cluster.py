@@ -47,8 +47,8 @@ def check_nodes(
 
     The home counts as shared when each node reads a file that this process wrote into the home, and
     the reverse. `seen_as` is the path under which nodes look for the home, by default the same. A
-    node that was lost meanwhile is left out. Raises RequestError with the name of each node that
-    cannot serve.
+    node that was lost meanwhile is left out, and so is one that cannot serve, with a warning.
+    Raises RequestError with the name of each node where none can.
     """
     token = f".shared-{uuid.uuid4().hex}"
     files = [path for path in imports if path.endswith((".py", *FAMILY_SUFFIXES))]
@@ -68,12 +68,16 @@ def check_nodes(
     finally:
         for file in home.glob(f"{token}*"):
             file.unlink(missing_ok=True)
-    refused = [f"  {nodes[n].name}: {a['refused']}" for n, a in answers.items() if "refused" in a]
-    if refused:
-        raise RequestError("\n".join(["not every node of the cluster can serve:", *refused]))
+    refused = [f"{nodes[n].name}: {a['refused']}" for n, a in answers.items() if "refused" in a]
+    if len(refused) == len(answers):
+        lines = (f"  {line}" for line in refused)
+        raise RequestError("\n".join(["no node of the cluster can serve:", *lines]))
+    for line in refused:
+        logger.warning("the sweep goes without a node of the cluster: %s", line)
     return {
         id_: nodes[id_].with_gpus([Gpu(**gpu) for gpu in answer["gpus"]])
         for id_, answer in answers.items()
+        if "refused" not in answer
     }
 
 

@@ -9,7 +9,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,8 @@ from carft_sweep.sweeps.engines.supervisor import (
 )
 from carft_sweep.tracking.store.mlflow_client import quieted
 
+_NODE_LABEL = "ray.io/node-id"
+"""The label that Ray gives each node."""
 STEP = 2.0
 """Seconds that a step waits for something to tell: what a stop at once may take."""
 
@@ -71,9 +73,19 @@ class WarmRun(Trainable):
         self._begun = False
         self._decision: Decision | None = None
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Implement `Trainable.default_resource_request`: a place on any node but those named."""
+        where = json.loads(config["place"])
+        without = (
+            [{_NODE_LABEL: f"!in({','.join(where['without'])})"}] if where["without"] else None
+        )
+        return tune.PlacementGroupFactory([where["bundle"]], bundle_label_selector=without)
+
     def step(self) -> dict[str, Any]:
-        """Implement `Trainable.step`: return the events until a report, end or silence."""
-        return {"events": json.dumps(list(self._events()))}
+        """Implement `Trainable.step`: return, as JSON, the events of the next moment."""
+        node = ray.get_runtime_context().get_node_id()
+        return {"events": json.dumps(list(self._events())), "node": node}
 
     def decide(self, decision: str) -> None:
         """Tell the run that has just reported to continue or to close."""
@@ -109,7 +121,7 @@ class WarmRun(Trainable):
 def _not_shared(runs: Path) -> Event:
     node = socket.gethostname()
     message = f"{node} does not share the folder {runs} with the driver: it must be shared storage"
-    return {"kind": "failed", "failure": vars(Failure("crashed", message, "", node))}
+    return {"kind": "failed", "failure": vars(Failure("crashed", message, "", node, unfit=True))}
 
 
 LOOK = 5.0
@@ -136,6 +148,8 @@ class _Active:
     """The handle of a WarmRun, once it has told anything: Tune forgets it when it is lost."""
     given_up: Failure | None = None
     """Why we have ended its actor."""
+    without: frozenset[str] = frozenset()
+    """Ray's ids of the nodes on which it was not to be placed."""
 
 
 class Loop:
@@ -151,6 +165,14 @@ class Loop:
         self._clock = ListeningClock()
         self._active: dict[str, _Active] = {}
         self._slots = 0
+        self._names: dict[str, str] = {}
+        """Of the nodes that there are, by Ray's id."""
+        self._bad: frozenset[str] = frozenset()
+        """Ids of those that hold a run, and on which nothing may begin."""
+        self._good: frozenset[str] = frozenset()
+        """Ids of the others that hold a run."""
+        self._kept_back: Job | None = None
+        """A job that the worker which asked for one was not to have."""
         self._is_over = False
         self._count_again = self._look_again = self._ask_again = 0.0
 
@@ -163,12 +185,28 @@ class Loop:
             return str(Searcher.FINISHED)
         if isinstance(job, Wait):  # a run that fails may be given again
             return None
-        self._active[trial] = _Active(job, self._clock.now)
-        return {"job": json.dumps(vars(job)), "supervision": self._engine.supervision}
+        without = self._without(job)
+        self._active[trial] = _Active(job, self._clock.now, without=without)
+        return {
+            "job": json.dumps(vars(job)),
+            "supervision": self._engine.supervision,
+            "place": json.dumps({"bundle": self._engine.bundle, "without": sorted(without)}),
+        }
+
+    def _without(self, job: Job) -> frozenset[str]:
+        """Return the nodes on which a job is not to be placed: those it avoids only while there is
+        another one."""
+        avoided = self._bad.union(id_ for id_, name in self._names.items() if name in job.avoid)
+        return self._bad if avoided >= self._good else avoided
 
     def _next_job(self) -> Job | Wait:
+        if self._kept_back is not None:
+            kept, self._kept_back = self._kept_back, None
+            return kept
         self._count_slots()
-        if len(self._active) >= self._slots or time.monotonic() < self._ask_again:
+        # Where every node is left out the handler has given up, and says so.
+        is_full = len(self._active) >= self._slots and (self._good or not self._bad)
+        if is_full or time.monotonic() < self._ask_again:
             return Wait.LATER
         with self._keeping_errors():
             job = self._handler.next_job()
@@ -181,17 +219,18 @@ class Loop:
         active = self._active.get(trial.trial_id)
         if active is None:
             return str(FIFOScheduler.STOP)
-        active.heard, active.node, active.actor = (
-            self._clock.now,
-            result["hostname"],
-            _actor(trial),
-        )
+        active.heard, active.actor = self._clock.now, _actor(trial)
+        active.node = self._names.get(result["node"], result["hostname"])
         with self._keeping_errors():
             if self._engine.is_stopping_now:
                 self._end(trial)
                 self._handler.stopped(active.job)
                 return str(FIFOScheduler.STOP)
             for event in json.loads(result["events"]):
+                if event["kind"] == "failed":
+                    event["failure"]["node"] = active.node
+                elif event["kind"] == "started":
+                    event["worker"] = f"ray:{active.node}:{event['worker'].rpartition(':')[2]}"
                 decision = dispatch(self._handler, active.job, event)
                 if event["kind"] in ENDS:
                     self._end(trial)
@@ -207,10 +246,20 @@ class Loop:
         self._is_over = job is Wait.NEVER and not self._active  # and is not asked for once more
         if isinstance(job, Wait):
             return str(FIFOScheduler.STOP)
+        without = self._without(job)
+        if ended.node in {self._names.get(id_) for id_ in without}:
+            self._kept_back = job
+            return str(FIFOScheduler.STOP)
         # Before Tune asks for the next step, which is what the actor does next.
         ended.actor.assign.remote(json.dumps(vars(job)))
-        self._active[trial.trial_id] = replace(ended, job=job, given_up=None)
+        self._active[trial.trial_id] = replace(ended, job=job, given_up=None, without=without)
         return str(FIFOScheduler.CONTINUE)
+
+    def release(self) -> None:
+        """Tell the handler of a job that no worker was given, at the end."""
+        if self._kept_back is not None:
+            job, self._kept_back = self._kept_back, None
+            self._handler.stopped(job)
 
     def on_trial_lost(self, trial: Trial) -> None:
         """Tell the handler of a trial whose actor was lost, or failed itself."""
@@ -245,12 +294,24 @@ class Loop:
         for trial in controller.get_live_trials():
             active = self._active.get(trial.trial_id)
             if active is not None:
-                self._check_actor(trial, active)
+                self._check_actor(controller, trial, active)
 
-    def _check_actor(self, trial: Trial, active: _Active) -> None:
+    def _is_misplaced(self, active: _Active) -> bool:
+        """Return whether a job that waits for room may be placed where nothing is to begin, or
+        nowhere."""
+        is_nowhere = bool(self._good) and active.without >= self._good
+        return is_nowhere or not self._bad <= active.without
+
+    def _check_actor(self, controller: Any, trial: Trial, active: _Active) -> None:
         now = self._clock.now
         if trial.status != Trial.RUNNING:  # it waits for room
             active.heard = now
+            if self._is_misplaced(active):
+                controller.stop_trial(trial)
+                self._end(trial)
+                with self._keeping_errors():
+                    self._handler.failed(active.job, Failure("preempted", _MOVED))
+                return
             with self._keeping_errors():
                 self._handler.alive(active.job)
             return
@@ -264,8 +325,18 @@ class Loop:
         """Count at intervals how many runs fit, since nodes come and go."""
         if time.monotonic() >= self._count_again:
             self._count_again = time.monotonic() + LOOK
-            engine = self._engine
-            self._slots = max_concurrent_runs(engine.need, engine.cluster.nodes(), engine.parallel)
+            engine, nodes = self._engine, self._engine.cluster.nodes_by_id()
+            self._names = {id_: node.name for id_, node in nodes.items()}
+            able = {id_: node for id_, node in nodes.items() if node.fits(engine.need)}
+            with self._keeping_errors():
+                usable = self._handler.usable({node.name for node in able.values()})
+            good = {
+                id_: node
+                for id_, node in able.items()
+                if node.name in usable and id_ not in engine.left_out
+            }
+            self._good, self._bad = frozenset(good), frozenset(able.keys() - good.keys())
+            self._slots = max_concurrent_runs(engine.need, [*good.values()], engine.parallel)
 
     def _end(self, trial: Trial) -> None:
         del self._active[trial.trial_id]
@@ -330,6 +401,9 @@ class RunScheduler(FIFOScheduler):
         return next((trial for trial in live if trial.status == Trial.PENDING), None)
 
 
+_MOVED = "it waited for room where no run may begin any more, and is placed anew"
+
+
 def _actor(trial: Trial) -> Any:
     """Return the handle of the trial's actor, a WarmRun."""
     return trial.temporary_state.ray_actor
@@ -374,7 +448,7 @@ class RayEngine(Engine):
 
     `need` is what one run takes, `supply` the nodes with what they say of their GPUs (None: as Ray
     lists them), `parallel` the most runs at once (None: any); `silence` and `timeout`, in seconds,
-    are as for the local engine.
+    are as for the local engine. `left_out` are Ray's ids of the nodes that cannot serve.
     """
 
     def __init__(
@@ -387,6 +461,7 @@ class RayEngine(Engine):
         parallel: int | None = None,
         silence: float = SILENCE,
         timeout: float | None = None,
+        left_out: Collection[str] = (),
     ) -> None:
         supervision = {
             "entry": entry,
@@ -397,10 +472,13 @@ class RayEngine(Engine):
             "cwd": str(Path.cwd()),
         }
         self.cluster, self.need, self.parallel, self.silence = cluster, need, parallel, silence
+        self.left_out = frozenset(left_out)
         self.supervision = json.dumps(supervision)
         """The options of each Supervisor."""
         # Plain flags: a signal handler that took a lock could wait for itself.
         self.is_stopping = self.is_stopping_now = False
+        self.bundle = {"CPU": need.cpus, "GPU": need.gpus, **need.custom}
+        """What Ray sets aside for a run."""
         self._hardware = hardware_of(need, cluster.nodes() if supply is None else supply)
 
     @property
@@ -424,6 +502,7 @@ class RayEngine(Engine):
                     raise
         if loop.error is not None:  # as the handler raised it: Tune wraps it, or goes on
             raise loop.error
+        loop.release()
 
     def stop(self, *, now: bool = False) -> None:
         """Implement `Engine.stop`."""
@@ -441,7 +520,6 @@ class RayEngine(Engine):
             num_samples=-1,
             search_alg=JobSearcher(loop),
             scheduler=RunScheduler(loop),
-            resources_per_trial=tune.PlacementGroupFactory([self.bundle]),
             reuse_actors=True,
             max_failures=0,  # it cannot tell one failure from another
             raise_on_failed_trial=False,

@@ -16,8 +16,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial, find_ledger
+from carft_sweep.sweeps.ledger.status import started_by
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.provenance import provenance_tags
+from carft_sweep.tracking.provenance import USER, provenance_tags
 
 if TYPE_CHECKING:
     from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -33,6 +34,8 @@ EXTEND = (
     *(
         "description",
         "tags",
+        "notes",
+        "experiment",
         "baselines",
         "run_cap",
         "time_budget",
@@ -260,7 +263,7 @@ def open_generation(
 
     `address` is of the Ray cluster, where one was named. `stale` returns why a trial's runs differ
     from those of the present file, because code, model or data changed. `fresh` always begins a new
-    generation.
+    generation. Raises RequestError where the sweep of that name is another one, of another user.
     """
     plain = spec.as_dict()
     execution = Invocation.of(spec, address).as_execution()
@@ -273,7 +276,12 @@ def open_generation(
     outcome = effect(differences)
     taken = taken_name(spec, newest)
     notes = (*([] if taken is None else [taken]), *(str(change) for change in differences))
-    number = newest.generation + 1
+    number, owner = newest.generation + 1, started_by(newest)
+    if outcome == "restart" and not fresh and owner not in ("", execution["tags"].get(USER)):
+        raise RequestError(
+            f"the sweep {spec.name} is {owner}'s, and another one ({differences[0]}): run yours "
+            "under a name of its own with --set name=ANOTHER, or replace it with --fresh"
+        )
 
     def begin(head: str, points: Sequence[Mapping[str, Any]] = ()) -> Generation:
         ledger = Ledger.create(

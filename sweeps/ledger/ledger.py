@@ -160,6 +160,7 @@ class FactsRecord:
     points: Sequence[Mapping[str, Any]] = ()
     seconds: float = 0.0
     outcome: Outcome | None = None
+    bad_nodes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise ValueError for an invalid label."""

@@ -21,9 +21,12 @@ from carft_sweep.sweeps.ledger.ledger import (
     sweep_names,
 )
 from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.tracking.provenance import USER
 
 OUTCOME = "outcome"
 """The fact how the sweep stands: `state`, and `broken` where it was given up, which says why."""
+BAD_NODES = "bad_nodes"
+"""The fact on which nodes no run begins, since runs fail there alone, each with the last one."""
 State = Literal["running", "done", "interrupted", "failed"]
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,12 @@ def source_of(spec: Mapping[str, Any], trial: Trial) -> str | None:
     return spec.get("try_first_from") if is_first else None
 
 
+def started_by(ledger: Ledger) -> str:
+    """Return the name of the user who ran the sweep last; empty where it was never run."""
+    executions = ledger.executions
+    return str(executions[-1].get("tags", {}).get(USER, "")) if executions else ""
+
+
 def summary_of(ledger: Ledger) -> dict[str, Any]:
     """Return a sweep's summary; times in seconds since the Unix epoch. Raises RequestError where
     the sweep's specification is incomplete."""
@@ -78,6 +87,8 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
     return {
         "name": ledger.name,
         "description": description,
+        "by": started_by(ledger),
+        "experiment": spec.get("experiment", ""),
         "state": state,
         "generation": ledger.generation,
         "metric": goal["name"],

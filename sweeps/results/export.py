@@ -20,13 +20,13 @@ from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.records import comparison
-from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.tracking.comparison.caveats import join_few
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.runs import UNMERGED, Arm, RunRecord
 from carft_sweep.tracking.comparison.spec import REFERENCE, VAL
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError, unknown_name
-from carft_sweep.tracking.location import home_id, resolve_location
+from carft_sweep.tracking.location import home_id
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.html import Export
 from carft_sweep.tracking.store.base import RunKey
@@ -317,7 +317,7 @@ class Exporter:
             params={"algorithm": model.run.algorithm, **model.run.params, **seed},
             description=f"{model}. {self.comparison.verdict}".rstrip(),
         )
-        store = ModelStore(resolve_location(self.home.path), home_id(self.home.path))
+        store = ModelStore(place_of(self.home, self.sweep), home_id(self.home.path))
         return store.keep(start, folder)
 
     def folder(self, model: SelectedModel) -> Path:
@@ -394,7 +394,7 @@ def log_selected(home: Home, spec: SweepSpec, comparison: Comparison) -> str | N
         if not models.has_weights(model):
             return None
         evaluation = _measured(home, model)["digest"]
-        sent = SentLog(home.sweep(comparison.sweep), resolve_location(home.path)).model
+        sent = SentLog(home.sweep(comparison.sweep), place_of(home, models.sweep)).model
         if _sent_model(sent).get("evaluation") == evaluation:
             return None
         with tempfile.TemporaryDirectory(prefix="carft-export-") as scratch:
@@ -448,7 +448,7 @@ def _has_model(home: Home, name: str) -> bool:
     """Return whether MLflow has the model that was sent; if not, remove the record of sending."""
     from carft_sweep.tracking.store.mlflow_models import has_model
 
-    place = resolve_location(home.path)
+    place = place_of(home, find_ledger(home, name))
     file = SentLog(home.sweep(name), place).model
     model_id = _sent_model(file).get("model_id")
     if model_id is not None and has_model(place, model_id):

@@ -54,7 +54,7 @@ from carft_sweep.sweeps.results.datasets import run_datasets, sweep_datasets
 from carft_sweep.sweeps.results.merged_metrics import merged_metrics
 from carft_sweep.sweeps.results.projection_thread import SOON
 from carft_sweep.sweeps.results.records import CONFIG, comparison_spec, load_part
-from carft_sweep.sweeps.results.sent_log import STARTED, SentLog
+from carft_sweep.sweeps.results.sent_log import STARTED, SentLog, place_of
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, comparison_input
 from carft_sweep.tracking.comparison.metrics import has_series
@@ -62,7 +62,7 @@ from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import UNMERGED, Scalar, scalar
 from carft_sweep.tracking.comparison.sentences import short_answer
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
-from carft_sweep.tracking.location import resolve_location
+from carft_sweep.tracking.provenance import USER
 from carft_sweep.tracking.store.base import (
     ARM,
     ARTIFACT,
@@ -186,7 +186,7 @@ class SweepProjection:
         self._runs, self._owner, self._is_thorough = RunStore(home.runs), owner, is_thorough
         self._sweep = RunKey(ledger.name)
         self._folder = home.sweep(ledger.name)
-        self._sent = SentLog(self._folder, resolve_location(home.path))
+        self._sent = SentLog(self._folder, place_of(home, ledger))
         self.pending: dict[str, None] = {}
         """Digests of which something may be new."""
         self._is_looked_through = False
@@ -482,7 +482,11 @@ class SweepProjection:
         until = None if state is None else state.ended
         before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
-        return {name: text for name, text in tags.items() if self._first_tags.get(name) != text}
+        return {
+            name: text
+            for name, text in tags.items()
+            if name == USER or self._first_tags.get(name) != text
+        }
 
     @property
     def _executions(self) -> Sequence[Mapping[str, Any]]:
@@ -665,9 +669,17 @@ class SweepProjection:
         fingerprint = self._sent.fingerprint(key.name) or "started"
         if fingerprint == arm.fingerprint:
             return
-        if fingerprint not in (*_OPEN, _REMOVED) and not fingerprint.startswith(arm.kind):
-            self._remove_arm(key)  # a store does not forget a parameter or the name of a metric
-        start = RunStart(key, arm.name, began, parent=self._sweep, params=arm.params, tags=arm.tags)
+        # A store does not forget a parameter or the name of a metric.
+        is_sent = fingerprint not in (*_OPEN, _REMOVED)
+        start = RunStart(
+            key,
+            arm.name,
+            began,
+            parent=self._sweep,
+            params=arm.params,
+            tags={**arm.tags, **self._own_execution_tags(None)},
+            replaces=is_sent and not fingerprint.startswith(arm.kind),
+        )
         self._start_run(start)
         if (key.name, "start") in self.refused:
             return
@@ -699,8 +711,8 @@ class SweepProjection:
         parts += [f"**Statistics.** {' '.join(statistics)}"] if statistics else []
         if selected is not None:
             parts.append(f"**Selected.** `{selected.arm.label}`, by {comparison.rule.metric}.")
-        if self._ledger.spec["description"]:
-            parts.append(self._ledger.spec["description"])
+        spec = self._ledger.spec
+        parts += filter(None, (spec["description"], spec.get("notes")))
         # MLflow's page of the sweep folds all but some lines, so the answer comes first.
         return {**tags, "mlflow.note.content": "\n\n".join(parts)}
 

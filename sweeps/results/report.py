@@ -21,11 +21,13 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import COPY, Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
+from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE, write_comparison
 from carft_sweep.sweeps.results.export import export_commands
-from carft_sweep.sweeps.results.sent_log import SentLog
+from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.sweeps.spec.document import read_text
 from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, comparison_input
+from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import RunRecord, fields
 from carft_sweep.tracking.location import is_server, pages_address, resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
@@ -63,7 +65,7 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
         return None
     pages: dict[str, str] = {}
     for sweep in sweeps:
-        log = SentLog(home.sweep(sweep.name), place)
+        log = SentLog(home.sweep(sweep.name), place_of(home, sweep))
         ids = log.run_ids() if log.experiment else {}
         for digest, run_id in ids.items():
             if digest and run_id and not digest.startswith(ARM):
@@ -241,6 +243,18 @@ def page(
         exports=_exports(sweeps, comparison, options),
     )
     return Page(text, data, sentences)
+
+
+def publish(folder: Path, sweep: Ledger, part: SweepRuns) -> None:
+    """Write what is published beside a sweep's page: its comparison, every number of every run,
+    which `compare` reads, and the sweep file. No text names a user's home folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_comparison(folder, part)
+    numbers = comparison_input(part, sweep.generation)
+    write_text(folder / COMPARISON_INPUT, without_user(numbers))
+    _, file = _command(sweep)
+    if file is not None:
+        write_text(folder / COPY, file[1])
 
 
 def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = ()) -> Page:

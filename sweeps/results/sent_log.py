@@ -10,10 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from carft_sweep.carft_core.files import append_lines, read_lines, write_text
-from carft_sweep.tracking.location import TrackingLocation, without_password
+from carft_sweep.sweeps.home import Home
+from carft_sweep.sweeps.ledger.ledger import Ledger
+from carft_sweep.tracking.location import TrackingLocation, resolve_location, without_password
 
 STARTED = "started"
 """What a run was sent as of which the store has something and maybe not all."""
+
+
+def place_of(home: Home, ledger: Ledger | None) -> TrackingLocation:
+    """Return where the runs of a sweep are recorded, by its newest generation."""
+    experiment = "" if ledger is None else str(ledger.spec.get("experiment", ""))
+    return resolve_location(home.path, experiment=experiment)
 
 
 class SentLog:

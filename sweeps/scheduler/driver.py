@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from carft_sweep.carft_core.config.trial import trial_config
@@ -15,7 +15,7 @@ from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim, Limits
 from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
-from carft_sweep.sweeps.ledger.status import has_work_left
+from carft_sweep.sweeps.ledger.status import BAD_NODES, has_work_left
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, run_label, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
@@ -107,6 +107,8 @@ class SweepDriver:
         settings = self.planner.baselines()
         self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
+        if self.ledger.recall(BAD_NODES):
+            self.ledger.remember(BAD_NODES, {})  # they are tried again
         self._queue.extend(task for tasks in settings for task in tasks)
         of_trials = sum(map(self._spec.expected_runs, range(self._spec.trial_count)))
         self.ledger.remember(TRIAL_RUNS, of_trials)
@@ -130,6 +132,10 @@ class SweepDriver:
                 job = self._job(self._queue.popleft())
                 if job is not None:
                     return job
+
+    def usable(self, nodes: Collection[str]) -> Collection[str]:
+        """Implement `Handler.usable`."""
+        return self._breaker.usable(nodes)
 
     def _is_limited(self) -> bool:
         """Return whether no run may begin now, by what was requested of the running sweep."""
@@ -318,6 +324,7 @@ class SweepDriver:
             seed=task.seed or 0,
             workdir=str(self.runs.folder(task.digest)),
             imports=self._spec.imports,
+            avoid=self._retries.nodes_to_avoid(task.digest),
         )
 
     def _read(self, task: PlannedRun) -> RunState | None:
@@ -430,6 +437,16 @@ class SweepDriver:
         if self.broken is not None:
             return  # a run that was still under way
         self.broken = self._breaker.failed(failure, setting)
+        bad, before = self._breaker.bad_nodes(), self.ledger.recall(BAD_NODES, {})
+        if bad != before:
+            self.ledger.remember(BAD_NODES, bad)
+        for node in bad.keys() - before.keys():
+            self.progress.note(
+                f"no more runs begin on {node}, since they fail there ({bad[node]}); the others go "
+                "on, and what failed there alone is tried elsewhere"
+            )
+        for node in before.keys() - bad.keys():
+            self.progress.note(f"runs begin on {node} again: what failed there fails elsewhere too")
 
     def _retry_waiting(self) -> None:
         """Queue the waiting runs that are free now."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from carft_sweep.carft_core.config.trial import TrialConfig
@@ -37,13 +36,21 @@ class RetryPolicy:
     def __init__(self, retries: Retries) -> None:
         self._allowed: Mapping[str, int] = retries.model_dump()
         self._failed: dict[str, Counter[str]] = {}
+        self._nodes: dict[str, dict[str, None]] = {}
+
+    def nodes_to_avoid(self, digest: str) -> tuple[str, ...]:
+        """Return the nodes on which a run failed: elsewhere it shows whose fault that was."""
+        return tuple(self._nodes.get(digest, ()))
 
     def decide(self, digest: str, failure: Failure, config: TrialConfig) -> Retry | GiveUp:
         """Return whether and how to retry the run `digest`, which failed with `config`."""
         if is_full_disk(failure):
             return GiveUp("the disk is full")
-        if failure.narrowed:
-            return Retry(halve=False)  # it may happen once for each run that was side by side
+        if failure.narrowed or failure.unfit:
+            # It may happen once for each run that was side by side, or tried on that node.
+            return Retry(halve=False)
+        if failure.kind in NODE_KINDS and failure.node:
+            self._nodes.setdefault(digest, {})[failure.node] = None
         failed = self._failed.setdefault(digest, Counter())
         failed[failure.kind] += 1
         allowed = self._allowed.get(failure.kind, 0)
@@ -78,24 +85,54 @@ def can_be_halved(config: TrialConfig) -> bool:
     return not couples_items(config) and (config.optim.micro_batch or config.optim.batch_size) > 1
 
 
+NODE_KINDS = ("crashed", "timeout")
+"""Failures in which a node may have a part."""
+NODE_LIMIT = 3
+"""So many failures on a node, none of a setting that failed elsewhere too and no success between
+them, and no more runs begin there."""
+
+
 @dataclass(frozen=True)
 class _Failed:
     cause: str
     setting: str
+    node: str
 
 
 class CircuitBreaker:
-    """Decides when to stop a sweep whose runs keep failing for one cause, or on one node.
+    """Says when runs keep failing for one cause, so that going on is waste, and on which nodes.
 
     `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN
     count once, since that is what a setting does, not what is broken. A full disk is enough once,
-    and so is an image that cannot be decoded: whatever runs next needs them too.
+    and so is an image that cannot be decoded: whatever runs next needs them too. Failures that
+    follow one node of several do not end the sweep: no run begins there any more.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._row: deque[_Failed] = deque(maxlen=max(1, limit))
-        self._on_node: Counter[str] = Counter()
+        self._nodes: frozenset[str] = frozenset()
+        self._unfit: dict[str, str] = {}
+        self._on_node: dict[str, dict[str, list[str]]] = {}
+        """By node and setting what failed there since the last success."""
+        self._nodes_of: dict[str, set[str]] = {}
+        """By setting where it has failed."""
+
+    def usable(self, nodes: Collection[str]) -> Collection[str]:
+        """Return those of all nodes that there are on which runs may begin."""
+        self._nodes = frozenset(nodes)
+        return self._nodes - self.bad_nodes().keys()
+
+    def bad_nodes(self) -> dict[str, str]:
+        """Return the nodes on which no run may begin, each with the last failure there."""
+        bad = dict(self._unfit)
+        if not self._limit or len(self._nodes) < 2:
+            return bad
+        for node, settings in self._on_node.items():
+            own = {name: why for name, why in settings.items() if self._nodes_of[name] == {node}}
+            if sum(map(len, own.values())) >= min(self._limit, NODE_LIMIT):
+                bad.setdefault(node, [*own.values()][-1][-1])
+        return bad
 
     def succeeded(self, worker: str = "") -> None:
         """Count a finished run of a worker (`ray:HOST:PID`), which shows that its node works."""
@@ -112,22 +149,33 @@ class CircuitBreaker:
             return f"the disk is full ({failure.message})"
         if UNREADABLE in failure.message and "[Errno" not in failure.message:
             return failure.message
-        if not self._limit:
+        if failure.unfit:
+            self._unfit[failure.node] = failure.message
+        elif self._limit and failure.node and failure.kind in NODE_KINDS:
+            settings = self._on_node.setdefault(failure.node, {})
+            settings.setdefault(setting, []).append(f"{failure.kind}: {failure.message}")
+            self._nodes_of.setdefault(setting, set()).add(failure.node)
+        bad = self.bad_nodes()
+        if bad and self._nodes <= bad.keys():
+            return f"no node is left on which runs succeed, the last one {failure.node}: " + (
+                f"({failure.kind}) {failure.message}"
+            )
+        if failure.node in bad or not self._limit:
             return None
         cause = f"{failure.kind}: {re.sub('[0-9]+', '#', failure.message)}"
-        entry = _Failed(cause, setting)
-        if failure.kind == "nan" and entry in self._row:
+        entry = _Failed(cause, setting, failure.node)
+        if failure.kind == "nan" and (entry.cause, setting) in {
+            (item.cause, item.setting) for item in self._row
+        }:
             return None
         self._row.append(entry)
-        if len(self._row) == self._limit and len({item.cause for item in self._row}) == 1:
+        good = [item for item in self._row if item.node not in bad]
+        if len(good) == self._limit and len({item.cause for item in good}) == 1:
             return (
                 f"{self._limit} runs in a row failed for one cause ({failure.kind}): "
                 f"{failure.message}"
             )
-        if not failure.node or failure.kind in ("nan", "data"):
-            return None  # a node has no part in these
-        self._on_node[failure.node] += 1
-        if self._on_node[failure.node] >= self._limit:
+        if sum(map(len, self._on_node.get(failure.node, {}).values())) >= self._limit:
             return (
                 f"{self._limit} runs in a row failed on {failure.node}, the last one "
                 f"({failure.kind}): {failure.message}"

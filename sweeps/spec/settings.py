@@ -451,6 +451,10 @@ class Settings(Section):
     """Shown beside the name."""
     tags: Mapping[str, str] = Field(default_factory=dict)
     """Tags of the sweep and of its runs in MLflow: `{paper: icml, group: baselines}`."""
+    notes: str = ""
+    """Text in Markdown, of any length, below the answer on MLflow's page of the sweep."""
+    experiment: str = ""
+    """Its experiment in MLflow, unless MLFLOW_EXPERIMENT_NAME names one; else `carft-sweep`."""
     method: Annotated[
         Method,
         WithJsonSchema({"enum": [*METHODS, BAYES]}),
@@ -513,8 +517,8 @@ class Settings(Section):
     timeout: Duration | None = None
     """For one run; one that takes longer has failed."""
     breaker: Annotated[int, Field(ge=0, le=100_000)] = 5
-    """So many failures in a row for one cause, or on one node, stop the sweep; 0: however many. A
-    full disk stops it at once."""
+    """So many failures in a row for one cause stop the sweep; 0: however many. A full disk stops it
+    at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
     """Where runs execute: worker processes here, or Ray; `auto` takes Ray where there is a
     cluster."""

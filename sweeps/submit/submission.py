@@ -19,7 +19,7 @@ from carft_sweep.sweeps.secrets import NAMES, SUFFIX
 from carft_sweep.sweeps.spec.spec import FOLDER, SweepSpec, load_spec, locate
 from carft_sweep.sweeps.submit.client import JobClient
 from carft_sweep.tracking.location import HOME, HOME_VARIABLE, home_folder, without_password
-from carft_sweep.tracking.provenance import SOURCE_COMMIT, provenance_tags, user
+from carft_sweep.tracking.provenance import SOURCE_COMMIT, USER_VARIABLE, provenance_tags, user
 
 STOP_SECONDS = 600
 """What a stopped job has until Ray kills it: an epoch ends within it, or is lost."""
@@ -242,7 +242,8 @@ def send(
             f"Not sent, since secret: {', '.join(withheld)}. Where the job needs them, the head's "
             "environment must have them, or name a file there: --env NAME_FILE=/path"
         )
-    metadata = {"carft_sweep": submission.spec.name, "carft_user": user()}
+    sent.setdefault(USER_VARIABLE, user())
+    metadata = {"carft_sweep": submission.spec.name, "carft_user": sent[USER_VARIABLE]}
     runtime_env: dict[str, Any] = {"env_vars": sent}
     if root is not None:
         note(f"{root} is sent, without what git ignores and what looks like a secret by its name.")

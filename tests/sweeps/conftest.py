@@ -191,7 +191,7 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
         "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )
     for module in ("api", "cli.sync", "cli.removal"):
-        monkeypatch.setattr(f"carft_sweep.sweeps.{module}.open_store", lambda _: toy.tracker)
+        monkeypatch.setattr(f"carft_sweep.sweeps.{module}.open_store", lambda *_, **__: toy.tracker)
     return toy
 
 

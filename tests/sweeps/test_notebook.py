@@ -60,7 +60,7 @@ def test_the_second_call_trains_nothing_again(
 def test_the_second_call_sees_data_that_changed_meanwhile(
     tmp_path: Path, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", lambda _: MemoryTracker())
+    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", lambda *_, **__: MemoryTracker())
     noise = np.random.default_rng(0)
 
     def add(place: str) -> None:
@@ -113,7 +113,7 @@ def test_an_engine_is_closed_when_the_tracker_refuses(
         def close(self) -> None:
             closed.append("engine")
 
-    def refuse(_: Path) -> None:
+    def refuse(_: Path, **__: str) -> None:
         raise TrackingError("the database lies on a network file system")
 
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: Closing())

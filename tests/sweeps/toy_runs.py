@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,9 @@ class Recorder:
 
     def next_job(self) -> Job | Wait:
         return self.jobs.pop(0) if self.jobs else Wait.NEVER
+
+    def usable(self, nodes: Collection[str]) -> Collection[str]:
+        return nodes
 
     def started(self, job: Job, worker: str) -> None:
         self.events.append(("started", job.digest))

@@ -63,11 +63,15 @@ class MemoryTracker(Tracker):
         """Begin or take up a run. Raises TrackingError when its parent was never opened."""
         if start.parent is not None:
             self._run(start.parent)
+        earlier = self.runs.pop(start.key, None) if start.replaces else None
         run = self.runs.setdefault(
             start.key, MemoryRun(start.name, start.timestamp, parent=start.parent)
         )
         run.name, run.state = start.name, "running"
         params = mlflow_limits.params(start.params)
+        if earlier is not None:
+            own = {name for name in earlier.tags if not name.startswith(("carft.", "mlflow."))}
+            run.tags |= {name: earlier.tags[name] for name in own}
         run.tags |= mlflow_limits.tags(start.tags) | mlflow_limits.changed(run.params, params)
         run.params = params | run.params
 

@@ -40,6 +40,9 @@ def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -
     assert key("http://a") != key("http://b") != key("")
     assert key("http://a", "x") != key("http://a", "y")
     assert key("http://me:old@a") == key("http://me:new@a")
+    environ = {"MLFLOW_EXPERIMENT_NAME": "mine"}
+    assert resolve_location(Path("home"), environ, experiment="file's").experiment == "mine"
+    assert resolve_location(Path("home"), {}, experiment="file's").experiment == "file's"
 
 
 @pytest.mark.parametrize("named", [None, "in the home"])

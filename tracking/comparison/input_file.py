@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import RunRecord, scalar
 from carft_sweep.tracking.comparison.spec import ComparisonSpec
@@ -53,6 +55,19 @@ def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
         return int(data["generation"]), SweepRuns(sweep, records, rule, fields)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise TrackingError(f"{COMPARISON_INPUT} is not one") from None
+
+
+def read_published(folder: Path) -> SweepRuns:
+    """Return the runs of a sweep that was published as a folder, under the folder's name. Raises
+    TrackingError where it holds none."""
+    try:
+        text = read_regular(folder / COMPARISON_INPUT, follow=True).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrackingError(
+            f"{folder} is no published sweep: {COMPARISON_INPUT} cannot be read "
+            f"({getattr(error, 'strerror', 'no text')}); `report SWEEP --out FOLDER/` writes one"
+        ) from None
+    return read_comparison_input(text, folder.resolve().name)[1]
 
 
 def _record(run: Mapping[str, Any]) -> RunRecord:

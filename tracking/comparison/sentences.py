@@ -32,7 +32,7 @@ class Answer:
     effects: tuple[Effect, ...] = ()
 
 
-NO_VALUE = "UNDECIDED: no run gave a value to select on."
+NO_VALUE = "UNDECIDED: no trial has ended with a value to select on."
 NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 
 

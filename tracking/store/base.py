@@ -91,6 +91,9 @@ class RunStart:
     parent: RunKey | None = None
     params: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    replaces: bool = False
+    """Whether an earlier run of the key is removed, since its parameters and metric names cannot
+    change. The name, description and tags that somebody gave it there go over to the new one."""
 
 
 @dataclass(frozen=True)

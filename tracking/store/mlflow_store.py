@@ -212,19 +212,23 @@ class MlflowStore(Tracker):
         with self._request() as (client, experiment):
             if start.parent is not None:
                 tags["mlflow.parentRunId"] = self._id(start.parent)
-            run = self._search(start.key)
-            if run is None:
-                run = client.create_run(
-                    experiment, start_time=start.timestamp, tags=tags, run_name=start.name
-                )
-            else:
-                # A name and a description that somebody gave the run there stay.
+            run, name = self._search(start.key), start.name
+            if run is not None:  # a name and a description that somebody gave the run there stay
                 is_renamed = run.data.tags.get(NAMED, run.info.run_name) != run.info.run_name
                 name = run.info.run_name if is_renamed else start.name
-                if run.info.status != "RUNNING" or run.info.run_name != name:
-                    client.update_run(run.info.run_id, status="RUNNING", name=name)
                 if _is_described(run.data.tags):
                     tags.pop(DESCRIPTION, None)
+            if run is None or start.replaces:
+                own = identity(start.key, self._home)
+                earlier = search_runs(client, experiment, own) if start.replaces else []
+                tags |= {} if run is None else _foreign(run.data.tags)
+                run = client.create_run(
+                    experiment, start_time=start.timestamp, tags=tags, run_name=name
+                )
+                for other in earlier:  # the new one is there: nothing is lost in between
+                    client.delete_run(other.info.run_id)
+            elif run.info.status != "RUNNING" or run.info.run_name != name:
+                client.update_run(run.info.run_id, status="RUNNING", name=name)
             self._ids[start.key] = run.info.run_id
             self._describe(run, start, tags)
 
@@ -464,10 +468,13 @@ class MlflowStore(Tracker):
         return True
 
 
-def open_store(home: Path, environ: Mapping[str, str] | None = None) -> MlflowStore:
-    """Return the store of a home's runs. MLflow is imported only when the store is used. Raises
-    TrackingError where an SQLite database would lose data on the home's file system."""
-    place = resolve_location(home, environ)
+def open_store(
+    home: Path, environ: Mapping[str, str] | None = None, *, experiment: str = ""
+) -> MlflowStore:
+    """Return the store of a home's runs (see `resolve_location`). MLflow is imported only when the
+    store is used. Raises TrackingError where an SQLite database would lose data on the home's file
+    system."""
+    place = resolve_location(home, environ, experiment=experiment)
     return MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
 
 
@@ -499,6 +506,12 @@ def _is_described(tags: Mapping[str, str]) -> bool:
     """Return whether somebody else has written the description of a run with these tags."""
     own = tags.get(DESCRIPTION, "")
     return bool(own) and tags.get(DESCRIBED) != _digest_of(own)
+
+
+def _foreign(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a run's tags that somebody else has given it."""
+    own = {name: text for name, text in tags.items() if not name.startswith(("carft.", "mlflow."))}
+    return own | ({DESCRIPTION: tags[DESCRIPTION]} if _is_described(tags) else {})
 
 
 def _digest_of(text: str) -> str:

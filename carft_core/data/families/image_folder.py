@@ -447,13 +447,20 @@ def _report_misnamed(folders: Sequence[str], report: ProblemSink) -> None:
             )
 
 
+OWN_IMAGES: Mapping[str, object] = {
+    "data.augmentation": "wise_ft",
+    "optim.batch_size": 32,
+    "optim.epochs": 20,
+}
+"""Defaults for some hundred images: ImageNet's batches of 512 would make a step or two of an
+epoch."""
 FIXED = Layout()
 IMAGE_FOLDER = Family(
     name="image_folder",
     summary="your own images, in class folders under data.root",
     open=FIXED.open,
     defaults={
-        "data.augmentation": "wise_ft",
+        **OWN_IMAGES,
         "prompts.classes": "openai",
         "prompts.contexts": "openai",
     },
@@ -477,7 +484,7 @@ class Declared(Layout):
     def family(self, defaults: Mapping[str, object]) -> Family:
         """Return the family to register, with its defaults for the fields of a trial."""
         given = self.declaration
-        known = {"data.augmentation": "wise_ft", **defaults}
+        known = {**OWN_IMAGES, **defaults}
         return Family(given.name, given.summary, self.open, known, given.domains)
 
     @property

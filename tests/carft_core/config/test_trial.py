@@ -56,6 +56,14 @@ def test_a_familys_defaults_fill_in_what_is_left_out_and_no_more(family: str) ->
     assert told.optim.lr == 0.5
 
 
+def test_some_hundred_images_of_ones_own_and_the_small_model_are_learned_by_default() -> None:
+    data = {"data": {"family": "image_folder"}, "algorithm": "fine_tune"}
+    optim = trial_config(data).optim
+    assert (optim.batch_size, optim.epochs, optim.lr) == (32, 20, 5e-4)
+    large = {"model": {"name": "ViT-B-32", "pretrained": "openai"}}
+    assert trial_config({**data, **large}).optim.lr == 1e-5
+
+
 def test_steps_replace_the_epochs_of_the_defaults() -> None:
     config = trial_config({"algorithm": "fine_tune", "optim": {"steps": 7}})
     assert (config.optim.steps, config.optim.epochs) == (7, None)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import open_model
-from carft_sweep.carft_core.models.weights import file_digest, fit, read_state
+from carft_sweep.carft_core.models.weights import check_contents, file_digest, fit, read_state
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
@@ -86,8 +86,21 @@ def test_a_file_that_would_run_code_is_refused_unrun_and_the_call_is_named(tmp_p
 
 def test_a_checkpoint_with_python_objects_is_refused_with_the_remedy(tmp_path: Path) -> None:
     torch.save({"args": argparse.Namespace(lr=1), "state_dict": STATE}, tmp_path / "run.pt")
-    with pytest.raises(RequestError, match=r"argparse\.Namespace.*Save the state dict alone"):
-        read_state(tmp_path / "run.pt")
+    for reads in (read_state, check_contents):
+        with pytest.raises(RequestError, match=r"argparse\.Namespace.*Save the state dict alone"):
+            reads(tmp_path / "run.pt")
+
+
+def test_the_index_of_an_archive_tells_what_is_pickled_and_nothing_runs(tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    torch.save({"state_dict": RunsCode(proof)}, tmp_path / "evil.pt")
+    with pytest.raises(RequestError, match=r"evil\.pt holds more than tensors \(\w+\.system\)"):
+        check_contents(tmp_path / "evil.pt")
+    assert not proof.exists()
+    torch.save({"state_dict": STATE}, tmp_path / "good.pt")
+    (tmp_path / "other.pt").write_bytes(b"no archive")
+    for name in ("good.pt", "other.pt"):
+        check_contents(tmp_path / name)
 
 
 def test_a_torchscript_archive_is_refused_and_the_tag_named(tmp_path: Path) -> None:

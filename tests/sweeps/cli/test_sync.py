@@ -137,7 +137,7 @@ class Unreached(MemoryTracker):
 
 def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
     tracker = Unreached(error)
-    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", lambda _: tracker)
+    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", lambda *_, **__: tracker)
     return main(["run", str(toy.file(baselines=[], seeds=1))])
 
 

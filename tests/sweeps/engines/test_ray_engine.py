@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import ray
@@ -240,6 +242,102 @@ def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
     assert "the run was lost: " in recorder.failures["b"].message
 
 
+class Quarantining(Recorder):
+    """Retries what failed elsewhere, and lets nothing begin where that has succeeded."""
+
+    def __init__(self, jobs: list[Job | Wait]) -> None:
+        super().__init__(jobs)
+        self.bad: set[str] = set()
+
+    @property
+    def nodes(self) -> list[str]:
+        """Of each run that was begun."""
+        return [worker.split(":")[1] for worker in self.workers]
+
+    def usable(self, nodes: Collection[str]) -> Collection[str]:
+        return {*nodes} - self.bad
+
+    def failed(self, job: Job, failure: Failure) -> None:
+        super().failed(job, failure)
+        config = {**job.config, "do": "nothing"}
+        self.jobs.insert(0, replace(job, config=config, avoid=(failure.node,)))
+
+    def finished(self, job: Job, result: Mapping[str, Any]) -> None:
+        super().finished(job, result)
+        self.bad.add(self.nodes[-1]) if job.digest == "a" else None
+
+
+def test_a_retry_goes_elsewhere_and_nothing_begins_on_a_node_that_is_left_out(
+    ray_nodes: Any, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_loop, "LOOK", 0.0)
+    here = [ray_nodes.add_node(num_cpus=1, resources={"spot": 1}) for _ in range(2)]
+    ray_nodes.wait_for_nodes()
+    recorder = Quarantining([job("a", do="raise", error="key"), job("b"), job("c")])
+    on_ray(need=RunRequirements(1, custom={"spot": 1}), parallel=1).run(recorder)
+    for node in here:
+        ray_nodes.remove_node(node)
+    first, second, *rest = recorder.nodes
+    assert first != second
+    assert rest == [first, first]
+    assert {*recorder.results} == {"a", "b", "c"}
+
+
+def placing(handler: Recorder, nodes: dict[str, Node], **more: Any) -> ray_loop.Loop:
+    """The loop of an engine on nodes that are only told of; a run takes a GPU."""
+    engine = SimpleNamespace(
+        cluster=SimpleNamespace(nodes_by_id=lambda: nodes),
+        need=RunRequirements(1, 1),
+        parallel=None,
+        is_stopping=False,
+        is_stopping_now=False,
+        supervision="",
+        bundle={},
+        left_out=frozenset(),
+    )
+    vars(engine).update(more)
+    return ray_loop.Loop(handler, cast(ray_loop.RayEngine, engine))
+
+
+def left_out_of(config: Any) -> list[str]:
+    without: list[str] = json.loads(config["place"])["without"]
+    return without
+
+
+HEAD, FIRST, SECOND = Node("head", 4), Node("n1", 4, 1), Node("n2", 4, 1)
+
+
+def test_a_job_avoids_a_node_only_while_another_one_holds_a_run(job: MakeJob) -> None:
+    avoiding = replace(job("a"), avoid=("n1",))
+    loop = placing(Recorder([avoiding]), {"0": HEAD, "1": FIRST, "2": SECOND})
+    assert left_out_of(loop.next("t")) == ["1"]
+    loop = placing(Recorder([avoiding]), {"0": HEAD, "1": FIRST})
+    assert left_out_of(loop.next("t")) == []
+
+
+def test_nodes_that_hold_no_run_are_none_that_could_be_left(job: MakeJob) -> None:
+    handler = Quarantining([job("a")])
+    handler.bad = {"n1"}
+    loop = placing(handler, {"0": HEAD, "1": FIRST, "2": SECOND}, left_out={"2"})
+    # Nothing holds a run any more: the handler is asked, which says that it has given up.
+    assert left_out_of(loop.next("t")) == ["1", "2"]
+    handler = Quarantining([job("a")])
+    assert left_out_of(placing(handler, {"0": HEAD, "1": FIRST}).next("t")) == []
+
+
+def test_a_job_that_no_worker_was_given_is_stopped_at_the_end(job: MakeJob) -> None:
+    recorder = Recorder([job("a"), replace(job("b"), avoid=("n1",))])
+    loop = placing(recorder, {"1": FIRST, "2": SECOND})
+    loop.next("t")
+    ended = json.dumps([{"kind": "finished", "result": {}}])
+    trial = SimpleNamespace(trial_id="t", temporary_state=SimpleNamespace(ray_actor=None))
+    result = {"hostname": "n1", "node": "1", "events": ended}
+    assert loop.heard(cast(Any, trial), result) == "STOP"
+    loop.release()
+    loop.release()
+    assert recorder.events == [("finished", "a"), ("stopped", "b")]
+
+
 def test_nodes_that_share_the_home_are_accepted(ray_nodes: Any, tmp_path: Path) -> None:
     nodes = first_node(ray_nodes)
     assert check_nodes(nodes, tmp_path).keys() == nodes.keys()
@@ -253,6 +351,20 @@ def test_a_node_that_does_not_see_the_home_is_named(ray_nodes: Any, tmp_path: Pa
         check_nodes(nodes, tmp_path, seen_as=tmp_path / "on another disk")
     assert f"{name}: does not share the home" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_cannot_serve_is_left_out_while_another_can(
+    ray_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    nodes = first_node(ray_nodes)
+    answers: dict[str, Any] = {id_: {"gpus": []} for id_ in nodes} | {
+        "far": {"refused": "does not share the home"}
+    }
+    monkeypatch.setattr(ray_cluster, "_answers", lambda _: answers)
+    monkeypatch.setattr(ray_cluster, "_question", lambda _: SimpleNamespace(remote=print))
+    monkeypatch.setattr(ray_cluster, "_appears", lambda _: True)
+    assert check_nodes(nodes | {"far": Node("n3", 1)}, tmp_path).keys() == nodes.keys()
+    assert "goes without a node of the cluster: n3: does not share the home" in caplog.text
 
 
 def test_a_node_that_lacks_an_imported_file_is_named(ray_nodes: Any, tmp_path: Path) -> None:

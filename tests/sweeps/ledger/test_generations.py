@@ -69,6 +69,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
     "try_first": ({"try_first": [{"optim.lr": 1e-4}]}, "restart"),
     "try_first_from": ({"try_first": [{"optim.lr": 1e-4}], "try_first_from": "x"}, "restart"),
     "tags": ({"tags": {"team": "vision"}}, "extend"),
+    "notes": ({"notes": "Why we ask."}, "extend"),
+    "experiment": ({"experiment": "paper"}, "extend"),
 }
 
 

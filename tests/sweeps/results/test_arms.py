@@ -241,12 +241,15 @@ def test_arms_change_and_go_with_their_sweep(
 ) -> None:
     toy.run(seeds=[0, 1])
     first = toy.arms()
+    noted = {"mlflow.user": "ada", "mine": "look here"}
+    toy.tracker.set_tags(RunKey("toy", arm="car_ft kl_weight=0.3"), noted)
     ended = toy.run(seeds=[0, 1, 2], parameters={KL: {"values": [0.3, 3.0]}})
     second = toy.arms()
     assert {*second} == {arm.label for arm in arm_summaries(ended.comparison)}
     gone = {label for label in first if "kl_weight=0.1" in label}
     assert {*first} - {*second} == gone
     assert second["car_ft kl_weight=0.3"].tags["carft.seeds"] == "3"
+    assert second["car_ft kl_weight=0.3"].tags["mine"] == "look here"
     assert "mean/id/val/top1_ci_low" in second["car_ft kl_weight=0.3"].history
 
 

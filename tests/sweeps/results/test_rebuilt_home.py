@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -148,6 +149,30 @@ def test_a_copy_writes_nothing_into_its_original_and_has_all_its_runs(
     assert any("kl_weight=9" in name for name in there)
     assert (copy.path / "before-move-1" / "mlflow.db").exists()
     assert "All is well" in carft("doctor", "sent", "--home", copy.path).out
+
+
+def test_a_sweep_of_an_experiment_of_its_own_is_sent_looked_up_and_removed_there(
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
+) -> None:
+    for module in ("api", "cli.sync", "cli.removal"):
+        monkeypatch.setattr(f"carft_sweep.sweeps.{module}.open_store", open_store)
+    served = SimpleNamespace(address="http://here", process=None)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.ui.serve", lambda *_, **__: served)
+    file = toy_cli.file(experiment="paper", notes="Why we ask.", **PRUNING)
+    carft("run", file, "--quiet")
+    assert "has every run as it is here" in carft("sync").out
+    assert "every run is recorded" in carft("doctor", "sent").out
+    client = MlflowClient(f"sqlite:///{toy_cli.home.path / 'mlflow.db'}")
+    paper, _default = client.search_experiments()
+    assert paper.name == "paper"
+    runs = client.search_runs([paper.experiment_id])
+    assert {"sweep", "run", "arm"} == {run.data.tags["carft.kind"] for run in runs}
+    (own,) = (run for run in runs if run.data.tags["carft.kind"] == "sweep")
+    assert own.data.tags["mlflow.note.content"].endswith("\n\nWhy we ask.")
+    assert len({run.data.tags["mlflow.user"] for run in runs}) == 1
+    assert f"#/experiments/{paper.experiment_id}/runs/" in carft("ui").out
+    carft("remove", "toy", "--yes")
+    assert client.search_runs([paper.experiment_id]) == []
 
 
 def test_a_home_that_was_moved_does_not_make_its_old_path_again(

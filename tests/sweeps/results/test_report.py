@@ -16,7 +16,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.results import report as sweep_page
-from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE
+from carft_sweep.sweeps.results.artifacts import COMPARED, FIGURES, PAGE
 from carft_sweep.sweeps.results.export import export_commands, log_missing_model, select_model
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.report import provenance
@@ -167,12 +167,30 @@ def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture
     assert "37 done" in text  # every run is in both, and counts once
 
 
+def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
+    home: Home, tmp_path: Path, carft: Carft
+) -> None:
+    theirs, empty = tmp_path / "theirs", Home(tmp_path / "empty")
+    said = carft("--home", home.path, "report", NAME, "--out", theirs).out
+    assert said.endswith(f"The report is {theirs / 'index.html'}\n")
+    published = {file.name for file in theirs.iterdir()}
+    assert published == {"index.html", *COMPARED, "comparison_input.json", "sweep.yaml"}
+    assert all(str(home.path) not in file.read_text() for file in theirs.iterdir())
+    own = carft("--home", home.path, "compare", NAME, "--json").json
+    read = carft("--home", empty.path, "compare", f"{theirs}/", "--json").json
+    assert read["rows"] == own["rows"]
+    assert read["selected"] == own["selected"]
+    both = carft("--home", home.path, "compare", NAME, theirs, "--json").json
+    assert [row["label"] for row in both["rows"]] == [row["label"] for row in own["rows"]]
+    message = "no published sweep: comparison_input.json cannot be read (No such file or directory)"
+    assert message in carft("--home", home.path, "compare", f"{tmp_path}/", code=2).err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["shwon"], "did you mean 'shown'?"),
         ([NAME, "--reference", "fine_tuen"], "did you mean 'fine_tune'?"),
-        ([NAME, "--out", "{folder}"], "is a folder; name a file"),
         ([NAME, "--out", "rep.pdf"], "--out: rep.pdf must end in .html: the report is a page"),
         ([NAME, "--out", "{file}/page.html"], "--out: {file}/page.html cannot be written"),
         ([NAME, "--figures", "{file}/figures"], "--figures: {file}/figures cannot be written"),
@@ -227,7 +245,7 @@ def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
     sent(copy)
     page = copy.sweep(NAME) / PAGE
     page.write_text(page_of(copy))
-    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda _: store)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: store)
     for _ in range(2):
         assert main(["--home", str(copy.path), "sync"]) == 0
         pages.append(page.read_text())
@@ -259,7 +277,7 @@ def test_looking_runs_no_module_that_a_home_names(
     planted = copy.path / "carft_planted.py"
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     name_module(copy, str(planted))
-    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda _: MemoryTracker())
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: MemoryTracker())
     for command in (
         ["list"],
         ["show", NAME],

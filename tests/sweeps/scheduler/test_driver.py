@@ -484,3 +484,18 @@ def test_a_killed_worker_costs_an_attempt_and_nothing_else(
     child = toy.tracked()["car_ft kl_weight=0.1 s0"]
     assert (child.state, child.tags["carft.attempt"]) == ("finished", "2")
     assert "log.txt" in child.artifacts
+
+
+def test_another_sweep_does_not_replace_one_of_another_user_by_its_name(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARFT_USER", "ada")
+    toy.run(seeds=[0])
+    monkeypatch.setenv("CARFT_USER", "bob")
+    toy.run(seeds=[0, 1])  # the same sweep goes on, whoever runs it
+    monkeypatch.setenv("CARFT_USER", "ada")
+    other: dict[str, Any] = {"metric": {"name": "id/test/top1"}, "selection": "oracle"}
+    with pytest.raises(RequestError, match="the sweep toy is bob's, and another one"):
+        toy.run(**other)
+    toy.run(fresh=True, **other)
+    assert toy.ledger().generation == 3

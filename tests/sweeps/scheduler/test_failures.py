@@ -171,14 +171,66 @@ def test_the_seeds_of_one_setting_that_become_nan_count_once() -> None:
     assert breaker.failed(failure("nan", "loss is nan"), "trial 1")
 
 
-def test_one_bad_node_breaks_the_sweep_though_others_succeed() -> None:
+def test_a_lone_node_on_which_all_fails_breaks_the_sweep() -> None:
     breaker = CircuitBreaker(3)
-    messages = []
-    for number in range(3):
-        messages.append(breaker.failed(failure("crashed", f"{'abc'[number]}", "bad"), "s"))
-        breaker.succeeded("ray:good:1")
+    breaker.usable(["bad"])
+    messages = [breaker.failed(failure("crashed", why, "bad"), "s") for why in "abc"]
     assert messages[:2] == [None, None]
     assert messages[2] == "3 runs in a row failed on bad, the last one (crashed): c"
+    assert breaker.bad_nodes() == {}
+
+
+def test_failures_that_follow_one_node_of_several_stop_new_runs_there_and_not_the_sweep() -> None:
+    breaker = CircuitBreaker(5)
+    assert breaker.usable(["bad", "good"]) == {"bad", "good"}
+    for number in range(20):
+        assert breaker.failed(failure("crashed", "Xid 79", "bad"), f"trial {number}") is None
+        assert ("bad" in breaker.usable(["bad", "good"])) == (number < 2)
+    assert breaker.bad_nodes() == {"bad": "crashed: Xid 79"}
+    broken = [breaker.failed(failure("crashed", "Xid 79", "good"), f"new {n}") for n in range(3)]
+    assert broken[:2] == [None, None]
+    assert broken[2] == (
+        "no node is left on which runs succeed, the last one good: (crashed) Xid 79"
+    )
+
+
+def test_failures_that_follow_a_setting_leave_its_nodes_alone() -> None:
+    breaker = CircuitBreaker(5)
+    nodes = ["a", "b"]
+    breaker.usable(nodes)
+    for _ in range(3):
+        assert breaker.failed(failure("crashed", "KeyError", "a"), "trial 0") is None
+    assert breaker.usable(nodes) == {"b"}
+    assert breaker.failed(failure("crashed", "ValueError", "b"), "trial 0") is None
+    assert breaker.usable(nodes) == {"a", "b"}
+
+
+def test_a_success_on_a_node_clears_it() -> None:
+    breaker = CircuitBreaker(5)
+    breaker.usable(["a", "b"])
+    for number in range(6):
+        breaker.failed(failure("crashed", f"cause {'abcdef'[number]}", "a"), f"trial {number}")
+        breaker.succeeded("ray:a:1" if number % 2 else "ray:b:1")
+    assert breaker.bad_nodes() == {}
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_a_node_that_can_serve_nothing_is_left_out_at_once_and_costs_no_attempt(limit: int) -> None:
+    unfit = Failure("crashed", "does not share", node="bad", unfit=True)
+    assert RetryPolicy(Retries(crashed=0)).decide("d", unfit, CONFIG) == Retry(halve=False)
+    breaker = CircuitBreaker(limit)
+    breaker.usable(["bad", "good"])
+    assert breaker.failed(unfit, "s") is None
+    assert breaker.usable(["bad", "good"]) == {"good"}
+    assert "no node is left" in str(breaker.failed(replace(unfit, node="good"), "s"))
+
+
+def test_a_retry_avoids_the_node_on_which_the_run_failed() -> None:
+    policy = RetryPolicy(Retries(crashed=1))
+    assert policy.nodes_to_avoid("d") == ()
+    policy.decide("d", failure("crashed", "m", "a"), CONFIG)
+    policy.decide("d", failure("preempted", "m", "b"), CONFIG)
+    assert policy.nodes_to_avoid("d") == ("a",)
 
 
 def test_a_breaker_of_zero_never_breaks() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.declaration import Declaration
+from carft_sweep.carft_core.data.families.image_folder import OWN_IMAGES
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.runs.identity import identify
@@ -236,7 +237,7 @@ def test_templates_may_be_a_set_or_lie_in_a_file(folder: Path, end: str) -> None
     file.write_text(f"test: t\nname: b\nprompts: {{classes: simple, contexts: styles.{end}}}\n")
     defaults = register_family(file).defaults
     assert defaults == {
-        "data.augmentation": "wise_ft",
+        **OWN_IMAGES,
         "prompts.classes": "simple",
         "prompts.contexts": "b_contexts",
     }

@@ -334,12 +334,12 @@ def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
 
 def test_without_any_finished_trial_nothing_is_said_but_of_the_others() -> None:
     failed = [run("car_ft", seed, trial=0) for seed in range(5)]
-    assert compared(failed).verdict == "UNDECIDED: no run gave a value to select on."
+    assert compared(failed).verdict == "UNDECIDED: no trial has ended with a value to select on."
     comparison = compared(FINE_TUNE, failed, arm("flyp", NEAR, HIGH))
     assert comparison.selected is None
-    assert comparison.answer.lines[0] == "UNDECIDED: no run gave a value to select on."
+    assert comparison.answer.lines[0] == "UNDECIDED: no trial has ended with a value to select on."
     assert comparison.answer.lines[1].startswith("BETTER: flyp against fine_tune: ")
-    assert compared([]).verdict == "UNDECIDED: no run gave a value to select on."
+    assert compared([]).verdict == "UNDECIDED: no trial has ended with a value to select on."
 
 
 def test_the_zero_shot_row_under_the_same_prompts_is_the_one() -> None:

@@ -101,7 +101,7 @@ def test_what_has_no_number_is_a_dash() -> None:
 
 def test_nothing_at_all_still_gives_a_text() -> None:
     empty = compare([], sweep="s")
-    nothing = "UNDECIDED: no run gave a value to select on."
+    nothing = "UNDECIDED: no trial has ended with a value to select on."
     assert nothing in report.terminal(empty, width=80)
     assert nothing in formats.markdown(empty)
     assert formats.to_csv(empty).startswith("setting,")

@@ -197,6 +197,18 @@ class TestEveryTracker:
         assert (seen.params, seen.history) == ({"optim.lr": "0.5"}, {})
         assert before is not None
 
+    def test_a_run_that_is_replaced_keeps_what_somebody_noted_on_it_and_nothing_else(
+        self, subject: Subject
+    ) -> None:
+        opened(subject)
+        subject.tracker.log_metrics(RUN, [Metric("m", 1.0, 0, NOW)])
+        subject.tracker.set_tags(RUN, {"reviewed by": "ada", "carft.old": "1"})
+        for _ in range(2):
+            subject.tracker.start_run(replace(CHILD, params={"lr": 2}, tags={}, replaces=True))
+            seen = subject.see(RUN)
+            assert (seen.params, seen.history) == ({"lr": "2"}, {})
+            assert seen.tags == {"reviewed by": "ada", "free": "text"}
+
     def test_a_sweep_is_removed_with_all_its_runs_and_no_others(self, subject: Subject) -> None:
         opened(subject)
         arm, other = RunKey(SWEEP.sweep, arm="an arm"), RunKey("another", RUN.digest)

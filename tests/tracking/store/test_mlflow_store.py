@@ -80,6 +80,14 @@ def test_a_link_in_a_description_leads_to_the_artifact_on_mlflows_pages(
         "my name",
         "a note of mine",
     )
+    newest = replace(PARENT, params={"p": 2}, tags={"mlflow.note.content": "x"}, replaces=True)
+    store.start_run(newest)
+    (run,) = all_runs(uri, name)
+    assert run.info.run_id != run_id
+    assert (run.info.run_name, run.data.tags["mlflow.note.content"]) == (
+        "my name",
+        "a note of mine",
+    )
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(False, 0o700), (True, 0o755)])
