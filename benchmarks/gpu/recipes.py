@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 from unittest import mock
@@ -27,8 +28,8 @@ import torch
 from torch import Tensor
 
 from carft_sweep.carft_core import data
-from carft_sweep.carft_core.data import FAMILIES, DataConfig, Family, FamilyData, Source, Split
-from carft_sweep.carft_core.data.base import forget_data
+from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Split
+from carft_sweep.carft_core.data.base import DataConfig, forget_data
 from carft_sweep.carft_core.data.class_names import class_list
 from carft_sweep.carft_core.data.families.imagenet import SHIFTS
 from carft_sweep.carft_core.data.views import Transform
@@ -97,26 +98,24 @@ def published(family: Family) -> Family:
             for name, count in counts.items()
             if name != "c"  # ImageNet-C is measured where a file asks for it
         }
-        common = {"class_names": names, "digest": digest, "uneven": "none is there"}
+        family_data = partial(FamilyData, class_names=names, digest=digest, uneven="none is there")
         if group == "domainbed":
             parts = {}
             for name, split in splits.items():
                 kept = int(len(split) * config.val_fraction)
                 rows = np.arange(len(split))
                 parts[name] = split.subset(rows[kept:]), split.subset(rows[:kept])
-            test = str(config.test_domain)
-            shift, out = (replace(part, groups=None) for part in parts.pop(test))
+            domain = str(config.test_domain)
+            shift, out = (replace(part, groups=None) for part in parts.pop(domain))
             train, val = (joined(of) for of in zip(*parts.values(), strict=True))
-            shifts, extras = {test: shift}, {f"{test}_out": out}
-            return FamilyData(
-                train=train, val=val, test=None, shifts=shifts, extras=extras, **common
-            )
+            shifts, extras = {domain: shift}, {f"{domain}_out": out}
+            return family_data(train=train, val=val, test=None, shifts=shifts, extras=extras)
         shifts = {name: splits[name] for name in SHIFTS if name in splits}
         shifts |= {"test": splits["shifts/test"]} if "shifts/test" in splits else {}
         extras = {"val": splits["extras/val"]} if "extras/val" in splits else {}
-        val, test = splits.get("val"), splits["test"]
-        return FamilyData(
-            train=splits["train"], val=val, test=test, shifts=shifts, extras=extras, **common
+        train, test = splits["train"], splits["test"]
+        return family_data(
+            train=train, val=splits.get("val"), test=test, shifts=shifts, extras=extras
         )
 
     return replace(family, open=open_)

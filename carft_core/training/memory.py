@@ -372,7 +372,7 @@ def _solve(teacher: Teacher, config: TrialConfig) -> int:
     with FlopCounterMode(display=False) as counter:
         cross_entropy(weight, features, labels)
     del model, pairs
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def _first_step(

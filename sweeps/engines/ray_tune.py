@@ -477,8 +477,6 @@ class RayEngine(Engine):
         """The options of each Supervisor."""
         # Plain flags: a signal handler that took a lock could wait for itself.
         self.is_stopping = self.is_stopping_now = False
-        self.bundle = {"CPU": need.cpus, "GPU": need.gpus, **need.custom}
-        """What Ray sets aside for a run."""
         self._hardware = hardware_of(need, cluster.nodes() if supply is None else supply)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

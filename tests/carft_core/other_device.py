@@ -32,7 +32,7 @@ class Elsewhere(Tensor):
 
     @staticmethod
     def __new__(cls, value: Tensor) -> Elsewhere:
-        tensor: Elsewhere = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        tensor: Elsewhere = Tensor._make_wrapper_subclass(
             cls,
             value.shape,
             strides=value.stride(),
@@ -44,7 +44,7 @@ class Elsewhere(Tensor):
         return tensor
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return _compute(operation, args, kwargs or {})

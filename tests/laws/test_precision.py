@@ -36,7 +36,7 @@ class LargeProducts(TorchDispatchMode):
     """Collects the types in which products over all tokens of a batch are computed."""
 
     def __init__(self, tokens: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.tokens = tokens
         self.found: dict[torch.dtype, set[str]] = {}
 

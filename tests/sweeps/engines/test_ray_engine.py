@@ -332,7 +332,7 @@ def test_a_job_that_no_worker_was_given_is_stopped_at_the_end(job: MakeJob) -> N
     ended = json.dumps([{"kind": "finished", "result": {}}])
     trial = SimpleNamespace(trial_id="t", temporary_state=SimpleNamespace(ray_actor=None))
     result = {"hostname": "n1", "node": "1", "events": ended}
-    assert loop.heard(cast(Any, trial), result) == "STOP"
+    assert loop.on_result(cast(Any, trial), result) == "STOP"
     loop.release()
     loop.release()
     assert recorder.events == [("finished", "a"), ("stopped", "b")]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
-from carft_sweep.carft_core.data import DataConfig, open_data
+from carft_sweep.carft_core.data import open_data
+from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.files import format_size
 from carft_sweep.carft_core.training.memory import run_cost
 from carft_sweep.sweeps.engines.resources import RunRequirements
@@ -34,9 +35,9 @@ def toy_trial(tiny_clip_files: Path, cache: Path) -> ToyTrial:
     del cache
 
     def trial(algorithm: str) -> TrialConfig:
-        fields = {"model": {"name": str(tiny_clip_files)}, "data": {"family": "icon_shift_dev"}}
-        fields |= {"algorithm": algorithm, "precision": "fp32", "device": "cuda"}
-        return trial_config({**fields, "optim": {"batch_size": 64}}).for_seed(0)
+        data = {"model": {"name": str(tiny_clip_files)}, "data": {"family": "icon_shift_dev"}}
+        how = {"algorithm": algorithm, "precision": "fp32", "device": "cuda"}
+        return trial_config({**data, **how, "optim": {"batch_size": 64}}).for_seed(0)
 
     return trial
 

@@ -92,7 +92,7 @@ def test_autoft_varies_every_weight_of_its_objective_and_is_valued_out_of_distri
     goals = {of("autoft", *names).metric.name for names in ((), ("fmow",))}
     assert goals == {"ood/val/macro_f1", "ood/val/worst_group_top1"}
     final = load_spec("autoft", ["profile=final"], best_of=lambda *_: [dict.fromkeys(weights, 1.0)])
-    assert final.given(0) == dict.fromkeys(weights, 1.0)
+    assert final.fixed_values(0) == dict.fromkeys(weights, 1.0)
     assert [config.optim.lr for config in configs(final) if config.algorithm.trains] == [1e-5] * 3
 
 
