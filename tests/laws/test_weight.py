@@ -12,14 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 16_600,
-    ("sweeps",): 20_070,
-    ("tracking",): 11_610,
-    ("tests",): 58_160,
-    ("benchmarks", "tools"): 6_600,
+    ("carft_core",): 16_385,
+    ("sweeps",): 20_225,
+    ("tracking",): 11_590,
+    ("tests",): 58_755,
+    ("benchmarks", "tools"): 6_560,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 37_800, 36
+WORDS, PAGES = 38_200, 36
 """Of docs/, without the decisions and the tables that are made from the code."""
 TABLE = re.compile(r"(?:\|.*\n)+\n<!-- end -->")
 
