@@ -12,6 +12,8 @@ from tests.golden.write import Numbers, numbers_of_algorithm, numbers_of_merge, 
 BUILT_IN, BUILT_IN_MERGES = tuple(ALGORITHMS), tuple(MERGES)
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """By so much CPUs and versions of PyTorch differ in rounding."""
+SENSITIVE = {"spurious_kl": 5e-3}
+"""What multiplies rounding: of an EPYC and a Xeon it differs by 2.5e-3 after 20 steps."""
 WRITE = "python -m tests.golden.write"
 
 
@@ -19,15 +21,17 @@ def check(name: str, numbers: Numbers, kept: Numbers | None, revision: str) -> N
     """Fail with what to do when numbers are new, gone, or moved."""
     if kept is None:
         pytest.fail(f"{name} is new: keep its numbers with `{WRITE}`")
-    expected = pytest.approx(kept, rel=RELATIVE, abs=ABSOLUTE)
-    if numbers != expected:
-        differing = {
-            key: (kept.get(key), numbers.get(key))
-            for key in {**kept, **numbers}
-            if key not in kept
-            or key not in numbers
-            or numbers[key] != pytest.approx(kept[key], rel=RELATIVE, abs=ABSOLUTE)
-        }
+    differing = {
+        key: (kept.get(key), numbers.get(key))
+        for key in {**kept, **numbers}
+        if key not in kept
+        or key not in numbers
+        or numbers[key]
+        != pytest.approx(
+            kept[key], rel=SENSITIVE.get(key.partition("@")[0], RELATIVE), abs=ABSOLUTE
+        )
+    }
+    if differing:
         pytest.fail(
             f"{name} gives other numbers than its revision says (kept, now): {differing}. If that "
             f"is a mistake, mend it. If numbers are to move, raise {revision} in "

@@ -29,7 +29,7 @@ def data(carft: Carft) -> Carft:
 
     def run(*words: object, code: int = 0) -> Said:
         for module in (image_folder, imagenet):
-            module._opened.cache_clear()
+            module._open_data.cache_clear()
         families._prepared.cache_clear()
         return carft("data", *words, code=code)
 

@@ -169,7 +169,7 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("carft_sweep.sweeps.doctor.services._recorded", lambda _: toy.tracker)
+    monkeypatch.setattr("carft_sweep.sweeps.doctor.services._recorded", lambda *_: toy.tracker)
     home = toy.home.path
     assert look("sent.runs", home) == []
     toy.run()

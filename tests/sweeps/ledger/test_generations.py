@@ -48,6 +48,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Effect]] = {
     "seed": ({"seed": 1}, "restart"),
     "method": ({"method": "random"}, "restart"),
     "metric": ({"metric": {"name": "id/val/nll"}}, "restart"),
+    "constraint": ({"constraint": {"name": "id/val/nll"}, "baselines": ["zero_shot"]}, "restart"),
     "metrics": ({"metrics": [{"name": "id/val/top1"}, {"name": "id/val/nll"}]}, "restart"),
     "selection": ({"selection": {"within": 0.01}}, "extend"),
     "parameters": ({"parameters": {"optim.lr": {"min": 1e-6, "max": 1e-3}}}, "restart"),
