@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
+from carft_sweep.carft_core.files import write_json
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.runs import RunRecord
@@ -635,9 +636,7 @@ def _go_on(chosen: Mapping[str, Row], counts: dict[str, Counts], options: Any) -
                 own["draws"] += CHUNK
                 for claim, count in task.result().items():
                     own[claim] += count
-            partial = options.counts.with_suffix(".partial")
-            partial.write_text(json.dumps(counts, indent=0) + "\n", encoding="utf-8")
-            partial.replace(options.counts)
+            write_json(options.counts, {name: own for name, own in counts.items() if own["draws"]})
 
 
 def _count(name: str, chunk: int) -> dict[Claim, int]:

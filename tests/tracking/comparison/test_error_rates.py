@@ -8,6 +8,7 @@ more than MOST_ONE_SIDED.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -20,6 +21,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from benchmarks.error_rates import (
+    COUNTS,
     LARGE,
     Claim,
     Method,
@@ -30,6 +32,7 @@ from benchmarks.error_rates import (
     constant,
     crossing,
     curves,
+    main,
     rivals,
     rows,
 )
@@ -170,6 +173,16 @@ def test_what_the_page_promises_holds_through_the_whole_of_compare(row: Row) -> 
         nominal = row.claims[claim]
         assert nominal is not None
         assert count <= stats.binom.ppf(0.999, draws, nominal)
+
+
+def test_the_counts_that_are_kept_make_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["error_rates", "--draws", "0"])
+    main()
+    lines = capsys.readouterr().out.splitlines()[2:]
+    kept = {name for name, counts in json.loads(COUNTS.read_text()).items() if counts["draws"]}
+    assert len(lines) == sum(len(row.claims) for row in rows() if row.name in kept) > 100
 
 
 def test_each_pattern_is_of_a_row_and_each_row_has_a_name_of_its_own() -> None:
