@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.images import UNREADABLE
@@ -97,7 +97,7 @@ them, and no more runs begin there."""
 class _Failed:
     cause: str
     setting: str
-    node: str
+    node: str = field(compare=False)
 
 
 class CircuitBreaker:
@@ -165,9 +165,7 @@ class CircuitBreaker:
             return None
         cause = f"{failure.kind}: {re.sub('[0-9]+', '#', failure.message)}"
         entry = _Failed(cause, setting, failure.node)
-        if failure.kind == "nan" and (entry.cause, setting) in {
-            (item.cause, item.setting) for item in self._row
-        }:
+        if failure.kind == "nan" and entry in self._row:
             return None
         self._row.append(entry)
         good = [item for item in self._row if item.node not in bad]

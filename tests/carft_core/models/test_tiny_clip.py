@@ -158,24 +158,10 @@ def _corpus(count: int) -> Corpus:
     return Corpus(pairs, pixels, flags, items, pixels[:2], flags[:2])
 
 
+SHORT = Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1)
 TINY = {
-    "builtin": Recipe(
-        steps=3,
-        batch_size=4,
-        warmup=1,
-        cooldown=1,
-        ema=0.5,
-        all_concepts_from=1,
-    ),
-    "builtin_vit": Recipe(
-        steps=3,
-        batch_size=4,
-        warmup=1,
-        cooldown=1,
-        ema=0.5,
-        all_concepts_from=0,
-        distillation=8.0,
-    ),
+    "builtin": SHORT,
+    "builtin_vit": replace(SHORT, all_concepts_from=0, distillation=8.0),
 }
 
 
