@@ -232,6 +232,8 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._job: Job | None = None
         """What the worker has, until its end is reported."""
+        self._may_be_dead = False
+        """Whether the job has not begun, and its process was idle and may have died then."""
         self._began = 0.0  # no job yet: a process that was only started has nothing to end
         self._clock = ListeningClock()
         self._heard = 0.0
@@ -257,7 +259,8 @@ class Supervisor:
         """Start a job. A job that still runs is ended first."""
         if self._job is not None:
             self.kill()
-        self._give(job, self._warm() or self._fresh())
+        self._may_be_dead = self._worker is not None
+        self._give(job, self._worker or self._fresh())
 
     def next(self, within: float) -> Event | None:
         """Return the next event of the job; None when nothing happens within the timeout."""
@@ -280,6 +283,7 @@ class Supervisor:
         if ended:
             self._job = None
         if frame["kind"] == "started":
+            self._may_be_dead = False
             return {**frame, "worker": f"{self._place}:{worker.pid}"}
         return frame
 
@@ -325,20 +329,13 @@ class Supervisor:
             raise RuntimeError("there is no job to follow")
         return self._worker
 
-    def _warm(self) -> WorkerProcess | None:
-        """Return the process that served the last job if alive, else None."""
-        if self._worker is None:
-            return None
-        try:
-            while self._worker.receive(0) is not None:
-                pass  # signs of life since then
-        except WorkerDied:
-            self.kill()
-        return self._worker
-
-    def _died(self, died: WorkerDied) -> Event:
+    def _died(self, died: WorkerDied) -> Event | None:
         """Return the worker's failure as an event: out of memory if the kernel's OOM killer has
-        acted since the job began, else a crash."""
+        acted since the job began, else a crash. A job that has not begun gets a new process."""
+        if self._may_be_dead and (job := self._job) is not None:
+            self.kill()
+            self.begin(job)
+            return None
         if died.code == -signal.SIGKILL and oom_kills() > self._kills_before:
             return self._failed("out_of_memory", f"{died}: the machine ran out of memory")
         return self._failed("crashed", str(died))
