@@ -55,7 +55,7 @@ class ModelConfig(Section):
 
     name: str = "builtin"
     """`builtin`, `builtin_vit`, a name of open_clip's such as `ViT-B-32`, `hf-hub:...`, or a
-    checkpoint file."""
+    checkpoint file. `model: builtin` is short for it."""
     pretrained: str | None = None
     """The weights: a tag of open_clip's such as `openai`, or a file."""
 

@@ -47,8 +47,9 @@ ALL_KEYS = (
 )
 """With those of mappings, dotted."""
 
-_ALGORITHMS: tuple[Route, ...] = (("trial", "algorithm"), ("trial", "algorithm", "of"))
-SHORT: tuple[Route, ...] = (*_ALGORITHMS, ("retries",))
+_ALGORITHM: Route = ("trial", "algorithm")
+_NAMED: tuple[Route, ...] = (_ALGORITHM, (*_ALGORITHM, "of"), ("trial", "model"))
+SHORT: tuple[Route, ...] = (*_NAMED, ("retries",))
 """The routes that have a short form, and a long one below which `--set` finds its place."""
 
 
@@ -212,7 +213,7 @@ def _top_keys(document: SpecDocument) -> None:
 def _long_form(route: Route, value: object) -> object:
     """Return the long form of a value in short form; a wrong value is returned unchanged, to be
     reported later."""
-    if route in _ALGORITHMS and isinstance(value, str):
+    if route in _NAMED and isinstance(value, str):
         return {"name": value}
     return expand_retries(value) if route == ("retries",) else value
 

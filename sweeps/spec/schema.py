@@ -79,6 +79,7 @@ def _trial() -> Schema:
     closed = {"additionalProperties": False}
     sections = {name: cls.model_json_schema() | closed for name, cls in SECTIONS.items()}
     sections["optim"]["properties"]["name"]["enum"] = sorted(OPTIMISERS)
+    sections["model"]["type"] = ["string", "object"]
     return {
         "type": "object",
         "description": "What every run shares; fields that are left out have defaults.",

@@ -558,3 +558,9 @@ def test_an_architecture_without_weights_is_refused_with_its_line(tmp_path: Path
     with pytest.raises(RequestError, match=r"sweep\.yaml:6: .*unknown model 'RN5O'; near.* RN50"):
         load_spec(file)
     assert load_spec(file, ["parameters.model.name.values=[builtin]"]).trial_count == 1
+
+
+def test_a_model_may_be_its_name_alone(load: Load) -> None:
+    vit = load("name: x\ntrial: {algorithm: car_ft, model: builtin_vit}\n")
+    named = "name: x\ntrial: {algorithm: car_ft, model: {name: ViT-B-32, pretrained: openai}}\n"
+    assert load(named, "model=builtin_vit").trial == vit.trial
