@@ -300,7 +300,8 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     options = _options(arguments)
     if (table := _table(arguments)) is not None:
         out = _out(arguments.out, table.with_suffix(f".{PAGE}"))
-        comparison = compare_sweeps(override_specs([read_table(table)], arguments))
+        parts = override_specs([read_table(table)], arguments)
+        comparison = compare_sweeps(parts, where=arguments.where)
         report = table_page(table, comparison, options=options)
     else:
         home = find_home(arguments.home, trust=arguments.trust_home).absolute()
@@ -310,7 +311,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         runs, is_folder = RunStore(home.runs), out.suffix.lower() not in PAGES
         parts = [load_part(sweep, runs, with_fields=several or is_folder) for sweep in sweeps]
         parts = override_specs(parts, arguments)
-        comparison = compare_sweeps(parts)
+        comparison = compare_sweeps(parts, where=arguments.where)
         report = page(home, sweeps, comparison, options=options)
         if is_folder:
             with written("--out", out):
@@ -336,12 +337,17 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    """Return the command's options that override the sweeps' specification."""
+    """Return the command's options that change what is compared and how."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     if arguments.reference != REFERENCE:
         options["reference"] = arguments.reference
     return [
-        f"--{name.replace('_', '-')}={text}" for name, text in options.items() if text is not None
+        *(f"--where={condition}" for condition in arguments.where),
+        *(
+            f"--{name.replace('_', '-')}={text}"
+            for name, text in options.items()
+            if text is not None
+        ),
     ]
 
 

@@ -294,7 +294,8 @@ def _engine(parser: Parser) -> None:
 
 
 def _selection(parser: Parser) -> None:
-    """Add options for the selection metric and rule, and for the reference algorithm."""
+    """Add options for the runs to compare, the selection metric and rule, and the reference."""
+    _repeated(parser, "--where", "CONDITION", "only these runs: algorithm=car_ft, kl_weight>=0.3")
     purpose = "what the others are tested against (fine_tune)"
     _value(parser, "--reference", "ALGORITHM", purpose, default="fine_tune")
     purpose = "select by this metric: id/val/nll, wise_ft@0.5/id/val/top1"
@@ -422,7 +423,6 @@ def _compare(parser: Parser) -> None:
     _flag(form, "--markdown", "print as Markdown")
     _flag(form, "--latex", "print as a LaTeX table (booktabs)")
     _flag(form, "--power", "print which differences these seeds and test images find")
-    _repeated(parser, "--where", "CONDITION", "only these runs: algorithm=car_ft, kl_weight>=0.3")
     _value(parser, "--columns", "NAME,...", "headers or metrics, in this order")
     _flag(parser, "--all", "every setting, not the best 50 trials and baselines only")
     _flag(parser, "--all-alphas", "every point of every merge")

@@ -151,6 +151,14 @@ def test_the_page_has_the_command_that_exports_its_model(
     assert [*export_commands(compare([], sweep=NAME), NAME, named=False)] == []
 
 
+def test_a_report_may_be_of_some_runs(home: Home, tmp_path: Path, carft: Carft) -> None:
+    page, condition = tmp_path / "page.html", "algorithm=fine_tune"
+    carft("--home", home.path, "report", NAME, "--where", condition, "--out", page)
+    text = page.read_text()
+    assert f"only the runs where {condition}: 6 of 37; choice and verdict are of these" in text
+    assert f"carft-sweep report {NAME} --where={condition}</code>" in text
+
+
 def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     other = home.sweep("other")
     shutil.copytree(home.sweep(NAME), other)
