@@ -163,11 +163,7 @@ class TrialConfig(Section):
     prompts: PromptsConfig
     algorithm: Algorithm
     optim: OptimConfig
-    merges: Annotated[
-        tuple[Merge, ...],
-        BeforeValidator(_listed),
-        AfterValidator(_named_once),
-    ] = ()
+    merges: Annotated[tuple[Merge, ...], BeforeValidator(_listed), AfterValidator(_named_once)] = ()
     """Models that are made of each run and the zero-shot model, by name or with fields."""
     eval: EvalConfig
     keep: KeepConfig

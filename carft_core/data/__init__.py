@@ -33,9 +33,7 @@ from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 FAMILIES: Registry[Family] = Registry(
-    "family",
-    functools.partial(no_declaration, Family, "open"),
-    code=lambda family: family.open,
+    "family", functools.partial(no_declaration, Family, "open"), code=lambda family: family.open
 )
 FAMILIES.register(ICON_SHIFT)
 FAMILIES.register(ICON_SHIFT_DEV)

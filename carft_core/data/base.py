@@ -39,9 +39,7 @@ T = TypeVar("T")
 _CACHES: list[functools._lru_cache_wrapper[Any]] = []
 
 
-def cache_open(
-    most: int,
-) -> Callable[[Callable[..., T]], functools._lru_cache_wrapper[T]]:
+def cache_open(most: int) -> Callable[[Callable[..., T]], functools._lru_cache_wrapper[T]]:
     """Return a decorator that caches a function's `most` recent results, until `forget_data`."""
 
     def keep(opener: Callable[..., T]) -> functools._lru_cache_wrapper[T]:

@@ -20,11 +20,7 @@ IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
 
 
 def carve(
-    train: Split,
-    *,
-    val_fraction: float,
-    split_seed: int,
-    class_names: Sequence[str] | None = None,
+    train: Split, *, val_fraction: float, split_seed: int, class_names: Sequence[str] | None = None
 ) -> tuple[Split, Split]:
     """Return (train, val): val gets about `val_fraction` of each class's units, at least one. The
     choice depends on `split_seed` and the units' names alone. Units stay whole: views of one

@@ -63,10 +63,7 @@ class Predictions:
 
 @contextlib.contextmanager
 def predictions_file(
-    path: Path,
-    splits: Sequence[str],
-    logits: KeptLogits = "auto",
-    class_names: Sequence[str] = (),
+    path: Path, splits: Sequence[str], logits: KeptLogits = "auto", class_names: Sequence[str] = ()
 ) -> Iterator[Callable[[Predictions], None]]:
     """Write predictions as parquet, split by split; docs/metrics.md describes the columns.
 

@@ -54,12 +54,7 @@ def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str,
         from carft_sweep.sweeps.spec.user_code import load
 
         load(job["imports"])
-    return load_entry(name)(
-        job["config"],
-        job["seed"],
-        report=report,
-        workdir=Path(job["workdir"]),
-    )
+    return load_entry(name)(job["config"], job["seed"], report=report, workdir=Path(job["workdir"]))
 
 
 def load_entry(name: str) -> Entry:

@@ -167,13 +167,7 @@ class LocalEngine(Engine):
         threads: int | None = None,
     ) -> None:
         self._workers = {
-            Supervisor(
-                entry,
-                silence=silence,
-                timeout=timeout,
-                threads=threads,
-                devices=seen,
-            ): seen
+            Supervisor(entry, silence=silence, timeout=timeout, threads=threads, devices=seen): seen
             for seen in devices
         }
         self._memory = SharedMemory({}) if memory is None else memory

@@ -67,10 +67,7 @@ def own_token() -> Iterator[None]:
 
 def _read_anew() -> None:
     """Make Ray read its authentication mode and token again, which it reads once in a process."""
-    from ray._raylet import (  # type: ignore[attr-defined] # compiled
-        AuthenticationTokenLoader,
-        Config,
-    )
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined] # compiled
 
     Config.initialize("")  # first: a thread that still ends would miss a token that the mode wants
     AuthenticationTokenLoader.instance().reset_cache()

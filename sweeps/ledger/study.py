@@ -331,10 +331,7 @@ class _Study:
 
         directions = self._directions
         study = optuna.create_study(
-            storage=self._storage,
-            study_name=self._name,
-            directions=directions,
-            load_if_exists=True,
+            storage=self._storage, study_name=self._name, directions=directions, load_if_exists=True
         )
         trials = self._ledger.proposals()
         stored = self._trials_of(study)

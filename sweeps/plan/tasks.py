@@ -78,10 +78,7 @@ class Planner:
     """Maker of a sweep's run tasks."""
 
     def __init__(
-        self,
-        spec: SweepSpec,
-        hardware: Hardware,
-        note: Callable[[str], None] | None = None,
+        self, spec: SweepSpec, hardware: Hardware, note: Callable[[str], None] | None = None
     ) -> None:
         """Prepare to plan runs. `hardware` is what a run gets, which decides the meaning of `auto`;
         `note` is called once with each message about the data and about values of `auto`."""

@@ -26,12 +26,7 @@ from carft_sweep.tracking.comparison.runs import (
     fields,
     scalar,
 )
-from carft_sweep.tracking.comparison.spec import (
-    ComparisonSpec,
-    Constraint,
-    Endpoint,
-    SelectionRule,
-)
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Constraint, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import counted
 
 Values = Sequence[float]

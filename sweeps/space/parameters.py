@@ -60,10 +60,7 @@ def _conditions(value: object) -> object:
 _NUMBER: dict[str, Any] = {"type": "number"}
 Number = Annotated[float, PlainValidator(_number), WithJsonSchema(_NUMBER)]
 Positive = Annotated[
-    float,
-    PlainValidator(_number),
-    Field(gt=0),
-    WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0}),
+    float, PlainValidator(_number), Field(gt=0), WithJsonSchema({**_NUMBER, "exclusiveMinimum": 0})
 ]
 
 

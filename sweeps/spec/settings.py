@@ -293,8 +293,7 @@ class Resources(Section):
     """A whole number, or 1/n such as 0.25 for n runs on one GPU; left out, one where there is one.
     `auto`: as many runs on one GPU as its memory holds."""
     custom: Mapping[
-        Annotated[str, Field(pattern=f"^{RESOURCE}$")],
-        Annotated[Finite, Field(ge=0.0001)],
+        Annotated[str, Field(pattern=f"^{RESOURCE}$")], Annotated[Finite, Field(ge=0.0001)]
     ] = Field(default_factory=dict)
     """Resources of a Ray cluster by name: `{big_memory: 1}`."""
 
@@ -455,10 +454,7 @@ class Settings(Section):
     """Text in Markdown, of any length, below the answer on MLflow's page of the sweep."""
     experiment: str = ""
     """Its experiment in MLflow, unless MLFLOW_EXPERIMENT_NAME names one; else `carft-sweep`."""
-    method: Annotated[
-        Method,
-        WithJsonSchema({"enum": [*METHODS, BAYES]}),
-    ] = "grid"
+    method: Annotated[Method, WithJsonSchema({"enum": [*METHODS, BAYES]})] = "grid"
     """How points of the space are chosen."""
     metric: Metric = Metric()
     """What a trial is valued by."""
@@ -500,8 +496,7 @@ class Settings(Section):
     early_terminate: Annotated[EarlyTerminate | None, BeforeValidator(read_rule)] = None
     """Stops trials that are not worth continuing."""
     selection: Annotated[
-        Selection,
-        BeforeValidator(expand_selection, json_schema_input_type=RuleName | Within),
+        Selection, BeforeValidator(expand_selection, json_schema_input_type=RuleName | Within)
     ] = Selection()
     """How the one setting that represents the sweep is chosen."""
     report: Report = Report()

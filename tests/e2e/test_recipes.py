@@ -222,12 +222,7 @@ def test_downstream(smoke: Smoke, downstream_root: Path) -> None:
     ],
 )
 def test_wilds(
-    smoke: Smoke,
-    tmp_path: Path,
-    profiles: tuple[str, ...],
-    sweep: str,
-    criterion: str,
-    words: str,
+    smoke: Smoke, tmp_path: Path, profiles: tuple[str, ...], sweep: str, criterion: str, words: str
 ) -> None:
     wilds_tree.make(tmp_path)
     smoke.run("wilds", tmp_path, *profiles)

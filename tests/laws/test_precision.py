@@ -13,13 +13,7 @@ from torch.utils._pytree import tree_iter
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import (
-    batch_for,
-    loss_of,
-    started,
-    takes_steps,
-    toy_teacher,
-)
+from carft_sweep.carft_core.testing import batch_for, loss_of, started, takes_steps, toy_teacher
 
 PRODUCTS = ("mm.", "addmm.", "bmm.", "baddbmm.", "convolution", "_scaled_dot_product")
 KNOWN = {"lora": {"mm.default"}}

@@ -24,12 +24,7 @@ from carft_sweep.carft_core.data.families.icon_shift import DATA
 from tools.builtin.copies import NEAR_COPY, fingerprints, nearest
 from tools.builtin.corpus import Corpus, load_corpus
 from tools.builtin.icon_shift import check_version, collect, write_parquet
-from tools.builtin.manifest import (
-    alias_table,
-    is_held_out,
-    read_benchmark,
-    read_classes,
-)
+from tools.builtin.manifest import alias_table, is_held_out, read_benchmark, read_classes
 from tools.builtin.render import Pixels, render_all
 from tools.builtin.source import read_drawings
 

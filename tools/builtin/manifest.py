@@ -79,9 +79,7 @@ def alias_table(classes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
 
 
 def benchmark_items(
-    drawings: Iterable[Drawing],
-    classes: Mapping[str, tuple[str, ...]],
-    plan: Mapping[str, Any],
+    drawings: Iterable[Drawing], classes: Mapping[str, tuple[str, ...]], plan: Mapping[str, Any]
 ) -> list[Item]:
     """The drawings of benchmark classes by each split's designers in the split's style.
 

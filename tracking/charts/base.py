@@ -23,11 +23,7 @@ def inline_data(rows: Rows) -> alt.InlineData:
 
 
 def quantitative(
-    field: str,
-    title: str | None,
-    *,
-    scale: alt.Scale | None = None,
-    axis: alt.Axis | None = None,
+    field: str, title: str | None, *, scale: alt.Scale | None = None, axis: alt.Axis | None = None
 ) -> dict[str, Any]:
     """Return the encoding of a numeric axis, which need not begin at zero."""
     channel: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}

@@ -52,10 +52,7 @@ def draw_shifts(data: ChartData) -> Picture | None:
             test = data.comparison.pair(row.arm, reference.arm).test(metric)
             if test is not None:
                 compared.add(row.arm.label)
-                place = {
-                    "setting": row.arm.label,
-                    "split": split_name(metric.rpartition("/")[0]),
-                }
+                place = {"setting": row.arm.label, "split": split_name(metric.rpartition("/")[0])}
                 if 1 < len(test.differences) <= _MOST_SEEDS:
                     of_seeds += [{**place, _SEED: percent(gap)} for gap in test.differences]
                 rows.append(
@@ -130,10 +127,7 @@ SHIFTS = Chart(
 )
 
 
-_TITLES = {
-    "kl": "KL to zero-shot (nats)",
-    "entropy": "Entropy (nats)",
-}
+_TITLES = {"kl": "KL to zero-shot (nats)", "entropy": "Entropy (nats)"}
 
 
 def draw_context(data: ChartData) -> Picture | None:

@@ -269,8 +269,7 @@ def outlying_seeds(arms: Iterable[Arm], endpoint: Endpoint) -> Iterator[str]:
                 continue
             middle = median(values.values())
             least = max(
-                POINTS,
-                MEDIAN_DEVIATIONS * median(abs(value - middle) for value in values.values()),
+                POINTS, MEDIAN_DEVIATIONS * median(abs(value - middle) for value in values.values())
             )
             for seed, value in values.items():
                 if abs(value - middle) > least:

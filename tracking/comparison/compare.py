@@ -286,10 +286,7 @@ def compare(
         selected=best,
         verdicts=verdicts,
         answer=answer,
-        statistics=(
-            *statistics,
-            *sentences.confirmed(confirmation, seeds),
-        ),
+        statistics=(*statistics, *sentences.confirmed(confirmation, seeds)),
         warnings=(
             *caveats.oracle(rule),
             *caveats.mixed_facts(arms),

@@ -75,11 +75,7 @@ class Effect:
 
 
 def measure_effects(
-    arms: Sequence[Arm],
-    selected: Arm,
-    endpoint: Endpoint,
-    seeds: Sequence[int],
-    kept: KeptHits,
+    arms: Sequence[Arm], selected: Arm, endpoint: Endpoint, seeds: Sequence[int], kept: KeptHits
 ) -> tuple[list[Effect], list[str]]:
     """Return the effect of each varied field of the selected setting's algorithm, in order of
     names, and the fields whose effect cannot be measured, as no two settings differ in them alone

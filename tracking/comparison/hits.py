@@ -245,9 +245,7 @@ def _influence(
     return influence, is_measured
 
 
-def _aligned(
-    every: Sequence[NDArray[np.str_]],
-) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
+def _aligned(every: Sequence[NDArray[np.str_]]) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
     """Return the image units of all seeds, and the positions of each seed's units in them."""
     first = every[0]
     if all(_equal(units, first) for units in every):

@@ -166,10 +166,7 @@ class SweepRuns:
 
 
 def compare_sweeps(
-    sweeps: Sequence[SweepRuns],
-    spec: ComparisonSpec | None = None,
-    *,
-    where: Sequence[str] = (),
+    sweeps: Sequence[SweepRuns], spec: ComparisonSpec | None = None, *, where: Sequence[str] = ()
 ) -> Comparison:
     """Return the comparison of the runs of one sweep, or of several as if they were one.
 
@@ -204,10 +201,7 @@ def compare_sweeps(
     if spec.reference != REFERENCE and spec.reference not in algorithms:
         raise TrackingError(f"--reference: {unknown_name('algorithm', spec.reference, algorithms)}")
     compared = (compare if spec.tasks is None else compare_tasks)(
-        filtered,
-        spec,
-        sweep=" + ".join(part.sweep for part in sweeps),
-        tried=tried,
+        filtered, spec, sweep=" + ".join(part.sweep for part in sweeps), tried=tried
     )
     return replace(compared, warnings=(*warnings, *compared.warnings))
 

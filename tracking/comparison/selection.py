@@ -149,9 +149,7 @@ def _near_best(
 
 
 def _strongest(
-    pool: Sequence[tuple[T, float]],
-    rule: SelectionRule,
-    strength: Callable[[T], tuple[float, ...]],
+    pool: Sequence[tuple[T, float]], rule: SelectionRule, strength: Callable[[T], tuple[float, ...]]
 ) -> tuple[T, float]:
     """Return the item of most `strength` within the margin of the best; of equals the best."""
     near = _near_best(pool, rule, rule.within or 0.0)

@@ -359,9 +359,7 @@ def _budgets(parts: Mapping[str, Comparison]) -> tuple[Budget, ...]:
             by_algorithm.setdefault(budget.algorithm, []).append(budget)
     return tuple(
         Budget(
-            algorithm,
-            max(budget.settings for budget in each),
-            sum(budget.runs for budget in each),
+            algorithm, max(budget.settings for budget in each), sum(budget.runs for budget in each)
         )
         for algorithm, each in by_algorithm.items()
     )

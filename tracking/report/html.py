@@ -146,9 +146,7 @@ def _template(name: str) -> Template:
 
 
 def _sections(
-    comparison: Comparison,
-    data: ChartData,
-    provenance: Provenance | None,
+    comparison: Comparison, data: ChartData, provenance: Provenance | None
 ) -> Iterator[Section]:
     from carft_sweep.tracking.charts import CHARTS
 

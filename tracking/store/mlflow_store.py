@@ -404,8 +404,7 @@ class MlflowStore(Tracker):
         root = self._artifact_root
         try:
             return client.create_experiment(
-                self._experiment,
-                artifact_location=None if root is None else str(root.resolve()),
+                self._experiment, artifact_location=None if root is None else str(root.resolve())
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":

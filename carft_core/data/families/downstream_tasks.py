@@ -187,10 +187,7 @@ _ALL = (
         title="Describable Textures",
         dataset="DTD",
         folder="dtd",
-        needs=(
-            "dtd/images",
-            *(f"dtd/labels/{split}1.txt" for split in ("train", "val", "test")),
-        ),
+        needs=("dtd/images", *(f"dtd/labels/{split}1.txt" for split in ("train", "val", "test"))),
         origin="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
         train=({"split": "train"}, {"split": "val"}),
         train_images=3_760,

@@ -459,11 +459,7 @@ IMAGE_FOLDER = Family(
     name="image_folder",
     summary="your own images, in class folders under data.root",
     open=FIXED.open,
-    defaults={
-        **OWN_IMAGES,
-        "prompts.classes": "openai",
-        "prompts.contexts": "openai",
-    },
+    defaults={**OWN_IMAGES, "prompts.classes": "openai", "prompts.contexts": "openai"},
 )
 
 

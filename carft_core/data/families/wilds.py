@@ -46,9 +46,7 @@ class Image(NamedTuple):
 
 
 def read_columns(
-    file: Path,
-    needed: Mapping[str, pa.DataType],
-    spare: Mapping[str, pa.DataType] | None = None,
+    file: Path, needed: Mapping[str, pa.DataType], spare: Mapping[str, pa.DataType] | None = None
 ) -> pa.Table:
     """Return the `needed` columns of a CSV file with a header, and those of `spare` that the file
     has. Raises RequestError for a file that is missing, lacks columns, or has values of another
@@ -268,11 +266,7 @@ IWILDCAM = Family(
     summary="WILDS' iWildCam 2.0: animals before camera traps, shifted to other cameras; macro-F1",
     open=IWILDCAM_BENCHMARK.open,
     # The templates are wise-ft's and FLYP's.
-    defaults={
-        **RECIPE,
-        "prompts.classes": "iwildcam",
-        "prompts.contexts": "openai",
-    },
+    defaults={**RECIPE, "prompts.classes": "iwildcam", "prompts.contexts": "openai"},
     folders=IWILDCAM_BENCHMARK.folders(),
     shared_names=("lowland paca", "jaguarundi", "unknown bird", "central american red brocket"),
     metrics=("macro_f1", "mean_per_class_top1"),
@@ -362,11 +356,7 @@ FMOW = Family(
     summary="WILDS' FMoW 1.1: land use from above, shifted to later years; worst-region accuracy",
     open=FMOW_BENCHMARK.open,
     # The templates are wise-ft's and FLYP's.
-    defaults={
-        **RECIPE,
-        "prompts.classes": "fmow",
-        "prompts.contexts": "fmow",
-    },
+    defaults={**RECIPE, "prompts.classes": "fmow", "prompts.contexts": "fmow"},
     folders=FMOW_BENCHMARK.folders(),
     metrics=("worst_group_top1",),
     ranked_by="worst_group_top1",

@@ -159,10 +159,7 @@ def _corpus(count: int) -> Corpus:
 
 
 SHORT = Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1)
-TINY = {
-    "builtin": SHORT,
-    "builtin_vit": replace(SHORT, all_concepts_from=0, distillation=8.0),
-}
+TINY = {"builtin": SHORT, "builtin_vit": replace(SHORT, all_concepts_from=0, distillation=8.0)}
 
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(

@@ -301,9 +301,7 @@ def test_the_help_of_every_command_and_the_version_import_nothing_heavy() -> Non
     assert set(found["told"]) == {"", *COMMANDS}
 
 
-def test_the_help_has_every_command_once_in_its_group(
-    carft: Carft,
-) -> None:
+def test_the_help_has_every_command_once_in_its_group(carft: Carft) -> None:
     text = carft("--help").out
     assert carft(code=2).out == text
     assert text.startswith("usage: carft-sweep [options] COMMAND ...\n")

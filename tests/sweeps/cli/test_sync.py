@@ -142,11 +142,7 @@ def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (AccessDenied("wrong password"), 2),
-        (TrackingError("another version"), 2),
-    ],
+    ("error", "code"), [(AccessDenied("wrong password"), 2), (TrackingError("another version"), 2)]
 )
 def test_a_server_that_will_not_have_us_is_said_before_training(
     toy_cli: ToySweep,

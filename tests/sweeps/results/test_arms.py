@@ -53,9 +53,7 @@ def compared() -> Comparison:
     return compare(runs, ComparisonSpec(seeds=tuple(SEEDS)), sweep="toy")
 
 
-def test_each_row_is_an_arm_with_means_and_intervals(
-    compared: Comparison,
-) -> None:
+def test_each_row_is_an_arm_with_means_and_intervals(compared: Comparison) -> None:
     rows = visible_rows(compared, TableOptions())
     arms = arm_summaries(compared)
     assert [arm.label for arm in arms] == [row.arm.label for row in rows]
@@ -97,9 +95,7 @@ def test_an_arm_has_the_fields_that_tell_it_apart_as_parameters(compared: Compar
     }
 
 
-def test_names_begin_with_what_differs(
-    compared: Comparison,
-) -> None:
+def test_names_begin_with_what_differs(compared: Comparison) -> None:
     assert [arm.name for arm in arm_summaries(compared)] == [
         "zero_shot",
         "fine_tune (5 seeds)",
@@ -113,9 +109,7 @@ def test_names_begin_with_what_differs(
     assert run_name("zero_shot", {}, None) == "zero_shot"
 
 
-def test_the_sweep_has_the_values_of_the_selected_arm(
-    compared: Comparison,
-) -> None:
+def test_the_sweep_has_the_values_of_the_selected_arm(compared: Comparison) -> None:
     selected = next(row for row in compared.rows if row.selected)
     values = selected_values(compared)
     for name in ("id/val/top1", "id/test/top1", "ood/mean/top1"):
@@ -148,9 +142,7 @@ def test_a_difference_without_an_interval_says_so() -> None:
     assert math.isnan(values["vs_reference/ood/mean/top1_ci_low"])
 
 
-def test_the_view_of_arms_shows_each_varied_parameter(
-    compared: Comparison,
-) -> None:
+def test_the_view_of_arms_shows_each_varied_parameter(compared: Comparison) -> None:
     arms = arm_summaries(compared)
     view = arms_view(compared, arms)
     assert view.sort_by == view.metrics[0] == "mean/ood/mean/top1"
@@ -216,9 +208,7 @@ def test_the_figures_of_a_sweeps_page_are_charts_of_the_report() -> None:
 # In a store.
 
 
-def test_a_sweep_has_its_arms_in_the_order_of_the_table(
-    toy: ToySweep,
-) -> None:
+def test_a_sweep_has_its_arms_in_the_order_of_the_table(toy: ToySweep) -> None:
     ended = toy.run()
     arms = toy.arms()
     rows = [row.arm.label for row in visible_rows(ended.comparison, TableOptions()) if row.n]
@@ -236,9 +226,7 @@ def test_a_sweep_has_its_arms_in_the_order_of_the_table(
     assert {*toy.tracker.views} == {("", "sweep"), ("toy", "arm"), ("toy", "run")}
 
 
-def test_arms_change_and_go_with_their_sweep(
-    toy: ToySweep,
-) -> None:
+def test_arms_change_and_go_with_their_sweep(toy: ToySweep) -> None:
     toy.run(seeds=[0, 1])
     first = toy.arms()
     noted = {"mlflow.user": "ada", "mine": "look here"}

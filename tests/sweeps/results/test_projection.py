@@ -30,12 +30,7 @@ KL = "algorithm.kl_weight"
 ONE = {"algorithm.kl_weight": {"values": [0.3]}}
 PRUNING: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
-    "early_terminate": {
-        "type": "median",
-        "startup_trials": 2,
-        "min_epochs": 2,
-        "allow_grid": True,
-    },
+    "early_terminate": {"type": "median", "startup_trials": 2, "min_epochs": 2, "allow_grid": True},
     "seeds": [0],
 }
 RACING: dict[str, Any] = {

@@ -135,9 +135,7 @@ def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_sele
     assert (better.model.split(",")[0], better.is_baseline) == ("fine_tune", True)
 
 
-def test_the_page_has_the_command_that_exports_its_model(
-    home: Home,
-) -> None:
+def test_the_page_has_the_command_that_exports_its_model(home: Home) -> None:
     ledger = find_ledger(home, NAME)
     compared = comparison(ledger, RunStore(home.runs))
     model = select_model(compared)
@@ -213,9 +211,7 @@ def test_a_wrong_request_is_told(
     assert message.format(**places) in carft("--home", home.path, "report", *given, code=2).err
 
 
-def test_provenance_names_neither_user_nor_place(
-    home: Home,
-) -> None:
+def test_provenance_names_neither_user_nor_place(home: Home) -> None:
     sweep = find_ledger(home, NAME)
     found = provenance(home, [sweep], comparison(sweep, RunStore(home.runs)))
     facts = found.facts

@@ -147,11 +147,7 @@ def test_an_oracle_values_trials_by_task(toy_sweep: ToySweep, ended: SweepResult
     assert ended.done
     found = toy_sweep.run(
         **OVER_DOMAINS
-        | {
-            "name": "oracle",
-            "selection": "oracle",
-            "metric": {"name": "ood/{task}_out/top1"},
-        }
+        | {"name": "oracle", "selection": "oracle", "metric": {"name": "ood/{task}_out/top1"}}
     )
     trials = toy_sweep.ledger("oracle").trials()
     values = {trial.params["algorithm.kl_weight"]: trial.value for trial in trials}

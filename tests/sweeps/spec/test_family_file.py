@@ -236,11 +236,7 @@ def test_templates_may_be_a_set_or_lie_in_a_file(folder: Path, end: str) -> None
     file = folder / "birds.family.yaml"
     file.write_text(f"test: t\nname: b\nprompts: {{classes: simple, contexts: styles.{end}}}\n")
     defaults = register_family(file).defaults
-    assert defaults == {
-        **OWN_IMAGES,
-        "prompts.classes": "simple",
-        "prompts.contexts": "b_contexts",
-    }
+    assert defaults == {**OWN_IMAGES, "prompts.classes": "simple", "prompts.contexts": "b_contexts"}
     assert template_set("b_contexts").templates == ("a sketch of a {}",)
 
 

@@ -152,19 +152,14 @@ trial: {algorithm: car_ft, merges: [wise_ft]}
 """
 
 
-def test_every_setting_is_read_and_survives_the_canonical_form(
-    load: Load,
-) -> None:
+def test_every_setting_is_read_and_survives_the_canonical_form(load: Load) -> None:
     spec = load(WHOLE)
     assert spec.metric == spec.goals[0] == Metric(name="id/val/top1", goal="maximize")
     assert spec.goals[1] == Metric(name="id/val/nll", goal="minimize", merge="wise_ft@0.5")
     assert spec.confirm_seeds == (3, 4, 5, 6, 7)
     assert spec.race_seeds == RaceSeeds(margin=0.02, after=1)
     assert (spec.run_cap, spec.time_budget, spec.timeout) == (30, 9000.0, 90.0)
-    assert spec.try_first == (
-        {"optim.lr": 1e-4, "optim.batch_norm": "train"},
-        {"optim.epochs": 4},
-    )
+    assert spec.try_first == ({"optim.lr": 1e-4, "optim.batch_norm": "train"}, {"optim.epochs": 4})
     assert type(spec.try_first[1]["optim.epochs"]) is int
     assert spec.early_terminate == Asha(metric="id/val/top1", min_epochs=2, reduction_factor=3)
     assert spec.retries == Retries(crashed=2, timeout=1, preempted=4, out_of_memory=3)
@@ -254,9 +249,7 @@ def test_a_grid_ends_no_trial_early_unless_the_file_allows_it(load: Load) -> Non
     assert rule.allow_grid
 
 
-def test_a_number_of_retries_is_for_crashes_and_timeouts(
-    load: Load,
-) -> None:
+def test_a_number_of_retries_is_for_crashes_and_timeouts(load: Load) -> None:
     text = f"name: x\nretries: 4\n{TRIAL}"
     four = Retries(crashed=4, timeout=4)
     assert load(text).retries == four
@@ -511,12 +504,7 @@ def test_the_reference_page_names_every_field_method_and_distribution() -> None:
     text = shown_page()
     models = (*EARLY_TERMINATION.values(), RaceSeeds, Resources, Retries)
     names = {name for model in models for name in model.model_fields}
-    names |= {
-        *METHODS,
-        *EARLY_TERMINATION,
-        *DISTRIBUTIONS,
-        *IGNORED,
-    }
+    names |= {*METHODS, *EARLY_TERMINATION, *DISTRIBUTIONS, *IGNORED}
     missing = {name for name in names if not re.search(rf"[`{{ ]{name}[`:,]", text)}
     assert missing == set()
 

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.entities import RunTag
-from mlflow.utils.validation import (
-    MAX_BATCH_LOG_REQUEST_SIZE,
-)
+from mlflow.utils.validation import MAX_BATCH_LOG_REQUEST_SIZE
 
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import home_id
@@ -132,9 +130,7 @@ def test_a_description_makes_no_browser_load_anything(new_database: NewDatabase)
     assert run.data.tags["mlflow.note.content"] == harmless.replace("SOURCE", source)
 
 
-def test_views_are_tags_of_the_experiment_under_ids_of_their_own(
-    new_database: NewDatabase,
-) -> None:
+def test_views_are_tags_of_the_experiment_under_ids_of_their_own(new_database: NewDatabase) -> None:
     uri, name = new_database(), unique()
     store = MlflowStore(uri, name, home="mine")
     store.start_run(replace(PARENT, tags={GROUP: "2026 sweep"}))
@@ -151,11 +147,7 @@ def test_views_are_tags_of_the_experiment_under_ids_of_their_own(
     assert by_name is not None
     tags = by_name.tags
     views = {key.removeprefix(VIEW): text for key, text in tags.items() if key.startswith(VIEW)}
-    wanted = {
-        SWEEPS: [SWEEP, arm],
-        f"{run_id}": [arm, other],
-        f"{run_id}-runs": [child(1).key],
-    }
+    wanted = {SWEEPS: [SWEEP, arm], f"{run_id}": [arm, other], f"{run_id}-runs": [child(1).key]}
     assert views.keys() == wanted.keys()
     experiment = store.experiment()
     assert experiment is not None
