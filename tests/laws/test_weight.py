@@ -16,7 +16,7 @@ LINES = {
     ("sweeps",): 20_195,
     ("tracking",): 11_550,
     ("tests",): 58_710,
-    ("benchmarks", "tools"): 6_540,
+    ("benchmarks", "tools"): 6_520,
 }
 """Of Python, blank ones too."""
 WORDS, PAGES = 38_200, 36
