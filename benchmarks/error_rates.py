@@ -478,10 +478,14 @@ class Row:
         done = counts["draws"]
         if done >= (draws if nominal else min(draws, DRAWS_OF_POWER)):
             return True
-        return done in LOOKS and all(
-            # What must never be claimed is not claimed in a thousand draws.
-            stats.beta.ppf(SURE, counts[claim] + 1, done - counts[claim]) < (rate or 0.01)
-            for claim, rate in nominal.items()
+        return (
+            bool(nominal)
+            and done in LOOKS
+            and all(
+                # What must never be claimed is not claimed in a thousand draws.
+                stats.beta.ppf(SURE, counts[claim] + 1, done - counts[claim]) < (rate or 0.01)
+                for claim, rate in nominal.items()
+            )
         )
 
 

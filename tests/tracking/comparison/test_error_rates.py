@@ -185,6 +185,16 @@ def test_the_counts_that_are_kept_make_the_table(
     assert len(lines) == sum(len(row.claims) for row in rows() if row.name in kept) > 100
 
 
+def test_a_rate_is_counted_until_it_is_known_and_a_power_in_two_thousand_draws() -> None:
+    rate = next(row for row in rows() if row.world.startswith("curve: the same"))
+    power = next(row for row in rows() if row.world.startswith("power"))
+    never = {"draws": 1000, "better curve": 0, "worse curve": 0}
+    assert rate.is_counted(never, 10_000)
+    assert not rate.is_counted({**never, "worse curve": 20}, 10_000)
+    assert not power.is_counted(never, 10_000)
+    assert power.is_counted({**never, "draws": 2000}, 10_000)
+
+
 def test_each_pattern_is_of_a_row_and_each_row_has_a_name_of_its_own() -> None:
     names = [row.name for row in rows()]
     assert len(names) == len({*names})
