@@ -140,7 +140,7 @@ class Arm:
     @property
     def setting_label(self) -> str:
         """The label of the unmerged arm of the same runs."""
-        return self.label.removesuffix(f" + {self.merge}")
+        return self.label if self.merge is None else self.label.removesuffix(f" + {self.merge}")
 
     @property
     def confirms(self) -> bool:
@@ -262,10 +262,13 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
     )
     arms = _shorten(arms)
     repeated = Counter(arm.label for arm in arms)
-    return tuple(
-        replace(arm, label=f"{arm.label} (trial {arm.trial})") if repeated[arm.label] > 1 else arm
-        for arm in arms
-    )
+    return tuple(_with_exact_values(arm) if repeated[arm.label] > 1 else arm for arm in arms)
+
+
+def _with_exact_values(arm: Arm) -> Arm:
+    """Return the arm labelled by its values with all digits, which no other setting has."""
+    label = f"{arm.algorithm} {setting(arm.params, exact=True)}"
+    return replace(arm, label=f"{label}{CONFIRMED}" if arm.confirms else label)
 
 
 def _shorten(arms: Sequence[Arm]) -> list[Arm]:
@@ -318,11 +321,15 @@ def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
     return max((run.image_step(metric) for arm in arms for run in arm.done), default=0.0)
 
 
-def setting(params: Mapping[str, Scalar]) -> str:
+def setting(params: Mapping[str, Scalar], *, exact: bool = False) -> str:
     """Return parameters as `kl_weight=1 lr=0.0003`, with a field's whole name where the last parts
-    of two names are equal."""
+    of two names are equal. Floats have three digits, or all if `exact`."""
     names = short_names(params)
-    return " ".join(f"{names[name]}={value_text(params[name])}" for name in sorted(names))
+    values = {
+        name: repr(value) if exact and isinstance(value, float) else value_text(value)
+        for name, value in params.items()
+    }
+    return " ".join(f"{names[name]}={values[name]}" for name in sorted(names))
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:

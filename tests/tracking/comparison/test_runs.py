@@ -56,6 +56,12 @@ def test_a_setting_of_many_fields_is_called_by_the_number_of_its_trial() -> None
         "car_ft #7",
         "car_ft #4 (confirmed)",
     ]
+    # Three digits do not tell these apart, and baselines have no numbers of their own.
+    near = [replace(runs[1], params={"optim.lr": rate}) for rate in (1.0004e-5, 1.0001e-5)]
+    assert sorted(arm.label for arm in group(near)) == [
+        "fine_tune lr=1.0001e-05",
+        "fine_tune lr=1.0004e-05",
+    ]
     # Of two sweeps' trials with one number.
     other = replace(runs[0], params={**runs[0].params, KL: 1.0})
     assert [arm.label for arm in group([runs[0], other])] == [
