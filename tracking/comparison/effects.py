@@ -131,7 +131,8 @@ def _effect(
     endpoint: Endpoint,
     kept: KeptHits,
 ) -> Effect:
-    seeds = [run.seed for run in next(iter(blocks[0].values())).done]
+    every = [arm.values(endpoint.metric) for block in blocks for arm in block.values()]
+    seeds = [seed for seed in every[0] if all(seed in values for values in every)]
 
     def by_seed(text: str, metric: str) -> list[float] | None:
         """Return a metric's mean over the other fields' settings, by seed, or None."""

@@ -12,6 +12,7 @@ from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
 from carft_sweep.tracking.comparison.sentences import with_interval
+from carft_sweep.tracking.comparison.spec import ComparisonSpec
 from carft_sweep.tracking.comparison.statistics import ALPHA, t_interval
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 
@@ -129,6 +130,23 @@ def test_fields_that_never_vary_alone_have_no_effect() -> None:
     for name in ("contexts", "kl_weight", "lr"):
         (sentence,) = (t for t in comparison.statistics if t.startswith("No comparison of "))
         assert name in sentence.partition(":")[0]
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_settings_are_compared_on_the_seeds_that_all_have(longer: int) -> None:
+    runs = [
+        run(
+            "car_ft",
+            seed,
+            metrics(0.6, 0.3 + weight / 10 + seed**2 / 100),
+            trial=trial,
+            params={KL: weight},
+        )
+        for trial, weight in enumerate((1.0, 3.0))
+        for seed in range(6 if trial == longer else 5)
+    ]
+    effect = only(compare(runs, ComparisonSpec(seeds=tuple(range(5))), sweep="s"))
+    assert [level.endpoint for level in effect.levels] == pytest.approx([0.46, 0.66])
 
 
 def test_a_setting_that_lacks_a_seed_is_left_out() -> None:
