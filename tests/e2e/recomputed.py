@@ -517,8 +517,9 @@ class Paired:
             "images": images and {"se": float(np.sqrt(images["variance"])), **images},
         }
 
-    def power(self, level: float, margin: float) -> dict[str, Any] | None:
-        """What 80 % of such sweeps would find, and how many seeds find the margin."""
+    def power(self, level: float, margin: float, slack: float = 0.0) -> dict[str, Any] | None:
+        """What 80 % of such sweeps would find, and how many seeds find the margin, where what is
+        tested lies below the true difference by `slack`."""
         if self.distribution is None:
             return None
         own = len(self.differences)
@@ -530,12 +531,12 @@ class Paired:
         both = of_seeds + of_images
         freedoms = both**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / freedom)
         critical = stats.t.ppf((1 + level) / 2, freedoms)
-        powers = stats.nct.sf(critical[1:], freedoms[1:], margin / np.sqrt(both[1:]))
+        powers = stats.nct.sf(critical[1:], freedoms[1:], (margin - slack) / np.sqrt(both[1:]))
         shift = optimize.brentq(
             lambda shift: stats.nct.sf(critical[0], freedoms[0], shift) - 0.8, 0, 100
         )
         return {
-            "smallest_difference": pytest.approx(shift * np.sqrt(both[0]), rel=1e-6),
+            "smallest_difference": pytest.approx(shift * np.sqrt(both[0]) + slack, rel=1e-6),
             "margin": margin,
             "seeds_for_margin": int(seeds[1:][np.argmax(powers >= 0.8)])
             if powers[-1] >= 0.8
@@ -836,6 +837,7 @@ class _Comparison:
         gain, loss = tests["gain"], tests["loss"]
         level = level_of(raw["gain"], better, len(self.rivals))
         level_of_loss = level_of(raw["loss"], worse, len(self.rivals))
+        slack = max(0.0, -(gain.mean + loss.mean) / 2) if gain and loss else 0.0
         return {
             "candidate": candidate.label,
             "reference": reference.label,
@@ -847,7 +849,7 @@ class _Comparison:
             "compared": len(self.rivals),
             "seeds_required": self.fresh or self.seeds,
             "settings_tried": self.tried(candidate, reference),
-            "power": gain and gain.power(level, self.rule.ood_margin),
+            "power": gain and gain.power(level, self.rule.ood_margin, slack),
         }
 
     @property

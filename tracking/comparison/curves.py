@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.hits import Hits, KeptHits, leave_out
+from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, largest_image_step
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import (
@@ -100,6 +101,14 @@ class CurvePair:
     def loss(self) -> PairedTest | None:
         """Test of the reference's lower bound minus the candidate's upper bound, like `gain`."""
         return self._test(1)
+
+    @property
+    def slack(self) -> float:
+        """By how much gain and loss lie below the true differences, since curves are bounded: half
+        of what separates the two."""
+        if self.gain is None or self.loss is None:
+            return 0.0
+        return max(0.0, -(self.gain.mean + self.loss.mean) / 2)
 
     @property
     def p_better(self) -> float | None:
@@ -224,6 +233,11 @@ class CurveVerdict(Judgement):
         """The upper bound of the true gain, from the interval of the loss; None without one."""
         of_loss = None if self.pair.loss is None else self.pair.loss.interval(self.loss_level)
         return None if of_loss is None else -of_loss.low
+
+    @property
+    def power(self) -> Power | None:
+        """What true gain this test finds; None without a test."""
+        return Power.of(self.pair.gain, self.gain_level, slack=self.pair.slack)
 
     @property
     def state(self) -> CurveState:

@@ -34,14 +34,18 @@ class Power:
     """What more seeds do not reduce; None: only these test images count."""
     level: float = 0.95
     """That of the two-sided test."""
+    slack: float = 0.0
+    """By how much the difference that is tested lies below the true one, as a bound does."""
 
     @classmethod
-    def of(cls, test: PairedTest | None, level: float = 0.95) -> Power | None:
+    def of(
+        cls, test: PairedTest | None, level: float = 0.95, *, slack: float = 0.0
+    ) -> Power | None:
         """Return the errors of measured differences; None for too few seeds or no spread."""
         if test is None or test.ci95 is None:
             return None
         n = len(test.differences)
-        return cls(standard_error(test.differences) * math.sqrt(n), test.images, level)
+        return cls(standard_error(test.differences) * math.sqrt(n), test.images, level, slack)
 
     @classmethod
     def expected(cls, splits: Sequence[Sequence[str]], of_seeds: float) -> Power:
@@ -66,14 +70,14 @@ class Power:
         from scipy.special import nctdtrinc
 
         error, freedom, critical = self._test(seeds)
-        return float(nctdtrinc(freedom, 1 - POWER, critical)) * error
+        return float(nctdtrinc(freedom, 1 - POWER, critical)) * error + self.slack
 
     def chance(self, difference: float, seeds: int) -> float:
         """Return the share of cases in which a test over these seeds shows a true difference."""
         from scipy.special import nctdtr
 
         error, freedom, critical = self._test(seeds)
-        return 1 - float(nctdtr(freedom, difference / error, critical))
+        return 1 - float(nctdtr(freedom, (difference - self.slack) / error, critical))
 
     def _test(self, seeds: int) -> tuple[float, float, float]:
         """Return standard error, degrees of freedom and critical t of a test over so many seeds."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect, Level
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
-from carft_sweep.tracking.comparison.power import MOST_SEEDS, Power
+from carft_sweep.tracking.comparison.power import MOST_SEEDS
 from carft_sweep.tracking.comparison.runs import Arm, scalar_text
 from carft_sweep.tracking.comparison.selection import Confirmation
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
@@ -82,7 +82,7 @@ def claim_details(verdict: Verdict) -> Iterator[str]:
     parts = [
         _what_is_shown(verdict),
         _scope(pair.tested, pair),
-        _power(verdict, pair.tested, pair.endpoint.margin),
+        _power(verdict, pair.endpoint.margin),
     ]
     text = "; ".join(filter(None, parts))
     yield f"{pair.candidate.name} against {pair.reference.name}: {text}."
@@ -141,14 +141,15 @@ def _what_is_shown(verdict: Verdict) -> str:
             measured = "its difference does not spread over seeds by more than one image"
             return f"ID is not tested: {measured if pair.id is not None else 'it was not measured'}"
         case "more_robust":
-            return f"an ID loss above {margin} is not excluded"
+            return f"an ID loss above {margin} {_not_excluded(verdict, verdict.id_state != 'open')}"
         case "trade_off" if of_id is not None and of_id.high < 0:
             more = f" more than {margin}" if of_id.high < -endpoint.id_margin else ""
             return f"OOD gains and ID loses{more}"
         case "trade_off":
             return "OOD loses and ID gains"
         case "less_robust":
-            return f"an ID gain above {margin} is not excluded"
+            by_interval = of_id is not None and of_id.high < endpoint.id_margin
+            return f"an ID gain above {margin} {_not_excluded(verdict, by_interval)}"
         case "worse":
             return f"ID gains less than {margin}" if endpoint.has_shifts else ""
         case "no_difference":
@@ -156,6 +157,12 @@ def _what_is_shown(verdict: Verdict) -> str:
             excluded = "" if verdict.state == "NO GAIN" else "not "
             return f"{name} of {points(endpoint.margin)} is {excluded}excluded"
     return ""
+
+
+def _not_excluded(verdict: Verdict, by_interval: bool) -> str:
+    if by_interval:
+        return f"is excluded by this interval, but not by Holm's rule over {verdict.compared}"
+    return "is not excluded"
 
 
 def curve_claim(verdict: CurveVerdict) -> str:
@@ -176,6 +183,8 @@ def curve_claim(verdict: CurveVerdict) -> str:
         number = with_interval(test.mean, test.interval(verdict.level))
         parts.append(f"{named(endpoint.ood)} {number} at equal {of_id}")
     match verdict.outcome:
+        case "no_difference" if verdict.most is not None:
+            parts.append(f"the true gain is at most {100 * verdict.most:+.2f} pp")
         case "no_range" if pair.common_range is None:
             parts.append(f"the two curves have no {of_id} in common")
         case "no_range":
@@ -205,7 +214,7 @@ def curve_details(verdict: CurveVerdict) -> Iterator[str]:
     ]
     if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
         parts.append(f"a gain of {points(endpoint.ood_margin)} is not excluded")
-    parts += [_scope(pair.gain, pair), _power(verdict, pair.gain, endpoint.ood_margin)]
+    parts += [_scope(pair.gain, pair), _power(verdict, endpoint.ood_margin)]
     sides = f"{pair.candidate.name} against {pair.reference.name}, WiSE-FT curves"
     yield f"{sides}: {'; '.join(filter(None, parts))}."
 
@@ -223,19 +232,20 @@ def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:
     return f"for other seeds and other test images ({count}, {test.images.units:,} {of}images)"
 
 
-def _power(verdict: Verdict | CurveVerdict, test: PairedTest | None, margin: float) -> str:
+def _power(verdict: Verdict | CurveVerdict, margin: float) -> str:
     """Return, for an undecided verdict, the difference that the test could show and the seeds that
     the margin needs; else an empty text."""
-    power = Power.of(test, verdict.level)
+    power, seeds = verdict.power, len(verdict.pair.seeds)
     is_open = verdict.state == "UNDECIDED" and verdict.outcome == "no_difference"
-    if test is None or power is None or not is_open:
+    if power is None or not is_open:
         return ""
-    seeds = len(test.differences)
     shown = f"{100 * power.smallest_difference(seeds):.2f} pp"
     needed = power.seeds_for(margin, seeds)
     text = f"80 % of such sweeps find a difference of {shown}"
     if needed is not None:
         return f"{text}, with {needed} seeds one of {points(margin)}"
+    if power.slack >= margin:
+        return f"{text}; one of {points(margin)} takes more alphas"
     if power.images is None:
         return f"{text}, with {MOST_SEEDS} seeds none of {points(margin)}"
     return f"{text}; one of {points(margin)} takes more test images"
@@ -283,9 +293,6 @@ def strongest_line(
 ) -> str:
     """Return a sentence on the measured model with the highest endpoint that keeps ID."""
     best = strongest.arm
-    is_selected = (
-        selected is not None and selected.is_setting_of(best) and selected.merge == best.merge
-    )
     metric, of_id = named(endpoint.metric), named(endpoint.id_metric)
     among = f"{strongest.models} models"
     if reference is not None and endpoint.has_shifts:
@@ -295,10 +302,10 @@ def strongest_line(
         )
     metrics = dict.fromkeys((endpoint.metric, endpoint.id_metric))
     numbers = ", ".join(f"{named(name)} {_percent(best.mean(name))}" for name in metrics)
-    parts = [
-        f"{best.name} ({numbers}), picked by test data, and "
-        + ("also the selected one" if is_selected else "not the selected one")
-    ]
+    parts = [f"{best.name} ({numbers}), picked by test data"]
+    if selected is not None:
+        is_selected = selected.is_setting_of(best) and selected.merge == best.merge
+        parts[0] += f", and {'also' if is_selected else 'not'} the selected one"
     if strongest.verdict is not None:
         pair = strongest.verdict.pair
         if pair.is_tie:

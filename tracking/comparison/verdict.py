@@ -10,6 +10,7 @@ from typing import Literal
 
 from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.metrics import TOP1
+from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.runs import Arm
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import (
@@ -185,6 +186,11 @@ class Verdict(Judgement):
         """Return the interval that decides on the difference of a metric; None without a test."""
         test = self.pair.test(metric)
         return None if test is None else test.interval(self.level)
+
+    @property
+    def power(self) -> Power | None:
+        """What difference of the endpoint this test finds; None without a test."""
+        return Power.of(self.pair.tested, self.level)
 
     @property
     def id_state(self) -> IdState:

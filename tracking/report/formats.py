@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from carft_sweep.tracking.comparison.compare import Comparison, Row
 from carft_sweep.tracking.comparison.curves import CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.metrics import metric_order
-from carft_sweep.tracking.comparison.power import Power
+from carft_sweep.tracking.comparison.pooling import Owners
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord
 from carft_sweep.tracking.comparison.sentences import Answer
 from carft_sweep.tracking.comparison.spec import Endpoint
@@ -39,9 +39,6 @@ from carft_sweep.tracking.report.table import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Owners = Mapping[str, Sequence[str]]
-"""By digest of a run the names of the sweeps that have it."""
 
 
 def to_json(
@@ -191,7 +188,7 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
         "outcome": verdict.outcome,
         "id_state": verdict.id_state,
         "endpoint": endpoint.metric,
-        "power": _json_power(pair.tested, level, endpoint.margin),
+        "power": _json_power(verdict, endpoint.margin),
     }
 
 
@@ -211,15 +208,14 @@ def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
         "settings_tried": verdict.tried,
         "state": verdict.state,
         "outcome": verdict.outcome,
-        "power": _json_power(pair.gain, verdict.gain_level, pair.endpoint.ood_margin),
+        "power": _json_power(verdict, pair.endpoint.ood_margin),
     }
 
 
-def _json_power(test: PairedTest | None, level: float, margin: float) -> dict[str, Any] | None:
-    power = Power.of(test, level)
-    if power is None or test is None:
+def _json_power(verdict: Verdict | CurveVerdict, margin: float) -> dict[str, Any] | None:
+    power, seeds = verdict.power, len(verdict.pair.seeds)
+    if power is None:
         return None
-    seeds = len(test.differences)
     return {
         "smallest_difference": power.smallest_difference(seeds),
         "margin": margin,
@@ -421,7 +417,8 @@ def _markdown_line(texts: Sequence[str]) -> str:
 
 def _escape_markdown(text: str) -> str:
     """Return a text with escapes of what would begin a cell, HTML, a link, an image or a line."""
-    for special, plain in (("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " ")):
+    escapes = (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " "))
+    for special, plain in escapes:
         text = text.replace(special, plain)
     return text
 
@@ -467,9 +464,11 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
 
 
 def _latex_table(table: Table) -> list[str]:
-    rows = [
-        [escape_latex(line.name.strip()), *map(_latex_cell, line.cells)] for line in table.lines
-    ]
+    names = (escape_latex(line.name.strip()) for line in table.lines)
+    # Behind the end of a row [ and * would be options of it.
+    names = (f"{{}}{name}" if name.startswith(("[", "*")) else name for name in names)
+    cells = ([*map(_latex_cell, line.cells)] for line in table.lines)
+    rows = [[name, *own] for name, own in zip(names, cells, strict=True)]
     head, *body = (f"{' & '.join(row)} \\\\" for row in [map(escape_latex, table.heads), *rows])
     return [
         rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",

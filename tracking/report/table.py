@@ -19,9 +19,8 @@ from carft_sweep.tracking.comparison.metrics import (
     named,
     shifts,
 )
-from carft_sweep.tracking.comparison.power import Power
+from carft_sweep.tracking.comparison.power import MOST_SEEDS, Power
 from carft_sweep.tracking.comparison.runs import NUMBER, Arm, value_text, varied_fields
-from carft_sweep.tracking.comparison.statistics import PairedTest
 from carft_sweep.tracking.comparison.tasks import AVERAGE, domainbed_table
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, counted, unknown_name
@@ -184,22 +183,21 @@ POWER_SEEDS = (5, 10, 20, 50)
 def power_table(comparison: Comparison) -> Table:
     """Return a table of the differences (points) that each claim's seeds and images can show."""
     endpoint, lines = comparison.endpoint, []
-    claims: list[tuple[str, PairedTest | None, float, float]] = []
+    claims: list[tuple[str, Power | None, int, float]] = []
     for curve in comparison.curve_verdicts:
         name = f"{curve.pair.candidate.name} + WiSE-FT, curve"
-        claims.append((name, curve.pair.gain, curve.gain_level, endpoint.ood_margin))
+        claims.append((name, curve.power, len(curve.pair.seeds), endpoint.ood_margin))
     for verdict in comparison.verdicts:
         name, margins = verdict.pair.candidate.name, {endpoint.id_metric: endpoint.id_margin}
         for metric in dict.fromkeys((endpoint.metric, endpoint.id_metric)):
             margin = margins.get(metric, endpoint.margin)
             test = verdict.pair.test(metric)
-            claims.append((f"{name}, {named(metric)}", test, verdict.level, margin))
-    for name, test, level, margin in claims:
-        power = None if test is None else Power.of(test, level)
-        if power is None or test is None:
+            power, seeds = Power.of(test, verdict.level), len(verdict.pair.seeds)
+            claims.append((f"{name}, {named(metric)}", power, seeds, margin))
+    for name, power, seeds, margin in claims:
+        if power is None:
             lines.append(Line(name, (Cell(NOTHING),) * (4 + len(POWER_SEEDS))))
             continue
-        seeds = len(test.differences)
         of_images = None if power.images is None else math.sqrt(power.images.variance)
         needed = power.seeds_for(margin, seeds)
         smallest = [power.smallest_difference(n) for n in (seeds, *POWER_SEEDS)]
@@ -215,7 +213,7 @@ def power_table(comparison: Comparison) -> Table:
         (
             f"SD over seeds of the paired differences; SE from the test images. Margins: OOD "
             f"{100 * endpoint.ood_margin:.3g}, ID {100 * endpoint.id_margin:.3g} points; never: "
-            "the test images are too few.",
+            f"{MOST_SEEDS} do not show it, as test images or alphas are too few.",
         ),
     )
 

@@ -75,7 +75,7 @@ def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
         "fine_tune (OOD mean 34.0, ID test 65.0), picked by test data, and not the selected one."
     )
     alone = compare([run("fine_tune", seed, metrics(0.65, 0.34)) for seed in range(5)], sweep="s")
-    assert alone.answer.lines[-1].endswith("picked by test data, and not the selected one.")
+    assert alone.answer.lines[-1].endswith("picked by test data.")
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
     strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
     assert strongest is not None
@@ -125,8 +125,7 @@ def test_without_shifts_the_strongest_is_so_in_distribution() -> None:
         without(arm("car_ft", [value + 0.02 for value in NEAR], HIGH)),
     )
     assert comparison.answer.lines[-1].startswith(
-        "Highest ID test of 2 models: car_ft (ID test 67.0), picked by test data, and not the "
-        "selected one; +2"
+        "Highest ID test of 2 models: car_ft (ID test 67.0), picked by test data; +2"
     )
 
 

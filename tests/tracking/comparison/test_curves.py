@@ -93,6 +93,7 @@ def test_of_bent_curves_the_bound_gains_less_than_they_are_higher() -> None:
     assert of_itself is not None
     assert of_itself < 0
     assert pair.gain.mean == pytest.approx(0.01 + np.mean(LUCK) + of_itself)
+    assert pair.slack == pytest.approx(-of_itself), "a true gain of so much is not seen"
 
 
 def test_a_curve_below_is_worse_and_the_interval_is_at_the_level_of_the_loss() -> None:

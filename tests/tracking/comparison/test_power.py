@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,10 @@ def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves
 def test_the_chance_of_the_smallest_difference_is_eighty_percent() -> None:
     power = Power.expected([[str(n) for n in range(400)]], of_seeds=0.005)
     assert power.chance(power.smallest_difference(7), 7) == pytest.approx(0.8, abs=1e-6)
+    # What is tested lies below the true difference.
+    lower = replace(power, slack=0.002)
+    assert lower.smallest_difference(7) == pytest.approx(power.smallest_difference(7) + 0.002)
+    assert lower.chance(0.012, 7) == pytest.approx(power.chance(0.01, 7))
 
 
 def test_the_errors_of_measured_differences_are_their_own() -> None:

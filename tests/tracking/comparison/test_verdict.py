@@ -83,6 +83,25 @@ def test_an_uncertain_id_difference_is_not_shown_to_be_within_the_margin() -> No
     assert generous.verdicts[0].outcome == "better"
 
 
+def test_an_id_loss_that_holms_rule_alone_does_not_exclude_is_not_said_to_be_open() -> None:
+    luck, small = (0.008, -0.008, 0.001, 0.004, -0.005), (-0.001, -0.0005, 0, 0.0005, 0.001)
+    sides = [
+        ("fine_tune", 0.65, 0.34, [0.0] * 5),
+        ("aa", 0.655, 0.3502, luck),
+        ("bb", 0.6, 0.4, small),
+    ]
+    comparison = compared(
+        *(
+            arm(name, [test + d for d in own], [ood + d for d in own])
+            for name, test, ood, own in sides
+        )
+    )
+    verdict = next(it for it in comparison.verdicts if it.pair.candidate.algorithm == "aa")
+    assert (verdict.outcome, verdict.id_state) == ("more_robust", "kept")
+    said = "an ID loss above 0.5 pp is excluded by this interval, but not by Holm's rule over 2"
+    assert said in comparison.verdict
+
+
 def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
     both = [
         replace(

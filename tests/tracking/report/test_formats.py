@@ -68,6 +68,12 @@ def test_no_name_breaks_out_of_its_line(name: str) -> None:
     assert sum(not line.startswith("% ") for line in lines) == 9 - 1 + 2
 
 
+@pytest.mark.parametrize("start", ["[", "*"])
+def test_no_name_is_an_option_of_the_row_before(start: str) -> None:
+    named = [replace(one, algorithm=f"{start}x]") for one in kl_sweep()]
+    assert not re.search(r"\\\\\s*[\[*]", latex(compare(named, sweep="s")))
+
+
 @pytest.mark.skipif(PDFLATEX is None, reason="needs LaTeX: texlive-latex-recommended")
 def test_it_compiles(tmp_path: Path) -> None:
     odd = run("car_ft", 0, metrics(0.6, 0.3), trial=9, params={"prompts.classes": SPECIAL})
@@ -154,6 +160,7 @@ def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
         "[a\\](http://elsewhere)",
         "x\n\n[a]: http://elsewhere\n\n![a]",
         "<img src=http://elsewhere>",
+        "a\\|elsewhere",
     ],
 )
 def test_no_name_puts_a_link_or_an_image_into_markdown(hostile: str) -> None:
@@ -162,3 +169,4 @@ def test_no_name_puts_a_link_or_an_image_into_markdown(hostile: str) -> None:
     text = markdown(comparison)
     assert "elsewhere" in text or "alert" in text
     assert not re.search(r"\]\(|<|^\s*\[a\]:", text, re.MULTILINE)
+    assert r"\\|" not in text.replace(r"\\\|", "")
