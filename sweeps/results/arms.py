@@ -13,7 +13,6 @@ from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import shifts
 from carft_sweep.tracking.comparison.runs import LONGEST, Scalar, setting, short_label, split_merge
 from carft_sweep.tracking.comparison.spec import Endpoint
-from carft_sweep.tracking.comparison.verdict import Verdict
 from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA, WISE
 from carft_sweep.tracking.errors import counted
 from carft_sweep.tracking.report.table import SELECTED, TableOptions, usual_columns, visible_rows
@@ -143,27 +142,18 @@ def selected_values(comparison: Comparison) -> dict[str, float]:
     decided, or NaN. Of a confirmed setting the values are those of the fresh seeds."""
     if comparison.selected is None:
         return {}
-    verdict, rule, endpoint = selected_verdict(comparison), comparison.rule, comparison.endpoint
+    verdict, rule, endpoint = comparison.selected_verdict, comparison.rule, comparison.endpoint
     arm = comparison.selected.arm if verdict is None else verdict.pair.candidate
     names = dict.fromkeys((rule.metric, endpoint.val, endpoint.test, endpoint.ood))
     means = ((name, arm.mean(name)) for name in names)
     values = {f"{SELECTED_ARM}{name}": mean for name, mean in means if mean is not None}
     for name in (endpoint.id_metric, endpoint.ood):
-        test = None if verdict is None else verdict.pair.test(name)
-        if test is not None:
-            low, high = test.ci95 or (math.nan, math.nan)
+        if verdict is not None and (test := verdict.pair.test(name)) is not None:
+            low, high = verdict.interval(name) or (math.nan, math.nan)
             difference = f"{VERSUS}{name}"
             values |= {difference: test.mean}
             values |= {f"{difference}{LOW}": low, f"{difference}{HIGH}": high}
     return {name: round(value, _DIGITS) for name, value in values.items()}
-
-
-def selected_verdict(comparison: Comparison) -> Verdict | None:
-    """Return the verdict on the selected setting; None where it was not tested."""
-    selected, verdict = comparison.selected, comparison.answer.verdict
-    if selected is None or verdict is None:
-        return None
-    return verdict if verdict.pair.candidate.name == selected.arm.label else None
 
 
 def run_name(

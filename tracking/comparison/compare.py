@@ -121,9 +121,17 @@ class Comparison:
     """That of each task, where there are several; then the rows are means over them."""
 
     @property
+    def selected_verdict(self) -> Verdict | None:
+        """The verdict on the selected setting; None where it was not tested."""
+        selected, verdict = self.selected, self.answer.verdict
+        if selected is None or verdict is None:
+            return None
+        return verdict if verdict.pair.candidate.name == selected.arm.label else None
+
+    @property
     def better_baseline(self) -> Arm | None:
         """The reference, where the verdict is against the selected setting."""
-        verdict = self.answer.verdict
+        verdict = self.selected_verdict
         is_against = verdict is not None and verdict.outcome in ("less_robust", "worse")
         return verdict.pair.reference if verdict is not None and is_against else None
 
@@ -218,9 +226,12 @@ def compare(
     selections, merges = select_each(arms, rule, seeds), select_merges(arms, rule)
     best = select([arm for arm in arms if arm.role == "trial"], rule, seeds)
     confirmation = confirm(arms, selections, spec.confirm_seeds)
-    tested, fresh = confirmation.arms, confirmation.fresh_seeds
+    tested, fresh = {**confirmation.arms}, confirmation.fresh_seeds
     judged_on = fresh or seeds
     zero_shots = [arm for arm in arms if arm.is_zero_shot]
+    for arm in zero_shots:  # chosen or not, as without validation it cannot be
+        if arm.algorithm == spec.reference and arm.done:
+            tested.setdefault(arm.algorithm, arm)
     reference = tested.get(spec.reference)
     spent = budgets(arms)
     if tried is None:

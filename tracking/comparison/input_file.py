@@ -50,6 +50,7 @@ def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
             for run in data["runs"]
             if run["fields"] is not None
         }
+        json.dumps(data, ensure_ascii=False).encode()  # surrogates, which no text may have
         rule = ComparisonSpec.model_validate(data["rule"])
         records = [*map(_record, data["runs"])]
         return int(data["generation"]), SweepRuns(sweep, records, rule, fields)
@@ -77,6 +78,9 @@ def _record(run: Mapping[str, Any]) -> RunRecord:
     for metrics in (record.metrics, *record.merges.values()):
         if any(math.isfinite(value) and abs(value) > _LARGEST for value in metrics.values()):
             raise ValueError("a value was not measured")
+    numbers = (value for value in record.params.values() if isinstance(value, (int, float)))
+    if not all(abs(value) <= _LARGEST for value in numbers):
+        raise ValueError("a parameter is no number")
     images = dict(plain["facts"].get("images") or {})
     if not all(type(count) is int and 0 < count < _LARGEST for count in images.values()):
         raise ValueError("the numbers of images are none")

@@ -28,6 +28,8 @@ ACCURACIES: Mapping[str, str] = {"id": ID, "ood": OOD, "selected_by": VAL}
 """Columns of accuracies, and the metrics that they are; `ood/<shift>` is that of a shift."""
 COLUMNS = (*REQUIRED, "setting", "alpha", "selected_by")
 ZERO_SHOT = "zero_shot"
+_SETTING = "table.setting"
+"""The field of the column `setting`, which labels have as `setting`."""
 MOST_BYTES, MOST_ROWS, MOST_CHARACTERS = 1 << 23, 20_000, 100
 """Of a table, and of a name in it."""
 MOST_MISTAKES = 10
@@ -125,7 +127,7 @@ def check_table(part: SweepRuns, spec: ComparisonSpec) -> None:
         )
     for method in methods:
         own = [record for record in part.records if record.algorithm == method and record.trains]
-        settings = dict.fromkeys(str(record.params.get("setting", "")) for record in own)
+        settings = dict.fromkeys(str(record.params.get(_SETTING, "")) for record in own)
         values = (record.value(rule.metric, rule.merge) for record in own)
         if len(settings) > 1 and all(value is None for value in values):
             raise TrackingError(
@@ -315,7 +317,7 @@ def _trained(
         metrics = {label: line.as_metrics(unit, start) for label, line in own.items()}
         yield RunRecord(
             algorithm=setting[0],
-            params={"setting": setting[1]} if setting[1] else {},
+            params={_SETTING: setting[1]} if setting[1] else {},
             seed=seed,
             digest=f"{name}, {own[None].place}",
             state="done",

@@ -134,6 +134,20 @@ def test_no_two_kinds_of_runs_share_the_name_of_a_metric(toy: ToySweep) -> None:
         assert not one & other
 
 
+def test_the_interval_of_the_selected_arm_is_the_one_that_decides() -> None:
+    runs = [
+        run(name, seed, accuracies(base + k * seed**2 / 1000, seed + k), trial=k or None)
+        for k, (name, base) in enumerate((("fine_tune", 0.2), ("one", 0.3), ("two", 0.25)))
+        for seed in SEEDS
+    ]
+    comparison = compare(runs, ComparisonSpec(seeds=tuple(SEEDS)), sweep="toy")
+    interval = comparison.verdicts[0].interval("ood/mean/top1")
+    assert comparison.verdicts[0].level > 0.95
+    assert interval is not None
+    low = selected_values(comparison)["vs_reference/ood/mean/top1_ci_low"]
+    assert low == pytest.approx(interval.low, abs=5e-7)
+
+
 def test_a_difference_without_an_interval_says_so() -> None:
     runs = [run("fine_tune", 0, accuracies(0.2, 0))]
     runs += [run("car_ft", 0, accuracies(0.3, 0), trial=0, params={KL: 1.0})]

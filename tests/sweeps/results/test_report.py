@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,10 @@ def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_sele
         [*runs("fine_tune", 0.4), *runs("car_ft", 0.3, trial=0, params={KL: 1.0})], sweep=NAME
     )
     assert lost.verdicts[0].state in ("LESS ROBUST", "WORSE")
+    # Where the algorithm itself was searched, what is better may be what was selected.
+    won = [replace(it, role="trial", trial=1) for it in runs("fine_tune", 0.4)]
+    swept = compare([*won, *runs("car_ft", 0.3, trial=0)], sweep=NAME)
+    assert [it.is_baseline for it in export_commands(swept, NAME, named=False)] == [False]
     selected, better = export_commands(lost, NAME, named=False)
     assert (selected.command, selected.is_baseline) == (f"carft-sweep export {NAME}", False)
     assert better.command == f"carft-sweep export {NAME} --setting fine_tune"
@@ -188,6 +194,16 @@ def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     assert read["selected"] == own["selected"]
     both = carft("--home", home.path, "compare", NAME, theirs, "--json").json
     assert [row["label"] for row in both["rows"]] == [row["label"] for row in own["rows"]]
+    file = theirs / "comparison_input.json"
+    data = json.loads(file.read_text())
+    for change in (
+        {"params": {"optim.lr": math.nan}},
+        {"params": {"x": 10**400}},
+        {"algorithm": "\ud800"},
+    ):
+        runs = [{**data["runs"][0], **change}, *data["runs"][1:]]
+        file.write_text(json.dumps({**data, "runs": runs}))
+        assert f"{file.name} is not one" in carft("compare", f"{theirs}/", code=2).err
     message = "no published sweep: comparison_input.json cannot be read (No such file or directory)"
     assert message in carft("--home", home.path, "compare", f"{tmp_path}/", code=2).err
 

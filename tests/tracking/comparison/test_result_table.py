@@ -20,7 +20,7 @@ from carft_sweep.tracking.comparison.result_table import MOST_ROWS, check_table,
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.report.formats import to_json
+from carft_sweep.tracking.report.formats import rows_frame, to_json
 from tests.docs.blocks import ROOT
 from tests.tracking.made_up import KL, kl_sweep
 
@@ -67,7 +67,7 @@ def as_in_a_table(record: RunRecord) -> RunRecord:
         kept = {name: it for name, it in record.metrics.items() if name not in gone}
         return replace(record, metrics=kept)
     trial = 0 if record.trial is None else record.trial + 1
-    params = {"setting": f"weight {record.params[KL]}"} if record.params else {}
+    params = {"table.setting": f"weight {record.params[KL]}"} if record.params else {}
     return replace(record, role="trial", trial=trial, params=params)
 
 
@@ -110,6 +110,21 @@ def test_a_reference_that_no_line_has_is_refused_with_the_nearest(tmp_path: Path
         check_table(part, ComparisonSpec(reference="car_tf"))
     with pytest.raises(TrackingError, match=r"'fine_tune'; Known: A, B\."):
         check_table(read_table(table(tmp_path, "method,seed,id,ood\nA,0,.5,.4\nB,0,.5,.4")), USUAL)
+
+
+def test_zero_shot_may_be_the_reference_though_nothing_chooses_it(tmp_path: Path) -> None:
+    text = SMALL.replace("ood\n", "ood,selected_by\n", 1).replace(".3\n", ".3,\n", 1)
+    lines = [f"{line},0.5" if line[:4] in ("fine", "car_") else line for line in text.splitlines()]
+    part = read_table(table(tmp_path, "\n".join(lines)))
+    comparison = compare_sweeps([part], ComparisonSpec(reference="zero_shot"))
+    assert {verdict.pair.reference.label for verdict in comparison.verdicts} == {"zero_shot"}
+
+
+def test_a_column_named_setting_is_no_label(tmp_path: Path) -> None:
+    text = "method,setting,seed,id,ood\nfine_tune,a,0,.5,.4\ncar_ft,b,0,.5,.4\n"
+    comparison = compare_sweeps([read_table(table(tmp_path, text))])
+    assert [*rows_frame(comparison).setting] == ["fine_tune setting=a", "car_ft setting=b"]
+    assert "not the selected one" not in comparison.verdict, "since none is selected"
 
 
 def test_several_settings_need_what_to_choose_by(tmp_path: Path) -> None:
