@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from carft_sweep.regular_files import RefusedFile, open_regular, read_regular
 from carft_sweep.tracking.errors import TrackingError
@@ -216,7 +216,7 @@ def resolve_location(
 
 def is_server(uri: str) -> bool:
     """Return whether a URI is that of a server, which keeps artifacts itself."""
-    return bool(uri) and urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
+    return uri.partition(":")[0].lower() in ("http", "https", "databricks", "databricks-uc")
 
 
 def is_named(uri: str) -> bool:
@@ -250,10 +250,7 @@ def pages_address(place: TrackingLocation) -> str | None:
 def without_password(uri: str) -> str:
     """Return a URI without user and password, also without those among its options."""
     scheme, mark, rest = uri.partition("://")
-    if is_server(uri):
-        parts = urlsplit(uri)
-        rest = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).partition(mark)[2]
-    elif mark and not rest.startswith("/"):
+    if mark and not rest.startswith("/"):
         # SQLAlchemy takes a password with / or ? in it, so what ends it is the last @.
         rest = rest.rpartition("@")[2]
     shown = _SECRET_OPTION.sub("", f"{scheme}{mark}{rest}")

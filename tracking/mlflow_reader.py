@@ -149,9 +149,8 @@ class MlflowReader:
             first.setdefault((sweep.name, sweep.home), sweep)
         return list(first.values())
 
-    def part(self, sweep: ServedSweep, name: str | None = None) -> SweepRuns:
-        """Return a sweep's runs and its rules of judging, under `name` (by default the sweep's
-        own).
+    def part(self, sweep: ServedSweep, name: str) -> SweepRuns:
+        """Return a sweep's runs and its rules of judging, under `name`.
 
         Runs of a running sweep are as they were when one of its runs ended.
 
@@ -159,7 +158,7 @@ class MlflowReader:
         """
         try:
             text = self._text(sweep.artifacts, COMPARISON_INPUT)
-            read = None if text is None else read_comparison_input(text, name or sweep.name)
+            read = None if text is None else read_comparison_input(text, name)
         except (TrackingError, ValueError, OSError) as error:
             why = getattr(error, "strerror", None) or error
             raise TrackingError(f"{sweep.place} cannot be compared: {why}") from None

@@ -66,6 +66,7 @@ def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
     ("uri", "shown"),
     [
         ("https://user:pass@host:80/x", "https://host:80/x"),
+        ("https://user:12/pass@host:80/x", "https://host:80/x"),
         ("postgresql://u:p%40@db/m?a=b", "postgresql://db/m?a=b"),
         ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
         ("https://lab/mlflow?token=T", "https://lab/mlflow"),

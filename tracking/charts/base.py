@@ -113,7 +113,7 @@ def panels(
     charts: Sequence[alt.Chart | alt.LayerChart],
     description: str,
     *,
-    rows: Rows | None = None,
+    rows: Rows,
     margin: int = 70,
     least: int = 300,
 ) -> alt.ConcatChart:
@@ -125,7 +125,7 @@ def panels(
     """
     rules = {"panels": {"most": min(2, len(charts)), "margin": margin, "least": least}}
     return alt.ConcatChart(
-        data=alt.Undefined if rows is None else inline_data(rows),
+        data=inline_data(rows),
         concat=[chart.properties(width=NARROWEST) for chart in charts],
         columns=1,
         description=description,

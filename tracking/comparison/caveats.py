@@ -129,10 +129,10 @@ _STATES = {
 def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
     """Yield caveats of the selection of settings: a constraint, unfinished runs and ties."""
     own = rule.constraint
-    if own is not None and rule.bound is not None:
-        minus = f" minus {own.margin:g}" if own.margin else ""
-        text = f"{own.metric} as good as {own.of}'s{minus} ({abs(rule.bound):.4g})"
-        yield f"settings were chosen among those with {text}"
+    if own is not None and rule.bound is None:
+        yield f"the constraint was not applied: no finished run of {own.of} has {own.metric}"
+    elif own is not None and rule.bound is not None:
+        yield f"settings were chosen among those with {own} ({abs(rule.bound):.4g})"
         for arm in dict.fromkeys(it.arm.label for it in selections if not meets(it.arm, rule)):
             yield f"no setting of {arm.partition(' ')[0]} has that; {arm} was chosen nevertheless"
     yield from dict.fromkeys(

@@ -291,10 +291,10 @@ def leave_out(
         return None
     group = _groups(names, models[0], groups)
     left_out: list[LeftOut] = []
-    counted: NDArray[np.int32] = np.zeros(0, np.int32)
+    counted: tuple[NDArray[Any], NDArray[Any]] = np.zeros(0), np.zeros(0)
     for hits, rows, (of_id, of_ood) in zip(models, place, axes, strict=True):
-        if not _equal(hits.images, counted):
-            counted = hits.images
+        if not (_equal(hits.images, counted[0]) and _equal(rows, counted[1])):
+            counted = hits.images, rows
             remaining = hits.sizes - _by_group(hits.images, group[rows], groups)
             remaining = np.maximum(remaining, 1)  # a split without images is in neither metric
         right = _by_group(hits.right, group[rows], groups)

@@ -190,7 +190,7 @@ def compare_sweeps(
         tried = _tried(records, spec.tasks)
         spec = spec.model_copy(
             update={
-                "seeds": _remaining(spec.seeds, conditions),
+                "seeds": _remaining(spec.seeds, conditions) or None,
                 "confirm_seeds": _remaining(spec.confirm_seeds, conditions),
             }
         )

@@ -41,6 +41,11 @@ class Constraint(_Frozen):
     of: str
     margin: float
 
+    def __str__(self) -> str:
+        """Return what a setting must keep, for sentences."""
+        minus = f" minus {self.margin:g}" if self.margin else ""
+        return f"{self.metric} as good as {self.of}'s{minus}"
+
     def better(self, value: float) -> float:
         """Return a value with the sign with which larger is better."""
         return value if self.goal == "maximize" else -value
@@ -231,6 +236,7 @@ def _settled(spec: ComparisonSpec) -> list[tuple[str, object, str | None]]:
         ("goal", rule.goal, "--metric"),
         ("merge", rule.merge, "--metric"),
         ("selection", rule.name, "--selection"),
+        ("constraint", rule.constraint, None),
         ("id_margin", endpoint.id_margin, "--id-margin"),
         ("ood_margin", endpoint.ood_margin, "--ood-margin"),
         ("by", endpoint.by_task or endpoint.by, "--by"),

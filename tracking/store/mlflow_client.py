@@ -223,8 +223,16 @@ def check_reachable(uri: str) -> None:
 
 def _check_server(uri: str) -> None:
     """Raise as `check_host` does for a server, unless a proxy is used for the host."""
-    parts = urlsplit(uri)
-    port = parts.port or PORTS.get(parts.scheme)
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or PORTS.get(parts.scheme)
+        if "@" in parts.path:
+            raise ValueError
+    except ValueError:
+        raise TrackingError(
+            f"{without_password(uri)} is no address of a server, such as http://mlflow.lab:5000; "
+            "in a password write %2F for / and %40 for @"
+        ) from None
     behind_proxy = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
     if parts.hostname and port is not None and not behind_proxy:
         check_host(f"MLflow at {without_password(uri)}", parts.hostname, port, source_of(uri))

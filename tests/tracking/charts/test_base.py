@@ -7,7 +7,7 @@ import pytest
 
 from carft_sweep.tracking.charts.base import fitted, panels, single, titled
 
-PANELS = panels([alt.Chart().mark_point()] * 3, "three", margin=60, least=300).to_dict()
+PANELS = panels([alt.Chart().mark_point()] * 3, "three", rows=[], margin=60, least=300).to_dict()
 
 
 @pytest.mark.parametrize(

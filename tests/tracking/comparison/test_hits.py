@@ -311,6 +311,19 @@ def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) ->
         np.testing.assert_allclose(accuracies.ood, [value(each, OOD) for each in rest])
 
 
+def test_models_of_other_units_have_groups_of_their_own() -> None:
+    """As where the split follows the seed: as many images, and others."""
+    parts = [
+        images([("id/test", f"{n:02d}", True) for n in numbers])
+        for numbers in (range(20), range(5, 25))
+    ]
+    result = leave_out(
+        [hits_of(pd.concat([by, by.assign(split="ood/a")])) for by in parts], ID, OOD
+    )
+    assert result is not None
+    assert all((model.id == 1).all() for model in result[0])
+
+
 def test_units_that_only_some_models_have_are_left_out_of_these() -> None:
     one = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
     two = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])

@@ -20,7 +20,7 @@ from carft_sweep.tracking.comparison.pooling import (
     unified,
 )
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, group
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Constraint, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import TrackingError
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
 
@@ -136,6 +136,9 @@ def test_a_run_without_a_config_stands_with_its_siblings() -> None:
     assert names["car_ft kl_weight=0.3"] == [0, 1, 2]
 
 
+CONSTRAINT = Constraint(metric="id/val/nll", goal="minimize", of="zero_shot", margin=0.0)
+
+
 def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Comparison:
     return compare_sweeps(
         [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)], **options
@@ -156,6 +159,10 @@ def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Com
         (
             ComparisonSpec(endpoint=Endpoint(id_margin=0.01)),
             "the id_margin of one is 0.005, .*--id-margin",
+        ),
+        (
+            ComparisonSpec(rule=SelectionRule(constraint=CONSTRAINT)),
+            "the constraint of one is none, of the other id/val/nll as good as zero_shot's; look",
         ),
     ],
 )
@@ -308,3 +315,13 @@ def test_a_setting_is_whole_with_the_seeds_that_are_left() -> None:
     assert seeds((0, 1, 2), "seed=0,2", "kl_weight>1") == (0, 2)
     assert seeds((0, 1, 2), "seed<2") == (0, 1)
     assert seeds(None, "seed<2") == (0, 1)
+    assert seeds((0, 1), "seed>2") == (3, 4), "not any one of them"
+
+
+def test_a_constraint_whose_algorithm_a_condition_leaves_out_is_said_to_be_gone() -> None:
+    spec = ComparisonSpec(rule=SelectionRule(constraint=CONSTRAINT))
+    kept = compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=["algorithm!=zero_shot"])
+    assert (
+        "the constraint was not applied: no finished run of zero_shot has id/val/nll"
+        in kept.warnings
+    )

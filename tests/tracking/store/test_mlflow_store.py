@@ -425,6 +425,15 @@ def test_a_folder_of_files_is_refused_with_what_to_name_instead(uri: str) -> Non
         check_reachable(uri)
 
 
+@pytest.mark.parametrize("rest", ["h:abc", "h:99999", "[::1", "ada:12/cret@h", "ada:se/cret@h"])
+def test_an_address_that_is_none_is_refused_without_its_password(rest: str) -> None:
+    with pytest.raises(
+        TrackingError, match=r"is no address of a server.*write %2F for /"
+    ) as raised:
+        check_reachable(f"http://{rest}")
+    assert "cret@" not in str(raised.value)
+
+
 def test_a_run_whose_answer_was_lost_is_not_opened_a_second_time(new_database: NewDatabase) -> None:
     uri, experiment = new_database(), unique()
     MlflowStore(uri, experiment).start_run(PARENT)
