@@ -202,6 +202,7 @@ def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
         "common_range": pair.common_range,
         "gain": _json_test(pair.gain, verdict.gain_level),
         "loss": _json_test(pair.loss, verdict.loss_level),
+        "most": verdict.most,
         "p_better_holm": verdict.p_better,
         "p_worse_holm": verdict.p_worse,
         "compared": verdict.compared,

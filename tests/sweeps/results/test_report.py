@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +131,7 @@ def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_sele
     )
     assert lost.verdicts[0].state in ("LESS ROBUST", "WORSE")
     # Where the algorithm itself was searched, what is better may be what was selected.
-    won = [replace(it, role="trial", trial=1) for it in runs("fine_tune", 0.4)]
-    swept = compare([*won, *runs("car_ft", 0.3, trial=0)], sweep=NAME)
+    swept = compare([*runs("fine_tune", 0.4, trial=0), *runs("car_ft", 0.3, trial=1)], sweep=NAME)
     assert [it.is_baseline for it in export_commands(swept, NAME, named=False)] == [False]
     selected, better = export_commands(lost, NAME, named=False)
     assert (selected.command, selected.is_baseline) == (f"carft-sweep export {NAME}", False)
