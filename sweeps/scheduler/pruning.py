@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial
-from carft_sweep.sweeps.ledger.runs import RunStore, history
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, history
 from carft_sweep.sweeps.plan.tasks import PlannedRun
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
@@ -318,8 +318,10 @@ class PruningController:
             value > self._best[0] if goal == "maximize" else value < self._best[0]
         )
         if better:
-            digests = list(trial.runs.values())
-            self._best = (value, seed_values(self._runs, digests, self._spec.metric))
+            values = seed_values(self._runs, [*trial.runs.values()], self._spec.metric)
+            if NO_SEED in trial.runs:
+                values *= len(self._spec.seeds)
+            self._best = (value, values)
 
     def _history(self, digest: str) -> Iterator[Mapping[str, Any]]:
         """Return the reports of a run so far, without the report before training."""

@@ -226,6 +226,17 @@ def test_the_race_goes_on_after_a_restart(toy: ToySweep) -> None:
     assert states(toy) == {0.3: "complete", 3.0: "pruned"}
 
 
+def test_a_trial_without_seeds_has_its_value_at_each_seed_of_the_others(toy: ToySweep) -> None:
+    toy.run(
+        parameters={"algorithm.name": {"values": ["zero_shot", "car_ft"]}},
+        race_seeds={"margin": 0.03, "after": 2},  # CAR-FT is worse by 0.04 and 0.03
+        seeds=[0, 1, 2],
+        baselines=[],
+        trial={"device": "cpu"},
+    )
+    assert [trial.state for trial in toy.ledger().trials()] == ["complete", "pruned"]
+
+
 def test_the_mean_over_seeds_does_not_depend_on_which_seed_was_first(
     toy: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
