@@ -14,7 +14,7 @@ from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Pa
 from carft_sweep.sweeps.spec.document import SpecDocument, validated_in_part
 from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
 from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
-from carft_sweep.sweeps.spec.space_checks import TrialSpace
+from carft_sweep.sweeps.spec.space_checks import OF_TRAINING, TrialSpace
 from carft_sweep.tracking.comparison.metrics import TOP1
 from carft_sweep.tracking.comparison.spec import TASK
 
@@ -89,7 +89,10 @@ def _check_constraint(document: SpecDocument, settings: Settings, space: TrialSp
     """Report a constraint by test data, or whose reference is no baseline."""
     if settings.constraint is None or document.is_wrong(("constraint",)):
         return
-    _check_honest(document, settings.constraint.name, ("constraint", "name"))
+    name, route = settings.constraint.name, ("constraint", "name")
+    _check_honest(document, name, route)
+    if settings.goals[0].merge is not None and name.startswith(OF_TRAINING):
+        document.add_error(route, f"a merged model has no {name}")
     names = [baseline["name"] for baseline in space.baselines]
     if settings.constraint.of not in names:
         message = unknown("baseline", settings.constraint.of, names)
