@@ -292,7 +292,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the `report` command and return its exit code. Several sweeps are one comparison."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
-    from carft_sweep.sweeps.results.report import page, publish, table_page
+    from carft_sweep.sweeps.results.report import INDEX, page, publish, table_page
 
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -316,7 +316,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         if is_folder:
             with written("--out", out):
                 publish(out, sweeps[0], parts[0])
-            out /= "index.html"
+            out /= INDEX
     with written("--out", out):
         report.write(out)
     files: list[Path] = []
