@@ -267,7 +267,8 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
             for line in removal.lines():
                 emit(line)
         is_agreed = arguments.yes or _is_agreed()
-        reasons = removal.carry_out() if is_agreed else []
+        # Anew: another sweep may use some of its runs by now.
+        reasons = Removal.of(home, name).carry_out() if is_agreed else []
     if arguments.json:
         result = {"sweep": name, "removed": is_agreed and not reasons, "bytes": removal.bytes}
         result |= {"runs": removal.runs, "kept": removal.kept, "left": reasons}
