@@ -227,7 +227,9 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
     by_name = {item.name: item for item in spec.parameters}
     if before.keys() != by_name.keys():
         return spec
-    return spec.model_copy(update={"parameters": tuple(by_name[name] for name in before)})
+    # A copy would keep what is cached: the grid in the other order.
+    ordered = {"parameters": tuple(by_name[name] for name in before)}
+    return type(spec).model_construct(**{**dict(spec), **ordered})
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
