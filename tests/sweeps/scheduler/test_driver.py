@@ -352,6 +352,16 @@ def test_a_failed_fresh_run_leaves_the_earlier_result(toy: ToySweep) -> None:
     assert toy.ledger("other").trials()[1].state == "complete"
 
 
+def test_without_an_earlier_result_a_failed_fresh_run_is_no_done_one(toy: ToySweep) -> None:
+    toy.plan({"0.3/0": [NAN] * 2})
+    for _ in range(2):
+        toy.run(fresh=True, **ONE_RUN)
+        (digest,) = toy.ledger().trials()[0].runs.values()
+        state = RunStore(toy.home.runs).read(digest)
+        assert state is not None
+        assert state.state == "failed"
+
+
 class StoppedAtOnce(InProcessEngine):
     """Somebody stops the sweep in the first epoch of its first run."""
 
