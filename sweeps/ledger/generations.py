@@ -268,7 +268,7 @@ def open_generation(
     generation. Raises RequestError where the sweep of that name is another one, of another user.
     """
     plain = spec.as_dict()
-    execution = Invocation.of(spec, address).as_execution()
+    execution = Invocation.of(spec, address).as_execution() | {"fresh": fresh}
     folder = home.sweep(spec.name)
     if newest is None:
         return Generation(

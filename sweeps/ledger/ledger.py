@@ -301,6 +301,11 @@ class Ledger:
         return ledger
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether the generation was begun to train every run again."""
+        return bool(self.executions and self.executions[0].get("fresh"))
+
+    @property
     def name(self) -> str:
         """The name of the sweep."""
         return self.file.parent.name

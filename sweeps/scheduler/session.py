@@ -142,7 +142,6 @@ def execute(
                 claim=claim,
                 progress=progress,
                 note=projections.note,
-                fresh=fresh,
                 failed_again=failed_again,
             )
             driver.begin()

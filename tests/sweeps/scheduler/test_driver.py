@@ -363,11 +363,24 @@ def test_without_an_earlier_result_a_failed_fresh_run_is_no_done_one(toy: ToySwe
 
 
 class StoppedAtOnce(InProcessEngine):
-    """Somebody stops the sweep in the first epoch of its first run."""
+    """Somebody stops the sweep in the first epoch of its first run, or of a later one."""
+
+    runs_before = 0
 
     def _execute(self, handler: Handler, job: Job) -> None:
-        signal.raise_signal(signal.SIGINT)
+        if not self.runs_before:
+            signal.raise_signal(signal.SIGINT)
+        self.runs_before -= 1
         super()._execute(handler, job)
+
+
+def test_a_fresh_sweep_that_is_resumed_trains_the_rest_again_too(toy: ToySweep) -> None:
+    toy.run()
+    before, engine = toy.trained(), StoppedAtOnce(toy_core.ENTRY)
+    engine.runs_before = 2
+    assert toy.run(engine, fresh=True).interrupted
+    assert [toy.run().exit_code for _ in range(2)] == [0, 0]
+    assert toy.trained() == {digest: 2 * count for digest, count in before.items()}
 
 
 def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep) -> None:
