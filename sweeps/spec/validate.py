@@ -265,7 +265,7 @@ def _try_first(
     document: SpecDocument, settings: Settings, space: Sequence[Distribution]
 ) -> tuple[Params, ...]:
     """Return the points of `try_first` by dotted field, in the space's values; report mistakes."""
-    points = settings.try_first
+    points, source = settings.try_first, settings.try_first_from
     if not points:
         return ()
     if settings.method == "grid":
@@ -274,12 +274,16 @@ def _try_first(
         return ()
     # A point is tried on every task: the task is none of its fields.
     free = {item.name: item for item in space if item.name != settings.tasks}
-    is_taken_over = bool(settings.try_first_from)
-    own = (
-        _point(document, free, item, (*_TRY_FIRST, index), skips=is_taken_over)
+    own = [
+        _point(document, free, item, (*_TRY_FIRST, index), skips=bool(source))
         for index, item in enumerate(points)
-    )
-    return tuple(point for point in own if point or not is_taken_over)
+    ]
+    if source:  # its other fields are left out, and with them what told two points apart
+        own = [point for index, point in enumerate(own) if point and point not in own[:index]]
+        if not own:
+            why = "its points have no value of this space"
+            document.add_warning(_TRY_FIRST, f"nothing of {source} is tried first: {why}")
+    return tuple(own)
 
 
 def _point(
