@@ -12,7 +12,7 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.base import Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.claim import DRIVER
+from carft_sweep.sweeps.ledger.claim import DRIVER, Claim, Limits, holder, limits_of
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.runs import Lease
 from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
@@ -39,10 +39,27 @@ def test_a_sweep_that_is_done_says_so(toy_cli: ToySweep, carft: Carft) -> None:
         "carft-sweep compare toy\n"
     )
     assert told.err == ""
+    again = carft("run", toy_cli.file(), "--in-process", "--json")
+    assert carft("resume", "toy", "--json").json == again.json
     file = toy_cli.file(parameters={"algorithm.kl_weight": {"values": [7.0]}})
     told = carft("resume", "toy")
     assert "nothing left to do" in told.out
     assert f"{file} has changed since; " in told.out
+
+
+def test_a_paused_sweep_goes_on_with_what_its_driver_can_take_up(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
+    toy_cli.run()
+    with Claim(folder := toy_cli.home.sweep("toy")):
+        carft("pause", "toy")
+        told = carft("resume", "toy", "--failed", "--parallel", 7, "--json", code=2).err
+        assert "toy is paused, and goes on as it began: leave --failed, --json out" in told
+        driver = holder(folder)
+        assert driver is not None
+        assert limits_of(folder, driver) == Limits(is_paused=True)
+        carft("resume", "toy", "--parallel", 7)
+        assert limits_of(folder, driver) == Limits(parallel=7)
 
 
 def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(
