@@ -251,6 +251,16 @@ def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
     return f"{spec.name} was run from {other}; --set name=ANOTHER keeps both sweeps"
 
 
+def _users(newest: Ledger) -> set[str]:
+    """Return who ran a sweep since it replaced another one of its name."""
+    users: set[str] = set()
+    for ledger in (newest, *reversed(newest.earlier)):
+        users |= {str(execution.get("tags", {}).get(USER, "")) for execution in ledger.executions}
+        if ledger.is_fresh:
+            break
+    return users
+
+
 def open_generation(
     home: Home,
     spec: SweepSpec,
@@ -279,7 +289,8 @@ def open_generation(
     taken = taken_name(spec, newest)
     notes = (*([] if taken is None else [taken]), *(str(change) for change in differences))
     number, owner = newest.generation + 1, started_by(newest)
-    if outcome == "restart" and not fresh and owner not in ("", execution["tags"].get(USER)):
+    is_anothers = owner and execution["tags"].get(USER) not in _users(newest)
+    if outcome == "restart" and not fresh and is_anothers:
         raise RequestError(
             f"the sweep {spec.name} is {owner}'s, and another one ({differences[0]}): run yours "
             "under a name of its own with --set name=ANOTHER, or replace it with --fresh"

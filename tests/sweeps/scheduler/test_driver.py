@@ -518,7 +518,12 @@ def test_another_sweep_does_not_replace_one_of_another_user_by_its_name(
     toy.run(seeds=[0, 1])  # the same sweep goes on, whoever runs it
     monkeypatch.setenv("CARFT_USER", "ada")
     other: dict[str, Any] = {"metric": {"name": "id/test/top1"}, "selection": "oracle"}
-    with pytest.raises(RequestError, match="the sweep toy is bob's, and another one"):
+    toy.run(**other)  # hers too, whoever went on with it
+    monkeypatch.setenv("CARFT_USER", "eve")
+    with pytest.raises(RequestError, match="the sweep toy is ada's, and another one"):
+        toy.run()
+    toy.run(fresh=True)
+    assert toy.ledger().generation == 4
+    monkeypatch.setenv("CARFT_USER", "ada")
+    with pytest.raises(RequestError, match="the sweep toy is eve's, and another one"):
         toy.run(**other)
-    toy.run(fresh=True, **other)
-    assert toy.ledger().generation == 3
