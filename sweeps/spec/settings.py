@@ -512,8 +512,8 @@ class Settings(Section):
     timeout: Duration | None = None
     """For one run; one that takes longer has failed."""
     breaker: Annotated[int, Field(ge=0, le=100_000)] = 5
-    """So many failures in a row for one cause stop the sweep; 0: however many. A full disk stops it
-    at once."""
+    """So many failures in a row, for one cause or on one node, stop the sweep; 0: however many. A
+    full disk stops it at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
     """Where runs execute: worker processes here, or Ray; `auto` takes Ray where there is a
     cluster."""
