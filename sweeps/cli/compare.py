@@ -20,7 +20,7 @@ from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.results.records import load_part, load_parts
+from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.flips import find_flips
@@ -214,13 +214,11 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 def _parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
     """Return the runs of sweeps of the home, and of published ones, which are folders: names with a
     slash."""
-    if not any("/" in name for name in names):
-        return load_parts(home, names)
     runs = RunStore(home.runs)
     return [
         read_published(Path(name).expanduser())
         if "/" in name
-        else load_part(find_ledger(home, name), runs, with_fields=True)
+        else load_part(find_ledger(home, name), runs, with_fields=len(names) > 1)
         for name in dict.fromkeys(names)
     ]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial, find_ledger
+from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial
 from carft_sweep.sweeps.ledger.status import started_by
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import USER, provenance_tags
@@ -78,12 +78,6 @@ class Invocation:
             str(Path.cwd()),
             None if is_secret else address,
         )
-
-    @classmethod
-    def read(cls, home: Home, name: str) -> Invocation:
-        """Return a sweep's last invocation. Raises RequestError where the sweep is unknown, or the
-        copy of its file was deleted."""
-        return cls.last(find_ledger(home, name))
 
     @classmethod
     def last(cls, ledger: Ledger) -> Invocation:

@@ -337,8 +337,8 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
     from carft_sweep.sweeps.spec.user_code import vet_of
 
     home = home.absolute()
-    invocation = Invocation.read(home, name)
     sweep = find_ledger(home, name)
+    invocation = Invocation.last(sweep)
     with invocation.working_directory():
         spec, _ = invocation.load(home.sweep(name), vet or vet_of(home))
         yield Exporter(home, spec, sweep, comparison(sweep, RunStore(home.runs)))

@@ -152,11 +152,6 @@ def _share(runs: int) -> float:
     return int(10_000 / runs) / 10_000
 
 
-def expand_imports(value: object) -> object:
-    """Return a list for a single module; other values unchanged."""
-    return [value] if isinstance(value, str) else value
-
-
 RUN_CAP = 20
 MOST_GOALS = 4
 Method = Literal["grid", "random", "tpe", "gp", "qmc", "nsga2"]
@@ -298,16 +293,13 @@ class Resources(Section):
     """Resources of a Ray cluster by name: `{big_memory: 1}`."""
 
 
-class _EarlyTermination(Section):
+class _Rule(Section):
     """What all rules of early termination share."""
 
     metric: MetricName | None = None
     """A metric of every epoch; left out, the sweep's own."""
     allow_grid: bool = False
     """Whether points of a grid may be stopped, which then enter no mean, test or curve."""
-
-
-class _Rule(_EarlyTermination):
     min_epochs: PositiveInt = 1
     """Nothing is decided before so many epochs; the first rung of `asha`."""
 
@@ -523,7 +515,10 @@ class Settings(Section):
     """What one run may use."""
     imports: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
-        BeforeValidator(expand_imports, json_schema_input_type=str | list[str]),
+        BeforeValidator(
+            lambda value: [value] if isinstance(value, str) else value,
+            json_schema_input_type=str | list[str],
+        ),
         Field(strict=False),
     ] = Field((), alias="import")
     """Modules with algorithms, merges and families of your own: names, or paths relative to the

@@ -14,6 +14,7 @@ from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import DRIVER, Claim, Limits, holder, limits_of
 from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import Lease
 from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -175,12 +176,12 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     run(toy_cli, "--import", str(plugin))
     folder = toy_cli.home.sweep("toy")
-    assert Invocation.read(toy_cli.home, "toy").imports == (str(plugin.resolve()),)
+    assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     assert resume() == 0
-    assert Invocation.read(toy_cli.home, "toy").imports == (str(plugin.resolve()),)
+    assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     plugin.unlink()
     with pytest.raises(RequestError, match="does not exist"):
-        Invocation.read(toy_cli.home, "toy").load(folder, vet_of(toy_cli.home))
+        Invocation.last(toy_cli.ledger()).load(folder, vet_of(toy_cli.home))
 
 
 def test_a_module_that_lies_in_the_home_is_not_imported_by_resume(
@@ -220,7 +221,7 @@ class Chosen:
 
         class Engine(InProcessEngine):
             def run(self, handler: Handler) -> None:
-                chosen.kept = Invocation.read(chosen.home, "toy")
+                chosen.kept = Invocation.last(find_ledger(chosen.home, "toy"))
                 super().run(handler)
 
         return Engine(toy_core.ENTRY)
