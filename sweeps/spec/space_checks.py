@@ -343,6 +343,9 @@ class TrialSpace:
             elif not applies(field, name):
                 message = f"{name} trains nothing, so this changes nothing"
                 self.document.add_error((*route, field), message)
+            elif isinstance(value, Mapping) and "when" in value:
+                message = "is for parameters; a baseline runs at all its values"
+                self.document.add_error((*route, field, "when"), message)
             elif isinstance(value, Mapping) and "values" in value:
                 try:
                     axes[field] = [*(parse_parameter(field, value).grid_values() or ())]
