@@ -443,7 +443,7 @@ class Settings(Section):
     tags: Mapping[str, str] = Field(default_factory=dict)
     """Tags of the sweep and of its runs in MLflow: `{paper: icml, group: baselines}`."""
     notes: str = ""
-    """Text in Markdown, of any length, below the answer on MLflow's page of the sweep."""
+    """Text in Markdown, below the answer on MLflow's page of the sweep: 5,000 letters in all."""
     experiment: str = ""
     """Its experiment in MLflow, unless MLFLOW_EXPERIMENT_NAME names one; else `carft-sweep`."""
     method: Annotated[Method, WithJsonSchema({"enum": [*METHODS, BAYES]})] = "grid"
