@@ -16,7 +16,8 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial
-from carft_sweep.sweeps.ledger.status import started_by
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import has_work_left, started_by
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import USER, provenance_tags
 
@@ -250,7 +251,7 @@ def _users(newest: Ledger) -> set[str]:
     users: set[str] = set()
     for ledger in (newest, *reversed(newest.earlier)):
         users |= {str(execution.get("tags", {}).get(USER, "")) for execution in ledger.executions}
-        if ledger.is_fresh:
+        if any(execution.get("fresh") for execution in ledger.executions):
             break
     return users
 
@@ -314,6 +315,8 @@ def open_generation(
     changed = next(filter(None, map(stale, newest.trials())), None)
     if changed is not None:
         return begin(f"{changed} changed: the sweep begins anew as generation {number}")
+    if newest.is_fresh:  # until all that was asked for then is done
+        execution["fresh"] = has_work_left(newest, RunStore(home.runs))
     newest.extend(plain)
     newest.remember(POINTS, planned_points(spec, newest.recall(POINTS, ())))
     newest.execute(execution)

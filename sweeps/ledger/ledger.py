@@ -302,8 +302,8 @@ class Ledger:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the generation was begun to train every run again."""
-        return bool(self.executions and self.executions[0].get("fresh"))
+        """Whether its last driver trains every run again that ended before the generation began."""
+        return bool(self.executions and self.executions[-1].get("fresh"))
 
     @property
     def name(self) -> str:

@@ -378,9 +378,14 @@ def test_a_fresh_sweep_that_is_resumed_trains_the_rest_again_too(toy: ToySweep) 
     toy.run()
     before, engine = toy.trained(), StoppedAtOnce(toy_core.ENTRY)
     engine.runs_before = 2
-    assert toy.run(engine, fresh=True).interrupted
-    assert [toy.run().exit_code for _ in range(2)] == [0, 0]
-    assert toy.trained() == {digest: 2 * count for digest, count in before.items()}
+    alone: dict[str, Any] = {"baselines": ["zero_shot"]}
+    assert toy.run(engine, fresh=True, **alone).interrupted
+    assert [toy.run(**alone).exit_code for _ in range(2)] == [0, 0]
+    again = {digest for trial in toy.ledger().trials() for digest in trial.runs.values()}
+    twice = {digest: count * (1 + (digest in again)) for digest, count in before.items()}
+    assert toy.trained() == twice
+    toy.run()  # what is added later is not
+    assert (toy.ledger().generation, toy.trained()) == (2, twice)
 
 
 def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep) -> None:
