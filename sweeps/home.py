@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.location import (
     HOME_VARIABLE,
@@ -59,8 +60,6 @@ class Home:
 
     def check_owner(self) -> None:
         """Raise RequestError where another account could have written the home's content."""
-        from carft_sweep.carft_core.errors import RequestError
-
         if self.is_trusted:
             return
         try:
@@ -70,8 +69,6 @@ class Home:
 
     def check(self) -> None:
         """Raise RequestError where the home's file systems would lose or damage files."""
-        from carft_sweep.carft_core.errors import RequestError
-
         kind = network_file_system(self.path)
         if kind in OBJECT_STORES:
             raise RequestError(
@@ -87,8 +84,6 @@ class Home:
         """Create the home's folder, with a `.gitignore` that keeps it out of repositories. Only the
         user may enter a new home, unless it is shared on purpose. Raises RequestError when the
         folder cannot be written, and as `check` and `check_owner` do."""
-        from carft_sweep.carft_core.errors import RequestError
-
         self.check()
         try:
             make_home(self.path)
@@ -109,8 +104,6 @@ class Home:
 
     def _try_locks(self) -> None:
         """Check early that file locks work: later a failure would look like another's lock."""
-        from carft_sweep.carft_core.errors import RequestError
-
         try:
             with waiting(self.path / "home.lock"):
                 pass

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.tracking.location import TRACKING_VARIABLE, without_password
 
 NAMES = (
@@ -81,6 +82,4 @@ def _read(name: str, path: str) -> str:
 
 
 def _wrong(name: str, what: str) -> Exception:
-    from carft_sweep.carft_core.errors import RequestError
-
     return RequestError(f"{name}{SUFFIX}: {what}")

@@ -20,7 +20,7 @@ from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.results.records import load_part, load_parts
+from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.flips import find_flips
@@ -214,13 +214,11 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 def _parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
     """Return the runs of sweeps of the home, and of published ones, which are folders: names with a
     slash."""
-    if not any("/" in name for name in names):
-        return load_parts(home, names)
     runs = RunStore(home.runs)
     return [
         read_published(Path(name).expanduser())
         if "/" in name
-        else load_part(find_ledger(home, name), runs, with_fields=True)
+        else load_part(find_ledger(home, name), runs, with_fields=len(names) > 1)
         for name in dict.fromkeys(names)
     ]
 
@@ -292,7 +290,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
     """Run the `report` command and return its exit code. Several sweeps are one comparison."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
-    from carft_sweep.sweeps.results.report import page, publish, table_page
+    from carft_sweep.sweeps.results.report import INDEX, page, publish, table_page
 
     figures = None if arguments.figures is None else Path(arguments.figures).expanduser()
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -316,7 +314,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         if is_folder:
             with written("--out", out):
                 publish(out, sweeps[0], parts[0])
-            out /= "index.html"
+            out /= INDEX
     with written("--out", out):
         report.write(out)
     files: list[Path] = []

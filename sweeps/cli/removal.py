@@ -27,6 +27,7 @@ from carft_sweep.sweeps.ledger.ledger import (
 )
 from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
 from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
+from carft_sweep.sweeps.results.records import undamaged
 from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError, counted
 from carft_sweep.tracking.location import (
@@ -89,7 +90,7 @@ def waste(home: Home) -> Iterator[Waste]:
     runs = RunStore(home.runs)
     used = {digest for name in sweep_names(home) for digest in _runs_of(_generations(home, name))}
     for digest in runs.digests():
-        state = runs.read(digest)
+        state = undamaged(runs.read, digest)
         folder = runs.folder(digest)
         if state is None or state.is_live:
             continue
@@ -101,7 +102,7 @@ def waste(home: Home) -> Iterator[Waste]:
             yield from _unfinished_writes(folder, digest)
     for aside in sorted(home.runs.glob(".*.before")):
         digest = aside.name.removeprefix(".").removesuffix(".before")
-        state = runs.read(digest)
+        state = undamaged(runs.read, digest)
         # Until the run is done again this is its only result, or the one that it goes back to.
         is_replaced = state is not None and state.state == "done" and not state.is_live
         if is_replaced or digest not in used:
@@ -267,7 +268,8 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
             for line in removal.lines():
                 emit(line)
         is_agreed = arguments.yes or _is_agreed()
-        reasons = removal.carry_out() if is_agreed else []
+        # Anew: another sweep may use some of its runs by now.
+        reasons = Removal.of(home, name).carry_out() if is_agreed else []
     if arguments.json:
         result = {"sweep": name, "removed": is_agreed and not reasons, "bytes": removal.bytes}
         result |= {"runs": removal.runs, "kept": removal.kept, "left": reasons}

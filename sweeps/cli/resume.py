@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
 from carft_sweep.sweeps.home import Home, find_home
@@ -14,7 +16,10 @@ from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left, summary_of
+from carft_sweep.sweeps.results.records import load_part
+from carft_sweep.tracking.comparison.pooling import compare_sweeps
 from carft_sweep.tracking.program import command
+from carft_sweep.tracking.report.formats import to_json
 
 
 def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
@@ -24,13 +29,17 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
     before, folder = Invocation.last(ledger), home.sweep(arguments.sweep)
     driver = holder(folder)
     if driver is not None and limits_of(folder, driver).is_paused:
-        set_limits(folder, is_paused=False)
+        _unpause(arguments, folder)
         emit(f"Asked {driver} to go on with {arguments.sweep}.")
         return 0
     overrides = keys(arguments)
     as_it_was = not overrides and not arguments.imports
     # Of a sweep as it was run the ledger says enough, and nothing that trains is imported.
     if as_it_was and _is_done(home, ledger, failed_again=arguments.failed):
+        if arguments.json:
+            part = load_part(ledger, RunStore(home.runs))
+            emit(json.dumps(to_json(compare_sweeps([part])), indent=1, allow_nan=False))
+            return 0
         emit(_nothing_to_do(ledger, arguments.home))
         if (change := before.change(folder)) is not None:
             emit(change)
@@ -59,6 +68,22 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
             notes=[note for note in (changed, lost) if note],
             failed_again=arguments.failed,
         )
+
+
+def _unpause(arguments: argparse.Namespace, folder: Path) -> None:
+    """Let the driver of a paused sweep go on. Raises RequestError for options that it cannot take
+    up."""
+    names = ("failed", "json", "in_process", "timeout", "data_root", "engine", "address", "imports")
+    given = [f"--{name.removesuffix('s')}" for name in names if getattr(arguments, name)]
+    if given:
+        options = ", ".join(given).replace("_", "-")
+        raise RequestError(
+            f"{arguments.sweep} is paused, and goes on as it began: leave {options} out, or stop "
+            "it first"
+        )
+    count = arguments.parallel
+    more = {} if count is None else {"parallel": None if count == "auto" else count}
+    set_limits(folder, is_paused=False, **more)
 
 
 def _is_done(home: Home, ledger: Ledger, *, failed_again: bool) -> bool:

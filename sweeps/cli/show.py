@@ -15,7 +15,7 @@ from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, State, Trial, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured
 from carft_sweep.sweeps.ledger.status import BAD_NODES, goals, source_of, started_by
-from carft_sweep.sweeps.results.records import front, state_of
+from carft_sweep.sweeps.results.records import front, state_of, undamaged
 from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.sweeps.scheduler.progress import figures, value_text
 from carft_sweep.tracking.comparison.runs import UNMERGED, setting
@@ -118,7 +118,7 @@ def _sweep_as_dict(
 def _run_as_dict(runs: RunStore, ids: Mapping[str, str], seed: str, digest: str) -> dict[str, Any]:
     """Return a run as plain data; `ids` maps digests to MLflow's run ids."""
     folder = runs.results(digest)
-    own, state = measured(folder, UNMERGED), runs.read(digest)
+    own, state = undamaged(measured, folder, UNMERGED), undamaged(runs.read, digest)
     return {
         "seed": None if seed == NO_SEED else int(seed),
         "state": state_of(state, done=own is not None),

@@ -328,13 +328,10 @@ class Loop:
             engine, nodes = self._engine, self._engine.cluster.nodes_by_id()
             self._names = {id_: node.name for id_, node in nodes.items()}
             able = {id_: node for id_, node in nodes.items() if node.fits(engine.need)}
+            serving = {id_: node for id_, node in able.items() if id_ not in engine.left_out}
             with self._keeping_errors():
-                usable = self._handler.usable({node.name for node in able.values()})
-            good = {
-                id_: node
-                for id_, node in able.items()
-                if node.name in usable and id_ not in engine.left_out
-            }
+                usable = self._handler.usable({node.name for node in serving.values()})
+            good = {id_: node for id_, node in serving.items() if node.name in usable}
             self._good, self._bad = frozenset(good), frozenset(able.keys() - good.keys())
             self._slots = max_concurrent_runs(engine.need, [*good.values()], engine.parallel)
 

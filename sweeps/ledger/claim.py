@@ -178,10 +178,13 @@ def _lock(folder: Path) -> Lock:
     except LockHeld as held:
         raise _refusal(folder, holder(folder) or f"process {held.pid}") from None
     # A lock of another host need not reach here; its lease does.
-    other = holder(folder)
-    if other is not None and other.host != socket.gethostname():
+    try:
+        other = holder(folder)
+        if other is not None and other.host != socket.gethostname():
+            raise _refusal(folder, other)
+    except RequestError:
         lock.release()
-        raise _refusal(folder, other)
+        raise
     return lock
 
 

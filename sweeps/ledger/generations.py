@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import checked_json
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial, find_ledger
-from carft_sweep.sweeps.ledger.status import started_by
+from carft_sweep.sweeps.ledger.ledger import POINTS, SECONDS, Ledger, Trial
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.status import has_work_left, started_by
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.provenance import USER, provenance_tags
 
@@ -78,12 +79,6 @@ class Invocation:
             str(Path.cwd()),
             None if is_secret else address,
         )
-
-    @classmethod
-    def read(cls, home: Home, name: str) -> Invocation:
-        """Return a sweep's last invocation. Raises RequestError where the sweep is unknown, or the
-        copy of its file was deleted."""
-        return cls.last(find_ledger(home, name))
 
     @classmethod
     def last(cls, ledger: Ledger) -> Invocation:
@@ -227,7 +222,9 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
     by_name = {item.name: item for item in spec.parameters}
     if before.keys() != by_name.keys():
         return spec
-    return spec.model_copy(update={"parameters": tuple(by_name[name] for name in before)})
+    # A copy would keep what is cached: the grid in the other order.
+    ordered = {"parameters": tuple(by_name[name] for name in before)}
+    return type(spec).model_construct(**{**dict(spec), **ordered})
 
 
 def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -249,6 +246,16 @@ def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
     return f"{spec.name} was run from {other}; --set name=ANOTHER keeps both sweeps"
 
 
+def _users(newest: Ledger) -> set[str]:
+    """Return who ran a sweep since it replaced another one of its name."""
+    users: set[str] = set()
+    for ledger in (newest, *reversed(newest.earlier)):
+        users |= {str(execution.get("tags", {}).get(USER, "")) for execution in ledger.executions}
+        if any(execution.get("fresh") for execution in ledger.executions):
+            break
+    return users
+
+
 def open_generation(
     home: Home,
     spec: SweepSpec,
@@ -266,7 +273,7 @@ def open_generation(
     generation. Raises RequestError where the sweep of that name is another one, of another user.
     """
     plain = spec.as_dict()
-    execution = Invocation.of(spec, address).as_execution()
+    execution = Invocation.of(spec, address).as_execution() | {"fresh": fresh}
     folder = home.sweep(spec.name)
     if newest is None:
         return Generation(
@@ -277,7 +284,8 @@ def open_generation(
     taken = taken_name(spec, newest)
     notes = (*([] if taken is None else [taken]), *(str(change) for change in differences))
     number, owner = newest.generation + 1, started_by(newest)
-    if outcome == "restart" and not fresh and owner not in ("", execution["tags"].get(USER)):
+    is_anothers = owner and execution["tags"].get(USER) not in _users(newest)
+    if outcome == "restart" and not fresh and is_anothers:
         raise RequestError(
             f"the sweep {spec.name} is {owner}'s, and another one ({differences[0]}): run yours "
             "under a name of its own with --set name=ANOTHER, or replace it with --fresh"
@@ -307,6 +315,8 @@ def open_generation(
     changed = next(filter(None, map(stale, newest.trials())), None)
     if changed is not None:
         return begin(f"{changed} changed: the sweep begins anew as generation {number}")
+    if newest.is_fresh:  # until all that was asked for then is done
+        execution["fresh"] = has_work_left(newest, RunStore(home.runs))
     newest.extend(plain)
     newest.remember(POINTS, planned_points(spec, newest.recall(POINTS, ())))
     newest.execute(execution)

@@ -301,6 +301,11 @@ class Ledger:
         return ledger
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether its last driver trains every run again that ended before the generation began."""
+        return bool(self.executions and self.executions[-1].get("fresh"))
+
+    @property
     def name(self) -> str:
         """The name of the sweep."""
         return self.file.parent.name

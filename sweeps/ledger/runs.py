@@ -323,11 +323,13 @@ class RunStore:
         return ended
 
     def back_up(self, digest: str) -> None:
-        """Keep a backup of a claimed run, which starts again, until the run is done or restored."""
+        """Empty the folder of a claimed run, which starts again; what was measured is kept as a
+        backup until the run is done or restored."""
         folder, before = self.folder(digest), self._before(digest)
         with self._locked(digest):
             state = self.read(digest)
-            if before.exists():  # an earlier new beginning was not finished: it is worth nothing
+            # With a backup there was an earlier new beginning: what it measured is worth nothing.
+            if before.exists() or measured(folder, UNMERGED) is None:
                 shutil.rmtree(folder)
             else:
                 folder.rename(before)

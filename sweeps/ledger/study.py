@@ -221,12 +221,13 @@ class StudyProjection:
         self._home, self._ledger = home, ledger
         self._study: _Study | None = None
 
-    def update(self) -> None:
-        """Write into the Optuna study what it lacks of the ledger: trials, values, states. Raises
-        any error of the storage; the next call compares study and ledger anew."""
+    def update(self) -> bool:
+        """Write into the Optuna study what it lacks of the ledger: trials, values, states; return
+        True. Raises any error of the storage; the next call compares study and ledger anew."""
         study, self._study = self._study or self._open(), None
         study.update()
         self._study = study  # after an error it is compared with the ledger again
+        return True
 
     def _open(self) -> _Study:
         storage = open_storage(self._home)

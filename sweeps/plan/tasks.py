@@ -170,6 +170,8 @@ class Planner:
         data = open_data(config.data)
         for goal in self.spec.goals_at(params):
             check_measured(goal.name, config, data)
+        if self.spec.constraint is not None:
+            check_measured(self.spec.constraint.name, config, data, "constraint")
 
     def _note_once(self, config: TrialConfig, more: Iterable[str]) -> None:
         families = (open_data(config.data), *other_data(config.data, config.eval).values())

@@ -288,11 +288,13 @@ class Exporter:
         if not self.has_weights(model):
             has_weights = self.config(model).keep.weights
             why = "gone from its folder" if has_weights else "not kept (trial.keep.weights: false)"
-            option = "" if has_weights else " --set trial.keep.weights=true"
-            file = shlex.quote(str(self.spec.source_path))
+            sets = [*self.spec.overrides, *([] if has_weights else ["trial.keep.weights=true"])]
+            words = [word for text in sets for word in ("--set", text)]
+            words += [word for module in self.spec.imports for word in ("--import", module)]
+            again = self.home.command("run", str(self.spec.source_path), *words, "--fresh")
             raise RequestError(
                 f"the weights of run {model.run.digest[:DIGITS]} are {why}; train the sweep again "
-                f"with them: {program()} run {file}{option} --fresh"
+                f"with them: {again}"
             )
         export(
             self.folder(model),
@@ -337,8 +339,8 @@ def exporter(home: Home, name: str, vet: Vet | None = None) -> Iterator[Exporter
     from carft_sweep.sweeps.spec.user_code import vet_of
 
     home = home.absolute()
-    invocation = Invocation.read(home, name)
     sweep = find_ledger(home, name)
+    invocation = Invocation.last(sweep)
     with invocation.working_directory():
         spec, _ = invocation.load(home.sweep(name), vet or vet_of(home))
         yield Exporter(home, spec, sweep, comparison(sweep, RunStore(home.runs)))

@@ -108,14 +108,14 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
     params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
         folder = runs.results(digest)
-        own = _undamaged(measured, folder, UNMERGED)
+        own = undamaged(measured, folder, UNMERGED)
         if trial is not None and trial.state == "pruned":
             state: State = "pruned"
         elif own and (folder.name != digest or (trial is not None and trial.state == "complete")):
             state = "done"  # also while somebody works on it again
         else:
-            state = state_of(_undamaged(runs.read, digest), done=own is not None)
-        merges = {label: _undamaged(measured, folder, label) for label in item.merges}
+            state = state_of(undamaged(runs.read, digest), done=own is not None)
+        merges = {label: undamaged(measured, folder, label) for label in item.merges}
         trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
@@ -133,7 +133,7 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
         )
 
 
-def _undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
+def undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
     """Return what `read` reads of a run; None, with a warning, where a file is damaged."""
     try:
         return read(*place)
@@ -191,7 +191,7 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
     wanted = (record for record in loaded if with_fields or record.is_zero_shot)
     digests = dict.fromkeys(record.digest for record in wanted)
     claimed = (
-        (digest, _undamaged(read_json, runs.folder(digest) / CONFIG, Claim)) for digest in digests
+        (digest, undamaged(read_json, runs.folder(digest) / CONFIG, Claim)) for digest in digests
     )
     return SweepRuns(
         sweep=sweep.name,

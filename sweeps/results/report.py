@@ -21,7 +21,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import COPY, Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.results.artifacts import FIGURES, PAGE, write_comparison
+from carft_sweep.sweeps.results.artifacts import COMPARED, FIGURES, PAGE, write_comparison
 from carft_sweep.sweeps.results.export import export_commands
 from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.sweeps.spec.document import read_text
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+INDEX = "index.html"
+"""The page of a published folder."""
 
 
 def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
@@ -247,11 +250,15 @@ def page(
 
 def publish(folder: Path, sweep: Ledger, part: SweepRuns) -> None:
     """Write what is published beside a sweep's page: its comparison, every number of every run,
-    which `compare` reads, and the sweep file. No text names a user's home folder."""
+    which `compare` reads, and the sweep file. No text names a user's home folder. Raises
+    RequestError where the folder has such files, but of nothing that was published."""
+    present = [name for name in (COPY, INDEX, *COMPARED) if (folder / name).exists()]
+    if present and not (folder / COMPARISON_INPUT).exists():
+        raise RequestError(f"--out: {folder} has another {present[0]}; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_comparison(folder, part)
     numbers = comparison_input(part, sweep.generation)
     write_text(folder / COMPARISON_INPUT, without_user(numbers))
+    write_comparison(folder, part)
     _, file = _command(sweep)
     if file is not None:
         write_text(folder / COPY, file[1])

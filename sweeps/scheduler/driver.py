@@ -73,12 +73,11 @@ class SweepDriver:
         claim: Claim,
         progress: Progress,
         note: Callable[[str], None],
-        fresh: bool = False,
         failed_again: bool = False,
     ) -> None:
         """Prepare to drive a sweep. `note` is called with the digest of a run with new records on
-        disk, and with "" where only the ledger has changed. `fresh` trains every run again,
-        `failed_again` also those that became NaN."""
+        disk, and with "" where only the ledger has changed. `failed_again` tries those again too
+        that became NaN."""
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
         self.outcomes: dict[str, Failure | None] = {}
         """By digest of each run that has ended: why it failed, None where it is done."""
@@ -92,12 +91,11 @@ class SweepDriver:
         self._retries = RetryPolicy(planner.spec.retries)
         self._breaker = CircuitBreaker(planner.spec.breaker)
         self._budget = TimeBudget(ledger, planner.spec.time_budget)
-        self._fresh, self._failed_again = fresh, failed_again
+        self._failed_again = failed_again
         self._limits = Limits()
         self._queue: deque[PlannedRun] = deque()
         self._waiting: deque[PlannedRun] = deque()
         self._active: dict[str, PlannedRun] = {}
-        self._renewed: set[str] = set()
         self._best: Trial | None = None
         self._open: dict[int, ActiveTrial] = {}
         """By number the trials with runs that are queued, under way, or still to come."""
@@ -303,7 +301,8 @@ class SweepDriver:
             self._stop_if_left(task, state)
             self._note(task.digest)
             return None
-        if trial is not None and not trial.recorded:
+        is_outdated = self._is_outdated(state)
+        if trial is not None and not trial.recorded and not is_outdated:
             reason = self._pruning.catch_up(trial, task)
             if reason is not None:
                 self._prune(trial, reason)
@@ -312,8 +311,7 @@ class SweepDriver:
         if state is None:
             self._waiting.append(task)
             return None
-        if self._fresh and task.digest not in self._renewed:
-            self._renewed.add(task.digest)
+        if is_outdated:
             self.runs.back_up(task.digest)
         self._active[task.digest] = task
         return Job(
@@ -334,6 +332,12 @@ class SweepDriver:
                 self.progress.note(f"{task.label}: {reason}; it is set aside and made again")
         return self.runs.read(task.digest)
 
+    def _is_outdated(self, state: RunState | None) -> bool:
+        """Return whether a run is trained again, since nobody did so since `--fresh` was said."""
+        lease = None if state is None else state.lease
+        since = lease.since if lease else (state and state.ended) or 0.0
+        return self.ledger.is_fresh and since < self.ledger.began
+
     def _stop_if_left(self, task: PlannedRun, state: RunState | None) -> None:
         """Mark a run that will not be resumed as stopped: its driver may have died before that."""
         if state is not None and state.state == "running":
@@ -345,7 +349,7 @@ class SweepDriver:
 
     def _is_settled_by_earlier(self, task: PlannedRun, state: RunState | None) -> bool:
         """Reuse a run's earlier result, or failure that would repeat; return whether one exists."""
-        if self._fresh and task.digest not in self._renewed:
+        if self._is_outdated(state):
             return False
         if is_complete(self.runs.folder(task.digest), task.config):
             if state is not None and state.state != "done":

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial
-from carft_sweep.sweeps.ledger.runs import RunStore, history
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, history
 from carft_sweep.sweeps.plan.tasks import PlannedRun
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
+from carft_sweep.sweeps.scheduler.proposer import violations
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
 from carft_sweep.sweeps.spec.settings import EarlyTerminate, RaceSeeds
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -214,7 +215,6 @@ class PruningController:
         self._pruner = None if rule is None else SeedwisePruner(rule, natural_goal(self.metric))
         self._curves: dict[int, dict[int, dict[int, float]]] = {}
         """Of open trials: epoch to seed to value."""
-        self._best: tuple[float, list[float]] | None = None
         self._begin()
 
     @property
@@ -258,19 +258,20 @@ class PruningController:
             self._recall(self._pruner, trial.number, seed, self._history(task.digest))
             self._pruner.finish_run(trial.number, seed)
         race, done = self._spec.race_seeds, seed + 1
-        if race is None or self._best is None or not race.after <= done < len(trial.tasks):
+        if race is None or not race.after <= done < len(trial.tasks):
+            return None
+        best = self._best_values()
+        if not best:
             return None
         digests = [item.digest for item in trial.tasks[:done]]
         values = seed_values(self._runs, digests, self._spec.metric)
-        return clearly_worse(race, self._spec.metric.goal, values, self._best[1][:done])
+        return clearly_worse(race, self._spec.metric.goal, values, best[:done])
 
     def on_trial_end(self, trial: Trial) -> None:
         """Update the pruner after a trial has ended, as the ledger records."""
         self._curves.pop(trial.number, None)
         if trial.state == "pruned" and self._pruner is not None:
             self._pruner.finish_trial(trial.number)
-        if trial.state == "complete" and self._spec.race_seeds is not None:
-            self._compare_with_best(trial)
 
     def _begin(self) -> None:
         """Report the epochs and results of earlier drivers' trials to the pruner."""
@@ -310,16 +311,20 @@ class PruningController:
         values = [at[index] for index in sorted(at)]  # in another order the last bit is another
         self._ledger.report(trial.number, epoch, sum(values) / len(values))
 
-    def _compare_with_best(self, trial: Trial) -> None:
-        value, goal = trial.value, self._spec.metric.goal
-        if value is None:
-            return
-        better = self._best is None or (
-            value > self._best[0] if goal == "maximize" else value < self._best[0]
-        )
-        if better:
-            digests = list(trial.runs.values())
-            self._best = (value, seed_values(self._runs, digests, self._spec.metric))
+    def _best_values(self) -> list[float]:
+        """Return by seed the values of the best complete trial that meets the sweep's constraint;
+        none without one."""
+        spec, trials = self._spec, self._ledger.trials()
+        complete = [trial for trial in trials if trial.value is not None]
+        if spec.constraint is not None:
+            missed = violations(spec, self._ledger, self._runs)
+            complete = [trial for trial in complete if missed.get(trial.number, math.inf) <= 0]
+        sign = 1 if spec.metric.goal == "maximize" else -1
+        best = max(complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
+        if best is None:
+            return []
+        values = seed_values(self._runs, [*best.runs.values()], spec.metric)
+        return values * len(spec.seeds) if NO_SEED in best.runs else values
 
     def _history(self, digest: str) -> Iterator[Mapping[str, Any]]:
         """Return the reports of a run so far, without the report before training."""

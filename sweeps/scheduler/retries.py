@@ -101,7 +101,7 @@ class _Failed:
 
 
 class CircuitBreaker:
-    """Says when runs keep failing for one cause, so that going on is waste, and on which nodes.
+    """Says when runs keep failing for one cause or on one node, so that going on is waste.
 
     `limit` runs must have failed in a row; 0: never. The seeds of one setting that become NaN
     count once, since that is what a setting does, not what is broken. A full disk is enough once,

@@ -142,7 +142,6 @@ def execute(
                 claim=claim,
                 progress=progress,
                 note=projections.note,
-                fresh=fresh,
                 failed_again=failed_again,
             )
             driver.begin()
@@ -187,7 +186,7 @@ class Projections:
     def __init__(self, home: Home, ledger: Ledger, store: Tracker, owner: str) -> None:
         self._study = StudyProjection(home, ledger)
         self._runs = SweepProjection(home, ledger, store, owner=owner)
-        self._study_thread = Projector("study", self._update_study, pace=PACE)
+        self._study_thread = Projector("study", self._study.update, pace=PACE)
         self._store_thread = Projector("tracking", self._runs.update, pace=PACE, idle=EVERY)
 
     def note(self, digest: str) -> None:
@@ -241,10 +240,6 @@ class Projections:
         """Stop the projections, after the update under way."""
         for thread in (self._study_thread, self._store_thread):
             thread.close(CLOSING)
-
-    def _update_study(self) -> bool:
-        self._study.update()
-        return True
 
 
 def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:

@@ -349,20 +349,22 @@ class SpecDocument:
         return {}
 
     def set(self, route: Route, value: Any, place: Place | None = None) -> None:
-        """Put `value`, given at `place` or where the present value was, at `route`.
-
-        Below a value that is no mapping nothing happens: that mistake is reported where the value
-        is read.
-        """
+        """Put `value`, given at `place` or where the present value was, at `route`; report a route
+        below a value that is no mapping."""
         place = place or self.place(route)
         for known in [known for known in self._places if known[: len(route)] == route]:
             del self._places[known]
         self._spoilt -= {known for known in self._spoilt if known[: len(route)] == route}
-        for length in range(1, len(route)):
-            if self.get(route[:length]) is None:  # it is there for the sake of this value
-                self._places[route[:length]] = place
-        self._places[route] = place
-        self._put(route, value)
+        holder = self.data
+        for length, step in enumerate(map(str, route[:-1]), start=1):
+            if holder.get(step) is None:  # it is there for the sake of this value
+                self._places[route[:length]], holder[step] = place, {}
+            holder = holder[step]
+            if not isinstance(holder, dict):
+                message = f"{dotted(route[:length])} is no mapping; set it as a whole"
+                self.add_error_at(place, message, route)
+                return
+        self._places[route], holder[str(route[-1])] = place, value
 
     def remove(self, route: Route) -> None:
         """Remove the value at `route`."""
@@ -381,15 +383,6 @@ class SpecDocument:
         self.set(new, value, place)
         if is_spoilt:
             self._spoilt.add(new)
-
-    def _put(self, route: Route, value: Any) -> None:
-        holder: Any = self.data
-        for step in route[:-1]:
-            if isinstance(holder, dict) and holder.get(str(step)) is None:
-                holder[str(step)] = {}
-            holder = holder[str(step)] if isinstance(holder, dict) else None
-        if isinstance(holder, dict):
-            holder[str(route[-1])] = value
 
 
 M = TypeVar("M", bound=BaseModel)

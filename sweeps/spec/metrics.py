@@ -75,9 +75,9 @@ _OF_BOTH = ("gap/top1", "hmean/top1")
 """Of an ID test and shifts together."""
 
 
-def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
-    """Raise RequestError where runs of `config` on `data` have no metric of this name. A metric
-    whose name has no split (`train/...`, `context/...`, `system/...`) passes."""
+def check_measured(name: str, config: TrialConfig, data: FamilyData, key: str = "metric") -> None:
+    """Raise RequestError where runs of `config` on `data` have no metric of this name, which stands
+    at `key`. One whose name has no split (`train/...`, `context/...`, `system/...`) passes."""
     split, _, kind = name.rpartition("/")
     of_splits = kind in (*QUANTITIES, *FURTHER) and split.startswith(("id/", "ood/"))
     known = tuple(_names(config, data))
@@ -86,9 +86,9 @@ def check_measured(name: str, config: TrialConfig, data: FamilyData) -> None:
     family, known_splits = config.data.family, dict.fromkeys(n.rpartition("/")[0] for n in known)
     if of_splits and split in known_splits:
         kinds = [name.rpartition("/")[2] for name in known if name.rpartition("/")[0] == split]
-        raise RequestError(f"metric: {family} has no {name}; of {split} it has {', '.join(kinds)}")
+        raise RequestError(f"{key}: {family} has no {name}; of {split} it has {', '.join(kinds)}")
     measured = ", ".join(name for name in known_splits if name.startswith(("id/", "ood/")))
-    raise RequestError(f"metric: {family} has no {name}; it is measured on {measured}")
+    raise RequestError(f"{key}: {family} has no {name}; it is measured on {measured}")
 
 
 def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:

@@ -152,11 +152,6 @@ def _share(runs: int) -> float:
     return int(10_000 / runs) / 10_000
 
 
-def expand_imports(value: object) -> object:
-    """Return a list for a single module; other values unchanged."""
-    return [value] if isinstance(value, str) else value
-
-
 RUN_CAP = 20
 MOST_GOALS = 4
 Method = Literal["grid", "random", "tpe", "gp", "qmc", "nsga2"]
@@ -298,16 +293,13 @@ class Resources(Section):
     """Resources of a Ray cluster by name: `{big_memory: 1}`."""
 
 
-class _EarlyTermination(Section):
+class _Rule(Section):
     """What all rules of early termination share."""
 
     metric: MetricName | None = None
     """A metric of every epoch; left out, the sweep's own."""
     allow_grid: bool = False
     """Whether points of a grid may be stopped, which then enter no mean, test or curve."""
-
-
-class _Rule(_EarlyTermination):
     min_epochs: PositiveInt = 1
     """Nothing is decided before so many epochs; the first rung of `asha`."""
 
@@ -451,7 +443,7 @@ class Settings(Section):
     tags: Mapping[str, str] = Field(default_factory=dict)
     """Tags of the sweep and of its runs in MLflow: `{paper: icml, group: baselines}`."""
     notes: str = ""
-    """Text in Markdown, of any length, below the answer on MLflow's page of the sweep."""
+    """Text in Markdown, below the answer on MLflow's page of the sweep: 5,000 letters in all."""
     experiment: str = ""
     """Its experiment in MLflow, unless MLFLOW_EXPERIMENT_NAME names one; else `carft-sweep`."""
     method: Annotated[Method, WithJsonSchema({"enum": [*METHODS, BAYES]})] = "grid"
@@ -512,8 +504,8 @@ class Settings(Section):
     timeout: Duration | None = None
     """For one run; one that takes longer has failed."""
     breaker: Annotated[int, Field(ge=0, le=100_000)] = 5
-    """So many failures in a row for one cause stop the sweep; 0: however many. A full disk stops it
-    at once."""
+    """So many failures in a row, for one cause or on one node, stop the sweep; 0: however many. A
+    full disk stops it at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
     """Where runs execute: worker processes here, or Ray; `auto` takes Ray where there is a
     cluster."""
@@ -523,7 +515,10 @@ class Settings(Section):
     """What one run may use."""
     imports: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
-        BeforeValidator(expand_imports, json_schema_input_type=str | list[str]),
+        BeforeValidator(
+            lambda value: [value] if isinstance(value, str) else value,
+            json_schema_input_type=str | list[str],
+        ),
         Field(strict=False),
     ] = Field((), alias="import")
     """Modules with algorithms, merges and families of your own: names, or paths relative to the

@@ -44,6 +44,8 @@ from carft_sweep.sweeps.spec.normalize import KEYS, names_unknown_algorithm
 from carft_sweep.sweeps.spec.settings import After, Settings
 
 MAX_VALUES_SHOWN = 10
+OF_TRAINING = ("train/", "system/")
+"""How the names of metrics begin that no merged model has."""
 
 
 def check_conditions(
@@ -160,7 +162,7 @@ class TrialSpace:
         """Report the `merge` of a metric, at `route`, when some trial lacks such a merged model."""
         played = {name: ALGORITHMS[name] for name in self.algorithms}
         untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
-        if metric.startswith(("train/", "system/")):
+        if metric.startswith(OF_TRAINING):
             self.document.add_error(route, f"a merged model has no {metric}")
         elif untrained:
             self.document.add_error(route, f"{untrained[0]} trains nothing, so nothing is merged")
@@ -341,6 +343,9 @@ class TrialSpace:
             elif not applies(field, name):
                 message = f"{name} trains nothing, so this changes nothing"
                 self.document.add_error((*route, field), message)
+            elif isinstance(value, Mapping) and "when" in value:
+                message = "is for parameters; a baseline runs at all its values"
+                self.document.add_error((*route, field, "when"), message)
             elif isinstance(value, Mapping) and "values" in value:
                 try:
                     axes[field] = [*(parse_parameter(field, value).grid_values() or ())]

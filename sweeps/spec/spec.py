@@ -88,8 +88,10 @@ def place_points(document: SpecDocument, best_of: BestOf | None) -> tuple[str, .
         return ()
     names = {item for item in document.mapping(("parameters",)) if item != document.get(("tasks",))}
     source, count = wanted.get("from"), wanted.get("best", BEST)
-    if wanted.keys() - {"from", "best"} or not isinstance(source, str) or type(count) is not int:
-        document.add_error(route, f"must be a list of points, or {{from: SWEEP, best: {BEST}}}")
+    is_count = type(count) is int and count > 0
+    if wanted.keys() - {"from", "best"} or not isinstance(source, str) or not is_count:
+        form = f"{{from: SWEEP, best: {BEST}}}, of at least one"
+        document.add_error(route, f"must be a list of points, or {form}")
     elif source == document.get(("name",)):
         document.add_error(route, f"from: {source} is this sweep; name another")
     document.remove(route)
@@ -100,7 +102,7 @@ def place_points(document: SpecDocument, best_of: BestOf | None) -> tuple[str, .
             document.add_errors(Place(place.order, f"{place.text}: try_first"), error)
             return ()
         points = [{name: point[name] for name in point if name in names} for point in best]
-        document.set(route, [point for point in points if point], place)
+        document.set(route, points, place)
         document.set(("try_first_from",), source, place)
         text = json.dumps(document.get(route), ensure_ascii=False)
         return f"try_first={text}", f"try_first_from={json.dumps(source)}"

@@ -14,7 +14,7 @@ from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Pa
 from carft_sweep.sweeps.spec.document import SpecDocument, validated_in_part
 from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
 from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
-from carft_sweep.sweeps.spec.space_checks import TrialSpace
+from carft_sweep.sweeps.spec.space_checks import OF_TRAINING, TrialSpace
 from carft_sweep.tracking.comparison.metrics import TOP1
 from carft_sweep.tracking.comparison.spec import TASK
 
@@ -89,7 +89,10 @@ def _check_constraint(document: SpecDocument, settings: Settings, space: TrialSp
     """Report a constraint by test data, or whose reference is no baseline."""
     if settings.constraint is None or document.is_wrong(("constraint",)):
         return
-    _check_honest(document, settings.constraint.name, ("constraint", "name"))
+    name, route = settings.constraint.name, ("constraint", "name")
+    _check_honest(document, name, route)
+    if settings.goals[0].merge is not None and name.startswith(OF_TRAINING):
+        document.add_error(route, f"a merged model has no {name}")
     names = [baseline["name"] for baseline in space.baselines]
     if settings.constraint.of not in names:
         message = unknown("baseline", settings.constraint.of, names)
@@ -262,7 +265,7 @@ def _try_first(
     document: SpecDocument, settings: Settings, space: Sequence[Distribution]
 ) -> tuple[Params, ...]:
     """Return the points of `try_first` by dotted field, in the space's values; report mistakes."""
-    points = settings.try_first
+    points, source = settings.try_first, settings.try_first_from
     if not points:
         return ()
     if settings.method == "grid":
@@ -271,12 +274,16 @@ def _try_first(
         return ()
     # A point is tried on every task: the task is none of its fields.
     free = {item.name: item for item in space if item.name != settings.tasks}
-    is_taken_over = bool(settings.try_first_from)
-    own = (
-        _point(document, free, item, (*_TRY_FIRST, index), skips=is_taken_over)
+    own = [
+        _point(document, free, item, (*_TRY_FIRST, index), skips=bool(source))
         for index, item in enumerate(points)
-    )
-    return tuple(point for point in own if point or not is_taken_over)
+    ]
+    if source:  # its other fields are left out, and with them what told two points apart
+        own = [point for index, point in enumerate(own) if point and point not in own[:index]]
+        if not own:
+            why = "its points have no value of this space"
+            document.add_warning(_TRY_FIRST, f"nothing of {source} is tried first: {why}")
+    return tuple(own)
 
 
 def _point(

@@ -91,8 +91,10 @@ class ToySweep:
         self.home.prepare()
         self.lines.clear()
         self.complaints.clear()
+        spec = load_spec(self.file(**changes))
+        assert spec.trial_count  # which whoever makes an engine asks first
         return execute(
-            load_spec(self.file(**changes)),
+            spec,
             self.home,
             engine or InProcessEngine(toy_core.ENTRY),
             self.tracker,

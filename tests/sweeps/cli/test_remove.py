@@ -91,6 +91,17 @@ def test_it_removes_what_no_other_sweep_uses(two: ToySweep, carft: Carft) -> Non
     assert sum(two.trained()[digest] > 0 for digest in mine) == 2
 
 
+def test_what_another_sweep_begins_to_use_while_it_asks_stays(
+    two: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def agreed() -> bool:
+        return two.run(**SMALLER, name="third").state == "done"
+
+    monkeypatch.setattr("carft_sweep.sweeps.cli.removal._is_agreed", agreed)
+    carft("remove", "toy")
+    assert digests(two, "third") <= {*RunStore(two.home.runs).digests()}
+
+
 def test_what_a_soup_of_another_sweep_is_made_of_stays(two: ToySweep) -> None:
     soup = {"algorithm": "uniform_soup", "params": {}, "runs": {"none": "soup"}}
     mine = digests(two, "toy")

@@ -25,6 +25,7 @@ from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
 from carft_sweep.sweeps.engines.ray_tune import RayEngine
 from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements
+from carft_sweep.sweeps.scheduler.retries import CircuitBreaker
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.sweeps.conftest import ToySweep
@@ -323,6 +324,16 @@ def test_nodes_that_hold_no_run_are_none_that_could_be_left(job: MakeJob) -> Non
     assert left_out_of(loop.next("t")) == ["1", "2"]
     handler = Quarantining([job("a")])
     assert left_out_of(placing(handler, {"0": HEAD, "1": FIRST}).next("t")) == []
+
+
+def test_a_node_that_was_refused_is_none_that_could_go_on(
+    job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, breaker = Recorder([job("a")]), CircuitBreaker(1)
+    monkeypatch.setattr(handler, "usable", breaker.usable)
+    placing(handler, {"1": FIRST, "2": SECOND}, left_out={"2"}).next("t")
+    failure = Failure("crashed", "an old driver", node="n1")
+    assert breaker.failed(failure, "trial 0") is not None  # else jobs would wait for the other one
 
 
 def test_a_job_that_no_worker_was_given_is_stopped_at_the_end(job: MakeJob) -> None:

@@ -211,14 +211,6 @@ def test_sqlite_on_a_network_file_system_is_refused_and_elsewhere_taken(
     assert trials(toy_cli.home)[0][0] == "complete"
 
 
-def writes(study: StudyProjection) -> Callable[[], bool]:
-    def update() -> bool:
-        study.update()
-        return True
-
-    return update
-
-
 def test_several_homes_may_begin_in_a_new_database_at_once(
     database: str, postgres: Postgres, tmp_path: Path
 ) -> None:
@@ -230,7 +222,7 @@ def test_several_homes_may_begin_in_a_new_database_at_once(
             home.prepare()
             spec = {"name": "toy", "parameters": {}, "metric": {"name": "m", "goal": "maximize"}}
             ledger = Ledger.create(home.sweep("toy"), 1, spec, {})
-            thread = Projector("study", writes(StudyProjection(home, ledger)), pace=0.1)
+            thread = Projector("study", StudyProjection(home, ledger).update, pace=0.1)
             done, error = thread.flush(60), thread.last_error
             thread.close(60)
             assert done, error

@@ -12,8 +12,9 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.base import Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.claim import DRIVER
+from carft_sweep.sweeps.ledger.claim import DRIVER, Claim, Limits, holder, limits_of
 from carft_sweep.sweeps.ledger.generations import Invocation
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import Lease
 from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -39,10 +40,27 @@ def test_a_sweep_that_is_done_says_so(toy_cli: ToySweep, carft: Carft) -> None:
         "carft-sweep compare toy\n"
     )
     assert told.err == ""
+    again = carft("run", toy_cli.file(), "--in-process", "--json")
+    assert carft("resume", "toy", "--json").json == again.json
     file = toy_cli.file(parameters={"algorithm.kl_weight": {"values": [7.0]}})
     told = carft("resume", "toy")
     assert "nothing left to do" in told.out
     assert f"{file} has changed since; " in told.out
+
+
+def test_a_paused_sweep_goes_on_with_what_its_driver_can_take_up(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
+    toy_cli.run()
+    with Claim(folder := toy_cli.home.sweep("toy")):
+        carft("pause", "toy")
+        told = carft("resume", "toy", "--failed", "--parallel", 7, "--json", code=2).err
+        assert "toy is paused, and goes on as it began: leave --failed, --json out" in told
+        driver = holder(folder)
+        assert driver is not None
+        assert limits_of(folder, driver) == Limits(is_paused=True)
+        carft("resume", "toy", "--parallel", 7)
+        assert limits_of(folder, driver) == Limits(parallel=7)
 
 
 def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(
@@ -158,12 +176,12 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     run(toy_cli, "--import", str(plugin))
     folder = toy_cli.home.sweep("toy")
-    assert Invocation.read(toy_cli.home, "toy").imports == (str(plugin.resolve()),)
+    assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     assert resume() == 0
-    assert Invocation.read(toy_cli.home, "toy").imports == (str(plugin.resolve()),)
+    assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     plugin.unlink()
     with pytest.raises(RequestError, match="does not exist"):
-        Invocation.read(toy_cli.home, "toy").load(folder, vet_of(toy_cli.home))
+        Invocation.last(toy_cli.ledger()).load(folder, vet_of(toy_cli.home))
 
 
 def test_a_module_that_lies_in_the_home_is_not_imported_by_resume(
@@ -203,7 +221,7 @@ class Chosen:
 
         class Engine(InProcessEngine):
             def run(self, handler: Handler) -> None:
-                chosen.kept = Invocation.read(chosen.home, "toy")
+                chosen.kept = Invocation.last(find_ledger(chosen.home, "toy"))
                 super().run(handler)
 
         return Engine(toy_core.ENTRY)

@@ -17,8 +17,9 @@ import pytest
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import write_json
-from carft_sweep.sweeps.ledger.claim import Claim, holder
+from carft_sweep.sweeps.ledger.claim import DRIVER, Claim, holder
 from carft_sweep.sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, measured, process_start
+from carft_sweep.tracking.comparison.runs import UNMERGED
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -161,6 +162,9 @@ def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunSt
 
     runs.acquire(DIGEST, "a", "toy")
     (runs.folder(DIGEST) / "weights").write_text("old")
+    measures = {"digest": DIGEST, "label": UNMERGED, "step": 0, "values": {}}
+    file = runs.folder(DIGEST) / "evaluations" / UNMERGED / "metrics.json"
+    write_json(file, {**measures, "metrics": {}, "facts": {}})
     runs.back_up(DIGEST)
     assert runs.read(DIGEST) is not None
     assert not (runs.folder(DIGEST) / "weights").exists()
@@ -175,6 +179,15 @@ def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunSt
     runs.release(DIGEST, "done")
     assert weights() == "new"
     assert not runs.restore_backup(DIGEST)
+
+
+def test_a_damaged_lease_leaves_no_lock_behind(tmp_path: Path) -> None:
+    (tmp_path / DRIVER).write_text("{")
+    with pytest.raises(RequestError) as caught:
+        Claim(tmp_path).__enter__()
+    (tmp_path / DRIVER).unlink()
+    with Claim(tmp_path):
+        assert DRIVER in str(caught.value)  # kept, as a notebook keeps its last error
 
 
 def test_a_claimed_sweep_names_its_holder_and_is_free_after_it(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_damaged_file_of_a_run_is_named_set_aside_and_made_again(
     file = a_run(toy_cli) / name
     file.write_bytes(b"{damage")
     capsys.readouterr()
-    assert main(["compare", "toy"]) == 0
+    assert [main(words) for words in (["compare", "toy"], ["show", "toy"], ["clean"])] == [0] * 3
     assert f"{file} is" in carft("run", toy_cli.file(), "--in-process").err
     assert (file.parent / f"{file.name}.damaged").read_bytes() == b"{damage"
     assert toy_cli.values() == values

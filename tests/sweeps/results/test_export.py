@@ -12,6 +12,7 @@ from carft_sweep.sweeps.results.export import select_model
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 
 VALS = [0.61, 0.69, 0.60, 0.65, 0.62]
@@ -92,3 +93,12 @@ def test_before_any_trial_is_complete_nothing_is_selected() -> None:
     assert select_model(found, setting="zero_shot").run.seed is None
     with pytest.raises(RequestError, match=r"no run of car_ft kl_weight=0\.3 in toy is done"):
         select_model(found, setting="car_ft kl_weight=0.3")
+
+
+def test_a_model_without_weights_is_trained_by_the_command_that_trained_it(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
+    file, home = toy_cli.file(**ONE_RUN), toy_cli.folder / "other"
+    carft("run", file, "--set", "name=zzz", "--home", home)
+    told = carft("export", "zzz", "--home", home, code=2).err
+    assert f"run {file} --set name=zzz --fresh --home {home}" in told

@@ -352,12 +352,40 @@ def test_a_failed_fresh_run_leaves_the_earlier_result(toy: ToySweep) -> None:
     assert toy.ledger("other").trials()[1].state == "complete"
 
 
+def test_without_an_earlier_result_a_failed_fresh_run_is_no_done_one(toy: ToySweep) -> None:
+    toy.plan({"0.3/0": [NAN] * 2})
+    for _ in range(2):
+        toy.run(fresh=True, **ONE_RUN)
+        (digest,) = toy.ledger().trials()[0].runs.values()
+        state = RunStore(toy.home.runs).read(digest)
+        assert state is not None
+        assert state.state == "failed"
+
+
 class StoppedAtOnce(InProcessEngine):
-    """Somebody stops the sweep in the first epoch of its first run."""
+    """Somebody stops the sweep in the first epoch of its first run, or of a later one."""
+
+    runs_before = 0
 
     def _execute(self, handler: Handler, job: Job) -> None:
-        signal.raise_signal(signal.SIGINT)
+        if not self.runs_before:
+            signal.raise_signal(signal.SIGINT)
+        self.runs_before -= 1
         super()._execute(handler, job)
+
+
+def test_a_fresh_sweep_that_is_resumed_trains_the_rest_again_too(toy: ToySweep) -> None:
+    toy.run()
+    before, engine = toy.trained(), StoppedAtOnce(toy_core.ENTRY)
+    engine.runs_before = 2
+    alone: dict[str, Any] = {"baselines": ["zero_shot"]}
+    assert toy.run(engine, fresh=True, **alone).interrupted
+    assert [toy.run(**alone).exit_code for _ in range(2)] == [0, 0]
+    again = {digest for trial in toy.ledger().trials() for digest in trial.runs.values()}
+    twice = {digest: count * (1 + (digest in again)) for digest, count in before.items()}
+    assert toy.trained() == twice
+    toy.run()  # what is added later is not
+    assert (toy.ledger().generation, toy.trained()) == (2, twice)
 
 
 def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep) -> None:
@@ -495,7 +523,12 @@ def test_another_sweep_does_not_replace_one_of_another_user_by_its_name(
     toy.run(seeds=[0, 1])  # the same sweep goes on, whoever runs it
     monkeypatch.setenv("CARFT_USER", "ada")
     other: dict[str, Any] = {"metric": {"name": "id/test/top1"}, "selection": "oracle"}
-    with pytest.raises(RequestError, match="the sweep toy is bob's, and another one"):
+    toy.run(**other)  # hers too, whoever went on with it
+    monkeypatch.setenv("CARFT_USER", "eve")
+    with pytest.raises(RequestError, match="the sweep toy is ada's, and another one"):
+        toy.run()
+    toy.run(fresh=True)
+    assert toy.ledger().generation == 4
+    monkeypatch.setenv("CARFT_USER", "ada")
+    with pytest.raises(RequestError, match="the sweep toy is eve's, and another one"):
         toy.run(**other)
-    toy.run(fresh=True, **other)
-    assert toy.ledger().generation == 3

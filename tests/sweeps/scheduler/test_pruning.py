@@ -226,6 +226,33 @@ def test_the_race_goes_on_after_a_restart(toy: ToySweep) -> None:
     assert states(toy) == {0.3: "complete", 3.0: "pruned"}
 
 
+def test_nothing_is_raced_against_a_trial_that_misses_the_constraint(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opposed(_: object, top1: float) -> dict[str, float]:
+        return {"id/val/top1": top1, "ood/val/top1": 1 - top1}
+
+    monkeypatch.setattr(toy_core, "accuracies", opposed)
+    toy.run(
+        parameters={"algorithm.kl_weight": {"values": [5.0, 0.3, 0.1]}},
+        metric={"name": "ood/val/top1"},
+        constraint={"margin": 0.01},
+        race_seeds={"margin": 0.015},
+    )
+    assert states(toy) == {5.0: "complete", 0.3: "complete", 0.1: "complete"}
+
+
+def test_a_trial_without_seeds_has_its_value_at_each_seed_of_the_others(toy: ToySweep) -> None:
+    toy.run(
+        parameters={"algorithm.name": {"values": ["zero_shot", "car_ft"]}},
+        race_seeds={"margin": 0.03, "after": 2},  # CAR-FT is worse by 0.04 and 0.03
+        seeds=[0, 1, 2],
+        baselines=[],
+        trial={"device": "cpu"},
+    )
+    assert [trial.state for trial in toy.ledger().trials()] == ["complete", "pruned"]
+
+
 def test_the_mean_over_seeds_does_not_depend_on_which_seed_was_first(
     toy: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

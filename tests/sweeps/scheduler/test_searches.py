@@ -11,8 +11,8 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import source_of
 from carft_sweep.sweeps.scheduler.proposer import GENERATION, violations
 from carft_sweep.sweeps.spec.settings import METHODS, Constraint
-from carft_sweep.sweeps.spec.spec import load_spec
-from tests.sweeps.conftest import Carft, ToySweep
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from tests.sweeps.conftest import SEARCH, Carft, ToySweep
 
 PARAMETERS: dict[str, Any] = {
     "algorithm.kl_weight": {"min": 0.1, "max": 3.0},
@@ -120,3 +120,14 @@ def test_a_search_begins_with_the_best_points_of_another_sweep(
         "no sweep 'to'"
         in carft("run", toy_cli.file(**{**search, "try_first": {"from": "to"}}), code=2).err
     )
+
+
+def test_points_of_another_sweep_that_come_to_the_same_here_are_tried_once(toy: ToySweep) -> None:
+    def tried(*best: dict[str, Any]) -> SweepSpec:
+        file = toy.file(**SEARCH, try_first={"from": "second"})
+        return load_spec(file, best_of=lambda *_: best)
+
+    alike = [{"algorithm.kl_weight": 0.3, "optim.lr": rate} for rate in (1e-4, 1e-3)]
+    assert tried(*alike).try_first == ({"algorithm.kl_weight": 0.3},)
+    (told,) = tried({"optim.lr": 1e-4}).warnings
+    assert told.endswith("nothing of second is tried first: its points have no value of this space")

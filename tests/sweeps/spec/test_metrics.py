@@ -76,13 +76,14 @@ def test_corruptions_alone_have_a_mean_of_their_own_and_no_other(icons: TrialCon
         check_measured("gain/ood/top1", icons, data)
 
 
-def test_a_run_of_such_a_sweep_trains_nothing(tmp_path: Path, carft: Carft) -> None:
+@pytest.mark.parametrize("key", ["metric", "constraint"])
+def test_a_run_of_such_a_sweep_trains_nothing(tmp_path: Path, carft: Carft, key: str) -> None:
     file = tmp_path / "sweep.json"
-    sweep = {"name": "groups", "metric": {"name": "id/val/macro_f1"}}
+    sweep = {"name": "groups", "baselines": ["zero_shot"], key: {"name": "id/val/macro_f1"}}
     file.write_text(json.dumps({**sweep, "trial": {"algorithm": "fine_tune"}}))
     home = ["--home", str(tmp_path / "home")]
     assert (
-        "metric: icon_shift has no id/val/macro_f1"
+        f"{key}: icon_shift has no id/val/macro_f1"
         in carft("run", file, *home, "--in-process", code=2).err
     )
     assert not [*(tmp_path / "home").glob("runs/*/history.json")]

@@ -432,6 +432,8 @@ def test_an_override_can_take_a_parameter_away_and_fix_its_field(load: Load) -> 
         ("optim.lr", "--set optim.lr: must be key=value"),
         ("lr=1", "--set lr=1: unknown key 'lr'; did you mean 'optim.lr'?"),
         ("seeds=[]", "--set seeds=[]: seeds: must be a list of seeds, or how many"),
+        ("seeds.0=7", "--set seeds.0=7: seeds.0: seeds is no mapping; set it as a whole"),
+        ("name.x=7", "--set name.x=7: name.x: name is no mapping; set it as a whole"),
         ("parameters.lr.value=1", "unknown parameter 'lr'; did you mean 'optim.lr'?"),
         ("parameters={}", "--set parameters={}: parameters are set one by one"),
         ("name=!!set {a}", "--set name=!!set {a}: the tag !!set is not allowed"),
@@ -440,7 +442,7 @@ def test_an_override_can_take_a_parameter_away_and_fix_its_field(load: Load) -> 
 )
 def test_a_wrong_override_is_named_as_it_was_given(load: Load, override: str, message: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
-        load(f"name: x\n{TRIAL}", override)
+        load(f"name: x\nseeds: [0]\n{TRIAL}", override)
     assert message in str(caught.value)
 
 
