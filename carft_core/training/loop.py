@@ -148,6 +148,7 @@ def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
         return None
+    folder.unmark_trained()
     with blame_own_code(config.algorithm):
         return Run(config, seed, folder, open_setup(config))
 

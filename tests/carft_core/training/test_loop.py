@@ -407,6 +407,23 @@ def test_the_result_is_the_last_epoch_or_the_best_on_val(
     assert last.metrics["id/val/top1"] == history[-1]["metrics"]["id/val/top1"]
 
 
+BEST = {"result": "best_val"}
+LEAN = {**BEST, "weights": False}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [({}, {"keep": BEST}), ({"keep": LEAN}, {"keep": LEAN, "merges": ["wise_ft"]})],
+)
+def test_a_run_that_trains_again_is_not_trained_before_its_end(
+    toy_config: Config, tmp_path: Path, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    trained(toy_config(before), tmp_path)
+    config = toy_config(now)
+    stopped(config, tmp_path, after=1)
+    assert [report.epoch for report in epochs(config, 0, workdir=tmp_path)] == [2]
+
+
 def test_a_folder_of_another_run_is_refused(toy_config: Config, tmp_path: Path) -> None:
     ended(toy_config(), tmp_path)
     with pytest.raises(RequestError, match="holds another run"):
