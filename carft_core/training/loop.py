@@ -33,7 +33,7 @@ from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import on_device, to_views
-from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish
+from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish, is_complete
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless
@@ -143,7 +143,10 @@ def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
     check_ranks(config, world.size)
     if world.is_main:
         folder.claim(config, seed, identify(config, seed))
-    if world.agree(folder.is_trained(config)):
+    is_done = folder.is_trained(config) or (
+        not config.keep.weights and world.is_main and is_complete(workdir, config)
+    )
+    if world.agree(is_done):
         return None
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)

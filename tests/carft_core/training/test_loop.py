@@ -458,6 +458,7 @@ def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
         "evaluations/unmerged/metrics.json",
     }
     assert is_complete(tmp_path / "lean", lean)
+    assert list(epochs(lean, 0, workdir=tmp_path / "lean")) == []
     again = train(lean, 0, workdir=tmp_path / "lean")
     assert again == read_result(tmp_path / "lean", lean)
 
