@@ -26,15 +26,23 @@ class Progress(NamedTuple):
 
 
 def restore(
-    checkpoint: Mapping[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer
+    checkpoint: Mapping[str, Any],
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    best_by: str | None = None,
 ) -> Progress:
     """Load a checkpoint into model and optimiser, and return the run's progress. Raises
-    DamagedCheckpoint where the checkpoint does not fit; a part may be loaded by then."""
+    DamagedCheckpoint where the checkpoint does not fit, or is behind an epoch that is the best by
+    the metric `best_by`, of which no weights were kept; a part may be loaded by then."""
     try:
         model.load_state_dict(checkpoint["model"])
         optimiser.load_state_dict(checkpoint["optimiser"])
         _check_state(optimiser)
-        return Progress(checkpoint["step"], checkpoint["best"], checkpoint["history"])
+        progress = Progress(checkpoint["step"], checkpoint["best"], checkpoint["history"])
+        if best_by and any(it["metrics"][best_by] > progress.best for it in progress.history[1:]):
+            raise ValueError("it was written under keep.result: last, without the best weights")
+        return progress
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise DamagedCheckpoint(reason) from error

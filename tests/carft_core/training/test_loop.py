@@ -424,6 +424,14 @@ def test_a_run_that_trains_again_is_not_trained_before_its_end(
     assert [report.epoch for report in epochs(config, 0, workdir=tmp_path)] == [2]
 
 
+def test_the_best_epoch_is_the_best_of_all_also_behind_a_stop_under_last(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    stopped(toy_config(), tmp_path, after=1)
+    again = epochs(toy_config({"keep": BEST}), 0, workdir=tmp_path)
+    assert [report.epoch for report in again] == [0, 1, 2], "the weights of epoch 1 are lost"
+
+
 def test_a_folder_of_another_run_is_refused(toy_config: Config, tmp_path: Path) -> None:
     ended(toy_config(), tmp_path)
     with pytest.raises(RequestError, match="holds another run"):
