@@ -91,6 +91,7 @@ def label_relevance(model: ImageClassifier, images: Tensor, labels: Tensor) -> T
         outputs = tower_outputs(model.visual.forward, images)
         logits = model.logits(F.normalize(outputs, dim=-1))
         chosen = logits.gather(1, labels[:, None]).sum()
+        maps = [*maps]  # a block that is computed again on the way back adds another
         gradients = torch.autograd.grad(chosen, maps)
     tokens = maps[0].shape[-1]
     relevance = torch.eye(tokens, device=images.device).expand(len(images), -1, -1)
