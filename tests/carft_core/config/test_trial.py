@@ -50,9 +50,10 @@ def test_a_familys_defaults_fill_in_what_is_left_out_and_no_more(family: str) ->
     values = dict(flatten(config.as_dict()))
     for name, default in FAMILIES[family].defaults.items():
         assert values[name] == default
-    told = trial_config(
-        {"data": {"family": family}, "optim": {"lr": 0.5}, "algorithm": "fine_tune"}
-    )
+    null = {"epochs": None, "steps": None}
+    data = {"data": {"family": family}, "algorithm": "fine_tune"}
+    assert trial_config({**data, "optim": null}) == config
+    told = trial_config({**data, "optim": {"lr": 0.5}})
     assert told.optim.lr == 0.5
 
 
