@@ -15,6 +15,9 @@ from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.two_classifiers import CalibratedClassifiers
 
+ROWS = 256
+"""Images whose logits, or whose distances to all failures, are held at once."""
+
 
 class Vrf(Merge):
     """`(1 - w) softmax(zero-shot / T_0) + w softmax(tuned / T_1)` with a weight for each image,
@@ -66,7 +69,9 @@ class DistanceWeighted(CalibratedClassifiers):
         both = torch.cat([teacher.features("train").to(features.device), features], dim=1)
         labels = teacher.splits["train"].labels.to(features.device)
         with torch.no_grad():
-            before, after = (logits.argmax(dim=1) for logits in self.both_logits(both))
+            parts = map(self.both_logits, both.split(ROWS))
+            guesses = [torch.stack(pair).argmax(dim=2) for pair in parts]
+        before, after = torch.cat(guesses, dim=1)
         fails = (before != labels) & (after == labels)
         self.failures = nn.Buffer(F.normalize(features[fails], dim=1).clone())
 
@@ -82,7 +87,7 @@ class DistanceWeighted(CalibratedClassifiers):
     def distances(self, features: Tensor) -> Tensor:
         """Return the distance [B] of unit-norm features [B, d] to the k-th nearest failure."""
         nearest = max(1, round(self.vrf.neighbours * len(self.failures)))
-        parts = features.split(256)  # not all pairs at once
+        parts = features.split(ROWS)
         cosines = [(part @ self.failures.T).topk(nearest).values[:, -1] for part in parts]
         squared = (2 - 2 * torch.cat(cosines)).clamp(min=0)
         return squared if self.vrf.squared else squared.sqrt()
