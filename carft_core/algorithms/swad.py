@@ -49,8 +49,9 @@ class Swad(Wrapper):
         l_s = min(l_s, ..., l_(s + converge - 1))
 
     and ends before the first `tolerance` epochs in a row that all have a loss above
-    `(1 + ratio) * mean(l_s, ..., l_(s + converge - 1))`; else with the run. Without a beginning the
-    result is the mean over the last epoch. Epochs are to have the same number of steps.
+    `(1 + ratio) * mean(l_s, ..., l_(s + converge - 1))` and do not all belong to this mean; else
+    with the run. Without a beginning the result is the mean over the last epoch. Epochs are to have
+    the same number of steps.
 
     Source: Cha et al. 2021, "SWAD: Domain Generalization by Seeking Flat Minima" (arXiv
     2102.08604), algorithm 1, with the defaults of khanrc/swad; an epoch is its interval between two
