@@ -37,8 +37,8 @@ def beta_decay(step: int, steps: int, beta: float) -> float:
     = 0, 1, ..., `steps` steps, weighted by the density of Beta(beta, beta) at (t + 1/2) / (steps +
     1)."""
     times = (torch.arange(step + 2, dtype=torch.float64) + 0.5) / (steps + 1)
-    density = (times * (1 - times)) ** (beta - 1)
-    return float(1 - density[-1] / density.sum())
+    logarithms = (beta - 1) * (times * (1 - times)).log()  # of densities too small for a number
+    return float(1 - logarithms.softmax(0)[-1])
 
 
 def state_tensors(module: nn.Module) -> list[Tensor]:
