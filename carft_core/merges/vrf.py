@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from carft_sweep.carft_core.config.fields import Positive
 from carft_sweep.carft_core.merges.base import Mark, Merge, MergePoint
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -40,9 +41,9 @@ class Vrf(Merge):
     mark: ClassVar[Mark | None] = "sample-wise"
     needs_shape: ClassVar[bool] = False
 
-    shift: float = 1.5
+    shift: Annotated[float, Field(allow_inf_nan=False)] = 1.5
     """The distance at which both models count the same; the paper's a."""
-    width: Annotated[float, Field(gt=0)] = 0.6
+    width: Positive = 0.6
     """How far the distances are over which the weight changes; the paper's b."""
     neighbours: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Which neighbour's distance counts, as a share of the failures."""
