@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.logistic_regression import Probe
 
@@ -30,8 +30,7 @@ class LpFt(Probe, Algorithm):
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
         """Set the head to the solution of the linear probe."""
-        if not isinstance(model, ImageClassifier):
-            raise TypeError("lp_ft trains an image tower with a linear head")
+        model = built(model, ImageClassifier)
         labels = teacher.splits["train"].labels
         self.fit(model.head, teacher.classifier.head, teacher.features("train"), labels)
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from carft_sweep.carft_core.models.classifier import built
+
 
 class Averaged(nn.Module):
     """A module that trains, and a running average of its weights."""
@@ -50,6 +52,4 @@ def state_tensors(module: nn.Module) -> list[Tensor]:
 
 def averaged(model: nn.Module) -> Averaged:
     """Return the module typed as one with an average. Raises TypeError for any other module."""
-    if not isinstance(model, Averaged):
-        raise TypeError("an average is of the module that was built for it")
-    return model
+    return built(model, Averaged)
