@@ -35,12 +35,7 @@ class LinearProbe(Probe, Algorithm):
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """Return the head as the only group of parameters."""
-        named = [
-            (name, parameter)
-            for name, parameter in model.named_parameters()
-            if name.startswith("head.")
-        ]
-        return decay_groups(named, optim)
+        return decay_groups(built(model, ImageClassifier).head.named_parameters(), optim)
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
         """Solve the regression; return its objective, cross-entropy, gradient and iterations, to
