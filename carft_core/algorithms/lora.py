@@ -59,7 +59,7 @@ class Lora(Wrapper):
     @model_validator(mode="after")
     def _of_keeps_its_tower(self) -> Self:
         if self.of.needs_plain_tower:
-            raise ValueError(f"of: {self.of.name} needs the image tower's own weights to train")
+            raise ValueError(f"of: {self.of.name} needs the tower's own weights, or trains none")
         if isinstance(self.of, Wrapper):
             raise ValueError(f"of: {self.of.name} wraps an algorithm; let it wrap lora instead")
         return self

@@ -106,7 +106,8 @@ def test_a_run_of_it_is_merged_and_exported_like_any(toy_config: Config, tmp_pat
 @pytest.mark.parametrize(
     ("of", "message"),
     [
-        ("l2_sp", "l2_sp needs the image tower's own weights to train"),
+        ("l2_sp", "l2_sp needs the tower's own weights, or trains none"),
+        ("clip_adapter", "clip_adapter needs the tower's own weights, or trains none"),
         ("ema", "ema wraps an algorithm; let it wrap lora instead"),
         ("linear_probe", "linear_probe takes no steps"),
     ],
