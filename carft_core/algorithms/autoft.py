@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.contrastive import (
     ContrastiveClip,
     contrastive_clip,
@@ -74,7 +74,8 @@ class AutoFt(Algorithm):
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the sum; a term of weight 0 is logged and trains nothing."""
-        clip, head = _parts(model)
+        model = built(model, HeadedClip)
+        clip, head = model.clip, model.head
         images, texts = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
         with torch.autocast(images.device.type, enabled=False):
             logits = head(images)
@@ -109,11 +110,5 @@ class AutoFt(Algorithm):
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
         """Return the tuned image tower with the tuned head."""
-        clip, head = _parts(model)
-        return ImageClassifier(clip.visual, head)
-
-
-def _parts(model: nn.Module) -> tuple[ContrastiveClip, nn.Linear]:
-    if not isinstance(model, HeadedClip):
-        raise TypeError("autoft trains the module that it built")
-    return model.clip, model.head
+        model = built(model, HeadedClip)
+        return ImageClassifier(model.clip.visual, model.head)

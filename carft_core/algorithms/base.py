@@ -167,7 +167,8 @@ class Algorithm(Registered):
     needs_last_epoch: ClassVar[bool] = False
     """Whether its result is there after the last epoch alone, not after the best on `id/val`."""
     needs_plain_tower: ClassVar[bool] = False
-    """Whether it looks at the image tower's own weights, in whose place `lora` trains others."""
+    """Whether it looks at the image tower's own weights, in whose place `lora` trains others, or
+    trains no tower."""
 
     @property
     def copies(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
-from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 
 KL_TOO_SMALL = 1e-3
@@ -50,8 +50,7 @@ class CarFt(Algorithm):
         """Return cross-entropy plus the weighted KL; `teacher_context_entropy` is in nats, as the
         KL is. Raises TypeError when the module is no classifier, ValueError when the batch comes
         without the teacher."""
-        if not isinstance(model, Classifier):
-            raise TypeError("car_ft trains a classifier of image features")
+        model = built(model, Classifier)
         features = model.features(batch.images)
         cross_entropy = batch.cross_entropy(model.logits(features))
         frozen = teacher.context_log_probs(batch.zero_shot(), self.context_scale)

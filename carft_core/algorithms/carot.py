@@ -8,15 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Batch, Loss
+from carft_sweep.carft_core.algorithms.flyp import AnchoredFlyp
 from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
-from carft_sweep.carft_core.models.averages import Averaged, averaged
-from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.contrastive import (
-    averaged_clips,
-    contrastive_clip,
-    contrastive_loss,
-)
+from carft_sweep.carft_core.models.averages import averaged
+from carft_sweep.carft_core.models.contrastive import averaged_clips, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 from carft_sweep.carft_core.models.towers import projection
 
@@ -25,7 +21,7 @@ MOMENTA, RISE = (0.05, 0.9), 0.2
 which it rises from one to the other."""
 
 
-class CaRot(Algorithm):
+class CaRot(AnchoredFlyp):
     """Calibrated robust fine-tuning: FLYP's loss, a constraint, and self-distillation.
 
     With W_v [width, d] and W_t the projections of the image and the text tower, and with p the
@@ -46,8 +42,6 @@ class CaRot(Algorithm):
 
     name: ClassVar[str] = "carot"
     summary: ClassVar[str] = "FLYP with orthogonality, distilled from its own moving average"
-    couples_items: ClassVar[bool] = True
-    uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
 
     cross_weight: NonNegative = 0.05
     """The weight of the norm of both projections' product."""
@@ -57,15 +51,6 @@ class CaRot(Algorithm):
     """The weight of the self-distillation."""
     every: PositiveInt = 500
     """After how many steps the average is updated."""
-
-    @property
-    def copies(self) -> int:
-        """See Algorithm; what trains, and its average."""
-        return 2
-
-    def build(self, teacher: Teacher) -> Averaged:
-        """Return a trainable copy of the teacher's CLIP, and its average."""
-        return Averaged(contrastive_clip(teacher))
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the sum of the four terms of the class's formula, and each term to log."""
@@ -91,11 +76,6 @@ class CaRot(Algorithm):
         if step % self.every == 0:
             least, most = MOMENTA
             averaged(model).update(least + (most - least) * min(1.0, step / (RISE * steps)))
-
-    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the classifier of the trained weights, not of their average."""
-        clip, _ = averaged_clips(model)
-        return clip.classifier(teacher)
 
 
 def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:

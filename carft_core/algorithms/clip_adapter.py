@@ -64,6 +64,7 @@ class ClipAdapter(Algorithm):
     summary: ClassVar[str] = "Two small layers between the frozen tower and the zero-shot head"
     starts_at_zero_shot: ClassVar[bool] = False
     keeps_shape: ClassVar[bool] = False
+    needs_plain_tower: ClassVar[bool] = True
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.2
     """How much of the mixture is the adapter's; 0 is the zero-shot model."""

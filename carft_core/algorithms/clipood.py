@@ -9,7 +9,7 @@ from torch import nn
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative, Positive
 from carft_sweep.carft_core.models.averages import Averaged, averaged, beta_decay
-from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
 
@@ -51,11 +51,12 @@ class ClipOod(Algorithm):
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """Return the image tower's parameters."""
-        return decay_groups(_classifier(model).visual.named_parameters(), optim)
+        classifier = built(averaged(model).model, ImageClassifier)
+        return decay_groups(classifier.visual.named_parameters(), optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the cross-entropy with margins; the logged `cross_entropy` has no margins."""
-        classifier = _classifier(model)
+        classifier = built(averaged(model).model, ImageClassifier)
         features = classifier.features(batch.images)
         # Without `margin * s`, the same for each class.
         shifted = features - self.margin * teacher.w_cls[batch.labels]
@@ -69,9 +70,3 @@ class ClipOod(Algorithm):
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
         """Return the classifier with the averaged weights."""
         return super().classifier(averaged(model).average, teacher)
-
-
-def _classifier(model: nn.Module) -> ImageClassifier:
-    classifier = averaged(model).model
-    assert isinstance(classifier, ImageClassifier)  # `build` has made it
-    return classifier

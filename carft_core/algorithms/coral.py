@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 
 
@@ -46,8 +46,7 @@ class Coral(Algorithm):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy plus the weighted distance of the batch. Raises TypeError when the
         module is no image tower with a head, ValueError for a batch without domains."""
-        if not isinstance(model, ImageClassifier):
-            raise TypeError("coral trains an image tower with a head")
+        model = built(model, ImageClassifier)
         if batch.domain is None:
             raise ValueError("coral needs the domain of each image")
         outputs = batch.in_parts(model.embed, batch.images)

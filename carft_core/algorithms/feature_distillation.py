@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 
 
@@ -35,8 +35,7 @@ class FeatureDistillation(Algorithm):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy plus the weighted distance between tuned and zero-shot outputs.
         Raises TypeError when the module is no image tower with a head."""
-        if not isinstance(model, ImageClassifier):
-            raise TypeError("feature_distillation trains an image tower with a head")
+        model = built(model, ImageClassifier)
         with torch.no_grad():
             frozen = teacher.classifier.embed(batch.images)
         outputs = model.embed(batch.images)

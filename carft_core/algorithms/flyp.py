@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.models.averages import Averaged, averaged
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.contrastive import (
     contrastive,
@@ -55,3 +56,22 @@ class Flyp(Algorithm):
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
         """Return the tuned image tower with a zero-shot head made by the tuned text tower."""
         return contrastive(model).classifier(teacher)
+
+
+class AnchoredFlyp(Flyp):
+    """FLYP beside a running average of both towers; the classifier is of what trains."""
+
+    uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
+
+    @property
+    def copies(self) -> int:
+        """See Algorithm; what trains, and its average."""
+        return 2
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        """Return a trainable copy of the teacher's CLIP, and its average."""
+        return Averaged(super().build(teacher))
+
+    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
+        """Return the classifier of the trained weights, not of their average."""
+        return super().classifier(averaged(model).model, teacher)

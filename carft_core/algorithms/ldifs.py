@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import outputs_by_depth
 
@@ -43,8 +43,7 @@ class Ldifs(Algorithm):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy plus the weighted distance. Raises TypeError when the module is no
         image tower with a head, RequestError for a tower whose layers are not known."""
-        if not isinstance(model, ImageClassifier):
-            raise TypeError("ldifs trains an image tower with a head")
+        model = built(model, ImageClassifier)
         with torch.no_grad():
             _, before = outputs_by_depth(teacher.classifier.visual, batch.images)
         outputs, after = outputs_by_depth(model.visual, batch.images)

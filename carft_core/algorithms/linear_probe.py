@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, Probe, unsolved
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
@@ -35,18 +35,12 @@ class LinearProbe(Probe, Algorithm):
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """Return the head as the only group of parameters."""
-        named = [
-            (name, parameter)
-            for name, parameter in model.named_parameters()
-            if name.startswith("head.")
-        ]
-        return decay_groups(named, optim)
+        return decay_groups(built(model, ImageClassifier).head.named_parameters(), optim)
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
         """Solve the regression; return its objective, cross-entropy, gradient and iterations, to
         log."""
-        if not isinstance(model, ImageClassifier):
-            raise TypeError("linear_probe trains the head of an image tower")
+        model = built(model, ImageClassifier)
         labels = teacher.splits["train"].labels
         features = teacher.features("train")
         solution = self.fit(model.head, teacher.classifier.head, features, labels)

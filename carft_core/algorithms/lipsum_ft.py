@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
-from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 
 
@@ -46,8 +46,7 @@ class LipsumFt(Algorithm):
         """Return cross-entropy plus the weighted gap. Raises TypeError when the module is no
         classifier, RequestError for a text tower with another tokenizer than CLIP's own, or that
         reads fewer tokens."""
-        if not isinstance(model, Classifier):
-            raise TypeError("lipsum_ft trains a classifier of image features")
+        model = built(model, Classifier)
         features = model.features(batch.images)
         cross_entropy = batch.cross_entropy(model.logits(features))
         tokens = teacher.clip.random_texts(self.texts, self.tokens, batch.generator())

@@ -59,7 +59,7 @@ class Lora(Wrapper):
     @model_validator(mode="after")
     def _of_keeps_its_tower(self) -> Self:
         if self.of.needs_plain_tower:
-            raise ValueError(f"of: {self.of.name} needs the image tower's own weights to train")
+            raise ValueError(f"of: {self.of.name} needs the tower's own weights, or trains none")
         if isinstance(self.of, Wrapper):
             raise ValueError(f"of: {self.of.name} wraps an algorithm; let it wrap lora instead")
         return self
@@ -67,14 +67,19 @@ class Lora(Wrapper):
     def build(self, teacher: Teacher) -> nn.Module:
         """Return the wrapped algorithm's module, with low-rank changes in its image tower. Raises
         RequestError for an unknown architecture."""
-        model = super().build(teacher)
+        model, drawn = super().build(teacher), dict[object, LowRank]()
         for tower in towers_in(model, teacher.classifier.visual):
+            trains = any(weight.requires_grad for weight in tower.parameters())
             tower.requires_grad_(False)
             layers = [part for block in stem_and_blocks(tower)[1] for part in block.modules()]
-            for layer in layers:
+            for place, layer in enumerate(layers):
                 for name, weight in [*layer.named_parameters(recurse=False)]:
                     if weight.ndim >= 2 and weight[0, 0].numel() == 1:
-                        change = LowRank(weight, self.rank, self.alpha / self.rank)
+                        key = (place, name, weight.shape)
+                        if key not in drawn:
+                            drawn[key] = LowRank(weight, self.rank, self.alpha / self.rank)
+                        # A copy, so that an average of the tower begins where it does.
+                        change = copy.deepcopy(drawn[key]).requires_grad_(trains)
                         parametrize.register_parametrization(layer, name, change)
         return model
 

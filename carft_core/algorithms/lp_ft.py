@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from torch import nn
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.logistic_regression import Probe
 
 
-class LpFt(Probe, Algorithm):
+class LpFt(Probe, FineTune):
     """Solve a linear probe, then fine-tune image tower and head together from there.
 
     A head that fits the features from the first step on leaves them less distorted than one that
@@ -30,12 +30,6 @@ class LpFt(Probe, Algorithm):
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
         """Set the head to the solution of the linear probe."""
-        if not isinstance(model, ImageClassifier):
-            raise TypeError("lp_ft trains an image tower with a linear head")
+        model = built(model, ImageClassifier)
         labels = teacher.splits["train"].labels
         self.fit(model.head, teacher.classifier.head, teacher.features("train"), labels)
-
-    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the cross-entropy of the classifier's logits, CE(V f, y)."""
-        loss = batch.cross_entropy(model(batch.images))
-        return loss, {"cross_entropy": loss}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
-from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built, tower_outputs
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 from carft_sweep.carft_core.models.towers import attention_maps
 from carft_sweep.carft_core.training.numerics import to_device
@@ -59,8 +59,7 @@ class MaskFill(Algorithm):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy of the images plus the weighted distance of the masked ones. Raises
         TypeError when the module is no image tower with a head."""
-        if not isinstance(model, ImageClassifier):
-            raise TypeError("mask_fill trains an image tower with a head")
+        model = built(model, ImageClassifier)
         images, generator = batch.images, batch.generator()
         others = to_device(torch.randperm(len(images), generator=generator), images.device)
         if self.mask == "random":
@@ -91,6 +90,7 @@ def label_relevance(model: ImageClassifier, images: Tensor, labels: Tensor) -> T
         outputs = tower_outputs(model.visual.forward, images)
         logits = model.logits(F.normalize(outputs, dim=-1))
         chosen = logits.gather(1, labels[:, None]).sum()
+        maps = [*maps]  # a block that is computed again on the way back adds another
         gradients = torch.autograd.grad(chosen, maps)
     tokens = maps[0].shape[-1]
     relevance = torch.eye(tokens, device=images.device).expand(len(images), -1, -1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative, Positive
-from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import outputs_by_depth
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
@@ -71,14 +71,14 @@ class Miro(Algorithm):
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """Return the classifier's parameters, and the variances with a larger rate."""
-        model = _with_variances(model)
+        model = built(model, WithVariances)
         scaled = decay_groups(model.raw.named_parameters(), optim, lr_scale=self.rate_scale)
         return [*decay_groups(model.classifier.named_parameters(), optim), *scaled]
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy plus the weighted R of the class's formula. Raises RequestError for
         a tower whose layers are not known."""
-        model = _with_variances(model)
+        model = built(model, WithVariances)
         with torch.no_grad():
             _, before = outputs_by_depth(teacher.classifier.visual, batch.images)
         outputs, after = outputs_by_depth(model.classifier.visual, batch.images)
@@ -97,10 +97,4 @@ class Miro(Algorithm):
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
         """Return the classifier without the variances."""
-        return _with_variances(model).classifier
-
-
-def _with_variances(model: nn.Module) -> WithVariances:
-    if not isinstance(model, WithVariances):
-        raise TypeError("miro trains the module that it built")
-    return model
+        return built(model, WithVariances).classifier

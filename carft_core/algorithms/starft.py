@@ -8,15 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
+from carft_sweep.carft_core.algorithms.base import Batch, Loss, penalised
+from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.config.fields import NonNegative
-from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.contrastive import (
-    caption_tokens,
-    contrastive,
-    contrastive_clip,
-    contrastive_loss,
-)
+from carft_sweep.carft_core.models.contrastive import caption_tokens, contrastive, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.numerics import to_device
 
@@ -24,7 +19,7 @@ NEVER = -1e8
 """The logit of a text of the image's own class."""
 
 
-class StarFt(Algorithm):
+class StarFt(Flyp):
     """FLYP with a KL term that aligns the similarities to texts of spurious contexts.
 
     Beside its caption each image has a spurious text: a template of `prompts.contexts`, drawn for
@@ -44,7 +39,6 @@ class StarFt(Algorithm):
 
     name: ClassVar[str] = "starft"
     summary: ClassVar[str] = "FLYP that keeps similarities to texts of spurious contexts"
-    couples_items: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset({"text", "contexts"})
 
     star_weight: NonNegative = 0.5
@@ -52,7 +46,7 @@ class StarFt(Algorithm):
 
     def build(self, teacher: Teacher) -> nn.Module:
         """Return a trainable copy of the teacher's CLIP, with the tokens of the spurious texts."""
-        model = contrastive_clip(teacher)
+        model = super().build(teacher)
         contexts = caption_tokens(teacher, teacher.contexts)
         model.register_buffer("contexts", contexts, persistent=False)
         return model
@@ -83,7 +77,3 @@ class StarFt(Algorithm):
         left = max(0.0, 1 - (batch.step + 1) / batch.steps)
         total, kl = penalised(total, self.star_weight * left, divergence)
         return total, {**logs, "spurious_kl": kl}
-
-    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the tuned image tower with a zero-shot head made by the tuned text tower."""
-        return contrastive(model).classifier(teacher)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from carft_sweep.carft_core.algorithms.base import Wrapper
 from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
 from carft_sweep.carft_core.models.averages import state_tensors
-from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.classifier import Classifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 
 
@@ -49,8 +49,9 @@ class Swad(Wrapper):
         l_s = min(l_s, ..., l_(s + converge - 1))
 
     and ends before the first `tolerance` epochs in a row that all have a loss above
-    `(1 + ratio) * mean(l_s, ..., l_(s + converge - 1))`; else with the run. Without a beginning the
-    result is the mean over the last epoch. Epochs are to have the same number of steps.
+    `(1 + ratio) * mean(l_s, ..., l_(s + converge - 1))` and do not all belong to this mean; else
+    with the run. Without a beginning the result is the mean over the last epoch. Epochs are to have
+    the same number of steps.
 
     Source: Cha et al. 2021, "SWAD: Domain Generalization by Seeking Flat Minima" (arXiv
     2102.08604), algorithm 1, with the defaults of khanrc/swad; an epoch is its interval between two
@@ -71,7 +72,7 @@ class Swad(Wrapper):
 
     def inner(self, model: nn.Module) -> nn.Module:
         """Return the module that trains, without the means of its weights."""
-        return _valley(model).model
+        return built(model, Valley).model
 
     @property
     def copies(self) -> int:
@@ -85,7 +86,7 @@ class Swad(Wrapper):
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Call `after_step` of the wrapped algorithm, then add the weights to the epoch's mean."""
         super().after_step(model, step, steps)
-        valley = _valley(model)
+        valley = built(model, Valley)
         torch._foreach_add_(_floats(valley.sums), _floats(valley.model))
         valley.steps += 1
         valley.is_last.fill_(step == steps - 1)
@@ -94,7 +95,7 @@ class Swad(Wrapper):
     def after_epoch(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
         """Store the epoch's mean, and average the epochs known to be in the valley."""
         super().after_epoch(model, metrics)
-        valley = _valley(model)
+        valley = built(model, Valley)
         valley.recent.append(mean := valley.recent.pop(0))
         mean.load_state_dict(valley.model.state_dict())
         for kept, total in zip(_floats(mean), _floats(valley.sums), strict=True):
@@ -125,15 +126,9 @@ class Swad(Wrapper):
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
         """Return the wrapped algorithm's classifier, with the averaged weights once the run has
         ended, before that with the trained ones."""
-        valley = _valley(model)
+        valley = built(model, Valley)
         return self.of.classifier(valley.average if valley.is_done else valley.model, teacher)
 
 
 def _floats(module: nn.Module) -> list[Tensor]:
     return [tensor for tensor in state_tensors(module) if tensor.is_floating_point()]
-
-
-def _valley(model: nn.Module) -> Valley:
-    if not isinstance(model, Valley):
-        raise TypeError("swad trains the module that it built")
-    return model

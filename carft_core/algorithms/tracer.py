@@ -8,19 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
+from carft_sweep.carft_core.algorithms.base import Batch, Loss
+from carft_sweep.carft_core.algorithms.flyp import AnchoredFlyp
 from carft_sweep.carft_core.config.fields import NonNegative, Positive
-from carft_sweep.carft_core.models.averages import Averaged, averaged, beta_decay
-from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.contrastive import (
-    averaged_clips,
-    contrastive_clip,
-    contrastive_loss,
-)
+from carft_sweep.carft_core.models.averages import averaged, beta_decay
+from carft_sweep.carft_core.models.contrastive import averaged_clips, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 
 
-class Tracer(Algorithm):
+class Tracer(AnchoredFlyp):
     """FLYP's loss, distilled from a weighted average of the trajectory.
 
     With f, t and s the features of a batch's images and captions and the scale, f_a, t_a and s_a
@@ -48,8 +44,6 @@ class Tracer(Algorithm):
 
     name: ClassVar[str] = "tracer"
     summary: ClassVar[str] = "FLYP, distilled from the average of the whole trajectory"
-    couples_items: ClassVar[bool] = True
-    uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
 
     cross_weight: NonNegative = 0.05
     """The weight of the norm of both projections' product."""
@@ -59,15 +53,6 @@ class Tracer(Algorithm):
     """The weight of the features' distance among them."""
     beta: Positive = 0.5
     """Of the average; below 1 it is mostly of the start and the present, at 1 a plain mean."""
-
-    @property
-    def copies(self) -> int:
-        """See Algorithm; what trains, and its average."""
-        return 2
-
-    def build(self, teacher: Teacher) -> Averaged:
-        """Return a trainable copy of the teacher's CLIP, and its average."""
-        return Averaged(contrastive_clip(teacher))
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the sum of the terms of the class's formula, and each term to log."""
@@ -94,11 +79,6 @@ class Tracer(Algorithm):
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Update the Beta moving average of both towers."""
         averaged(model).update(beta_decay(step, steps, self.beta))
-
-    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the classifier of the trained weights, not of their average."""
-        clip, _ = averaged_clips(model)
-        return clip.classifier(teacher)
 
 
 def divergence(anchor: Tensor, logits: Tensor) -> Tensor:

@@ -245,6 +245,9 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
     sections: dict[str, dict[str, Any]] = {
         name: complete[name] if isinstance(complete[name], dict) else {} for name in SECTIONS
     }
+    for length in ("epochs", "steps"):  # null is left out
+        if sections["optim"].get(length) is None:
+            sections["optim"].pop(length, None)
     name = sections["data"].get("family", "icon_shift")
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None and isinstance(name, str):
@@ -265,7 +268,7 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
             sections[section].setdefault(key, value)
     if sections["model"].get("name", SMALL[0]) in SMALL:
         sections["optim"].setdefault("lr", SMALL_RATE)
-    if sections["optim"].get("steps") is None:
+    if "steps" not in sections["optim"]:
         sections["optim"].setdefault("epochs", DEFAULT_EPOCHS)
     return complete, problems
 
@@ -273,8 +276,8 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
 def _of_another_length(field: str, optim: Mapping[str, Any]) -> bool:
     """Return whether a family's default is in epochs where steps are given, or the reverse."""
     if field == "optim.epochs":
-        return optim.get("steps") is not None
-    return field in ("optim.steps", "optim.steps_per_epoch") and optim.get("epochs") is not None
+        return "steps" in optim
+    return field in ("optim.steps", "optim.steps_per_epoch") and "epochs" in optim
 
 
 def field_names(algorithm: str | None = None) -> tuple[str, ...]:

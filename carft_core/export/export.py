@@ -250,9 +250,8 @@ def _facts(
     setup: RunSetup,
 ) -> dict[str, Any]:
     """Return the description of an export: where the model comes from, without local paths."""
-    plain, clip = config.as_dict(), setup.teacher.clip
-    del plain["data"]["root"]
-    plain["model"] = {name: _without_path(text) for name, text in plain["model"].items()}
+    plain, clip = _without_paths(config.as_dict()), setup.teacher.clip
+    del plain["data"]["root"], plain["eval"]["retention_root"]
     sets = {"classes": setup.teacher.classes, "contexts": setup.teacher.contexts}
     plain["prompts"] = {field: templates.name for field, templates in sets.items()}
     return {
@@ -272,9 +271,15 @@ def _facts(
     }
 
 
-def _without_path(text: str | None) -> str | None:
-    written = (text or "").removeprefix(FOLDER)
-    return Path(written).name if path_or_none(written) is not None else text
+def _without_paths(value: Any) -> Any:
+    """Return plain data in which each path is its last name."""
+    if isinstance(value, dict):
+        return {name: _without_paths(field) for name, field in value.items()}
+    if isinstance(value, list):
+        return [*map(_without_paths, value)]
+    written = value.removeprefix(FOLDER) if isinstance(value, str) else ""
+    is_path = written.startswith(("/", "~")) or path_or_none(written) is not None
+    return Path(written).name if is_path else value
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -56,6 +56,8 @@ class CertaintyWeighted(CalibratedClassifiers):
 
 def tuned_share(before: Tensor, after: Tensor) -> Tensor:
     """Return the tuned model's weight [N] for each image, from both models' entropies [N]."""
+    # A certain model's are all 0 in float32, and their spread would be 0 / 0.
+    before, after = (of.clamp(min=1e-12) for of in (before, after))
     spread = [of.std(correction=min(1, len(of) - 1)) / of.mean() for of in (before, after)]
     offset = sum(spread) / 2
     balance = (before.mean() + after.mean()) / before.mean()

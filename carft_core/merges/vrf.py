@@ -10,10 +10,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from carft_sweep.carft_core.config.fields import Positive
 from carft_sweep.carft_core.merges.base import Mark, Merge, MergePoint
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.two_classifiers import CalibratedClassifiers
+
+ROWS = 256
+"""Images whose logits, or whose distances to all failures, are held at once."""
 
 
 class Vrf(Merge):
@@ -37,9 +41,9 @@ class Vrf(Merge):
     mark: ClassVar[Mark | None] = "sample-wise"
     needs_shape: ClassVar[bool] = False
 
-    shift: float = 1.5
+    shift: Annotated[float, Field(allow_inf_nan=False)] = 1.5
     """The distance at which both models count the same; the paper's a."""
-    width: Annotated[float, Field(gt=0)] = 0.6
+    width: Positive = 0.6
     """How far the distances are over which the weight changes; the paper's b."""
     neighbours: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Which neighbour's distance counts, as a share of the failures."""
@@ -66,7 +70,9 @@ class DistanceWeighted(CalibratedClassifiers):
         both = torch.cat([teacher.features("train").to(features.device), features], dim=1)
         labels = teacher.splits["train"].labels.to(features.device)
         with torch.no_grad():
-            before, after = (logits.argmax(dim=1) for logits in self.both_logits(both))
+            parts = map(self.both_logits, both.split(ROWS))
+            guesses = [torch.stack(pair).argmax(dim=2) for pair in parts]
+        before, after = torch.cat(guesses, dim=1)
         fails = (before != labels) & (after == labels)
         self.failures = nn.Buffer(F.normalize(features[fails], dim=1).clone())
 
@@ -82,7 +88,7 @@ class DistanceWeighted(CalibratedClassifiers):
     def distances(self, features: Tensor) -> Tensor:
         """Return the distance [B] of unit-norm features [B, d] to the k-th nearest failure."""
         nearest = max(1, round(self.vrf.neighbours * len(self.failures)))
-        parts = features.split(256)  # not all pairs at once
+        parts = features.split(ROWS)
         cosines = [(part @ self.failures.T).topk(nearest).values[:, -1] for part in parts]
         squared = (2 - 2 * torch.cat(cosines)).clamp(min=0)
         return squared if self.vrf.squared else squared.sqrt()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from carft_sweep.carft_core.models.classifier import built
+
 
 class Averaged(nn.Module):
     """A module that trains, and a running average of its weights."""
@@ -37,8 +39,8 @@ def beta_decay(step: int, steps: int, beta: float) -> float:
     = 0, 1, ..., `steps` steps, weighted by the density of Beta(beta, beta) at (t + 1/2) / (steps +
     1)."""
     times = (torch.arange(step + 2, dtype=torch.float64) + 0.5) / (steps + 1)
-    density = (times * (1 - times)) ** (beta - 1)
-    return float(1 - density[-1] / density.sum())
+    logarithms = (beta - 1) * (times * (1 - times)).log()  # of densities too small for a number
+    return float(1 - logarithms.softmax(0)[-1])
 
 
 def state_tensors(module: nn.Module) -> list[Tensor]:
@@ -50,6 +52,4 @@ def state_tensors(module: nn.Module) -> list[Tensor]:
 
 def averaged(model: nn.Module) -> Averaged:
     """Return the module typed as one with an average. Raises TypeError for any other module."""
-    if not isinstance(model, Averaged):
-        raise TypeError("an average is of the module that was built for it")
-    return model
+    return built(model, Averaged)

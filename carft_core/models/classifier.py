@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Classifier(nn.Module):
@@ -68,6 +70,13 @@ class ImageClassifier(Classifier):
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.head(features)
         return out
+
+
+def built(model: nn.Module, kind: type[Module]) -> Module:
+    """Return the module typed as what `build` made. Raises TypeError for another kind."""
+    if not isinstance(model, kind):
+        raise TypeError(f"the algorithm trains a {kind.__name__}, not a {type(model).__name__}")
+    return model
 
 
 def towers_in(model: nn.Module, like: nn.Module) -> list[nn.Module]:

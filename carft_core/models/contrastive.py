@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.models.averages import averaged
-from carft_sweep.carft_core.models.classifier import ImageClassifier, tower_outputs
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built, tower_outputs
 from carft_sweep.carft_core.models.prompts import TEXTS_PER_BATCH, TemplateSet, class_weights
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating, linear_head
 from carft_sweep.carft_core.models.towers import projection
@@ -118,6 +118,4 @@ def averaged_clips(model: nn.Module) -> tuple[ContrastiveClip, ContrastiveClip]:
 
 def contrastive(model: nn.Module) -> ContrastiveClip:
     """Return the module typed as a CLIP that trains. Raises TypeError for any other module."""
-    if not isinstance(model, ContrastiveClip):
-        raise TypeError("a contrastive loss trains a whole CLIP")
-    return model
+    return built(model, ContrastiveClip)

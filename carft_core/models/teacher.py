@@ -158,7 +158,7 @@ class Teacher:
         split = self.splits["train"]
         rows = b"" if split.rows is None else split.rows.tobytes()
         drawn = [repr(self.transform.augmentation), hashlib.sha256(rows).hexdigest(), seed, *plan]
-        return [VIEWS_REVISION, *self._views_key("train"), *LIBRARIES, *drawn]
+        return [*self._views_key("train"), *drawn]
 
     def training_features(self, micro_batch: int | None, views: Sequence[object]) -> list[object]:
         """Return the plain data that decides the teacher's features of these training views, as a
@@ -173,12 +173,12 @@ class Teacher:
         own += ["compiled"] if self.compiled else []
         return [*own, bits, micro_batch, *views]
 
-    def _views_key(self, name: str) -> list[str]:
+    def _views_key(self, name: str) -> list[object]:
         """Return the plain data that decides the fixed views of a split; a digest may be over names
         and sizes alone."""
         split = self.splits[name]
-        state = split.source.state
-        return [self.digests[name], split.digest_of_ids, state, repr(self.transform)]
+        own = [self.digests[name], split.digest_of_ids, split.source.state, repr(self.transform)]
+        return [VIEWS_REVISION, *own, *LIBRARIES]
 
     @functools.cached_property
     def loader(self) -> Loader:
@@ -244,7 +244,7 @@ class Teacher:
         side = self.transform.size
         return Bank(
             "views",
-            [VIEWS_REVISION, *self._views_key(name), *LIBRARIES],
+            self._views_key(name),
             steps=plan.steps,
             per_epoch=plan.steps,
             like=torch.empty(min(plan.batch_size, plan.count), 3, side, side, dtype=torch.uint8),

@@ -188,6 +188,11 @@ class RunFolder:
         write_json(self.path / "trained.json", mark)
         self.checkpoint.unlink(missing_ok=True)
 
+    def unmark_trained(self) -> None:
+        """Remove the record of `mark_trained`, before a run trains again."""
+        if self.writes:
+            (self.path / "trained.json").unlink(missing_ok=True)
+
     def trained(self) -> dict[str, Any] | None:
         """Return the record that `mark_trained` wrote; None before the end of training."""
         mark: dict[str, Any] | None = read_json(self.path / "trained.json", Trained)

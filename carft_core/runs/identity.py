@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from carft_sweep.carft_core.algorithms import Soup
+from carft_sweep.carft_core.algorithms import Soup, Wrapper
 from carft_sweep.carft_core.algorithms.base import PARTS, classes_of
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.config.user_code import own_code
@@ -80,6 +80,8 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     if "contexts" in algorithm.uses:
         parts["contexts"] = context_set(config.prompts.contexts, config.data).digest
     if "domains" in algorithm.uses and len(set(data.train.groups or ())) < 2:
+        while isinstance(algorithm, Wrapper):
+            algorithm = algorithm.of
         raise RequestError(
             f"algorithm.name: {algorithm.name} needs two domains that train or more, and in this "
             f"config {config.data.family} has fewer (data.family, data.test_domain)"

@@ -33,7 +33,7 @@ from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import on_device, to_views
-from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish
+from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish, is_complete
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless
@@ -143,11 +143,15 @@ def _begin(config: TrialConfig, seed: int, workdir: Path) -> Run | None:
     check_ranks(config, world.size)
     if world.is_main:
         folder.claim(config, seed, identify(config, seed))
-    if world.agree(folder.is_trained(config)):
+    is_done = folder.is_trained(config) or (
+        not config.keep.weights and world.is_main and is_complete(workdir, config)
+    )
+    if world.agree(is_done):
         return None
     if not config.algorithm.trains:
         folder.mark_trained(seconds=0.0)
         return None
+    folder.unmark_trained()
     with blame_own_code(config.algorithm):
         return Run(config, seed, folder, open_setup(config))
 
@@ -189,6 +193,8 @@ class Run:
         self.reported = {report["epoch"]: report for report in self.folder.history()}
         """By epoch what an earlier attempt reported, until it is reported again."""
         self.step_log = StepLog(folder.path, self.device, writes=folder.writes)
+        self.valued_by = f"id/val/{setup.family.validated_by}"
+        self.keeps_best = config.keep.result == "best_val"
         self.best = -math.inf
         self.saved_at, self.saving_took = time.monotonic(), FIRST_SAVING
 
@@ -273,7 +279,10 @@ class Run:
         if progress is None:
             return False
         try:
-            self.step, self.best, self.history = restore(progress, self.model, self.optimiser)
+            best_by = self.valued_by if self.keeps_best else None
+            self.step, self.best, self.history = restore(
+                progress, self.model, self.optimiser, best_by=best_by
+            )
         except DamagedCheckpoint as error:
             _LOG.warning(DAMAGED, self.folder.checkpoint, error)
             self._build()  # some of it may have been loaded
@@ -305,9 +314,8 @@ class Run:
             # Trained again, behind a checkpoint: with its first time it is tracked once.
             report = EpochReport(**earlier)
         self.history.append(report.as_dict())
-        validated = metrics[f"id/val/{self.setup.family.validated_by}"]
-        if self.config.keep.result == "best_val" and epoch > 0 and validated > self.best:
-            self.best = validated
+        if self.keeps_best and epoch > 0 and metrics[self.valued_by] > self.best:
+            self.best = metrics[self.valued_by]
             self.folder.save_weights("best_val", self.model.state_dict())
         if epoch == self.epoch_count:
             self.folder.save_weights("last", self.model.state_dict())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from carft_sweep.carft_core.models.weights import is_plain
+from carft_sweep.carft_core.training.optim import Spd
 
 
 class DamagedCheckpoint(ValueError):
@@ -26,29 +27,41 @@ class Progress(NamedTuple):
 
 
 def restore(
-    checkpoint: Mapping[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer
+    checkpoint: Mapping[str, Any],
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    best_by: str | None = None,
 ) -> Progress:
     """Load a checkpoint into model and optimiser, and return the run's progress. Raises
-    DamagedCheckpoint where the checkpoint does not fit; a part may be loaded by then."""
+    DamagedCheckpoint where the checkpoint does not fit, or is behind an epoch that is the best by
+    the metric `best_by`, of which no weights were kept; a part may be loaded by then."""
     try:
         model.load_state_dict(checkpoint["model"])
-        optimiser.load_state_dict(checkpoint["optimiser"])
-        _check_state(optimiser)
-        return Progress(checkpoint["step"], checkpoint["best"], checkpoint["history"])
+        kept = checkpoint["optimiser"]
+        # On the CPU still; the optimiser puts them where its parameters are.
+        tensors = [v for of in kept["state"].values() for v in of.values() if isinstance(v, Tensor)]
+        if not all(map(is_plain, tensors)):
+            raise ValueError("a tensor of the optimiser's state is not stored whole")
+        optimiser.load_state_dict(kept)
+        _check_shapes(optimiser)
+        progress = Progress(checkpoint["step"], checkpoint["best"], checkpoint["history"])
+        if best_by and any(it["metrics"][best_by] > progress.best for it in progress.history[1:]):
+            raise ValueError("it was written under keep.result: last, without the best weights")
+        return progress
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise DamagedCheckpoint(reason) from error
 
 
-def _check_state(optimiser: torch.optim.Optimizer) -> None:
-    """Raise ValueError where a tensor of the optimiser's state has another size than its parameter.
-    torch's fused kernels do not check shapes. The shapes of other packages' optimisers are not
-    known."""
-    is_torchs = type(optimiser).__module__.startswith("torch.optim")
-    for parameter, state in optimiser.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and not (
-                is_plain(value)
-                and (not is_torchs or value.numel() == 1 or value.shape == parameter.shape)
-            ):
-                raise ValueError(f"{name} does not fit its parameter of {list(parameter.shape)}")
+def _check_shapes(optimiser: torch.optim.Optimizer) -> None:
+    """Raise ValueError where the state of an optimiser with fused kernels, or of Spd, has not the
+    shape of its parameter: the kernels do not look, and read on where it ends. The state of other
+    optimisers has shapes of its own."""
+    for group in optimiser.param_groups:
+        if "fused" in group or isinstance(optimiser, Spd):
+            for parameter in group["params"]:
+                for name, value in optimiser.state.get(parameter, {}).items():
+                    shape = () if name == "step" else parameter.shape
+                    if isinstance(value, Tensor) and value.shape != shape:
+                        raise ValueError(f"{name} does not fit its parameter of {[*shape]}")

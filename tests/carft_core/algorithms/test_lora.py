@@ -14,11 +14,12 @@ from carft_sweep.carft_core.algorithms.lora import Lora
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.export.export import export
+from carft_sweep.carft_core.models.averages import averaged
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import OpenedClip, open_image_tower
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, built_in_teacher, started, toy_teacher
-from tests.carft_core.trained import trained, weights
+from tests.carft_core.trained import same, trained, weights
 
 Config = Callable[..., TrialConfig]
 
@@ -82,6 +83,13 @@ def test_the_matrices_are_those_of_the_blocks(tiny_clip: OpenedClip) -> None:
     assert matrices(built_in_teacher()) == {"mlp.fc1.weight", "mlp.fc2.weight"}
 
 
+@pytest.mark.parametrize("of", ["clipood", "carot", "tracer"])
+def test_an_average_begins_where_what_trains_does(tiny_clip: OpenedClip, of: str) -> None:
+    model = averaged(started(Lora(of=ALGORITHMS[of]()), toy_teacher(tiny_clip)))
+    assert same(model.model.state_dict(), model.average.state_dict())
+    assert not any(parameter.requires_grad for parameter in model.average.parameters())
+
+
 def test_a_run_of_it_is_merged_and_exported_like_any(toy_config: Config, tmp_path: Path) -> None:
     algorithm = {"name": "lora", "of": {"name": "car_ft", "kl_weight": 3.0}}
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
@@ -98,7 +106,8 @@ def test_a_run_of_it_is_merged_and_exported_like_any(toy_config: Config, tmp_pat
 @pytest.mark.parametrize(
     ("of", "message"),
     [
-        ("l2_sp", "l2_sp needs the image tower's own weights to train"),
+        ("l2_sp", "l2_sp needs the tower's own weights, or trains none"),
+        ("clip_adapter", "clip_adapter needs the tower's own weights, or trains none"),
         ("ema", "ema wraps an algorithm; let it wrap lora instead"),
         ("linear_probe", "linear_probe takes no steps"),
     ],

@@ -16,6 +16,7 @@ from carft_sweep.carft_core.algorithms.base import PARTS
 from carft_sweep.carft_core.algorithms.mask_fill import MaskFill, label_relevance
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import attention_layers, attention_maps
 from carft_sweep.carft_core.testing import ALGORITHM_LAWS, batch_for, built_in_teacher
@@ -100,6 +101,8 @@ def test_relevance_is_the_rollout_of_positive_attention_times_gradient(teacher: 
     expected = rollout[0, 1:].detach().reshape(1, 1, 4, 4)
     torch.testing.assert_close(relevance, expected)
     assert all(parameter.grad is None for parameter in model.parameters())
+    checkpoint_gradients(model, model.visual)
+    torch.testing.assert_close(label_relevance(model, image, label), expected)
 
 
 class ObjectMask(MaskFill):

@@ -47,3 +47,4 @@ def test_a_beta_average_weights_the_trajectory_by_the_density(beta: float) -> No
         average = decay * average + (1 - decay) * walk[step + 1]
     density = beta_distribution(beta, beta).pdf((np.arange(steps + 1) + 0.5) / (steps + 1))
     assert average.item() == pytest.approx((density * walk).sum() / density.sum(), rel=1e-9)
+    assert beta_decay(0, 10_000, 100 * beta) == pytest.approx(0, abs=1e-9), "all densities are tiny"

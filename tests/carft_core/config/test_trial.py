@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jsonschema
 import pytest
+from pydantic import ValidationError
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.algorithms.car_ft import CarFt
@@ -50,9 +53,10 @@ def test_a_familys_defaults_fill_in_what_is_left_out_and_no_more(family: str) ->
     values = dict(flatten(config.as_dict()))
     for name, default in FAMILIES[family].defaults.items():
         assert values[name] == default
-    told = trial_config(
-        {"data": {"family": family}, "optim": {"lr": 0.5}, "algorithm": "fine_tune"}
-    )
+    null = {"epochs": None, "steps": None}
+    data = {"data": {"family": family}, "algorithm": "fine_tune"}
+    assert trial_config({**data, "optim": null}) == config
+    told = trial_config({**data, "optim": {"lr": 0.5}})
     assert told.optim.lr == 0.5
 
 
@@ -151,6 +155,14 @@ def test_every_mistake_is_told_at_once() -> None:
 )
 def test_a_mistake_says_where_and_what_is_allowed(data: dict[str, Any], expected: str) -> None:
     assert any(expected in line for line in problems(data)), problems(data)
+
+
+@pytest.mark.parametrize("cls", [*ALGORITHMS.values(), *MERGES.values()])
+def test_no_field_is_infinite_or_nan(cls: type[Algorithm | Merge]) -> None:
+    """JSON has no such numbers, and a worker gets its config as JSON."""
+    for field, value in itertools.product(cls.model_fields, (math.inf, math.nan)):
+        with pytest.raises(ValidationError):
+            cls.model_validate({field: value})
 
 
 def test_every_field_that_a_sweep_may_vary_exists() -> None:

@@ -145,6 +145,19 @@ def test_the_same_export_again_has_the_same_files_and_no_path_of_this_machine(
         assert not [path for path in paths if path in content], name
 
 
+def test_no_field_tells_a_path_of_this_machine(
+    workdir: Path, toy_config: Config, tmp_path: Path
+) -> None:
+    tuned = {"name": "from_checkpoint", "weights": str(RunFolder(workdir).weights("last"))}
+    evaluation = {"retention_root": str(tmp_path / "moved")}
+    config = toy_config({"algorithm": tuned, "eval": evaluation})
+    train(config, 0, workdir=tmp_path / "run")
+    export(tmp_path / "run", config, tmp_path / "model")
+    texts = [(tmp_path / "model" / name).read_text() for name in ("README.md", "carft.json")]
+    assert all("last.safetensors" in text for text in texts)
+    assert not any(str(path.parent) in text for path in (workdir, tmp_path) for text in texts)
+
+
 def test_the_card_is_one_of_the_hub_and_holds_what_was_measured(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:

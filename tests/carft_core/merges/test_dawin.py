@@ -32,6 +32,13 @@ def test_the_share_is_the_authors_coefficient() -> None:
     assert tuned_share(*entropies[:, :1]).isfinite().all()
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.5), (0.5, 0.0), (0.0, 0.0)])
+def test_a_model_that_is_certain_of_all_images_has_a_share(before: float, after: float) -> None:
+    share = tuned_share(torch.full((9,), before), torch.full((9,), after))
+    weight = math.exp(-after) / (math.exp(-before) + math.exp(-after))
+    torch.testing.assert_close(share, torch.full((9,), weight))
+
+
 @torch.no_grad()
 def test_outputs_are_mixed_by_it(tiny_clip: OpenedClip) -> None:
     teacher, merge = toy_teacher(tiny_clip), Dawin()

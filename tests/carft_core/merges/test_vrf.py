@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.config.trial import TrialConfig
+from carft_sweep.carft_core.merges import vrf
 from carft_sweep.carft_core.merges.vrf import DistanceWeighted, Vrf
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -67,6 +68,23 @@ def test_the_temperature_makes_confidence_the_accuracy(teacher: Teacher) -> None
     confidence = torch.softmax(logits / temperature(model, teacher), dim=1).amax(dim=1).mean()
     assert 0.5 < accuracy < 1
     assert confidence.item() == pytest.approx(accuracy, abs=1e-3)
+
+
+def test_the_logits_of_all_training_images_are_never_held_at_once(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = DistanceWeighted(Vrf(), teacher, tuned(teacher))
+    both_logits, rows = DistanceWeighted.both_logits, list[int]()
+
+    def counted(self: DistanceWeighted, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows.append(len(features))
+        return both_logits(self, features)
+
+    monkeypatch.setattr(DistanceWeighted, "both_logits", counted)
+    monkeypatch.setattr(vrf, "ROWS", 5)
+    parts = DistanceWeighted(Vrf(), teacher, tuned(teacher))
+    assert torch.equal(parts.failures, whole.failures)
+    assert max(rows) == 5 < sum(rows) == len(teacher.splits["train"])
 
 
 def test_without_failures_it_is_the_zero_shot_model(teacher: Teacher) -> None:

@@ -13,6 +13,7 @@ import torch
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import Source
 from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.models import teacher
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.teacher import Teacher, is_convolutional
 from carft_sweep.carft_core.training.setup import RunSetup, open_setup
@@ -110,6 +111,14 @@ def test_whatever_decides_a_feature_is_a_part_of_the_key(
 ) -> None:
     setup.teacher.features("id/val")
     assert change(setup.teacher).cached_features("id/val") is None
+
+
+def test_so_are_the_libraries_that_make_views(
+    setup: RunSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.teacher.features("id/val")
+    monkeypatch.setattr(teacher, "LIBRARIES", ("another",))
+    assert setup.teacher.cached_features("id/val") is None
 
 
 @pytest.mark.parametrize(

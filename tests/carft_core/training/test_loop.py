@@ -24,7 +24,7 @@ from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.evaluation.measure import METRICS
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import checkpoint_gradients, open_model
-from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.teacher import Teacher, on_device
 from carft_sweep.carft_core.runs.folder import (
     RunFolder,
     finish,
@@ -35,6 +35,9 @@ from carft_sweep.carft_core.runs.folder import (
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training import loop as train_module
 from carft_sweep.carft_core.training.loop import Decision, epochs, set_mode, train
+from carft_sweep.carft_core.training.optim import OPTIMISERS, OptimConfig
+from carft_sweep.carft_core.training.resumption import DamagedCheckpoint, restore
+from tests.carft_core.other_device import other_device
 from tests.carft_core.trained import same, stopped, trained, weights
 
 Config = Callable[..., TrialConfig]
@@ -184,6 +187,43 @@ def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
     with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
         assert next(reports).epoch == 0
     assert f"{folder.checkpoint} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", [*OPTIMISERS, "Adafactor"])
+def test_a_state_of_another_shape_is_refused_where_the_optimiser_has_none(name: str) -> None:
+    """torch's fused kernels would read beyond its end; those of Adafactor are rows and columns."""
+    model = nn.Linear(4, 3, bias=False)
+    groups: list[dict[str, Any]] = [{"params": [model.weight], "weight_decay": 0.1}]
+    make = OPTIMISERS[name].make if name in OPTIMISERS else lambda *_: torch.optim.Adafactor(groups)
+    optimiser = make(groups, OptimConfig())
+
+    def closure() -> torch.Tensor:
+        model(torch.ones(4)).sum().backward()
+        return torch.zeros(())
+
+    optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
+    kept: dict[str, Any] = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+    kept |= {"step": 1, "best": 0.0, "history": []}
+    restore(kept, model, optimiser)
+    if name in OPTIMISERS:
+        (state,) = kept["optimiser"]["state"].values()
+        state |= {key: torch.zeros(1) for key in state if key != "step"}
+        with pytest.raises(DamagedCheckpoint, match="does not fit its parameter"):
+            restore(kept, model, optimiser)
+
+
+def test_the_state_of_an_optimiser_is_loaded_where_the_run_trains() -> None:
+    model = nn.Linear(4, 3, bias=False)
+    optimiser = torch.optim.SGD(model.parameters(), momentum=0.9)
+    model(torch.ones(4)).sum().backward()
+    optimiser.step()
+    kept: dict[str, Any] = {"model": {}, "optimiser": optimiser.state_dict()}
+    with other_device() as device:
+        there = on_device(model, device)
+        optimiser = torch.optim.SGD(there.parameters(), momentum=0.9)
+        restore({**kept, "step": 1, "best": 0.0, "history": []}, nn.Module(), optimiser)
+        (state,) = optimiser.state.values()
+        assert state["momentum_buffer"].device == device
 
 
 @pytest.mark.parametrize("numbers", [1_000, 1_000_000])
@@ -407,6 +447,31 @@ def test_the_result_is_the_last_epoch_or_the_best_on_val(
     assert last.metrics["id/val/top1"] == history[-1]["metrics"]["id/val/top1"]
 
 
+BEST = {"result": "best_val"}
+LEAN = {**BEST, "weights": False}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [({}, {"keep": BEST}), ({"keep": LEAN}, {"keep": LEAN, "merges": ["wise_ft"]})],
+)
+def test_a_run_that_trains_again_is_not_trained_before_its_end(
+    toy_config: Config, tmp_path: Path, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    trained(toy_config(before), tmp_path)
+    config = toy_config(now)
+    stopped(config, tmp_path, after=1)
+    assert [report.epoch for report in epochs(config, 0, workdir=tmp_path)] == [2]
+
+
+def test_the_best_epoch_is_the_best_of_all_also_behind_a_stop_under_last(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    stopped(toy_config(), tmp_path, after=1)
+    again = epochs(toy_config({"keep": BEST}), 0, workdir=tmp_path)
+    assert [report.epoch for report in again] == [0, 1, 2], "the weights of epoch 1 are lost"
+
+
 def test_a_folder_of_another_run_is_refused(toy_config: Config, tmp_path: Path) -> None:
     ended(toy_config(), tmp_path)
     with pytest.raises(RequestError, match="holds another run"):
@@ -441,6 +506,7 @@ def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
         "evaluations/unmerged/metrics.json",
     }
     assert is_complete(tmp_path / "lean", lean)
+    assert list(epochs(lean, 0, workdir=tmp_path / "lean")) == []
     again = train(lean, 0, workdir=tmp_path / "lean")
     assert again == read_result(tmp_path / "lean", lean)
 
