@@ -25,7 +25,7 @@ from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.flips import find_flips
 from carft_sweep.tracking.comparison.input_file import read_published
-from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, owners
+from carft_sweep.tracking.comparison.pooling import Owners, SweepRuns, compare_sweeps, owners
 from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import (
     REFERENCE,
@@ -38,7 +38,7 @@ from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.program import program
 from carft_sweep.tracking.report.calibration import calibrate
-from carft_sweep.tracking.report.formats import Owners, latex, markdown, to_csv, to_json
+from carft_sweep.tracking.report.formats import latex, markdown, to_csv, to_json
 from carft_sweep.tracking.report.table import MOST, TableOptions, power_table, resolve_columns
 from carft_sweep.tracking.report.terminal import table_text, terminal
 
