@@ -75,7 +75,7 @@ class ImageClassifier(Classifier):
 def built(model: nn.Module, kind: type[Module]) -> Module:
     """Return the module typed as what `build` made. Raises TypeError for another kind."""
     if not isinstance(model, kind):
-        raise TypeError(f"the algorithm trains a {kind.__name__}, not a {type(model).__name__}")
+        raise TypeError(f"the algorithm trains {kind.__name__}, not {type(model).__name__}")
     return model
 
 

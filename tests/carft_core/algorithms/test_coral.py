@@ -100,7 +100,7 @@ def test_it_needs_a_tower_and_domains(teacher: Teacher) -> None:
     model = started(Coral(), teacher)
     with pytest.raises(ValueError, match="domain of each image"):
         Coral().loss(model, replace(batch_for(teacher), domain=None), teacher)
-    with pytest.raises(TypeError, match="image tower"):
+    with pytest.raises(TypeError, match="trains ImageClassifier, not Linear"):
         Coral().loss(torch.nn.Linear(2, 2), batch_for(teacher), teacher)
 
 
