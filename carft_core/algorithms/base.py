@@ -21,8 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from carft_sweep.carft_core.config.registry import Registered, Registry, no_concrete
 from carft_sweep.carft_core.config.user_code import is_own, own_lines, reason
 from carft_sweep.carft_core.errors import NonFinite, RequestError
-from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.averages import Averaged, averaged
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.contrastive import contrastive, contrastive_clip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import (
     attention_layers,
@@ -385,6 +387,40 @@ def _refusal(thing: Any) -> str | None:
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
 """By `algorithm.name`."""
 Algorithm.registry = ALGORITHMS
+
+
+class Contrastive(Algorithm):
+    """An algorithm that trains a whole CLIP, by images and texts of a batch."""
+
+    couples_items: ClassVar[bool] = True
+    uses: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        """Return a trainable copy of the teacher's whole CLIP."""
+        return contrastive_clip(teacher)
+
+    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
+        """Return the tuned image tower with a zero-shot head made by the tuned text tower."""
+        return contrastive(model).classifier(teacher)
+
+
+class AnchoredContrastive(Contrastive):
+    """One with a running average of both towers; the classifier is of what trains."""
+
+    uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
+
+    @property
+    def copies(self) -> int:
+        """See Algorithm; what trains, and its average."""
+        return 2
+
+    def build(self, teacher: Teacher) -> nn.Module:
+        """Return a trainable copy of the teacher's CLIP, and its average."""
+        return Averaged(super().build(teacher))
+
+    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
+        """Return the classifier of the trained weights, not of their average."""
+        return super().classifier(averaged(model).model, teacher)
 
 
 class Wrapper(Algorithm):

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Batch, Loss
-from carft_sweep.carft_core.algorithms.flyp import AnchoredFlyp
+from carft_sweep.carft_core.algorithms.base import AnchoredContrastive, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
 from carft_sweep.carft_core.models.averages import averaged
 from carft_sweep.carft_core.models.contrastive import averaged_clips, contrastive_loss
@@ -21,7 +20,7 @@ MOMENTA, RISE = (0.05, 0.9), 0.2
 which it rises from one to the other."""
 
 
-class CaRot(AnchoredFlyp):
+class CaRot(AnchoredContrastive):
     """Calibrated robust fine-tuning: FLYP's loss, a constraint, and self-distillation.
 
     With W_v [width, d] and W_t the projections of the image and the text tower, and with p the

@@ -6,18 +6,12 @@ from typing import ClassVar
 
 from torch import nn
 
-from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.models.averages import Averaged, averaged
-from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.contrastive import (
-    contrastive,
-    contrastive_clip,
-    contrastive_loss,
-)
+from carft_sweep.carft_core.algorithms.base import Batch, Contrastive, Loss
+from carft_sweep.carft_core.models.contrastive import contrastive, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher
 
 
-class Flyp(Algorithm):
+class Flyp(Contrastive):
     """Fine-tune like you pretrain: image and text tower by CLIP's own loss.
 
     Each image of a batch is paired with a caption: a template of `prompts.classes`, drawn for it,
@@ -38,12 +32,6 @@ class Flyp(Algorithm):
 
     name: ClassVar[str] = "flyp"
     summary: ClassVar[str] = "Contrastive fine-tuning of both towers, with captions of the classes"
-    couples_items: ClassVar[bool] = True
-    uses: ClassVar[frozenset[str]] = frozenset({"text"})
-
-    def build(self, teacher: Teacher) -> nn.Module:
-        """Return a trainable copy of the teacher's whole CLIP."""
-        return contrastive_clip(teacher)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the symmetric cross-entropy between images and captions of the batch;
@@ -52,26 +40,3 @@ class Flyp(Algorithm):
         captions = batch.captions(clip.tokens)
         images, texts = clip.pairs(batch.in_parts, batch.images, captions)
         return contrastive_loss(clip.scale, images, texts, batch.label_smoothing)
-
-    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the tuned image tower with a zero-shot head made by the tuned text tower."""
-        return contrastive(model).classifier(teacher)
-
-
-class AnchoredFlyp(Flyp):
-    """FLYP beside a running average of both towers; the classifier is of what trains."""
-
-    uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
-
-    @property
-    def copies(self) -> int:
-        """See Algorithm; what trains, and its average."""
-        return 2
-
-    def build(self, teacher: Teacher) -> nn.Module:
-        """Return a trainable copy of the teacher's CLIP, and its average."""
-        return Averaged(super().build(teacher))
-
-    def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
-        """Return the classifier of the trained weights, not of their average."""
-        return super().classifier(averaged(model).model, teacher)

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from torch import nn
 
-from carft_sweep.carft_core.algorithms.fine_tune import FineTune
+from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
 from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.logistic_regression import Probe
 
 
-class LpFt(Probe, FineTune):
+class LpFt(Probe, Algorithm):
     """Solve a linear probe, then fine-tune image tower and head together from there.
 
     A head that fits the features from the first step on leaves them less distorted than one that
@@ -33,3 +33,8 @@ class LpFt(Probe, FineTune):
         model = built(model, ImageClassifier)
         labels = teacher.splits["train"].labels
         self.fit(model.head, teacher.classifier.head, teacher.features("train"), labels)
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+        """Return the cross-entropy of the classifier's logits, CE(V f, y)."""
+        loss = batch.cross_entropy(model(batch.images))
+        return loss, {"cross_entropy": loss}

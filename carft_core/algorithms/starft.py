@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Batch, Loss, penalised
-from carft_sweep.carft_core.algorithms.flyp import Flyp
+from carft_sweep.carft_core.algorithms.base import Batch, Contrastive, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
 from carft_sweep.carft_core.models.contrastive import caption_tokens, contrastive, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -19,7 +18,7 @@ NEVER = -1e8
 """The logit of a text of the image's own class."""
 
 
-class StarFt(Flyp):
+class StarFt(Contrastive):
     """FLYP with a KL term that aligns the similarities to texts of spurious contexts.
 
     Beside its caption each image has a spurious text: a template of `prompts.contexts`, drawn for

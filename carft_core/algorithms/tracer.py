@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.algorithms.base import Batch, Loss
-from carft_sweep.carft_core.algorithms.flyp import AnchoredFlyp
+from carft_sweep.carft_core.algorithms.base import AnchoredContrastive, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative, Positive
 from carft_sweep.carft_core.models.averages import averaged, beta_decay
 from carft_sweep.carft_core.models.contrastive import averaged_clips, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 
 
-class Tracer(AnchoredFlyp):
+class Tracer(AnchoredContrastive):
     """FLYP's loss, distilled from a weighted average of the trajectory.
 
     With f, t and s the features of a batch's images and captions and the scale, f_a, t_a and s_a
