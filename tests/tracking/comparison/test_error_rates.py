@@ -181,8 +181,13 @@ def test_the_counts_that_are_kept_make_the_table(
     monkeypatch.setattr("sys.argv", ["error_rates", "--draws", "0"])
     main()
     lines = capsys.readouterr().out.splitlines()[2:]
-    kept = {name for name, counts in json.loads(COUNTS.read_text()).items() if counts["draws"]}
+    kept = json.loads(COUNTS.read_text())
     assert len(lines) == sum(len(row.claims) for row in rows() if row.name in kept) > 100
+    for row in rows():
+        promised = ((claim, rate) for claim, rate in row.claims.items() if rate is not None)
+        for claim, rate in promised:
+            count, draws = kept[row.name][claim], kept[row.name]["draws"]
+            assert count <= stats.binom.ppf(0.999, draws, rate), row.name
 
 
 def test_a_rate_is_counted_until_it_is_known_and_a_power_in_two_thousand_draws() -> None:
