@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from carft_sweep.regular_files import RefusedFile, open_regular, read_regular
 from carft_sweep.tracking.errors import TrackingError
@@ -228,9 +227,9 @@ def is_named(uri: str) -> bool:
 
 
 def _origin(uri: str) -> tuple[str, str]:
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2].lower()
-    return parts.scheme, host.removesuffix(f":{PORTS.get(parts.scheme)}")
+    scheme, _, rest = uri.lower().partition("://")
+    host = re.split("[/?#]", rest)[0].rpartition("@")[2]
+    return scheme, host.removesuffix(f":{PORTS.get(scheme)}")
 
 
 def source_of(uri: str) -> str:
@@ -250,8 +249,11 @@ def pages_address(place: TrackingLocation) -> str | None:
 def without_password(uri: str) -> str:
     """Return a URI without user and password, also without those among its options."""
     scheme, mark, rest = uri.partition("://")
-    if mark and not rest.startswith("/"):
-        # SQLAlchemy takes a password with / or ? in it, so what ends it is the last @.
+    authority, slash, path = rest.partition("/")
+    if is_server(uri) and ("@" in authority or ":" not in authority):
+        rest = f"{authority.rpartition('@')[2]}{slash}{path}"
+    elif mark and authority:
+        # A password may have / or ? in it, as SQLAlchemy takes it: what ends it is the last @.
         rest = rest.rpartition("@")[2]
     shown = _SECRET_OPTION.sub("", f"{scheme}{mark}{rest}")
     return shown.rstrip("?&") if _SECRET_OPTION.search(uri) else shown

@@ -230,8 +230,8 @@ def _check_server(uri: str) -> None:
             raise ValueError
     except ValueError:
         raise TrackingError(
-            f"{without_password(uri)} is no address of a server, such as http://mlflow.lab:5000; "
-            "in a password write %2F for / and %40 for @"
+            f"{source_of(uri)} is no address of a server, such as http://mlflow.lab:5000; in a "
+            "password write %2F for / and %40 for @"
         ) from None
     behind_proxy = parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
     if parts.hostname and port is not None and not behind_proxy:

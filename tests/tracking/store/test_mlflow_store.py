@@ -425,7 +425,7 @@ def test_a_folder_of_files_is_refused_with_what_to_name_instead(uri: str) -> Non
         check_reachable(uri)
 
 
-@pytest.mark.parametrize("rest", ["h:abc", "h:99999", "[::1", "ada:12/cret@h", "ada:se/cret@h"])
+@pytest.mark.parametrize("rest", ["h:abc", "h:99999", "[::1", "ada:12/cret@h", "ada:s@e/cret@h"])
 def test_an_address_that_is_none_is_refused_without_its_password(rest: str) -> None:
     with pytest.raises(
         TrackingError, match=r"is no address of a server.*write %2F for /"
