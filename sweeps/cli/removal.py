@@ -25,9 +25,8 @@ from carft_sweep.sweeps.ledger.ledger import (
     sweep_folder,
     sweep_names,
 )
-from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside
+from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside, undamaged
 from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
-from carft_sweep.sweeps.results.records import undamaged
 from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError, counted
 from carft_sweep.tracking.location import (
@@ -268,8 +267,9 @@ def remove_command(arguments: argparse.Namespace, emit: Emit) -> int:
             for line in removal.lines():
                 emit(line)
         is_agreed = arguments.yes or _is_agreed()
-        # Anew: another sweep may use some of its runs by now.
-        reasons = Removal.of(home, name).carry_out() if is_agreed else []
+        if is_agreed and not arguments.yes:  # another sweep may use some of its runs by now
+            removal = Removal.of(home, name)
+        reasons = removal.carry_out() if is_agreed else []
     if arguments.json:
         result = {"sweep": name, "removed": is_agreed and not reasons, "bytes": removal.bytes}
         result |= {"runs": removal.runs, "kept": removal.kept, "left": reasons}

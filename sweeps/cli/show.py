@@ -13,9 +13,9 @@ from carft_sweep.sweeps.cli.status import state_word
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, State, Trial, find_ledger
-from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, measured, undamaged
 from carft_sweep.sweeps.ledger.status import BAD_NODES, goals, source_of, started_by
-from carft_sweep.sweeps.results.records import front, state_of, undamaged
+from carft_sweep.sweeps.results.records import front, state_of
 from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.sweeps.scheduler.progress import figures, value_text
 from carft_sweep.tracking.comparison.runs import UNMERGED, setting

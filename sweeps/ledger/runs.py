@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
@@ -27,6 +28,10 @@ from carft_sweep.carft_core.runs.result import (
 )
 from carft_sweep.tracking.comparison.runs import UNMERGED
 from carft_sweep.tracking.location import is_plain_name, waiting
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 NO_SEED = "none"
 """How a run that no seed changes stands in a setting's runs."""
@@ -415,6 +420,15 @@ def set_aside(folder: Path) -> Path:
     aside = folder.with_name(f".{folder.name.lstrip('.')}.{uuid.uuid4().hex[:8]}")
     folder.rename(aside)
     return aside
+
+
+def undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
+    """Return what `read` reads of a run; None, with a warning, where a file is damaged."""
+    try:
+        return read(*place)
+    except RequestError as error:
+        logger.warning("%s; it counts as missing, and resuming the sweep makes it again", error)
+        return None
 
 
 def measured(folder: Path | str, label: str) -> Mapping[str, Any] | None:

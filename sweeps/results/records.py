@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.runs.result import Claim
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, damage_named, find_ledger
-from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured
+from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured, undamaged
 from carft_sweep.sweeps.ledger.status import goals, source_of
 from carft_sweep.sweeps.spec.metrics import natural_goal
 from carft_sweep.tracking.comparison.caveats import NOTES
@@ -30,11 +28,8 @@ from carft_sweep.tracking.comparison.spec import ComparisonSpec, Constraint, End
 from carft_sweep.tracking.errors import counted
 
 Values = Sequence[float]
-T = TypeVar("T")
 RESULT = "result"
 """The fact that says whether a run was measured at its last or its best step."""
-
-logger = logging.getLogger(__name__)
 
 
 def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
@@ -131,15 +126,6 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
             facts=_facts(own, merges, item.result if trains else None) if own else {},
             untrained=item.untrained,
         )
-
-
-def undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
-    """Return what `read` reads of a run; None, with a warning, where a file is damaged."""
-    try:
-        return read(*place)
-    except RequestError as error:
-        logger.warning("%s; it counts as missing, and resuming the sweep makes it again", error)
-        return None
 
 
 def _facts(

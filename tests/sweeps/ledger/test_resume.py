@@ -54,8 +54,8 @@ def test_a_paused_sweep_goes_on_with_what_its_driver_can_take_up(
     toy_cli.run()
     with Claim(folder := toy_cli.home.sweep("toy")):
         carft("pause", "toy")
-        told = carft("resume", "toy", "--failed", "--parallel", 7, "--json", code=2).err
-        assert "toy is paused, and goes on as it began: leave --failed, --json out" in told
+        refusal = carft("resume", "toy", "--failed", "--parallel", 7, "--json", code=2).err
+        assert "toy is paused, and goes on as it began: leave --failed, --json out" in refusal
         driver = holder(folder)
         assert driver is not None
         assert limits_of(folder, driver) == Limits(is_paused=True)
