@@ -478,14 +478,12 @@ class Row:
         done = counts["draws"]
         if done >= (draws if nominal else min(draws, DRAWS_OF_POWER)):
             return True
-        return (
-            bool(nominal)
-            and done in LOOKS
-            and all(
-                # What must never be claimed is not claimed in a thousand draws.
-                stats.beta.ppf(SURE, counts[claim] + 1, done - counts[claim]) < (rate or 0.01)
-                for claim, rate in nominal.items()
-            )
+        if not nominal or done not in LOOKS:
+            return False
+        return all(
+            # What must never be claimed is not claimed in a thousand draws.
+            stats.beta.ppf(SURE, counts[claim] + 1, done - counts[claim]) < (rate or 0.01)
+            for claim, rate in nominal.items()
         )
 
 

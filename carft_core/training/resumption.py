@@ -38,12 +38,12 @@ def restore(
     the metric `best_by`, of which no weights were kept; a part may be loaded by then."""
     try:
         model.load_state_dict(checkpoint["model"])
-        kept = checkpoint["optimiser"]
+        saved = checkpoint["optimiser"]
         # On the CPU still; the optimiser puts them where its parameters are.
-        tensors = [v for of in kept["state"].values() for v in of.values() if isinstance(v, Tensor)]
-        if not all(map(is_plain, tensors)):
+        values = [value for state in saved["state"].values() for value in state.values()]
+        if not all(is_plain(value) for value in values if isinstance(value, Tensor)):
             raise ValueError("a tensor of the optimiser's state is not stored whole")
-        optimiser.load_state_dict(kept)
+        optimiser.load_state_dict(saved)
         _check_shapes(optimiser)
         progress = Progress(checkpoint["step"], checkpoint["best"], checkpoint["history"])
         if best_by and any(it["metrics"][best_by] > progress.best for it in progress.history[1:]):

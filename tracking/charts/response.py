@@ -65,12 +65,10 @@ def draw_response(data: ChartData) -> Picture | None:
 def _point(
     row: Row, parameters: Sequence[Parameter], metrics: Sequence[str], settings: int
 ) -> dict[str, Any]:
-    point: dict[str, Any] = {
-        parameter.field: parameter.shown(row.arm.params[parameter.name])
-        for parameter in parameters
-        if parameter.name in row.arm.params
-    }
-    point |= {"setting": row.arm.label, "method": row.arm.algorithm}
+    point: dict[str, Any] = {"setting": row.arm.label, "method": row.arm.algorithm}
+    for parameter in parameters:
+        if parameter.name in row.arm.params:
+            point.setdefault(parameter.field, parameter.shown(row.arm.params[parameter.name]))
     for metric in metrics:
         summary = row.metric(metric)
         if summary.mean is not None:

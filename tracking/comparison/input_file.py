@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ _FIELDS = (
     *("metrics", "merges", "facts"),
 )
 """Those of a record that are in the file. A folder is none: a reader would look into its own."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGEST = 1e30
 """Of a measured value: sums of larger ones overflow."""
 
@@ -50,7 +52,8 @@ def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
             for run in data["runs"]
             if run["fields"] is not None
         }
-        json.dumps(data, ensure_ascii=False).encode()  # surrogates, which no text may have
+        if _SURROGATE.search(text):  # half a pair is in no text
+            json.dumps(data, ensure_ascii=False).encode()
         rule = ComparisonSpec.model_validate(data["rule"])
         records = [*map(_record, data["runs"])]
         return int(data["generation"]), SweepRuns(sweep, records, rule, fields)

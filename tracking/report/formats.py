@@ -465,11 +465,7 @@ def latex(comparison: Comparison, *, options: TableOptions | None = None, comman
 
 
 def _latex_table(table: Table) -> list[str]:
-    names = (escape_latex(line.name.strip()) for line in table.lines)
-    # Behind the end of a row [ and * would be options of it.
-    names = (f"{{}}{name}" if name.startswith(("[", "*")) else name for name in names)
-    cells = ([*map(_latex_cell, line.cells)] for line in table.lines)
-    rows = [[name, *own] for name, own in zip(names, cells, strict=True)]
+    rows = [[_latex_name(line.name.strip()), *map(_latex_cell, line.cells)] for line in table.lines]
     head, *body = (f"{' & '.join(row)} \\\\" for row in [map(escape_latex, table.heads), *rows])
     return [
         rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
@@ -477,6 +473,11 @@ def _latex_table(table: Table) -> list[str]:
         *(r"\end{tabular}", r"\par\smallskip"),
         rf"{{\footnotesize {escape_latex(' '.join(table.notes))}\par}}",
     ]
+
+
+def _latex_name(name: str) -> str:
+    # Behind the end of a row [ and * would be options of it.
+    return f"{'{}' if name.startswith(('[', '*')) else ''}{escape_latex(name)}"
 
 
 def _latex_cell(cell: Cell) -> str:
