@@ -56,8 +56,8 @@ def test_a_familys_defaults_fill_in_what_is_left_out_and_no_more(family: str) ->
     null = {"epochs": None, "steps": None}
     data = {"data": {"family": family}, "algorithm": "fine_tune"}
     assert trial_config({**data, "optim": null}) == config
-    told = trial_config({**data, "optim": {"lr": 0.5}})
-    assert told.optim.lr == 0.5
+    with_rate = trial_config({**data, "optim": {"lr": 0.5}})
+    assert with_rate.optim.lr == 0.5
 
 
 def test_some_hundred_images_of_ones_own_and_the_small_model_are_learned_by_default() -> None:

@@ -100,5 +100,5 @@ def test_a_model_without_weights_is_trained_by_the_command_that_trained_it(
 ) -> None:
     file, home = toy_cli.file(**ONE_RUN), toy_cli.folder / "other"
     carft("run", file, "--set", "name=zzz", "--home", home)
-    told = carft("export", "zzz", "--home", home, code=2).err
-    assert f"run {file} --set name=zzz --fresh --home {home}" in told
+    refusal = carft("export", "zzz", "--home", home, code=2).err
+    assert f"run {file} --set name=zzz --fresh --home {home}" in refusal

@@ -210,8 +210,8 @@ def test_a_folder_with_files_of_somebody_else_is_refused(
     home: Home, tmp_path: Path, carft: Carft
 ) -> None:
     (own := tmp_path / "sweep.yaml").write_text("name: mine\n")
-    told = carft("--home", home.path, "report", NAME, "--out", tmp_path, code=2).err
-    assert f"--out: {tmp_path} has another sweep.yaml; name another folder" in told
+    refusal = carft("--home", home.path, "report", NAME, "--out", tmp_path, code=2).err
+    assert f"--out: {tmp_path} has another sweep.yaml; name another folder" in refusal
     assert [*tmp_path.iterdir()] == [own]
     assert own.read_text() == "name: mine\n"
 

@@ -181,12 +181,12 @@ def test_the_counts_that_are_kept_make_the_table(
     monkeypatch.setattr("sys.argv", ["error_rates", "--draws", "0"])
     main()
     lines = capsys.readouterr().out.splitlines()[2:]
-    kept = json.loads(COUNTS.read_text())
-    assert len(lines) == sum(len(row.claims) for row in rows() if row.name in kept) > 100
+    counts = json.loads(COUNTS.read_text())
+    assert len(lines) == sum(len(row.claims) for row in rows() if row.name in counts) > 100
     for row in rows():
         promised = ((claim, rate) for claim, rate in row.claims.items() if rate is not None)
         for claim, rate in promised:
-            count, draws = kept[row.name][claim], kept[row.name]["draws"]
+            count, draws = counts[row.name][claim], counts[row.name]["draws"]
             assert count <= stats.binom.ppf(0.999, draws, rate), row.name
 
 

@@ -320,8 +320,8 @@ def test_a_setting_is_whole_with_the_seeds_that_are_left() -> None:
 
 def test_a_constraint_whose_algorithm_a_condition_leaves_out_is_said_to_be_gone() -> None:
     spec = ComparisonSpec(rule=SelectionRule(constraint=CONSTRAINT))
-    kept = compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=["algorithm!=zero_shot"])
+    rest = compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=["algorithm!=zero_shot"])
     assert (
         "the constraint was not applied: no finished run of zero_shot has id/val/nll"
-        in kept.warnings
+        in rest.warnings
     )

@@ -98,8 +98,8 @@ def test_an_id_loss_that_holms_rule_alone_does_not_exclude_is_not_said_to_be_ope
     )
     verdict = next(it for it in comparison.verdicts if it.pair.candidate.algorithm == "aa")
     assert (verdict.outcome, verdict.id_state) == ("more_robust", "kept")
-    said = "an ID loss above 0.5 pp is excluded by this interval, but not by Holm's rule over 2"
-    assert said in comparison.verdict
+    sentence = "an ID loss above 0.5 pp is excluded by this interval, but not by Holm's rule over 2"
+    assert sentence in comparison.verdict
 
 
 def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
