@@ -66,14 +66,14 @@ def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -
     section, last = field.groups() if field else ("", "")
     own = [n for n in names if section and n.startswith(f"{section}.")]
     lasts = {n.removeprefix(f"{section}."): n for n in own} or {n: n for n in names}
-    near = difflib.get_close_matches(last if own else str(name), lasts, n=1, cutoff=0.6)
+    near = misspelt(last if own else str(name), lasts)
     known = f"{section} has: {', '.join(lasts)}" if own else f"Known: {listed_in_groups(names)}"
-    hint = f"did you mean {lasts[near[0]]!r}?" if near else f"{known}.{others}"
+    hint = f"did you mean {lasts[near]!r}?" if near else f"{known}.{others}"
     return f"unknown {kind} {name!r}; {hint}"
 
 
 def misspelt(name: str, keys: Iterable[object]) -> str | None:
-    """Return the key that is probably the missing `name` misspelt; None without one."""
+    """Return the key that is most like `name`, probably meant by it; None where none is alike."""
     return next(iter(difflib.get_close_matches(name, [*map(str, keys)], n=1, cutoff=0.6)), None)
 
 

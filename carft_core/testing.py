@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -53,9 +53,11 @@ def must_be_registered(registry: Mapping[str, object], name: str, thing: object)
     must(registry.get(name) is thing, f"{name}: it must be registered under its name")
 
 
-def must_be_plain_settings(cls: type[BaseModel], name: str) -> None:
-    """Check that all fields have defaults, that none can be changed or is unknown, and that JSON
-    and pickle, by which settings reach other processes, lose nothing."""
+def must_be_plain_settings(cls: type[Registered]) -> None:
+    """Check that a class is registered, that all fields have defaults, that none can be changed or
+    is unknown, and that JSON and pickle, by which settings reach other processes, lose nothing."""
+    name = cls.name
+    must_be_registered(cls.registry, name, cls)
     required = [field for field, info in cls.model_fields.items() if info.is_required()]
     must(not required, f"{name}: every field must have a default; these lack one: {required}")
     settings = cls()
@@ -186,21 +188,11 @@ def equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def takes_steps(algorithm: Algorithm) -> bool:
-    """Return whether an algorithm trains in steps by a loss."""
-    return algorithm.trains and not algorithm.solves
-
-
 def check_settings(cls: type[Algorithm], teacher: Teacher) -> None:
-    """Check that the algorithm is registered and its fields are plain settings."""
+    """Check that the algorithm is registered, its fields are plain settings, and `uses` names what
+    an algorithm may use."""
     del teacher
-    must_be_registered(ALGORITHMS, cls.name, cls)
-    must_be_plain_settings(cls, cls.name)
-
-
-def check_uses(cls: type[Algorithm], teacher: Teacher) -> None:
-    """Check that `uses` names contexts, text and domains alone."""
-    del teacher
+    must_be_plain_settings(cls)
     strange = cls().uses - USES
     must(not strange, f"{cls.name}: uses may name {sorted(USES)}, not {sorted(strange)}")
 
@@ -282,7 +274,7 @@ def check_devices(cls: type[Algorithm], teacher: Teacher) -> None:
     GPU would be waited for, is not held to it.
     """
     algorithm, device = cls(), torch.device("meta")
-    if not takes_steps(algorithm):
+    if not algorithm.takes_steps:
         return
     there = replace(
         teacher,
@@ -335,7 +327,7 @@ def check_loss_is_repeatable(cls: type[Algorithm], teacher: Teacher) -> None:
     """Check that a loss keeps nothing between two calls but in its module, and draws random numbers
     from the run's seed: two calls on the same batch agree to the bit."""
     algorithm = cls()
-    if not takes_steps(algorithm):
+    if not algorithm.takes_steps:
         return
     model = started(algorithm, teacher).eval()
     (_, logs), (_, again) = (
@@ -349,7 +341,7 @@ def check_micro_batches(cls: type[Algorithm], teacher: Teacher) -> None:
     `couples_items`, such as a contrastive one, gets whole batches: there, that dividing them by
     `batch.in_parts` changes neither loss nor gradient."""
     algorithm = cls()
-    if not takes_steps(algorithm):
+    if not algorithm.takes_steps:
         return
     model = started(algorithm, teacher).eval()
     whole = batch_for(teacher)
@@ -384,7 +376,7 @@ def check_micro_batches(cls: type[Algorithm], teacher: Teacher) -> None:
 def check_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
     """Check that the loss and its terms are finite in mixed precision."""
     algorithm = cls()
-    if not takes_steps(algorithm):
+    if not algorithm.takes_steps:
         return
     model = started(algorithm, teacher)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -396,7 +388,7 @@ def check_bf16(cls: type[Algorithm], teacher: Teacher) -> None:
 def check_saved_state(cls: type[Algorithm], teacher: Teacher) -> None:
     """Check that a newly built module with the saved state continues as the old one would."""
     algorithm = cls()
-    if not takes_steps(algorithm):
+    if not algorithm.takes_steps:
         return
     model = started(algorithm, teacher)
     with torch.no_grad():
@@ -471,7 +463,6 @@ def check_classifier(cls: type[Algorithm], teacher: Teacher) -> None:
 
 ALGORITHM_LAWS: tuple[Callable[[type[Algorithm], Teacher], None], ...] = (
     check_settings,
-    check_uses,
     check_what_training_moves,
     check_devices,
     check_solution,
@@ -489,12 +480,6 @@ def check_merge(cls: type[Merge]) -> None:
     BrokenContract with what must hold and does not."""
     for law in MERGE_LAWS:
         law(cls)
-
-
-def check_merge_settings(cls: type[Merge]) -> None:
-    """Check that the merge is registered and its fields are plain settings."""
-    must_be_registered(MERGES, cls.name, cls)
-    must_be_plain_settings(cls, cls.name)
 
 
 def check_points(cls: type[Merge]) -> None:
@@ -543,7 +528,7 @@ def check_merged_models(cls: type[Merge]) -> None:
 
 
 MERGE_LAWS: tuple[Callable[[type[Merge]], None], ...] = (
-    check_merge_settings,
+    must_be_plain_settings,
     check_points,
     check_merged_models,
 )

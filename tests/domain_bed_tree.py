@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from carft_sweep.carft_core.data.families.domainbed import SETS, class_folders
+from carft_sweep.carft_core.data.families.domainbed import FOLDERS, class_folders
 
 
 def pictures(count: int = 5) -> list[bytes]:
@@ -32,7 +32,7 @@ def make(root: Path, family: str, *, per_domain: int | None = None, per_class: i
     for file, content in zip(kinds, pictures(len(kinds)), strict=True):
         file.write_bytes(content)
     classes = class_folders(family)
-    for place, folder in enumerate(SETS[family].folders.values()):
+    for place, folder in enumerate(FOLDERS[family].values()):
         domain = root / folder.names[0]
         count = len(classes) * per_class if per_domain is None else per_domain
         for name in classes:

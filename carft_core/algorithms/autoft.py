@@ -76,7 +76,7 @@ class AutoFt(Algorithm):
         """Return the sum; a term of weight 0 is logged and trains nothing."""
         model = built(model, HeadedClip)
         clip, head = model.clip, model.head
-        images, texts = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
+        images, texts = batch.pairs(clip)
         with torch.autocast(images.device.type, enabled=False):
             logits = head(images)
             cross_entropy = batch.cross_entropy(logits)

@@ -21,10 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from carft_sweep.carft_core.config.registry import Registered, Registry, no_concrete
 from carft_sweep.carft_core.config.user_code import is_own, own_lines, reason
 from carft_sweep.carft_core.errors import NonFinite, RequestError
-from carft_sweep.carft_core.models.averages import Averaged, averaged
-from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.averages import Averaged
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier, built
 from carft_sweep.carft_core.models.clip import OpenedClip
-from carft_sweep.carft_core.models.contrastive import contrastive, contrastive_clip
+from carft_sweep.carft_core.models.contrastive import ContrastiveClip, contrastive_clip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import (
     attention_layers,
@@ -53,6 +53,10 @@ State = Mapping[str, Tensor]
 """A state dict of a classifier: encoder and head, parameters and buffers."""
 
 
+def _without_teacher(_: Tensor) -> Tensor:
+    raise ValueError("this batch was made without the teacher's features")
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch as the loss sees it, or a micro-batch of it."""
@@ -73,20 +77,17 @@ class Batch:
     micro_batch: int | None = None
     """How many images fit into memory at once, where the loss gets the whole batch because its
     items are coupled; see `in_parts`."""
-    teacher_features: Callable[[Tensor], Tensor] | None = None
+    teacher_features: Callable[[Tensor], Tensor] = _without_teacher
     """The frozen tower's features of images; those of the batch's own it may have already."""
 
     def zero_shot(self) -> Tensor:
         """Return the frozen zero-shot tower's unit-norm features [B, d] of the batch's views: read
         from the bank if a run stored them there, else computed; once a batch. Raises ValueError for
         a batch made without the teacher."""
-        if self.teacher_features is None:
-            raise ValueError("this batch was made without the teacher's features")
         return self._zero_shot
 
     @functools.cached_property
     def _zero_shot(self) -> Tensor:
-        assert self.teacher_features is not None  # zero_shot has looked
         return self.teacher_features(self.images)
 
     def generator(self) -> torch.Generator:
@@ -104,6 +105,12 @@ class Batch:
         drawn = torch.randint(len(tokens), self.labels.shape, generator=self.generator())
         return tokens[to_device(drawn, self.labels.device), self.labels]
 
+    def pairs(self, clip: ContrastiveClip) -> tuple[Tensor, Tensor]:
+        """Return unit-norm features [B, d] of the images, and of a caption for each."""
+        captions = self.captions(clip.tokens)
+        images = self.in_parts(clip.image_features, self.images)
+        return images, self.in_parts(clip.text_features, captions)
+
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Return the batch's mean cross-entropy of logits [B, C], with label smoothing."""
         return F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
@@ -111,21 +118,18 @@ class Batch:
     def part(self, rows: slice) -> Batch:
         """Return the given rows of the batch, as a micro-batch."""
         images = self.images[rows]
-        features = functools.partial(self._features_of_part, images, rows)
         return replace(
             self,
             images=images,
             labels=self.labels[rows],
             index=self.index[rows],
             domain=None if self.domain is None else self.domain[rows],
-            teacher_features=self.teacher_features and features,
+            teacher_features=functools.partial(self._features_of_part, images, rows),
         )
 
     def _features_of_part(self, part: Tensor, rows: slice, images: Tensor) -> Tensor:
-        if images is part:  # the whole batch has them once for every pass over its parts
-            return self.zero_shot()[rows]
-        assert self.teacher_features is not None  # else a part has none either
-        return self.teacher_features(images)
+        # The whole batch has them once for every pass over its parts.
+        return self.zero_shot()[rows] if images is part else self.teacher_features(images)
 
     def in_parts(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Return `function(inputs)` in parts of `micro_batch` rows, each computed again on the way
@@ -171,12 +175,14 @@ class Algorithm(Registered):
     needs_plain_tower: ClassVar[bool] = False
     """Whether it looks at the image tower's own weights, in whose place `lora` trains others, or
     trains no tower."""
+    copies: ClassVar[int] = 1
+    """How many models the module of `build` holds, with averages of the one that trains: what a run
+    keeps on disk is so much larger."""
 
     @property
-    def copies(self) -> int:
-        """How many models the module of `build` holds, with averages of the one that trains: what a
-        run keeps on disk is so much larger."""
-        return 1
+    def takes_steps(self) -> bool:
+        """Whether it trains by steps along a gradient."""
+        return self.trains and not self.solves
 
     def build(self, teacher: Teacher) -> nn.Module:
         """Return the module that is trained; by default a copy of the zero-shot classifier.
@@ -294,7 +300,6 @@ class Loaded(Sequence[T]):
         return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        """Load an item, or a list of them for a slice."""
         numbers = range(self.length)[index]
         return self.load(numbers) if isinstance(numbers, int) else [*map(self.load, numbers)]
 
@@ -401,18 +406,14 @@ class Contrastive(Algorithm):
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
         """Return the tuned image tower with a zero-shot head made by the tuned text tower."""
-        return contrastive(model).classifier(teacher)
+        return built(model, ContrastiveClip).classifier(teacher)
 
 
 class AnchoredContrastive(Contrastive):
     """One with a running average of both towers; the classifier is of what trains."""
 
     uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
-
-    @property
-    def copies(self) -> int:
-        """See Algorithm; what trains, and its average."""
-        return 2
+    copies: ClassVar[int] = 2
 
     def build(self, teacher: Teacher) -> nn.Module:
         """Return a trainable copy of the teacher's CLIP, and its average."""
@@ -420,7 +421,7 @@ class AnchoredContrastive(Contrastive):
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
         """Return the classifier of the trained weights, not of their average."""
-        return super().classifier(averaged(model).model, teacher)
+        return super().classifier(built(model, Averaged).model, teacher)
 
 
 class Wrapper(Algorithm):
@@ -434,7 +435,7 @@ class Wrapper(Algorithm):
 
     @model_validator(mode="after")
     def _of_trains(self) -> Self:
-        if not self.of.trains or self.of.solves:
+        if not self.of.takes_steps:
             raise ValueError(f"of: {self.of.name} takes no steps; name an algorithm that does")
         return self
 
@@ -442,45 +443,31 @@ class Wrapper(Algorithm):
         """Return the wrapped algorithm's module, by default the one that `build` returned."""
         return model
 
-    @property
-    def copies(self) -> int:
-        """See Algorithm."""
-        return self.of.copies
-
     def build(self, teacher: Teacher) -> nn.Module:
-        """Call `build` of the wrapped algorithm."""
         return self.of.build(teacher)
 
     def start(self, model: nn.Module, teacher: Teacher) -> None:
-        """Call `start` of the wrapped algorithm."""
         self.of.start(self.inner(model), teacher)
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """Call `groups` of the wrapped algorithm."""
         return self.of.groups(self.inner(model), optim)
 
     def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
-        """Call `optimiser` of the wrapped algorithm."""
         return self.of.optimiser(groups, optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Call `loss` of the wrapped algorithm."""
         return self.of.loss(self.inner(model), batch, teacher)
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Call `after_step` of the wrapped algorithm."""
         self.of.after_step(self.inner(model), step, steps)
 
     def after_epoch(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
-        """Call `after_epoch` of the wrapped algorithm."""
         self.of.after_epoch(self.inner(model), metrics)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-        """Call `classifier` of the wrapped algorithm."""
         return self.of.classifier(self.inner(model), teacher)
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """Call `warnings` of the wrapped algorithm."""
         return self.of.warnings(history)
 
     def identity(self) -> dict[str, Any]:
@@ -488,7 +475,8 @@ class Wrapper(Algorithm):
         return {**super().identity(), "of": {"name": self.of.name, **self.of.identity()}}
 
 
-_CLAIMS = ("couples_items", "uses", "starts_at_zero_shot", "keeps_shape")
-_NEEDS = ("needs_last_epoch", "needs_plain_tower")
-for _claim in (*_CLAIMS, *_NEEDS):  # a wrapper's are those of its own `of`
+for _claim in (
+    *("couples_items", "uses", "starts_at_zero_shot", "keeps_shape", "copies"),
+    *("needs_last_epoch", "needs_plain_tower"),
+):  # a wrapper's are those of its own `of`
     setattr(Wrapper, _claim, property(operator.attrgetter(f"of.{_claim}")))

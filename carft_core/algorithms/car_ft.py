@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
+from carft_sweep.carft_core.config.fields import NonNegative, Positive
 from carft_sweep.carft_core.models.classifier import Classifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 
@@ -37,10 +37,10 @@ class CarFt(Algorithm):
     summary: ClassVar[str] = "Fine-tuning with a KL term that keeps the context distribution"
     uses: ClassVar[frozenset[str]] = frozenset({"contexts"})
 
-    kl_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    kl_weight: NonNegative = 1.0
     """The weight of the KL term; the default has no published source. At 0 the term is logged and
     trains nothing: plain fine-tuning."""
-    context_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    context_scale: Positive | None = None
     """The scale s of the context logits; left out, CLIP's own. With 1 the KL is about 1e-4 and
     CAR-FT silently is fine-tuning."""
     kl_direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
@@ -48,8 +48,7 @@ class CarFt(Algorithm):
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy plus the weighted KL; `teacher_context_entropy` is in nats, as the
-        KL is. Raises TypeError when the module is no classifier, ValueError when the batch comes
-        without the teacher."""
+        KL is. Raises ValueError when the batch comes without the teacher."""
         model = built(model, Classifier)
         features = model.features(batch.images)
         cross_entropy = batch.cross_entropy(model.logits(features))

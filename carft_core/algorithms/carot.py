@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import AnchoredContrastive, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
-from carft_sweep.carft_core.models.averages import averaged
+from carft_sweep.carft_core.models.averages import Averaged
+from carft_sweep.carft_core.models.classifier import built
 from carft_sweep.carft_core.models.contrastive import averaged_clips, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 from carft_sweep.carft_core.models.towers import projection
@@ -54,11 +55,10 @@ class CaRot(AnchoredContrastive):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the sum of the four terms of the class's formula, and each term to log."""
         clip, average = averaged_clips(model)
-        captions = batch.captions(clip.tokens)
-        images, texts = clip.pairs(batch.in_parts, batch.images, captions)
+        images, texts = batch.pairs(clip)
         total, logs = contrastive_loss(clip.scale, images, texts, batch.label_smoothing)
         with torch.no_grad(), evaluating(average):
-            old_images, old_texts = average.pairs(batch.in_parts, batch.images, captions)
+            old_images, old_texts = batch.pairs(average)
         with torch.autocast(images.device.type, enabled=False):
             visual, cross = projection(clip.visual), clip.crossing()
             identity = torch.eye(visual.shape[1], device=visual.device)
@@ -74,7 +74,7 @@ class CaRot(AnchoredContrastive):
         """Update the average after every `every`-th step."""
         if step % self.every == 0:
             least, most = MOMENTA
-            averaged(model).update(least + (most - least) * min(1.0, step / (RISE * steps)))
+            built(model, Averaged).update(least + (most - least) * min(1.0, step / (RISE * steps)))
 
 
 def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:

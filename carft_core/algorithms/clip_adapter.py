@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
-from carft_sweep.carft_core.config.fields import PositiveInt
+from carft_sweep.carft_core.config.fields import PositiveInt, UnitInterval
 from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 
@@ -66,7 +65,7 @@ class ClipAdapter(Algorithm):
     keeps_shape: ClassVar[bool] = False
     needs_plain_tower: ClassVar[bool] = True
 
-    alpha: Annotated[float, Field(ge=0, le=1)] = 0.2
+    alpha: UnitInterval = 0.2
     """How much of the mixture is the adapter's; 0 is the zero-shot model."""
     reduction: PositiveInt = 4
     """By what the width of the features is divided between the layers."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative, Positive
-from carft_sweep.carft_core.models.averages import Averaged, averaged, beta_decay
+from carft_sweep.carft_core.models.averages import Averaged, beta_decay
 from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
@@ -33,6 +33,7 @@ class ClipOod(Algorithm):
 
     name: ClassVar[str] = "clipood"
     summary: ClassVar[str] = "Fine-tuning towards fixed texts with margins, averaged over the run"
+    copies: ClassVar[int] = 2
 
     margin: NonNegative = 0.3
     """The weight of the margins, the paper's lambda."""
@@ -40,23 +41,18 @@ class ClipOod(Algorithm):
     """Of the average; below 1 it is mostly of the zero-shot and the last weights, at 1 a plain
     mean."""
 
-    @property
-    def copies(self) -> int:
-        """See Algorithm; what trains, and its average."""
-        return 2
-
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the zero-shot classifier, and its average."""
         return Averaged(teacher.new_classifier())
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
         """Return the image tower's parameters."""
-        classifier = built(averaged(model).model, ImageClassifier)
+        classifier = built(built(model, Averaged).model, ImageClassifier)
         return decay_groups(classifier.visual.named_parameters(), optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the cross-entropy with margins; the logged `cross_entropy` has no margins."""
-        classifier = built(averaged(model).model, ImageClassifier)
+        classifier = built(built(model, Averaged).model, ImageClassifier)
         features = classifier.features(batch.images)
         # Without `margin * s`, the same for each class.
         shifted = features - self.margin * teacher.w_cls[batch.labels]
@@ -65,8 +61,8 @@ class ClipOod(Algorithm):
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Update the Beta moving average of the weights."""
-        averaged(model).update(beta_decay(step, steps, self.beta))
+        built(model, Averaged).update(beta_decay(step, steps, self.beta))
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
         """Return the classifier with the averaged weights."""
-        return super().classifier(averaged(model).average, teacher)
+        return super().classifier(built(model, Averaged).average, teacher)

@@ -44,8 +44,8 @@ class Coral(Algorithm):
     logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted distance of the batch. Raises TypeError when the
-        module is no image tower with a head, ValueError for a batch without domains."""
+        """Return cross-entropy plus the weighted distance of the batch. Raises ValueError for a
+        batch without domains."""
         model = built(model, ImageClassifier)
         if batch.domain is None:
             raise ValueError("coral needs the domain of each image")

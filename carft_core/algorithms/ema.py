@@ -8,8 +8,8 @@ from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Wrapper
 from carft_sweep.carft_core.config.fields import Share
-from carft_sweep.carft_core.models.averages import Averaged, averaged
-from carft_sweep.carft_core.models.classifier import Classifier
+from carft_sweep.carft_core.models.averages import Averaged
+from carft_sweep.carft_core.models.classifier import Classifier, built
 from carft_sweep.carft_core.models.teacher import Teacher
 
 
@@ -37,14 +37,13 @@ class Ema(Wrapper):
     decay: Share = 0.999
     """How much of the average a step leaves; the average is over about 1 / (1 - decay) steps."""
 
-    def inner(self, model: nn.Module) -> nn.Module:
-        """Return the module that trains, not its average."""
-        return averaged(model).model
-
     @property
-    def copies(self) -> int:
-        """See Algorithm; what trains, and its average."""
+    def copies(self) -> int:  # type: ignore[override]
+        """What trains, and its average."""
         return 2 * self.of.copies
+
+    def inner(self, model: nn.Module) -> nn.Module:
+        return built(model, Averaged).model
 
     def build(self, teacher: Teacher) -> Averaged:
         """Return the wrapped algorithm's module, with a copy of it for the average."""
@@ -53,14 +52,14 @@ class Ema(Wrapper):
     def start(self, model: nn.Module, teacher: Teacher) -> None:
         """Start the wrapped algorithm; the average begins at the weights that it sets."""
         super().start(model, teacher)
-        model = averaged(model)
+        model = built(model, Averaged)
         model.average.load_state_dict(model.model.state_dict())
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Call `after_step` of the wrapped algorithm, then update the average."""
         super().after_step(model, step, steps)
-        averaged(model).update(min(self.decay, (2 + step) / (11 + step)))
+        built(model, Averaged).update(min(self.decay, (2 + step) / (11 + step)))
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
         """Return the wrapped algorithm's classifier, with the averaged weights."""
-        return self.of.classifier(averaged(model).average, teacher)
+        return self.of.classifier(built(model, Averaged).average, teacher)

@@ -33,8 +33,7 @@ class FeatureDistillation(Algorithm):
     """The weight of the distance. At 0 it is logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted distance between tuned and zero-shot outputs.
-        Raises TypeError when the module is no image tower with a head."""
+        """Return cross-entropy plus the weighted distance between tuned and zero-shot outputs."""
         model = built(model, ImageClassifier)
         with torch.no_grad():
             frozen = teacher.classifier.embed(batch.images)

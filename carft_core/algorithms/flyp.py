@@ -7,7 +7,8 @@ from typing import ClassVar
 from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import Batch, Contrastive, Loss
-from carft_sweep.carft_core.models.contrastive import contrastive, contrastive_loss
+from carft_sweep.carft_core.models.classifier import built
+from carft_sweep.carft_core.models.contrastive import ContrastiveClip, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher
 
 
@@ -36,7 +37,6 @@ class Flyp(Contrastive):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the symmetric cross-entropy between images and captions of the batch;
         `optim.label_smoothing` smooths over the batch's pairs."""
-        clip = contrastive(model)
-        captions = batch.captions(clip.tokens)
-        images, texts = clip.pairs(batch.in_parts, batch.images, captions)
+        clip = built(model, ContrastiveClip)
+        images, texts = batch.pairs(clip)
         return contrastive_loss(clip.scale, images, texts, batch.label_smoothing)

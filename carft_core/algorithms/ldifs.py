@@ -41,8 +41,8 @@ class Ldifs(Algorithm):
     """The weight of the distance. At 0 it is logged and trains nothing."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted distance. Raises TypeError when the module is no
-        image tower with a head, RequestError for a tower whose layers are not known."""
+        """Return cross-entropy plus the weighted distance. Raises RequestError for a tower whose
+        layers are not known."""
         model = built(model, ImageClassifier)
         with torch.no_grad():
             _, before = outputs_by_depth(teacher.classifier.visual, batch.images)

@@ -43,9 +43,8 @@ class LipsumFt(Algorithm):
     """Of a text, without its marks; no more than the text tower reads."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy plus the weighted gap. Raises TypeError when the module is no
-        classifier, RequestError for a text tower with another tokenizer than CLIP's own, or that
-        reads fewer tokens."""
+        """Return cross-entropy plus the weighted gap. Raises RequestError for a text tower with
+        another tokenizer than CLIP's own, or that reads fewer tokens."""
         model = built(model, Classifier)
         features = model.features(batch.images)
         cross_entropy = batch.cross_entropy(model.logits(features))

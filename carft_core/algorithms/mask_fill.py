@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss, penalised
-from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt
+from carft_sweep.carft_core.config.fields import NonNegative, PositiveInt, UnitInterval
 from carft_sweep.carft_core.models.classifier import ImageClassifier, built, tower_outputs
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 from carft_sweep.carft_core.models.towers import attention_maps
@@ -44,11 +43,11 @@ class MaskFill(Algorithm):
     """The weight of the distance. At 0 it is logged and trains nothing."""
     mask: Literal["random", "object"] = "random"
     """What is masked; the authors recommend `object`, which needs a ViT."""
-    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    share: UnitInterval = 0.5
     """Of the cells that the random mask hides."""
     cells: PositiveInt = 7
     """In a row of the random mask's grid; by default a ViT-B/32's patches."""
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
+    threshold: UnitInterval = 0.3
     """The relevance, relative to an image's greatest, from which the object mask hides a patch."""
 
     @property
@@ -57,8 +56,7 @@ class MaskFill(Algorithm):
         return frozenset({"attention"} if self.mask == "object" else ())
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return cross-entropy of the images plus the weighted distance of the masked ones. Raises
-        TypeError when the module is no image tower with a head."""
+        """Return cross-entropy of the images plus the weighted distance of the masked ones."""
         model = built(model, ImageClassifier)
         images, generator = batch.images, batch.generator()
         others = to_device(torch.randperm(len(images), generator=generator), images.device)

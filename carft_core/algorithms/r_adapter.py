@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Algorithm, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative, Share
-from carft_sweep.carft_core.models.averages import Averaged, averaged
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.averages import Averaged
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.contrastive import averaged_clips, contrastive_clip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import residual_blocks
@@ -64,6 +64,7 @@ class RAdapter(Algorithm):
     couples_items: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset({"text", "blocks"})
     needs_plain_tower: ClassVar[bool] = True
+    copies: ClassVar[int] = 2
 
     drop: Share = 0.2
     """How often an adapter is left out for an image."""
@@ -73,11 +74,6 @@ class RAdapter(Algorithm):
     """By how much another class counts as more similar."""
     smoothing: Share = 0.02
     """The share of other classes; `optim.label_smoothing` has no part in it."""
-
-    @property
-    def copies(self) -> int:
-        """See Algorithm; what trains, and its average."""
-        return 2
 
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the teacher's CLIP with adapters, and its average."""
@@ -91,7 +87,7 @@ class RAdapter(Algorithm):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the mean of the cross-entropies of captions given images and the reverse."""
         clip, _ = averaged_clips(model)
-        images, texts = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
+        images, texts = batch.pairs(clip)
         own = (batch.labels[:, None] == batch.labels).float()
         others = (1 - own).sum(dim=1, keepdim=True).clamp(min=1)
         shared = (1 - self.smoothing) * own / own.sum(dim=1, keepdim=True)
@@ -103,7 +99,7 @@ class RAdapter(Algorithm):
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Update the moving average of the adapters."""
-        averaged(model).update(self.decay)
+        built(model, Averaged).update(self.decay)
 
     def classifier(self, model: nn.Module, teacher: Teacher) -> ImageClassifier:
         """Return the image tower with averaged adapters folded in, and the text tower's head."""

@@ -10,7 +10,12 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Batch, Contrastive, Loss, penalised
 from carft_sweep.carft_core.config.fields import NonNegative
-from carft_sweep.carft_core.models.contrastive import caption_tokens, contrastive, contrastive_loss
+from carft_sweep.carft_core.models.classifier import built
+from carft_sweep.carft_core.models.contrastive import (
+    ContrastiveClip,
+    caption_tokens,
+    contrastive_loss,
+)
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.numerics import to_device
 
@@ -53,9 +58,9 @@ class StarFt(Contrastive):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the contrastive loss plus the weighted KL. Raises ValueError when the batch comes
         without the teacher."""
-        clip, contexts = contrastive(model), model.contexts
+        clip, contexts = built(model, ContrastiveClip), model.contexts
         assert isinstance(contexts, Tensor)  # `build` has made it
-        images, captions = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
+        images, captions = batch.pairs(clip)
         total, logs = contrastive_loss(clip.scale, images, captions, batch.label_smoothing)
         # The first draw of the step is that of the captions.
         drawn = torch.randint(len(contexts), (2, len(batch.labels)), generator=batch.generator())[1]

@@ -70,14 +70,13 @@ class Swad(Wrapper):
     ratio: NonNegative = 0.3
     """How far the threshold is above the valley's first losses."""
 
-    def inner(self, model: nn.Module) -> nn.Module:
-        """Return the module that trains, without the means of its weights."""
-        return built(model, Valley).model
-
     @property
-    def copies(self) -> int:
-        """See Algorithm; beside what trains two means, and those of the last epochs."""
+    def copies(self) -> int:  # type: ignore[override]
+        """What trains, two means, and those of the last epochs."""
         return (3 + max(self.converge, self.tolerance)) * self.of.copies
+
+    def inner(self, model: nn.Module) -> nn.Module:
+        return built(model, Valley).model
 
     def build(self, teacher: Teacher) -> Valley:
         """Return the wrapped algorithm's module, with buffers for the means of its weights."""

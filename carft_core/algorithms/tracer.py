@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import AnchoredContrastive, Batch, Loss
 from carft_sweep.carft_core.config.fields import NonNegative, Positive
-from carft_sweep.carft_core.models.averages import averaged, beta_decay
+from carft_sweep.carft_core.models.averages import Averaged, beta_decay
+from carft_sweep.carft_core.models.classifier import built
 from carft_sweep.carft_core.models.contrastive import averaged_clips, contrastive_loss
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 
@@ -56,11 +57,10 @@ class Tracer(AnchoredContrastive):
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the sum of the terms of the class's formula, and each term to log."""
         clip, average = averaged_clips(model)
-        captions = batch.captions(clip.tokens)
-        f, t = clip.pairs(batch.in_parts, batch.images, captions)
+        f, t = batch.pairs(clip)
         total, logs = contrastive_loss(clip.scale, f, t, batch.label_smoothing)
         with torch.no_grad(), evaluating(average):
-            f_a, t_a = average.pairs(batch.in_parts, batch.images, captions)
+            f_a, t_a = batch.pairs(average)
         with torch.autocast(f.device.type, enabled=False):
             cross = clip.crossing()
             features = F.mse_loss(f, f_a) + F.mse_loss(t, t_a)
@@ -77,7 +77,7 @@ class Tracer(AnchoredContrastive):
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Update the Beta moving average of both towers."""
-        averaged(model).update(beta_decay(step, steps, self.beta))
+        built(model, Averaged).update(beta_decay(step, steps, self.beta))
 
 
 def divergence(anchor: Tensor, logits: Tensor) -> Tensor:

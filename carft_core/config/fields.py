@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import re
 import textwrap
@@ -27,6 +26,7 @@ from carft_sweep.carft_core.errors import Problem, dotted, misspelt, unknown
 Fraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -56,17 +56,9 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return names
 
 
-def meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """Return the docstring under each field of a model, by field. The docstrings are read from the
-    source on the first call, since pydantic would read them at every start."""
-    models = [base for base in reversed(cls.__mro__) if issubclass(base, BaseModel)]
-    texts = {name: text for base in models[1:] for name, text in _own_meanings(base).items()}
-    return {name: text for name, text in texts.items() if name in cls.model_fields}
-
-
-@functools.cache
-def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """Return the docstrings of the fields that the class itself declares, by field."""
+def _meanings(cls: type) -> dict[str, str]:
+    """Return the docstrings of the fields that the class itself declares, by field. They are read
+    from the source when a schema needs them, since pydantic would read them at every start."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):  # a class of a notebook or of a string has no file
@@ -79,15 +71,6 @@ def _own_meanings(cls: type[BaseModel]) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
     }
-
-
-def describe(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
-    """Put the meanings of a model's fields into its JSON schema, and return the schema."""
-    for name, text in meanings(cls).items():
-        key = cls.model_fields[name].alias or name
-        if key in schema.get("properties", {}):
-            schema["properties"][key].setdefault("description", text)
-    return schema
 
 
 def _accept_lists(schema: Any) -> None:
@@ -120,8 +103,14 @@ class Section(BaseModel):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
+        """Return the JSON schema, with the docstrings of the fields as descriptions."""
         shown = handler(schema)
-        describe(cls, handler.resolve_ref_schema(shown))
+        properties = handler.resolve_ref_schema(shown).get("properties", {})
+        for base in cls.__mro__[: cls.__mro__.index(Section)]:
+            for name, text in _meanings(base).items():
+                if name in cls.model_fields:
+                    key = cls.model_fields[name].alias or name
+                    properties.get(key, {}).setdefault("description", text)
         return shown
 
 
@@ -149,7 +138,7 @@ def explained(
     """Yield a problem in our own words for each pydantic error in the model `cls` at `path`."""
     items = error.errors()
     places = [item["loc"] for item in items]
-    extra = [place for item, place in zip(items, places, strict=True) if _is_extra(item)]
+    extra = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
     for item in items:
         depth = len(item["loc"])
         if item["type"] == "too_short" and any(
@@ -168,7 +157,7 @@ def explained(
             if branches[0] is not item:
                 continue
             where, rules = where[:-1], [_rule(branch) for branch in branches]
-        if _is_extra(item):
+        if item["type"] == "extra_forbidden":
             message = _unknown_field(item["loc"], _fields_at(cls, item["loc"][:-1]))
         elif item["type"] == "missing":
             beside = (place[-1] for place in extra if place[:-1] == item["loc"][:-1])
@@ -186,10 +175,6 @@ def explained(
             shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
             message = f"must {' or '.join(rules)}, got {shown}"
         yield Problem(where, message)
-
-
-def _is_extra(item: Any) -> bool:
-    return bool(item["type"] == "extra_forbidden")
 
 
 def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:

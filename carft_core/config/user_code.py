@@ -37,15 +37,13 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
     Raises RequestError for code that no file defines, such as a class typed into a notebook.
     """
     top = _top(thing.__module__)
-    place = module_place(top) if top != "__main__" else None
-    if place is None or not place.exists():
+    sources = {} if top == "__main__" else _sources(top)
+    if not sources:
         raise RequestError(
             f"{thing.__qualname__} is defined in no file; since its source is a part of what "
             "its runs are known by, put it into a module"
         )
-    return digest_of(
-        {file: hashlib.sha256(content).hexdigest() for file, content in _sources(top).items()}
-    )
+    return digest_of({file: hashlib.sha256(text).hexdigest() for file, text in sources.items()})
 
 
 def brings(top: str) -> set[str]:

@@ -70,7 +70,7 @@ def open_whole(config: DataConfig) -> FamilyData:
     """Return all of a family's data, with the requested shifts: nothing carved, nothing skipped.
     Raises RequestError as `open_data` does."""
     config = _placed(config)
-    return _asked_for(config, open_checked(config, FAMILIES[config.family].open))
+    return _with_shifts(open_checked(config, FAMILIES[config.family].open), config.shifts)
 
 
 def _placed(config: DataConfig) -> DataConfig:
@@ -83,15 +83,11 @@ def _placed(config: DataConfig) -> DataConfig:
     return config.model_copy(update={"root": str(Path(config.root).expanduser().absolute())})
 
 
-def _asked_for(config: DataConfig, data: FamilyData) -> FamilyData:
-    return data if config.shifts is None else _with_shifts(data, config.shifts)
-
-
 @cache_open(8)
 def _prepared(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
     """Return a family's data as a run uses them, cached by config and by `open_`, so that a newly
     registered function opens them anew."""
-    return as_used(_asked_for(config, open_checked(config, open_)), config)
+    return as_used(_with_shifts(open_checked(config, open_), config.shifts), config)
 
 
 def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
@@ -120,9 +116,12 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
     return replace(data, train=train, val=val, notes=notes)
 
 
-def _with_shifts(data: FamilyData, asked: Sequence[str]) -> FamilyData:
+def _with_shifts(data: FamilyData, asked: Sequence[str] | None) -> FamilyData:
     """Return the same data measured on the requested shifts only, which become a part of the
-    digest. Extras are always measured, as are the derived sets of the splits that remain."""
+    digest; None requests all. Extras are always measured, as are the derived sets of the splits
+    that remain."""
+    if asked is None:
+        return data
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}
     if tuple(shifts) == tuple(data.shifts):
         return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ LISTS = Path(__file__).parent / "classes"
 """The classes of published data sets, a line each; sources are in each folder's README."""
 
 
+@functools.cache
 def class_list(name: str) -> tuple[str, ...]:
     """Return the lines of one of the package's lists of classes, such as `domainbed/pacs`."""
     return tuple((LISTS / f"{name}.txt").read_text(encoding="utf-8").splitlines())

@@ -65,19 +65,14 @@ def find_folder(root: Path, folder: DataFolder) -> Path | None:
     return next((root / name for name in folder.names if (root / name).is_dir()), None)
 
 
-def missing_folder(folder: DataFolder) -> str:
-    """Return the message for a missing folder: its names, its content, where to get it."""
-    others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
-    return (
-        f"{folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
-        f"from {folder.origin}"
-    )
-
-
 def _explain_missing(root: Path, missing: Iterable[DataFolder], advice: str) -> Iterable[str]:
     yield f"data.root: {root} lacks folders:"
     for folder in missing:
-        yield f"  {missing_folder(folder)}"
+        others = f" (or {', '.join(folder.names[1:])})" if len(folder.names) > 1 else ""
+        yield (
+            f"  {folder.names[0]}{others} with {folder.layout}, {folder.images:,} images; "
+            f"from {folder.origin}"
+        )
         deeper = Path(folder.names[0]).parts
         if len(deeper) > 1 and root.joinpath(*deeper[1:]).is_dir():
             yield (

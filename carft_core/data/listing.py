@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
-import itertools
 import json
 import os
 import time
@@ -21,20 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from carft_sweep.carft_core.data.images import THREADS
-from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.errors import RequestError, misspelt
 from carft_sweep.carft_core.files import user_cache, write_cache
 
 VERSION = 1
 """Of what the cache holds of listings and indices: another is made anew."""
-
-
 SETTLED = 2_000_000_000
 """Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
-
-
 _ABOUT = b"carft.manifest"
-
-
 Files = Sequence[tuple[str, int]]
 """Names and sizes in bytes, in the order of the names."""
 
@@ -148,21 +140,13 @@ def _sha256(text: str) -> str:
 
 # torchvision's IMG_EXTENSIONS; its module would import every data set that it knows.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-
 OTHER_PICTURES = (
     *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".psd", ".svg"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
 )
 """Suffixes of phones, cameras and programs that are not read."""
-
-
 LISTED_AT_MOST = 8
-
-
 PROBLEMS_SHOWN = 20
-
-
 Listing = Mapping[str, Mapping[str, int]]
 """Class folder -> path below the root -> size in bytes, in the order of the paths."""
 
@@ -204,7 +188,8 @@ def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[st
             for path, size in files
             if size in by_size and (twin := by_content(size).get(_content(root / path)))
         }
-        for path, twin in itertools.islice(twins.items(), 1):
+        if twins:
+            path, twin = next(iter(twins.items()))
             yield (
                 f"{name} has {len(twins)} of its {len(files)} images from train, byte by byte, "
                 f"such as {path}, which is {twin}: it measures memory"
@@ -222,8 +207,8 @@ def _content(file: Path) -> str:
 
 def nearest(name: str, allowed: Collection[str]) -> str:
     """Return `; did you mean 'cat'?` for an allowed name spelt similarly, else ""."""
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = misspelt(name, allowed)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def join_names(names: Sequence[str]) -> str:

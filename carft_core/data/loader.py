@@ -77,7 +77,6 @@ class EpochPlan:
         return math.ceil(self.count / self.batch_size)
 
     def __call__(self, step: int) -> BatchIndices:
-        """Return the batch of a step: which rows, in which epochs."""
         number, place = divmod(step, self.steps)
         rows = np.arange(place * self.batch_size, min((place + 1) * self.batch_size, self.count))
         if self.seed is not None:
@@ -126,7 +125,6 @@ class RankPlan:
     world: World
 
     def __call__(self, step: int) -> BatchIndices:
-        """Return this rank's part of the batch of a step."""
         rows, passes = self.plan(step)
         return BatchIndices(self.world.shard(rows), self.world.shard(passes))
 

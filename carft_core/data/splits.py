@@ -14,8 +14,6 @@ from carft_sweep.carft_core.errors import RequestError
 
 TRAINING_SPLITS = ("train", "val")
 """Those that decide the weights; the others are only measured."""
-
-
 IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
 
 
@@ -33,12 +31,7 @@ def carve(
             f"data.val_fraction: there is no val split, and train has a single image of "
             f"{join_names(names)}: none would be left to train on; add images or a val split"
         )
-    return _divided(train, classes, lambda count: val_share(count, val_fraction))
-
-
-def val_share(count: int, fraction: float) -> int:
-    """Return how many of a class's `count` units become val: at least one, and not all."""
-    return min(_share(count, fraction), count - 1)
+    return _divided(train, classes, lambda count: min(_share(count, val_fraction), count - 1))
 
 
 def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
@@ -100,10 +93,8 @@ def _units_by_class(split: Split, salt: str) -> dict[int, list[str]]:
                 f"unit {unit!r} holds images of several classes, so it cannot be divided by class"
             )
     classes: dict[int, list[str]] = {label: [] for label in sorted(set(label_of.values()))}
-    for unit in sorted(label_of, key=lambda name: _hashed(salt, name)):
+    for unit in sorted(
+        label_of, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest()
+    ):
         classes[label_of[unit]].append(unit)
     return classes
-
-
-def _hashed(salt: str, name: str) -> bytes:
-    return hashlib.sha256(f"{salt}\0{name}".encode()).digest()

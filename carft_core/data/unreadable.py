@@ -23,16 +23,10 @@ from carft_sweep.carft_core.files import read_json, user_cache, write_cache
 
 LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The view for which an image is decoded: as small as there is."""
-
-
 NAMED = 5
 """So many images are named in a sentence; a run's facts have them all."""
-
-
 PART = 32
 """So many images are one thread's at a time."""
-
-
 Seen = Callable[[int], None]
 """Is told how many images of a split have been looked at."""
 

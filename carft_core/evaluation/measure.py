@@ -38,8 +38,6 @@ OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}
 OF_GROUPS = {"mean_group_top1": mean_group_top1, "worst_group_top1": worst_group_top1}
 FURTHER_METRICS = (*OF_CLASSES, *OF_GROUPS)
 """What a family may ask for besides; those of groups are of the splits that have groups."""
-
-
 MEMORY_FOR_MODELS = 2**31
 """Bytes that models and their features of a split take at once, and at least one model's."""
 
@@ -63,7 +61,7 @@ def measure(
     while waiting:
         # No name for the models of the pass before, which would lie beside the next ones.
         metrics |= _measure_together(
-            _load_some(waiting, features, setup.device), setup, config, files
+            _load_some(waiting, features, setup.teacher.device), setup, config, files
         )
     return metrics
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from carft_sweep.carft_core.models.source import (
     SAFE_WEIGHTS,
     find_model,
 )
+from carft_sweep.carft_core.requirements import installed_version
 from carft_sweep.carft_core.runs.folder import (
     UNMERGED,
     RunFolder,
@@ -225,15 +225,14 @@ def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
 
 def _check_unchanged(claimed: Mapping[str, Any], setup: RunSetup) -> None:
     """Raise RequestError where the head or the text tower would differ from the run's."""
-    then = claimed["identity"]
+    then, contexts = claimed["identity"], setup.teacher.contexts.digest
     pairs = {
         "the model": (then["model"], setup.teacher.clip.digest),
         "the data": (then["data"]["digest"], setup.data.digest_of_training),
         "prompts.classes": (then["classes"], setup.teacher.classes.digest),
-        "prompts.contexts": (then.get("contexts"), setup.teacher.contexts.digest),
+        # Not in it where the algorithm does not use them.
+        "prompts.contexts": (then.get("contexts", contexts), contexts),
     }
-    if "contexts" not in then:  # the algorithm does not use them
-        del pairs["prompts.contexts"]
     changed = [name for name, (before, now) in pairs.items() if before != now]
     if changed:
         raise RequestError(
@@ -267,7 +266,8 @@ def _facts(
         "image_size": clip.transform.size,
         "config": plain,
         "metrics": measured["metrics"],
-        "versions": dict(_versions()),
+        # Not of this package, where it is run from its sources.
+        "versions": {name: found for name in PACKAGES if (found := installed_version(name))},
     }
 
 
@@ -280,16 +280,6 @@ def _without_paths(value: Any) -> Any:
     written = value.removeprefix(FOLDER) if isinstance(value, str) else ""
     is_path = written.startswith(("/", "~")) or path_or_none(written) is not None
     return Path(written).name if is_path else value
-
-
-def _versions() -> list[tuple[str, str]]:
-    versions = []
-    for package in PACKAGES:
-        try:
-            versions.append((package, version(package)))
-        except PackageNotFoundError:  # this package, run from its sources
-            continue
-    return versions
 
 
 def _fill(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.algorithms.base import State
+from carft_sweep.carft_core.config.fields import UnitInterval
 from carft_sweep.carft_core.config.registry import Registered
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -22,7 +23,6 @@ from carft_sweep.carft_core.runs.result import check_label
 Mark = Literal["sample-wise", "transductive"]
 """`sample-wise`: each image has its own mix of models; `transductive`: that depends on the other
 images of a split, without their labels."""
-Alpha = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class MergePoint:
     """What distinguishes it, such as {"alpha": 0.5}."""
 
     def __post_init__(self) -> None:
-        """Raise RequestError for a label that cannot be a folder's name."""
         check_label(self.label)
 
 
@@ -96,7 +95,7 @@ class Line(Merge):
 
     point_fields: ClassVar[frozenset[str]] = frozenset({"alphas"})
 
-    alphas: Annotated[tuple[Alpha, ...], Field(min_length=1)] = (0.5,)
+    alphas: Annotated[tuple[UnitInterval, ...], Field(min_length=1)] = (0.5,)
     """Where on the line models are made; each is evaluated, and none trains anything."""
 
     @field_validator("alphas")

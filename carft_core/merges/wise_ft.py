@@ -19,20 +19,14 @@ class WiseFt(Line):
     summary: ClassVar[str] = "Weight interpolation between the zero-shot and the tuned model"
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
-        """Return the interpolated weights; at alpha 0 and 1 the inputs themselves."""
-        return interpolate(zero_shot, tuned, point.values["alpha"])
-
-
-def interpolate(zero_shot: State, tuned: State, alpha: float) -> State:
-    """Return `(1 - alpha) * zero_shot + alpha * tuned` of floating tensors, computed in fp32.
-    Batch-norm statistics are interpolated like weights; integer buffers (such as batch counts) are
-    the tuned model's. Raises RequestError when the names or shapes of the tensors differ."""
-    check_same_tensors(zero_shot, tuned, "wise_ft needs two models of the same shape")
-    if alpha == 0:
-        return dict(zero_shot)
-    if alpha == 1:
-        return dict(tuned)
-    return {
-        name: between(zero_shot[name], after, alpha) if after.is_floating_point() else after
-        for name, after in tuned.items()
-    }
+        """Return the floating tensors interpolated in fp32; at alpha 0 and 1 the inputs themselves.
+        Batch-norm statistics are interpolated like weights; integer buffers (such as batch counts)
+        are the tuned model's. Raises RequestError when names or shapes of the tensors differ."""
+        alpha = point.values["alpha"]
+        check_same_tensors(zero_shot, tuned, "wise_ft needs two models of the same shape")
+        if alpha in (0, 1):
+            return dict(tuned if alpha else zero_shot)
+        return {
+            name: between(zero_shot[name], after, alpha) if after.is_floating_point() else after
+            for name, after in tuned.items()
+        }

@@ -46,10 +46,3 @@ def state_tensors(module: nn.Module) -> list[Tensor]:
     its infinities, have no average."""
     state = module.state_dict()
     return [*module.parameters(), *(b for name, b in module.named_buffers() if name in state)]
-
-
-def averaged(model: nn.Module) -> Averaged:
-    """Return the module typed as one with an average. Raises TypeError for any other module."""
-    if not isinstance(model, Averaged):
-        raise TypeError("an average is of the module that was built for it")
-    return model

@@ -72,7 +72,7 @@ class ImageClassifier(Classifier):
         return out
 
 
-def built(model: nn.Module, kind: type[Module]) -> Module:
+def built(model: object, kind: type[Module]) -> Module:
     """Return the module typed as what `build` made. Raises TypeError for another kind."""
     if not isinstance(model, kind):
         raise TypeError(f"the algorithm trains {kind.__name__}, not {type(model).__name__}")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError, unknown
-from carft_sweep.carft_core.models.classifier import towers_in
+from carft_sweep.carft_core.models.classifier import built, towers_in
 from carft_sweep.carft_core.models.source import (
     CONFIG,
     FOLDER,
@@ -34,8 +34,6 @@ from carft_sweep.carft_core.models.weights import file_digest, fit, read_state
 from carft_sweep.carft_core.training.numerics import one_attention_path
 
 RESIZE_MODES = ("shortest", "longest", "squash")
-
-
 Tokenizer = Callable[..., Tensor]
 """open_clip's: a list of N texts, and `context_length` if another is wanted, to int64 [N, L]."""
 
@@ -58,17 +56,13 @@ class OpenedClip:
 
     @property
     def image_tower(self) -> nn.Module:
-        """The image tower. Raises TypeError where there is none."""
-        if not isinstance(self.model.visual, nn.Module):
-            raise TypeError(f"{self.name} has no image tower `visual`")
-        return self.model.visual
+        """The image tower."""
+        return built(self.model.visual, nn.Module)
 
     @property
     def logit_scale(self) -> float:
         """The factor by which CLIP multiplies cosines to get logits, such as 100."""
-        scale = self.model.logit_scale
-        if not isinstance(scale, Tensor):
-            raise TypeError(f"{self.name} has no logit scale")
+        scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
         return float(scale.detach().exp())
 
     def text_tower(self, device: torch.device) -> nn.Module:

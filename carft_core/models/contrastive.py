@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.models.averages import averaged
+from carft_sweep.carft_core.models.averages import Averaged
 from carft_sweep.carft_core.models.classifier import ImageClassifier, built, tower_outputs
 from carft_sweep.carft_core.models.prompts import TEXTS_PER_BATCH, TemplateSet, class_weights
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating, linear_head
@@ -50,13 +49,6 @@ class ContrastiveClip(nn.Module):
         """Return unit-norm float32 features [B, d] of tokens [B, L]."""
         out: Tensor = self.clip.encode_text(tokens)  # type: ignore[operator]
         return F.normalize(out.float(), dim=-1)
-
-    def pairs(
-        self, in_parts: Callable[..., Tensor], images: Tensor, captions: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return unit-norm features [B, d] of images [B, 3, S, S] and of captions [B, L], computed
-        in parts by a batch's `in_parts`."""
-        return in_parts(self.image_features, images), in_parts(self.text_features, captions)
 
     def crossing(self) -> Tensor:
         """Return the Frobenius norm of W_v W_t', the product of both towers' projections."""
@@ -112,10 +104,5 @@ def contrastive_loss(
 
 def averaged_clips(model: nn.Module) -> tuple[ContrastiveClip, ContrastiveClip]:
     """Return the CLIP that trains, and its average. Raises TypeError when the module has none."""
-    both = averaged(model)
-    return contrastive(both.model), contrastive(both.average)
-
-
-def contrastive(model: nn.Module) -> ContrastiveClip:
-    """Return the module typed as a CLIP that trains. Raises TypeError for any other module."""
-    return built(model, ContrastiveClip)
+    both = built(model, Averaged)
+    return built(both.model, ContrastiveClip), built(both.average, ContrastiveClip)

@@ -53,9 +53,7 @@ class TemplateSet:
     def __post_init__(self) -> None:
         if not self.templates:
             raise RequestError(f"template set {self.name} is empty")
-        problems = [Problem((self.name, index), text) for index, text in mistakes(self.templates)]
-        if problems:
-            raise InvalidConfig(problems)
+        _refuse_mistakes(self.name, self.templates)
 
     @property
     def digest(self) -> str:
@@ -120,12 +118,14 @@ def read_template_file(path: Path) -> TemplateSet:
         templates = tuple(text.strip() for text in file.templates)
     if not templates:
         raise RequestError(f"{path} holds no template; one a line, {EXAMPLE}")
-    problems = [
-        Problem((f"{path}: templates", index), message) for index, message in mistakes(templates)
-    ]
+    _refuse_mistakes(f"{path}: templates", templates)
+    return TemplateSet(name, templates, domains)
+
+
+def _refuse_mistakes(where: str, templates: Sequence[str]) -> None:
+    problems = [Problem((where, index), message) for index, message in mistakes(templates)]
     if problems:
         raise InvalidConfig(problems)
-    return TemplateSet(name, templates, domains)
 
 
 def _text(path: Path) -> str:

@@ -22,8 +22,6 @@ from carft_sweep.carft_core.models.weights import WEIGHT_SUFFIXES, check_content
 # open_clip takes a second to import, and who reads a config or an image classifier does without.
 
 _PACKAGED = Path(__file__).parents[1] / "builtin"
-
-
 BUILTIN: Mapping[str, Path] = {
     "builtin": _PACKAGED / "tiny_clip",
     "builtin_vit": _PACKAGED / "tiny_vit",
@@ -35,29 +33,17 @@ HUB, FOLDER = "hf-hub:", "local-dir:"
 
 
 CONFIG = "open_clip_config.json"
-
-
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
-
-
 MOST: Mapping[str, int] = {"image_size": 1024, "context_length": 4096, "layers": 1000}
 """The greatest number that a model's config may have under a key; under others `MOST_OF_OTHERS`."""
-
-
 MOST_OF_OTHERS = 1_000_000
-
-
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 
 
 SAFE_WEIGHTS, PICKLED_WEIGHTS = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 """What open_clip calls a model's weights on the hub and in a folder."""
-
-
 _TRY_LATER = (408, 429)
 """The HTTP status of a timeout and of too many requests."""
-
-
 TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language")
 """What a model's config may say of its tokenizer. open_clip passes on whatever stands there, and
 others of these options run the model's code, open any file, or draw at random."""

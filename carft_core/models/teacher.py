@@ -281,7 +281,8 @@ def open_teacher(
     of_contexts = w_raw if same else text_features(clip, contexts, class_names, device=device)
     w_ctx = context_weights(of_contexts)
     w_cls = class_weights(w_raw)
-    classifier = on_device(zero_shot_classifier(clip, w_cls), device)
+    visual, head = copy.deepcopy(clip.image_tower), linear_head(clip.logit_scale * w_cls)
+    classifier = on_device(ImageClassifier(visual, head), device)
     return Teacher(
         clip=clip,
         class_names=tuple(class_names),
@@ -302,11 +303,6 @@ def open_teacher(
         batch_size=batch_size,
         workers=workers,
     )
-
-
-def zero_shot_classifier(clip: OpenedClip, w_cls: Tensor) -> ImageClassifier:
-    """Return the image tower with a head of rows `logit_scale * w_cls[c]` and no bias."""
-    return ImageClassifier(copy.deepcopy(clip.image_tower), linear_head(clip.logit_scale * w_cls))
 
 
 def linear_head(rows: Tensor) -> nn.Linear:

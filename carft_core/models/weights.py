@@ -28,19 +28,11 @@ from carft_sweep.carft_core.files import (
 from carft_sweep.carft_core.requirements import refuse_outdated
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-
-
 WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
-
-
 LISTED = 10
 """How many keys a message names."""
-
-
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """What OpenAI's archives keep beside the weights."""
-
-
 POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 

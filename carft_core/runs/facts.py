@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from carft_sweep.carft_core.algorithms import Soup
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.data import FamilyData
 from carft_sweep.carft_core.models.prompts import words_to_mark
 from carft_sweep.carft_core.runs.identity import (
     MEASURING_REVISION,
@@ -34,9 +32,9 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
     )
     if config.data.balanced:
         budget += ", balanced"
-    trains = config.algorithm.trains
-    steps = trains and not config.algorithm.solves
+    trains, steps = config.algorithm.trains, config.algorithm.takes_steps
     others = other_data(config.data, config.eval)
+    tasks = [f"{name}={task.digest[:12]}" for name, task in others.items()]
     members = [*config.algorithm.members] if isinstance(config.algorithm, Soup) else None
     follows = steps and config.data.augmentation is not None
     return {
@@ -51,21 +49,16 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
         **present(own_weights=not trains and not config.algorithm.starts_at_zero_shot),
         **present(members=members),
         "precision": teacher.precision,
-        "device": setup.device.type,
+        "device": teacher.device.type,
         "contexts": contexts.name,
         "contexts_name": words_to_mark(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in data.skipped.items()},
         "outside_means": sorted(data.outside_mean),
         "images": {name: len(split) for name, split in setup.measured().items()},
-        "retention": _retention(others) if others else None,
+        # Its differing fields are shown by a warning.
+        "retention": f"Retention({', '.join(tasks)})" if others else None,
         "data_notes": [text for source in (data, *others.values()) for text in source.notes],
         "revision": f"{TRAINING_REVISION}.{MEASURING_REVISION}",
         "own_code": own_code_of(config),
         "versions": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch")},
     }
-
-
-def _retention(others: Mapping[str, FamilyData]) -> str:
-    """Return the tasks as `Retention(field=value)`, whose differing fields a warning shows."""
-    digests = (f"{name}={other.digest[:12]}" for name, other in others.items())
-    return f"Retention({', '.join(digests)})"

@@ -262,7 +262,7 @@ def load_classifier(folder: RunFolder, config: TrialConfig, setup: RunSetup) -> 
             model.load_state_dict(load_weights(file))
         except RuntimeError as error:
             raise RequestError(f"{file} does not fit {algorithm.name}: {error}") from None
-    return algorithm.classifier(model.to(setup.device), teacher)
+    return algorithm.classifier(model.to(teacher.device), teacher)
 
 
 def _members(

@@ -26,12 +26,8 @@ from carft_sweep.carft_core.training.setup import other_data, templates_of
 TRAINING_REVISION = 1
 """Raised by hand with every change of the code that moves the weights of some run; the golden test
 (tests/golden) fails where numbers move and this does not."""
-
-
 MEASURING_REVISION = 1
 """The same of what is measured of given weights."""
-
-
 OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
 """Data fields left out of the digest; the effects of the last three are added separately."""
 
@@ -93,7 +89,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         parts["result"] = config.keep.result
     if algorithm.trains:
         parts["seed"] = seed
-    if algorithm.trains and not algorithm.solves:
+    if algorithm.takes_steps:
         # A whole batch is not in it anyhow, and who needs no answer does without open_clip.
         coupled = config.optim.micro_batch is not None and couples_items(config)
         outside = {"grad_checkpointing"} | (set() if coupled else {"micro_batch"})
@@ -206,7 +202,6 @@ def _skipped(data: FamilyData, *, training: bool) -> dict[str, list[str]]:
 def own_code_of(config: TrialConfig) -> str | None:
     """Return the digest of the user's own code that trains a run, of its algorithm, its optimiser
     and its family; None where the package defines all."""
-    steps = config.algorithm.trains and not config.algorithm.solves
-    optimisers = [OPTIMISERS[config.optim.name].make] if steps else []
+    optimisers = [OPTIMISERS[config.optim.name].make] if config.algorithm.takes_steps else []
     family = FAMILIES[config.data.family]
     return own_code(*classes_of(config.algorithm), *optimisers, family.open)

@@ -83,7 +83,6 @@ class EpochReport:
     """Milliseconds since the Unix epoch, when it was measured."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an invalid time."""
         check_time(self.timestamp / 1000)
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,7 +107,6 @@ class Point:
     metrics: dict[str, float]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an invalid time."""
         check_time(self.timestamp / 1000)
 
 
@@ -154,5 +152,4 @@ class Trained:
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an invalid time."""
         check_time(self.ended)

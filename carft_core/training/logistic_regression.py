@@ -14,14 +14,10 @@ from carft_sweep.carft_core.config.fields import Positive, PositiveInt, Section
 
 CONVERGED = 1e-6
 """The largest absolute gradient of a solution; scikit-learn's own default is 1e-4."""
-
-
 LOGITS_AT_ONCE = 2**25
 """How many logits a probe has in memory together, in float64."""
 PAIRS = 10
 """How many steps L-BFGS keeps, each with the change of its gradient."""
-
-
 _LOG = logging.getLogger(__name__)
 
 

@@ -289,9 +289,7 @@ def _teacher(
                     layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
                     empty = torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout)
                     tensors[name] = _like(tensor, empty)
-    visual = model.visual
-    assert isinstance(visual, nn.Module)  # its image tower
-    side = clip.transform.size
+    visual, side = clip.image_tower, clip.transform.size
     with torch.no_grad():
         width = tower_outputs(visual, torch.empty(1, 3, side, side)).shape[1]
     head = nn.Linear(width, len(class_names), bias=False)
@@ -333,7 +331,7 @@ def _compute(config: TrialConfig, teacher: Teacher, ranks: int) -> RunCost:
         if _has_probe(config.algorithm):
             objective = _solve(teacher, config)
             solving = memory.peak
-        if config.algorithm.trains and not config.algorithm.solves:
+        if config.algorithm.takes_steps:
             take_step, times = _first_step(config, teacher, ranks)
             memory.peak = memory.now
             with FlopCounterMode(display=False) as counter:

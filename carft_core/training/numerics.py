@@ -44,9 +44,11 @@ def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -
     elsewhere than on CUDA."""
     if name == "tf32" and device.type != "cuda":
         raise RequestError(f"precision: tf32 is for CUDA devices, not {device.type}; use fp32")
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and _computes_bf16(device) else "fp32"
+    if name != "auto" or device.type != "cuda":
+        return "fp32" if name == "auto" else name
+    # As torch.cuda.is_bf16_supported(including_emulation=False) says of the current device.
+    is_native = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if is_native else "fp32"
 
 
 def usable_cores() -> int:
@@ -156,9 +158,3 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_reserved(device) / MIB + context
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (MIB if sys.platform == "darwin" else 1024)
-
-
-def _computes_bf16(device: torch.device) -> bool:
-    """Return what `torch.cuda.is_bf16_supported(including_emulation=False)` says of the current
-    device for any device."""
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

@@ -73,15 +73,11 @@ class OptimConfig(Section):
         return name
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _fields_agree(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
         if self.steps is None and self.steps_per_epoch is not None:
             raise ValueError("steps_per_epoch needs steps, the number of all")
-        return self
-
-    @model_validator(mode="after")
-    def _rho_of_sam(self) -> Self:
         if self.rho is not None and self.name != "sam":
             raise ValueError(f"rho is for sam, and the optimiser is {self.name}")
         return self

@@ -54,11 +54,6 @@ class RunSetup:
     of a run is only tested, as LDIFS measures forgetting (Mukhoti et al. 2023, "Fine-tuning can
     cripple your foundation model")."""
 
-    @property
-    def device(self) -> torch.device:
-        """The device on which the run computes."""
-        return self.teacher.device
-
     def measured(self) -> Mapping[str, Split]:
         """Return every split on which a finished run is measured, by metric name."""
         return {name: split for name, split in self.teacher.splits.items() if name != "train"}
@@ -89,13 +84,12 @@ def open_setup(config: TrialConfig) -> RunSetup:
 
 def _compiles(config: TrialConfig, device: torch.device) -> bool:
     """Return whether the steps of a run are compiled."""
-    if not config.algorithm.trains or config.algorithm.solves:
+    if not config.algorithm.takes_steps:
         return False
-    optim, data = config.optim, open_data(config.data)
-    balanced = config.data.balanced
-    steps = schedule_of(optim, data.train, balanced=balanced).steps
-    images = steps * images_of_step(optim, data.train, balanced=balanced)
-    return should_compile(config.compile, device, images)
+    optim, train, balanced = config.optim, open_data(config.data).train, config.data.balanced
+    images = images_of_step(optim, train, balanced=balanced)
+    steps = schedule_of(optim, train, balanced=balanced).steps
+    return should_compile(config.compile, device, steps * images)
 
 
 @cache_open(2)

@@ -12,7 +12,7 @@ import torch
 from carft_sweep.carft_core.data import FAMILIES, open_data
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.contract import TRANSFORM
-from carft_sweep.carft_core.data.families.domainbed import SETS
+from carft_sweep.carft_core.data.families.domainbed import FOLDERS
 from carft_sweep.carft_core.data.families.downstream_tasks import TASKS
 from carft_sweep.carft_core.testing import FAMILY_LAWS, OpenFamily, check_family, open_family
 from carft_sweep.sweeps.spec.user_code import register_family
@@ -30,12 +30,12 @@ NEEDS_ROOT: dict[str, Callable[[Path], object]] = {
     "imagenet": imagenet_tree.make,
     "iwildcam": lambda root: wilds_tree.make_iwildcam(root / wilds_tree.IWILDCAM),
     "fmow": lambda root: wilds_tree.make_fmow(root / wilds_tree.FMOW),
-    **{name: functools.partial(domain_bed_tree.make, family=name) for name in SETS},
+    **{name: functools.partial(domain_bed_tree.make, family=name) for name in FOLDERS},
     "domain_net": functools.partial(domain_bed_tree.make, family="domain_net", per_class=2),
 }
 """How a test makes the data of a family that reads the user's own."""
 HELD_OUT: dict[str, dict[str, object]] = {
-    name: {"test_domain": it.domains[-1]} for name, it in SETS.items()
+    name: {"test_domain": [*domains][-1]} for name, domains in FOLDERS.items()
 }
 """What a family of domains asks for."""
 

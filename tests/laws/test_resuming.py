@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup
+from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.runs.folder import RunFolder, finish
@@ -15,11 +15,7 @@ from carft_sweep.carft_core.training.optim import OPTIMISERS
 from tests import domain_bed_tree
 from tests.carft_core.trained import same, stopped, trained, weights
 
-TAKE_STEPS = [
-    name
-    for name, cls in ALGORITHMS.items()
-    if cls.trains and not cls.solves and not issubclass(cls, Soup)
-]
+TAKE_STEPS = [name for name, cls in ALGORITHMS.items() if cls().takes_steps]
 FIELDS: dict[str, dict[str, Any]] = {
     "ema": {"of": "car_ft"},
     "swad": {"of": "car_ft", "converge": 1},

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -68,35 +67,15 @@ def seed_hash(*of: object) -> int:
     return int(hashlib.md5(str(of).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
 
 
-@functools.cache
 def class_folders(family: str) -> tuple[str, ...]:
     """Return the names of the class folders in torchvision's order, which labels count."""
     return class_list(f"domainbed/{family}")
 
 
-def names_of(family: str) -> tuple[str, ...]:
-    """Return the names of the classes for prompts."""
-    return tuple(plain_name(folder) for folder in class_folders(family))
-
-
-@dataclass(frozen=True)
-class DomainSet:
-    """One of the data sets."""
-
-    title: str
-    """As papers write it."""
-    folders: Mapping[str, DataFolder]
-    """By domain, in the order of DomainBed's environments: the place of one decides its split."""
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Names of the domains: DomainBed's folders in small letters, with `_` for a space."""
-        return tuple(self.folders)
-
-
-def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> DomainSet:
-    """Return the set of a family, with the number of images of each environment (a folder in
-    DomainBed); `root`'s name is the family's but for capitals."""
+def _folders(root: str, origin: str, counts: Mapping[str, int]) -> Mapping[str, DataFolder]:
+    """Return the folders of a set by domain (DomainBed's environment in small letters, with `_` for
+    a space), from the number of images of each environment; `root`'s name is the family's but for
+    capitals."""
     folders = {
         environment.replace(" ", "_").lower(): DataFolder(
             tuple(f"{root}/{name}" for name in _spelled(environment)),
@@ -107,7 +86,7 @@ def _set(title: str, root: str, origin: str, counts: Mapping[str, int]) -> Domai
         )
         for environment, images in counts.items()
     }
-    return DomainSet(title, MappingProxyType(folders))
+    return MappingProxyType(folders)
 
 
 def _spelled(environment: str) -> tuple[str, ...]:
@@ -117,28 +96,24 @@ def _spelled(environment: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((environment, *others)))
 
 
-SETS: Mapping[str, DomainSet] = MappingProxyType(
+FOLDERS: Mapping[str, Mapping[str, DataFolder]] = MappingProxyType(
     {
-        "pacs": _set(
-            "PACS",
+        "pacs": _folders(
             "PACS",
             "https://domaingeneralization.github.io",
             {"art_painting": 2_048, "cartoon": 2_344, "photo": 1_670, "sketch": 3_929},
         ),
-        "vlcs": _set(
-            "VLCS",
+        "vlcs": _folders(
             "VLCS",
             "https://github.com/facebookresearch/DomainBed",
             {"Caltech101": 1_415, "LabelMe": 2_656, "SUN09": 3_282, "VOC2007": 3_376},
         ),
-        "office_home": _set(
-            "Office-Home",
+        "office_home": _folders(
             "office_home",
             "https://www.hemanthdv.org/officeHomeDataset.html",
             {"Art": 2_427, "Clipart": 4_365, "Product": 4_439, "Real World": 4_357},
         ),
-        "terra_incognita": _set(
-            "TerraIncognita",
+        "terra_incognita": _folders(
             "terra_incognita",
             "https://lila.science/datasets/caltech-camera-traps",
             {
@@ -148,8 +123,7 @@ SETS: Mapping[str, DomainSet] = MappingProxyType(
                 "location_46": 6_122,
             },
         ),
-        "domain_net": _set(
-            "DomainNet",
+        "domain_net": _folders(
             "domain_net",
             "https://ai.bu.edu/M3SDA",
             {
@@ -163,11 +137,10 @@ SETS: Mapping[str, DomainSet] = MappingProxyType(
         ),
     }
 )
-"""By family. Folders and their order: `domainbed/datasets.py` of facebookresearch/DomainBed.
-Counts: its `misc/vlcs_files.txt`; else those that make the totals of the DomainBed paper, 9,991,
-15,588, 24,788 and 586,575 (DomainNet without the duplicates that DomainBed takes out)."""
-
-
+"""By family and domain. Folders and their order, which decides a domain's split:
+`domainbed/datasets.py` of facebookresearch/DomainBed. Counts: its `misc/vlcs_files.txt`; else those
+that make the totals of the DomainBed paper, 9,991, 15,588, 24,788 and 586,575 (DomainNet without
+the duplicates that DomainBed takes out)."""
 CRITERION = "mean_group_top1"
 """DomainBed's training-domain validation: each domain that trains counts the same."""
 
@@ -196,17 +169,17 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
     every mistake in the existing ones. Images are not decoded here: a broken one raises when it is
     read.
     """
-    benchmark = SETS[config.family]
-    test = check_held_out(config, benchmark.domains)
-    places = find_folders(data_root(config, benchmark.folders), benchmark.folders)
+    folders = FOLDERS[config.family]
+    test = check_held_out(config, folders)
+    places = find_folders(data_root(config, folders), folders)
     with readable():
         whole = _open_data(config.family, tuple(places.items()))
     parts = _parts_of(whole.counts, config)
-    training = [parts[name] for name in benchmark.domains if name != test]
+    training = [parts[name] for name in folders if name != test]
     # A part of one domain has no groups to tell apart.
     shift, out = (replace(whole.images.subset(rows), groups=None) for rows in parts[test])
     return FamilyData(
-        class_names=names_of(config.family),
+        class_names=tuple(map(plain_name, class_folders(config.family))),
         train=whole.images.subset([row for part in training for row in part.train]),
         val=whole.images.subset([row for part in training for row in part.kept]),
         test=None,
@@ -238,7 +211,7 @@ def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Par
 
 @cache_open(2)
 def _open_data(family: str, places: tuple[tuple[str, Path], ...]) -> _WholeSet:
-    folders, published = dict(places), SETS[family].folders
+    folders, published = dict(places), FOLDERS[family]
     manifests = read_folders(family, folders, published)
     files = [(domain, path) for domain, manifest in manifests.items() for path in manifest.paths]
     paths = [f"{folders[domain]}/{path}" for domain, path in files]
@@ -274,11 +247,12 @@ def _digest(family: str, manifests: Mapping[str, Manifest]) -> str:
     return digest.hexdigest()
 
 
-def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) -> Family:
-    benchmark = SETS[name]
+def _family(
+    name: str, title: str, contexts: str, *, lr: float, steps_per_epoch: int = 300
+) -> Family:
     return Family(
         name=name,
-        summary=f"DomainBed's {benchmark.title} under data.root, with data.test_domain held out",
+        summary=f"DomainBed's {title} under data.root, with data.test_domain held out",
         open=open_domain_bed,
         defaults={
             "data.augmentation": "domainbed",
@@ -292,8 +266,8 @@ def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) 
             "optim.batch_size": 32,
             "keep.result": "best_val",
         },
-        domains=benchmark.domains,
-        folders=benchmark.folders,
+        domains=tuple(FOLDERS[name]),
+        folders=FOLDERS[name],
         metrics=(CRITERION, "worst_group_top1"),
         validated_by=CRITERION,
     )
@@ -301,9 +275,9 @@ def _family(name: str, contexts: str, *, lr: float, steps_per_epoch: int = 300) 
 
 # Rates: `scripts.sh` of thuml/CLIPood, which trains CLIP on these sets by AdamW with cosine decay
 # and the weight decay 0.1. Steps and batch: DomainBed's `datasets.py` and `hparams_registry.py`.
-PACS = _family("pacs", "known_domain_words", lr=5e-6)
-VLCS = _family("vlcs", "openai", lr=5e-6)
-OFFICE_HOME = _family("office_home", "known_domain_words", lr=1e-5)
-TERRA_INCOGNITA = _family("terra_incognita", "openai", lr=5e-6)
-DOMAIN_NET = _family("domain_net", "known_domain_words", lr=1e-5, steps_per_epoch=1000)
+PACS = _family("pacs", "PACS", "known_domain_words", lr=5e-6)
+VLCS = _family("vlcs", "VLCS", "openai", lr=5e-6)
+OFFICE_HOME = _family("office_home", "Office-Home", "known_domain_words", lr=1e-5)
+TERRA_INCOGNITA = _family("terra_incognita", "TerraIncognita", "openai", lr=5e-6)
+DOMAIN_NET = _family("domain_net", "DomainNet", "known_domain_words", lr=1e-5, steps_per_epoch=1000)
 DOMAIN_BED = (PACS, VLCS, OFFICE_HOME, TERRA_INCOGNITA, DOMAIN_NET)

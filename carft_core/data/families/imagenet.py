@@ -38,7 +38,6 @@ from carft_sweep.carft_core.data.listing import Manifest
 CLASS_COUNT = 1000
 
 
-@functools.cache
 def wnids() -> tuple[str, ...]:
     """Return the WordNet ids of the classes in the order of their indices."""
     return class_list("imagenet/wnids")
@@ -58,7 +57,6 @@ def labels_of(split: str) -> Mapping[str, int]:
     return everything
 
 
-@functools.cache
 def alike_in(split: str) -> Mapping[int, tuple[int, ...]]:
     """Return the classes that count as one, by the class that stands for them; empty but for
     ObjectNet.
@@ -180,24 +178,14 @@ def open_imagenet(config: DataConfig) -> FamilyData:
     """Return the data below `data.root`: train, the official val as test, and `data.shifts`. Raises
     RequestError naming every missing folder, or every mistake in the existing ones. Images are not
     decoded here: a broken one raises when it is read."""
-    root, folders = _requested_folders(config)
-    places = find_folders(root, folders, advice=ADVICE)
-    with readable():
-        return _open_data(tuple(places.items()))
-
-
-def _requested_folders(config: DataConfig) -> tuple[Path, dict[str, DataFolder]]:
-    """Return the data root, and the folders of the requested splits."""
     refuse_held_out(config, "data.shifts says what is measured out of distribution")
     root = data_root(config, {name: FOLDERS[name] for name in (*ID_FOLDERS, *SHIFTS)})
     allowed = (*SHIFTS, *corrupted())
     shifts = SHIFTS if config.shifts is None else named_shifts(config.shifts, allowed)
-    return root, {name: folder_of(name) for name in (*ID_FOLDERS, *shifts)}
-
-
-def _key(name: str) -> str:
-    """Return the key of a split in `FamilyData.splits`."""
-    return name if name in ID_FOLDERS else f"shifts/{name}"
+    folders = {name: folder_of(name) for name in (*ID_FOLDERS, *shifts)}
+    places = find_folders(root, folders, advice=ADVICE)
+    with readable():
+        return _open_data(tuple(places.items()))
 
 
 @cache_open(4)
@@ -222,7 +210,10 @@ def _open_data(places: tuple[tuple[str, Path], ...]) -> FamilyData:
         },
         own_means=_means_of_corruptions(splits),
         notes=count_notes("imagenet", counts),
-        digests={_key(name): digest for name, digest in digests.items()},
+        digests={
+            name if name in ID_FOLDERS else f"shifts/{name}": digest
+            for name, digest in digests.items()
+        },
     )
 
 

@@ -94,8 +94,6 @@ OURS: Mapping[str, str] = {
     "val": "extras/val",
 }
 """WILDS' splits as `FamilyData` has them: what WILDS calls val and test is out of distribution."""
-
-
 RECIPE: Mapping[str, object] = {
     "data.augmentation": "flyp",
     "optim.epochs": 20,

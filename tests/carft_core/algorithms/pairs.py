@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from carft_sweep.carft_core.algorithms import Algorithm, Batch
-from carft_sweep.carft_core.models.contrastive import ContrastiveClip, contrastive
+from carft_sweep.carft_core.models.classifier import built
+from carft_sweep.carft_core.models.contrastive import ContrastiveClip
 from carft_sweep.carft_core.models.teacher import Teacher
 
 Array = NDArray[np.float64]
@@ -26,10 +27,10 @@ def walked(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
 @torch.no_grad()
 def features(model: nn.Module, batch: Batch) -> tuple[float, Array, Array]:
     """A CLIP's scale, and its features of the images and of the captions that `loss_of` draws."""
-    clip: ContrastiveClip = contrastive(model)
+    clip: ContrastiveClip = built(model, ContrastiveClip)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        pairs = clip.pairs(batch.in_parts, batch.images, batch.captions(clip.tokens))
+        pairs = batch.pairs(clip)
     images, texts = (it.double().numpy() for it in pairs)
     return float(clip.scale), images, texts
 

@@ -131,8 +131,9 @@ def test_the_teachers_context_entropy_is_that_of_its_softmax(
 
 
 def test_a_batch_without_the_teacher_is_refused(teacher: Teacher, batch: Batch) -> None:
+    alone = Batch(images=batch.images, labels=batch.labels, index=batch.index)
     with pytest.raises(ValueError, match="without the teacher's features"):
-        CarFt().loss(moved(teacher), replace(batch, teacher_features=None), teacher)
+        CarFt().loss(moved(teacher), alone, teacher)
 
 
 def test_a_kl_too_small_to_act_is_warned_of() -> None:

@@ -10,7 +10,8 @@ import torch
 
 from carft_sweep.carft_core.algorithms.carot import CaRot
 from carft_sweep.carft_core.algorithms.flyp import Flyp
-from carft_sweep.carft_core.models.averages import averaged
+from carft_sweep.carft_core.models.averages import Averaged
+from carft_sweep.carft_core.models.classifier import built
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.testing import batch_for, loss_of, toy_teacher
 from tests.carft_core.algorithms.pairs import cross_entropy, features, walked
@@ -18,7 +19,7 @@ from tests.carft_core.algorithms.pairs import cross_entropy, features, walked
 
 def test_the_terms_are_their_formulas(tiny_clip: OpenedClip) -> None:
     teacher = toy_teacher(tiny_clip)
-    model, batch = averaged(walked(CaRot(), teacher)), batch_for(teacher)
+    model, batch = built(walked(CaRot(), teacher), Averaged), batch_for(teacher)
     _, logs = loss_of(CaRot(), model, batch, teacher)
     clip: Any = model.model.clip
     visual, text = (it.detach().double().numpy() for it in (clip.visual.proj, clip.text_projection))
@@ -40,7 +41,7 @@ def test_the_average_is_updated_every_so_often_with_a_momentum_that_rises(
     tiny_clip: OpenedClip,
 ) -> None:
     method, teacher = CaRot(every=2), toy_teacher(tiny_clip)
-    model = averaged(walked(method, teacher))
+    model = built(walked(method, teacher), Averaged)
     weight, average = model.model.clip.logit_scale, model.average.clip.logit_scale  # type: ignore[union-attr]
     assert isinstance(weight, torch.Tensor)
     assert isinstance(average, torch.Tensor)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.algorithms.clipood import ClipOod
-from carft_sweep.carft_core.models.averages import averaged, beta_decay
+from carft_sweep.carft_core.models.averages import Averaged, beta_decay
+from carft_sweep.carft_core.models.classifier import built
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.testing import batch_for, loss_of, started, toy_teacher
 from tests.carft_core.algorithms.pairs import log_softmax, walked
@@ -16,12 +17,12 @@ from tests.carft_core.algorithms.pairs import log_softmax, walked
 def test_the_loss_is_the_formula_and_the_head_stays(tiny_clip: OpenedClip) -> None:
     teacher = toy_teacher(tiny_clip)
     student, batch = started(ClipOod(), teacher), batch_for(teacher)
-    assert averaged(student).model.head.weight.requires_grad is False  # type: ignore[union-attr]
+    assert built(student, Averaged).model.head.weight.requires_grad is False  # type: ignore[union-attr]
     with torch.no_grad():
         for parameter in student.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn(parameter.shape))
-        features = averaged(student).model.features(batch.images).double().numpy()  # type: ignore[operator]
+        features = built(student, Averaged).model.features(batch.images).double().numpy()  # type: ignore[operator]
     texts, labels = teacher.w_cls.double().numpy(), batch.labels.numpy()
     logits = features @ texts.T + 0.3 * (1 - texts[labels] @ texts.T)
     for margin, values in ((0.3, logits), (0.0, features @ texts.T)):
@@ -33,7 +34,7 @@ def test_the_loss_is_the_formula_and_the_head_stays(tiny_clip: OpenedClip) -> No
 
 def test_the_result_is_the_average_after_each_step(tiny_clip: OpenedClip) -> None:
     method, teacher = ClipOod(), toy_teacher(tiny_clip)
-    model = averaged(walked(method, teacher))
+    model = built(walked(method, teacher), Averaged)
     weight, average = next(model.model.parameters()), next(model.average.parameters())
     decay = beta_decay(3, 10, 0.5)
     expected = decay * average.double() + (1 - decay) * weight.double()

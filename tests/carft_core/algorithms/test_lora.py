@@ -14,8 +14,8 @@ from carft_sweep.carft_core.algorithms.lora import Lora
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.export.export import export
-from carft_sweep.carft_core.models.averages import averaged
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.averages import Averaged
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.clip import OpenedClip, open_image_tower
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, built_in_teacher, started, toy_teacher
@@ -85,7 +85,7 @@ def test_the_matrices_are_those_of_the_blocks(tiny_clip: OpenedClip) -> None:
 
 @pytest.mark.parametrize("of", ["clipood", "carot", "tracer"])
 def test_an_average_begins_where_what_trains_does(tiny_clip: OpenedClip, of: str) -> None:
-    model = averaged(started(Lora(of=ALGORITHMS[of]()), toy_teacher(tiny_clip)))
+    model = built(started(Lora(of=ALGORITHMS[of]()), toy_teacher(tiny_clip)), Averaged)
     assert same(model.model.state_dict(), model.average.state_dict())
     assert not any(parameter.requires_grad for parameter in model.average.parameters())
 

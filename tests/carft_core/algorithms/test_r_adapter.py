@@ -10,8 +10,9 @@ import torch
 
 from carft_sweep.carft_core.algorithms.r_adapter import Adapter, RAdapter
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
-from carft_sweep.carft_core.models.averages import averaged
-from carft_sweep.carft_core.models.contrastive import contrastive
+from carft_sweep.carft_core.models.averages import Averaged
+from carft_sweep.carft_core.models.classifier import built
+from carft_sweep.carft_core.models.contrastive import ContrastiveClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, loss_of
 from tests.carft_core.algorithms.pairs import features, log_softmax, walked
@@ -20,7 +21,7 @@ from tests.carft_core.algorithms.pairs import features, log_softmax, walked
 def test_the_loss_is_the_formula(teacher: Teacher) -> None:
     model, batch = walked(RAdapter(), teacher).eval(), batch_for(teacher)
     _, logs = loss_of(RAdapter(), model, batch, teacher)
-    scale, images, texts = features(averaged(model).model, batch)
+    scale, images, texts = features(built(model, Averaged).model, batch)
     labels = batch.labels.numpy()
     directions = []
     for similarities in (images @ texts.T, texts @ images.T):
@@ -38,7 +39,7 @@ def test_the_folded_tower_is_the_average_and_half_of_it_is_wise_ft_at_a_half(
     teacher: Teacher,
 ) -> None:
     method, images = RAdapter(), batch_for(teacher).images
-    model = averaged(method.build(teacher))
+    model = built(method.build(teacher), Averaged)
     generator = torch.Generator().manual_seed(0)
     adapters = [it for it in model.average.modules() if isinstance(it, Adapter)]
     assert len(adapters) == 2 * (2 + 1), "two in each block of both towers"
@@ -50,7 +51,7 @@ def test_the_folded_tower_is_the_average_and_half_of_it_is_wise_ft_at_a_half(
     (half,) = (merge.model(point, teacher, classifier) for point in merge.points())
     with torch.no_grad():
         for tuned, share in ((classifier, 1.0), (half, 0.5)):
-            average = copy.deepcopy(contrastive(model.average)).eval()
+            average = copy.deepcopy(built(model.average, ContrastiveClip)).eval()
             for part in average.modules():
                 if isinstance(part, Adapter):
                     part.scale.mul_(share)

@@ -10,8 +10,9 @@ import torch
 
 from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.algorithms.starft import StarFt
+from carft_sweep.carft_core.models.classifier import built
 from carft_sweep.carft_core.models.clip import OpenedClip
-from carft_sweep.carft_core.models.contrastive import caption_tokens, contrastive
+from carft_sweep.carft_core.models.contrastive import ContrastiveClip, caption_tokens
 from carft_sweep.carft_core.models.prompts import TemplateSet
 from carft_sweep.carft_core.testing import batch_for, loss_of, toy_teacher
 from tests.carft_core.algorithms.pairs import features, log_softmax, walked
@@ -25,7 +26,7 @@ def test_the_loss_is_the_formula_and_the_weight_sinks(tiny_clip: OpenedClip) -> 
     _, images, _ = features(model, batch)
     tokens = caption_tokens(teacher, BACKGROUND)[0, batch.labels]
     with torch.no_grad():
-        texts = contrastive(model).text_features(tokens).double().numpy()
+        texts = built(model, ContrastiveClip).text_features(tokens).double().numpy()
         zero_shot = (batch.zero_shot(), teacher.text_features(tokens))
         old_images, old_texts = (it.double().numpy() for it in zero_shot)
     labels = batch.labels.numpy()

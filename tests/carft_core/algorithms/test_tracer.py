@@ -9,7 +9,8 @@ from scipy.stats import beta as beta_distribution
 
 from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.algorithms.tracer import Tracer
-from carft_sweep.carft_core.models.averages import averaged, beta_decay
+from carft_sweep.carft_core.models.averages import Averaged, beta_decay
+from carft_sweep.carft_core.models.classifier import built
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.testing import batch_for, loss_of, toy_teacher
 from tests.carft_core.algorithms.pairs import cross_entropy, features, log_softmax, walked
@@ -17,7 +18,7 @@ from tests.carft_core.algorithms.pairs import cross_entropy, features, log_softm
 
 def test_the_terms_are_their_formulas(tiny_clip: OpenedClip) -> None:
     teacher = toy_teacher(tiny_clip)
-    model, batch = averaged(walked(Tracer(), teacher)), batch_for(teacher)
+    model, batch = built(walked(Tracer(), teacher), Averaged), batch_for(teacher)
     _, logs = loss_of(Tracer(), model, batch, teacher)
     s, f, t = features(model.model, batch)
     s_a, f_a, t_a = features(model.average, batch)

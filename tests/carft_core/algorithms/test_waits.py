@@ -67,4 +67,4 @@ def test_no_step_waits_but_where_it_is_known(
     monkeypatch.setattr(testing, "loss_and_terms", watched)
     testing.check_devices(cls, teacher)
     assert Watched.found == WAITS.get(cls.name, [])
-    assert len(finished) == 2 * (testing.takes_steps(cls()) and not Watched.found)
+    assert len(finished) == 2 * (cls().takes_steps and not Watched.found)

@@ -30,7 +30,7 @@ from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.testing import takes_steps, toy_teacher
+from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.loop import Run, epochs, train
 from carft_sweep.carft_core.training.setup import open_setup
 from tests.carft_core.trained import trained, weights
@@ -422,7 +422,7 @@ def test_of_other_images_than_the_batch_came_with_the_features_are_computed(
 
 
 CASES: dict[str, dict[str, Any]] = {
-    **{name: {"name": name} for name, it in ALGORITHMS.items() if takes_steps(it())},
+    **{name: {"name": name} for name, it in ALGORITHMS.items() if it().takes_steps},
     "ema of car_ft": {"name": "ema", "of": {"name": "car_ft"}},
     "car_ft in parts": {"name": "car_ft"},
     "coral in parts": {"name": "coral"},

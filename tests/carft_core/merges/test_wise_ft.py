@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from carft_sweep.carft_core.algorithms.base import State
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.merges.wise_ft import WiseFt, interpolate
+from carft_sweep.carft_core.merges.wise_ft import WiseFt
 
 
 def two_models() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -23,10 +24,15 @@ def two_models() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     return before, model.state_dict()
 
 
+def interpolate(before: State, after: State, alpha: float) -> State:
+    wise_ft = WiseFt(alphas=(alpha,))
+    return wise_ft.state(wise_ft.points()[0], before, after)
+
+
 def test_alpha_zero_and_one_are_the_end_points_themselves() -> None:
     before, after = two_models()
-    assert all(interpolate(before, after, 0)[k] is before[k] for k in before)
-    assert all(interpolate(before, after, 1)[k] is after[k] for k in after)
+    assert all(interpolate(before, after, 0.0)[k] is before[k] for k in before)
+    assert all(interpolate(before, after, 1.0)[k] is after[k] for k in after)
 
 
 def test_batch_norm_statistics_are_interpolated_and_counts_are_the_tuned_models() -> None:

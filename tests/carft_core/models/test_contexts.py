@@ -6,7 +6,7 @@ import pytest
 
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
-from carft_sweep.carft_core.data.families.domainbed import SETS
+from carft_sweep.carft_core.data.families.domainbed import FOLDERS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import (
     KNOWN_WORDS,
@@ -18,7 +18,7 @@ from carft_sweep.carft_core.models.prompts import (
     words_to_mark,
 )
 
-HELD_OUT = [(name, domain) for name, found in SETS.items() for domain in found.domains]
+HELD_OUT = [(name, domain) for name, found in FOLDERS.items() for domain in found]
 
 
 def contexts(family: str, test: str | None, named: str | None = None) -> TemplateSet:
@@ -52,7 +52,7 @@ def test_what_names_the_held_out_domain_goes_and_all_else_stays() -> None:
 
 
 def test_each_held_out_domain_makes_other_contexts() -> None:
-    digests = {contexts("domain_net", domain).digest for domain in SETS["domain_net"].domains}
+    digests = {contexts("domain_net", domain).digest for domain in FOLDERS["domain_net"]}
     assert len(digests) == 6
 
 

@@ -16,9 +16,10 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.evaluation.measure import predict
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import class_weights, template_set, text_features
-from carft_sweep.carft_core.models.teacher import zero_shot_classifier
+from carft_sweep.carft_core.models.teacher import linear_head
 from tests.carft_core.bare_teacher import bare_teacher
 from tests.carft_core.trained import trained
 
@@ -76,7 +77,8 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
     )
     data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     teacher = bare_teacher(data.id_test.subset(places), clip.transform, batch_size=3)
-    (ours,) = predict([zero_shot_classifier(clip, w_cls)], "id/test", teacher)
+    zero_shot = ImageClassifier(clip.image_tower, linear_head(clip.logit_scale * w_cls))
+    (ours,) = predict([zero_shot], "id/test", teacher)
     model, _, preprocess = open_clip.create_model_and_transforms(
         NAME, pretrained=str(checkpoint), weights_only=False
     )

@@ -272,7 +272,7 @@ def test_a_run_with_sam_is_its_two_steps_with_micro_batches_clipping_and_the_sch
     written = WrittenOut(parameters, [0.3] * len(parameters), RHO)
     warmup = warmup_steps(2, run.steps)
     for step, loaded in enumerate(setup.teacher.loader.steps(run.batches, range(run.steps))):
-        images = to_views(loaded.images, setup.teacher.transform, setup.device)
+        images = to_views(loaded.images, setup.teacher.transform, setup.teacher.device)
 
         def gradients(images: Tensor = images, labels: Tensor = loaded.labels) -> list[Tensor]:
             nonlocal size

@@ -13,7 +13,8 @@ from torchvision.datasets import ImageFolder
 
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data, unreadable
 from carft_sweep.carft_core.data.base import DataConfig, Derived
-from carft_sweep.carft_core.data.families.domainbed import SETS, class_folders, names_of
+from carft_sweep.carft_core.data.class_names import plain_name
+from carft_sweep.carft_core.data.families.domainbed import FOLDERS, class_folders
 from carft_sweep.carft_core.data.listing import Manifest
 from carft_sweep.carft_core.errors import RequestError
 from tests import domain_bed_tree
@@ -53,22 +54,22 @@ def test_the_images_of_a_run_are_those_of_domainbeds_run(pacs_root: Path, seed: 
     assert set(shift.ids) == set(theirs(pacs_root, "cartoon")) - set(kept["cartoon"])
 
 
-@pytest.mark.parametrize("family", SETS)
+@pytest.mark.parametrize("family", FOLDERS)
 def test_classes_and_images_are_in_torchvisions_order(family: str, tmp_path: Path) -> None:
     domain_bed_tree.make(tmp_path, family, per_class=1)
-    found = SETS[family]
-    data = opened(tmp_path, found.domains[0], family=family, val_fraction=0.5)
-    folders = [tmp_path / folder.names[0] for folder in found.folders.values()]
+    found = FOLDERS[family]
+    first = next(iter(found))
+    data = opened(tmp_path, first, family=family, val_fraction=0.5)
+    folders = [tmp_path / folder.names[0] for folder in found.values()]
     for place, folder in enumerate(folders):
         there = ImageFolder(str(folder))
         assert tuple(there.classes) == class_folders(family)
         if place == 0:
-            split, out = data.shifts[found.domains[0]], data.extras[f"{found.domains[0]}_out"]
+            split, out = data.shifts[first], data.extras[f"{first}_out"]
             labels = dict(zip(split.ids, split.labels.tolist(), strict=True))
             labels |= dict(zip(out.ids, out.labels.tolist(), strict=True))
             ids = [
-                f"{found.domains[0]}/{Path(path).parent.name}/{Path(path).name}"
-                for path, _ in there.samples
+                f"{first}/{Path(path).parent.name}/{Path(path).name}" for path, _ in there.samples
             ]
             assert [labels[item] for item in ids] == there.targets
 
@@ -89,7 +90,7 @@ def test_the_published_sizes_are_the_papers(
     found = FAMILIES[family]
     assert (len(found.domains), len(class_folders(family))) == (domains, classes)
     assert list(found.folders) == list(found.domains) == sorted(found.domains)
-    assert sum(folder.images for folder in found.folders.values()) == images
+    assert sum(folder.images for folder in found.values()) == images
     assert list(class_folders(family)) == sorted(set(class_folders(family)))
 
 
@@ -108,7 +109,7 @@ def test_the_published_sizes_are_the_papers(
     ],
 )
 def test_classes_have_names_for_prompts(family: str, index: int, name: str) -> None:
-    assert names_of(family)[index] == name
+    assert plain_name(class_folders(family)[index]) == name
 
 
 def test_one_domain_is_measured_and_the_others_train_and_validate(pacs_root: Path) -> None:
