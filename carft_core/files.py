@@ -21,7 +21,6 @@ from carft_sweep.carft_core.errors import RequestError, dotted
 from carft_sweep.regular_files import RefusedFile
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
     from pydantic.plugin._schema_validator import PluggableSchemaValidator
     from pydantic_core import SchemaValidator
 
@@ -219,10 +218,9 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
     messages. Raises RequestError."""
     if shape is None:
         return _plain(content, source)
-    from_json, _ = _pydantic()
     try:
         # A third of the time of `json`: a large home has tens of thousands of files.
-        data = from_json(content)
+        data = _validator(Any).validate_json(content)
     except ValueError:  # that says why, or reads what only it reads: half a pair of surrogates
         data = _plain(content, source)
     checked_json(content, source, shape)
@@ -231,24 +229,12 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
 
 def checked_json(content: bytes, source: object, shape: object) -> Any:
     """Return JSON as an instance of `shape`, with its dataclasses; else like `parse_json`."""
-    _, invalid = _pydantic()
     try:
         return _validator(shape).validate_json(content, strict=True)
-    except invalid as error:
-        first = error.errors(include_url=False)[0]
+    except ValueError as error:  # pydantic's ValidationError
+        first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
         place = f" {dotted(first['loc'])}:" if first["loc"] else ""
         raise RequestError(f"{source} is damaged:{place} {first['msg']}") from None
-
-
-@functools.cache
-def _pydantic() -> tuple[Callable[[bytes], Any], type[ValidationError]]:
-    """Return pydantic's parser and error, imported on the first call: that takes a tenth of a
-    second, which `--help` saves. The import statement alone is too slow for each of thousands of
-    lines."""
-    from pydantic import ValidationError
-    from pydantic_core import from_json
-
-    return from_json, ValidationError
 
 
 def _plain(content: bytes, source: object) -> Any:
@@ -262,6 +248,7 @@ def _plain(content: bytes, source: object) -> Any:
 
 @functools.cache
 def _validator(shape: Any) -> SchemaValidator | PluggableSchemaValidator:
+    # On the first call alone: it takes a tenth of a second, which `--help` saves.
     from pydantic import TypeAdapter
 
     return TypeAdapter(shape).validator

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from carft_sweep.carft_core.config.registry import Registered, Registry, no_concrete
+from carft_sweep.carft_core.config.registry import Registered, Registry
 from carft_sweep.carft_core.config.user_code import is_own, own_lines, reason
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.models.averages import Averaged
@@ -378,18 +378,16 @@ def check_same_tensors(one: State, two: State, message: str) -> None:
         raise RequestError(f"{message}; these tensors differ: {', '.join(differing[:10])}{more}")
 
 
-def _refusal(thing: Any) -> str | None:
-    """Return why a class is no complete algorithm, which has a `loss` or a `solve`; None if it
-    is."""
-    wrong = no_concrete(Algorithm, thing)
-    if wrong is not None or not thing.trains:
-        return wrong
-    if thing.solves:
-        return "it lacks `solve`" if thing.solve is Algorithm.solve else None
-    return "it lacks `loss`, what it minimises" if thing.loss is Algorithm.loss else None
+def _lacks(cls: type[Algorithm]) -> str | None:
+    """Return which of `loss` and `solve` an algorithm that trains lacks; None if neither."""
+    if cls.trains and cls.solves and cls.solve is Algorithm.solve:
+        return "it lacks `solve`"
+    if cls.trains and not cls.solves and cls.loss is Algorithm.loss:
+        return "it lacks `loss`, what it minimises"
+    return None
 
 
-ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", _refusal)
+ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", Algorithm, lacks=_lacks)
 """By `algorithm.name`."""
 Algorithm.registry = ALGORITHMS
 

@@ -33,15 +33,21 @@ class Registry(dict[str, T]):
     def __init__(
         self,
         kind: str,
-        refusal: Callable[[Any], str | None],
+        base: type,
         *,
-        code: Callable[[T], Any] = lambda thing: thing,
+        function: str = "",
+        lacks: Callable[[Any], str | None] = lambda _: None,
     ) -> None:
-        """Take `kind` for messages ("algorithm"), `refusal`, which returns why a thing is not of
-        this kind or None, and `code`, which returns the class or function that defines the
-        thing."""
+        """Take `kind` for messages ("algorithm"), and what the things are: subclasses of `base`, or
+        instances whose attribute `function` does the work. `lacks` returns what a complete subclass
+        still lacks, or None."""
         super().__init__()
-        self.kind, self._refusal, self.code = kind, refusal, code
+        self.kind, self._base, self._function, self._lacks = kind, base, function, lacks
+
+    def code(self, thing: T) -> Any:
+        """Return the class or function that defines a thing: its source is a part of the identity
+        of runs."""
+        return getattr(thing, self._function) if self._function else thing
 
     def register(self, thing: Anything) -> Anything:
         """Add a thing under its own name and return it, so that this method serves as a decorator.
@@ -59,6 +65,22 @@ class Registry(dict[str, T]):
         one."""
         own = " One of your own is registered in a file that `import:` or --import names."
         return unknown(self.kind, name, self, own)
+
+    def _refusal(self, thing: Any) -> str | None:
+        """Return why a thing is not of this kind; None if it is."""
+        base = self._base
+        if self._function:
+            if not isinstance(thing, base):
+                return f"it must be of the class {base.__name__}"
+            if not hasattr(self.code(cast(T, thing)), "__qualname__"):
+                return f"its `{self._function}` must be a function that a module defines"
+            return None
+        if not isinstance(thing, type) or not issubclass(thing, base) or thing is base:
+            instead = ", not its instance" if isinstance(thing, base) else ""
+            return f"it must be a class derived from {base.__name__}{instead}"
+        if inspect.isabstract(thing):
+            return f"it lacks {', '.join(sorted(getattr(thing, '__abstractmethods__', ())))}"
+        return self._lacks(thing)
 
     def _conflict(self, thing: T) -> str | None:
         name = vars(thing)["name"]
@@ -126,28 +148,6 @@ class Registered(Section):
             return super().__get_pydantic_json_schema__(schema, handler)
         named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
         return {"anyOf": [{"type": "string"}, named]}
-
-
-def no_declaration(kind: type, field: str, thing: object) -> str | None:
-    """Return why a thing is no instance of `kind` whose attribute `field` is a module's function,
-    so that its source can be part of a run's identity; None if it is one."""
-    if not isinstance(thing, kind):
-        return f"it must be of the class {kind.__name__}"
-    if not hasattr(getattr(thing, field), "__qualname__"):
-        return f"its `{field}` must be a function that a module defines"
-    return None
-
-
-def no_concrete(base: type, thing: object) -> str | None:
-    """Return why a thing is no complete subclass of `base`; None when it is one."""
-    if not isinstance(thing, type):
-        what = "its instance" if isinstance(thing, base) else "something else"
-        return f"it must be a class derived from {base.__name__}, not {what}"
-    if not issubclass(thing, base) or thing is base:
-        return f"it must be a class derived from {base.__name__}"
-    if inspect.isabstract(thing):
-        return f"it lacks {', '.join(sorted(getattr(thing, '__abstractmethods__', ())))}"
-    return None
 
 
 def _misnamed(thing: object) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from carft_sweep.carft_core.config.registry import Registry, no_declaration
+from carft_sweep.carft_core.config.registry import Registry
 from carft_sweep.carft_core.data.base import (
     DataConfig,
     DataFolder,
@@ -32,9 +31,7 @@ from carft_sweep.carft_core.data.unreadable import refuse_bad_files, without_bad
 from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 
-FAMILIES: Registry[Family] = Registry(
-    "family", functools.partial(no_declaration, Family, "open"), code=lambda family: family.open
-)
+FAMILIES: Registry[Family] = Registry("family", Family, function="open")
 FAMILIES.register(ICON_SHIFT)
 FAMILIES.register(ICON_SHIFT_DEV)
 FAMILIES.register(IMAGE_FOLDER)

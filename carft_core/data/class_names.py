@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from carft_sweep.carft_core.data.listing import join_names, nearest
+from carft_sweep.carft_core.data.listing import is_text, join_names, nearest
 from carft_sweep.carft_core.files import read_regular
 
 CLASS_FILE = "classes.json"
@@ -63,7 +62,7 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
     for folder, value in pairs:
         name = value[0] if isinstance(value, list) and value else value
         # JSON can spell half a pair of surrogates, which is no text that anything can write.
-        if not isinstance(name, str) or not name.strip() or re.search("[\ud800-\udfff]", name):
+        if not isinstance(name, str) or not name.strip() or not is_text(name):
             raise ValueError(f"the name of {folder!r} must be text, or a list of texts")
         named.append((folder, name.strip()))
     return named

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carft_sweep.carft_core.data import FAMILIES, as_used, open_whole
@@ -65,18 +65,16 @@ def _found_splits(data: FamilyData, config: DataConfig) -> Iterator[tuple[str, F
     for name, split in data.splits.items():
         # Of other families a folder is no split, but a domain, say.
         folder = folders.get(name, folders.get(name.removeprefix("shifts/")))
-        folder = folder if config.root is not None and "train" in folders else None
-        yield (
-            name,
-            FoundSplit(
-                images=len(split),
-                classes=len(split.labels.unique()),
-                expected_classes=len(split.classes or data.class_names),
-                digest=data.digests.get(name) or _digest(split),
-                folder=folder and find_folder(Path(str(config.root)), folder),
-                published=folder and folder.images,
-            ),
+        found = FoundSplit(
+            images=len(split),
+            classes=len(split.labels.unique()),
+            expected_classes=len(split.classes or data.class_names),
+            digest=data.digests.get(name) or _digest(split),
         )
+        if folder is not None and config.root is not None and "train" in folders:
+            place = find_folder(Path(config.root), folder)
+            found = replace(found, folder=place, published=folder.images)
+        yield name, found
 
 
 def _digest(split: Split) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-
 from carft_sweep.carft_core.algorithms.base import State
-from carft_sweep.carft_core.config.registry import Registry, no_concrete
+from carft_sweep.carft_core.config.registry import Registry
 from carft_sweep.carft_core.merges.base import Merge, MergePoint, Model
 from carft_sweep.carft_core.merges.dawin import Dawin
 from carft_sweep.carft_core.merges.lines import Lines
@@ -13,7 +11,7 @@ from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
 from carft_sweep.carft_core.merges.vrf import Vrf
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 
-MERGES: Registry[type[Merge]] = Registry("merge", functools.partial(no_concrete, Merge))
+MERGES: Registry[type[Merge]] = Registry("merge", Merge)
 Merge.registry = MERGES
 MERGES.register(WiseFt)
 MERGES.register(Lines)

@@ -91,7 +91,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
         parts["seed"] = seed
     if algorithm.takes_steps:
         # A whole batch is not in it anyhow, and who needs no answer does without open_clip.
-        coupled = config.optim.micro_batch is not None and couples_items(config)
+        coupled = config.optim.micro_batch is not None and coupling(config) is not None
         outside = {"grad_checkpointing"} | (set() if coupled else {"micro_batch"})
         parts["optim"] = present(**config.optim.model_dump(mode="json", exclude=outside))
         views = config.data.augmentation
@@ -110,16 +110,11 @@ def check_parts(name: str, pretrained: str | None, digest: str, used: frozenset[
         PARTS[part](clip)
 
 
-def couples_items(config: TrialConfig) -> bool:
-    """Return whether an item's effect on the weights depends on the other items of its micro-batch.
-    Raises RequestError when the model cannot be found."""
-    return coupling(config) is not None
-
-
 def coupling(config: TrialConfig) -> str | None:
-    """Return what couples the items of a micro-batch: a loss that is no mean over images, trained
-    batch norms, layers that draw masks for each micro-batch anew. None without coupling. Raises
-    RequestError when the model cannot be found."""
+    """Return what makes an item's effect on the weights depend on the other items of its
+    micro-batch: a loss that is no mean over images, trained batch norms, layers that draw masks for
+    each micro-batch anew. None without coupling. Raises RequestError when the model cannot be
+    found."""
     if config.algorithm.couples_items:
         return f"the loss of {config.algorithm.name}"
     if config.optim.batch_norm == "train":

@@ -57,8 +57,9 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
             _compiled.clear()
         _compiled.append(kind)
     own = teacher.classifier.visual
+    towers = [*towers_in(model, own), own]
     try:
-        for tower in [*towers_in(model, own), own]:
+        for tower in towers:
             _try(tower, teacher, batch_size)
     except torch.OutOfMemoryError:
         raise
@@ -70,7 +71,7 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
         )
         _LOG.warning(warning)
         return warning
-    for tower in [*towers_in(model, own), own]:
+    for tower in towers:
         tower.compile(dynamic=False, backend=BACKEND)
     return None
 

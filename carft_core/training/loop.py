@@ -250,7 +250,7 @@ class Run:
             with self.teacher.arithmetic(), _seeded(self.seed, 0, self.device):
                 self.algorithm.start(self.model, self.teacher)
         if self.teacher.compiled:
-            set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
+            set_training_mode(self.model, self.optim.batch_norm)
             warning = compile_towers(self.model, self.teacher, self._micro_batch_size())
             self.warnings = [] if warning is None else [warning]
             self.compiled_size = 0 if warning else self._micro_batch_size()
@@ -349,7 +349,7 @@ class Run:
         first step."""
         sums, first = Logs(), Logs()
         began = time.perf_counter()
-        set_mode(self.model, train=True, batch_norm=self.optim.batch_norm)
+        set_training_mode(self.model, self.optim.batch_norm)
         self.world.copy(self.model.state_dict())  # so that roundings of devices never add up
         self.step_log.begin_epoch()
         with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device, self.world.rank):
@@ -497,12 +497,12 @@ class Run:
                 )
 
 
-def set_mode(model: nn.Module, *, train: bool, batch_norm: Literal["frozen", "train"]) -> None:
-    """Set training or evaluation mode; frozen batch norms keep the pre-training's statistics."""
-    model.train(train)
+def set_training_mode(model: nn.Module, batch_norm: Literal["frozen", "train"]) -> None:
+    """Set training mode; frozen batch norms keep the pre-training's statistics."""
+    model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(train and batch_norm == "train")
+            module.train(batch_norm == "train")
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ from carft_sweep.carft_core.models.clip import (
 )
 from carft_sweep.carft_core.models.prompts import TemplateSet, context_set, template_set
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.identity import couples_items, own_code_of
+from carft_sweep.carft_core.runs.identity import coupling, own_code_of
 from carft_sweep.carft_core.training.logistic_regression import PAIRS, Probe, cross_entropy
 from carft_sweep.carft_core.training.numerics import autocast
 from carft_sweep.carft_core.training.optim import freeze_all_but, images_of_step
@@ -181,7 +181,7 @@ def fit_batches(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
     """
     if config.eval.batch_size is None:
         config = _fit(config, ranks, "eval", "batch_size", EVALUATED, "evaluation", room)
-    if config.optim.micro_batch is None and config.algorithm.trains and not couples_items(config):
+    if config.optim.micro_batch is None and config.algorithm.trains and not coupling(config):
         images = _images_of_rank(config, open_data(config.data).train, ranks)
         config = _fit(config, ranks, "optim", "micro_batch", images, "training", room)
     return config

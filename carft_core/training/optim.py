@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from carft_sweep.carft_core.config.fields import NonNegative, Positive, PositiveInt, Section
-from carft_sweep.carft_core.config.registry import Registry, no_declaration
+from carft_sweep.carft_core.config.registry import Registry
 from carft_sweep.carft_core.data import Split
 
 Group = dict[str, Any]
@@ -94,11 +93,7 @@ class Optimiser:
     optimiser keeps is in its `state_dict`; the rate is each group's `lr`, which the loop sets."""
 
 
-OPTIMISERS: Registry[Optimiser] = Registry(
-    "optimiser",
-    functools.partial(no_declaration, Optimiser, "make"),
-    code=lambda optimiser: optimiser.make,
-)
+OPTIMISERS: Registry[Optimiser] = Registry("optimiser", Optimiser, function="make")
 """By `optim.name`."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.images import UNREADABLE
-from carft_sweep.carft_core.runs.identity import couples_items
+from carft_sweep.carft_core.runs.identity import coupling
 from carft_sweep.sweeps.engines.base import Failure
 from carft_sweep.sweeps.spec.settings import Retries
 
@@ -72,7 +72,7 @@ def halved(config: TrialConfig, times: int) -> TrialConfig:
     optim, evaluation = config.optim, config.eval
     batch = max(1, evaluation.images_at_once >> times)
     smaller: dict[str, object] = {"eval": evaluation.model_copy(update={"batch_size": batch})}
-    if not couples_items(config):
+    if not coupling(config):
         micro = max(1, (optim.micro_batch or optim.batch_size) >> times)
         smaller["optim"] = optim.model_copy(update={"micro_batch": micro})
     return config.model_copy(update=smaller)
@@ -83,7 +83,7 @@ def can_be_halved(config: TrialConfig) -> bool:
     say whether memory ran out in training or in evaluation, so either suffices."""
     if config.eval.images_at_once > 1:
         return True
-    return not couples_items(config) and (config.optim.micro_batch or config.optim.batch_size) > 1
+    return not coupling(config) and (config.optim.micro_batch or config.optim.batch_size) > 1
 
 
 NODE_KINDS = ("crashed", "timeout")

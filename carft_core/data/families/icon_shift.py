@@ -107,14 +107,7 @@ def render_views(drawings: Tensor, monochrome: Tensor, keys: Keys, size: int) ->
     drawing is only a mask and takes the view's tint), `keys` uint64 [B]. Returns float32 [B, 3,
     size, size] in [0, 1].
     """
-    return draw_views(drawings, monochrome, view_parameters(keys), size)
-
-
-def draw_views(
-    drawings: Tensor, monochrome: Tensor, parameters: ViewParameters, size: int
-) -> Tensor:
-    """Return views as `render_views` does, with geometry and colours that the caller chose."""
-    views = torch.empty(len(drawings), 3, size, size)
+    views, parameters = torch.empty(len(drawings), 3, size, size), view_parameters(keys)
     # One-colour icons, the majority, need only their mask resampled: a quarter of the work.
     mono = monochrome.nonzero().squeeze(1)
     if len(mono):

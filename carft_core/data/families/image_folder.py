@@ -66,27 +66,22 @@ def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
     return {name: paths for name, paths in folders.items() if paths is not None}
 
 
+@dataclass(eq=False)
 class Reader:
-    """Lists the images that a declaration names below a root.
+    """Lists the images that a declaration names below a root."""
 
-    `advises` says whether a message may advise to change the declaration, `with_empty` whether
-    empty files are listed, as images that cannot be read.
-    """
+    declared: Declaration
+    root: Path
+    report: ProblemSink
+    advises: bool = True
+    """Whether a message may advise to change the declaration."""
+    with_empty: bool = False
+    """Whether empty files are listed, as images that cannot be read."""
 
-    def __init__(
-        self,
-        declared: Declaration,
-        root: Path,
-        report: ProblemSink,
-        *,
-        advises: bool = True,
-        with_empty: bool = False,
-    ) -> None:
-        self._with_empty = with_empty
-        self._unread: list[str] = []
-        self.declared, self.root, self.report, self.advises = declared, root, report, advises
+    def __post_init__(self) -> None:
         self.train: ClassFolders = {}
         self.classes: tuple[str, ...] = ()
+        self._unread: list[str] = []
 
     def read(self) -> Tree:
         """Return the listed images of every split. Raises OSError for an unreadable folder."""
@@ -214,7 +209,7 @@ class Reader:
 
     def _listing(self, route: Route, folders: ClassFolders) -> Listing:
         """Return the images by class, in the order of their paths."""
-        scan = ImageScan(self.root, self._with_empty)
+        scan = ImageScan(self.root, self.with_empty)
         listing = {
             name: dict(sorted(chain.from_iterable(map(scan.images, places))))
             for name, places in folders.items()
@@ -338,7 +333,7 @@ def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
 
     declared = layout.declare(root, report)
     skips = bad_files == "skip"
-    tree = Reader(declared, root, report, advises=layout.advises, with_empty=skips).read()
+    tree = Reader(declared, root, report, layout.advises, skips).read()
     names = _names(
         declared, tree.classes, report, where="class_names" if layout.advises else "classes.json"
     )

@@ -19,7 +19,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder
-from carft_sweep.carft_core.runs.identity import couples_items, identify
+from carft_sweep.carft_core.runs.identity import coupling, identify
 from carft_sweep.carft_core.testing import batch_for, started
 from carft_sweep.carft_core.training.loop import train
 from tests.carft_core.trained import trained
@@ -123,7 +123,7 @@ def test_micro_batches_give_the_same_weights_up_to_rounding_and_are_in_the_diges
     pacs_config: Config, tmp_path: Path
 ) -> None:
     whole, parts = pacs_config(CORAL), pacs_config({**CORAL, "optim.micro_batch": 5})
-    assert couples_items(whole)
+    assert coupling(whole)
     assert identify(whole, 0).digest != identify(parts, 0).digest
     for name, asked in (("whole", whole), ("parts", parts)):
         trained(asked, tmp_path / name)

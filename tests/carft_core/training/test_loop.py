@@ -34,7 +34,7 @@ from carft_sweep.carft_core.runs.folder import (
 )
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training import loop as train_module
-from carft_sweep.carft_core.training.loop import Decision, epochs, set_mode, train
+from carft_sweep.carft_core.training.loop import Decision, epochs, set_training_mode, train
 from carft_sweep.carft_core.training.optim import OPTIMISERS, OptimConfig
 from carft_sweep.carft_core.training.resumption import DamagedCheckpoint, restore
 from tests.carft_core.other_device import other_device
@@ -513,9 +513,9 @@ def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
 
 def test_frozen_batch_norm_keeps_its_statistics() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
-    set_mode(model, train=True, batch_norm="frozen")
+    set_training_mode(model, "frozen")
     assert [module.training for module in model] == [True, False, True]
-    set_mode(model, train=True, batch_norm="train")
+    set_training_mode(model, "train")
     assert [module.training for module in model] == [True, True, True]
 
 

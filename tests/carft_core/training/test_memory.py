@@ -22,7 +22,7 @@ from carft_sweep.carft_core.models.clip import open_model, open_shapes
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.models.teacher import on_device, open_teacher
 from carft_sweep.carft_core.training import logistic_regression, memory
-from carft_sweep.carft_core.training.loop import set_mode
+from carft_sweep.carft_core.training.loop import set_training_mode
 from carft_sweep.carft_core.training.memory import RunCost, fit_batches, run_cost
 from carft_sweep.carft_core.training.optim import freeze_all_but
 
@@ -57,7 +57,7 @@ def measured_peak(config: TrialConfig) -> int:
         groups = algorithm.groups(model, optim)
         freeze_all_but(model, groups)
         optimiser = algorithm.optimiser(groups, optim)
-        set_mode(model, train=True, batch_norm="frozen")
+        set_training_mode(model, "frozen")
 
         def closure() -> Tensor:
             optimiser.zero_grad(set_to_none=True)
