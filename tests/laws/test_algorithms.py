@@ -9,7 +9,6 @@ from torch import nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.algorithms.base import PARTS
-from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.source import BUILTIN
@@ -28,11 +27,8 @@ def test_an_algorithm_keeps_the_law(
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_the_shipped_algorithms_say_what_they_are_and_where_they_come_from(name: str) -> None:
-    algorithm = ALGORITHMS[name]()
-    assert algorithm.name == name
-    assert algorithm.summary
-    assert "Source:" in (type(algorithm).__doc__ or "")
+def test_the_shipped_algorithms_say_where_they_come_from(name: str) -> None:
+    assert "Source:" in (ALGORITHMS[name].__doc__ or "")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -48,12 +44,6 @@ def test_an_algorithm_keeps_as_many_models_as_it_says(name: str, teacher: Teache
     held = size(algorithm.build(teacher))
     assert (algorithm.copies - 1) * tower <= held  # CLIP-Adapter's holds no tower
     assert held <= algorithm.copies * (tower + clip)
-
-
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_an_algorithm_refuses_a_field_it_does_not_have(name: str) -> None:
-    with pytest.raises(ValueError, match="no_such_field"):
-        trial_config({"algorithm": {"name": name, "no_such_field": 1}})
 
 
 def test_all_laws_are_held_on_the_built_in_clip_as_users_call_them() -> None:

@@ -19,11 +19,8 @@ def test_a_merge_keeps_the_law(name: str, law: Callable[[type[Merge]], None]) ->
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_the_shipped_merges_say_what_they_are_and_where_they_come_from(name: str) -> None:
-    merge = MERGES[name]()
-    assert merge.name == name
-    assert merge.summary
-    assert "Source:" in (type(merge).__doc__ or "")
+def test_the_shipped_merges_say_where_they_come_from(name: str) -> None:
+    assert "Source:" in (MERGES[name].__doc__ or "")
 
 
 def test_all_laws_are_held_as_users_call_them() -> None:

@@ -27,11 +27,10 @@ def walked(algorithm: Algorithm, teacher: Teacher) -> nn.Module:
 @torch.no_grad()
 def features(model: nn.Module, batch: Batch) -> tuple[float, Array, Array]:
     """A CLIP's scale, and its features of the images and of the captions that `loss_of` draws."""
-    clip: ContrastiveClip = built(model, ContrastiveClip)
+    clip = built(model, ContrastiveClip)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        pairs = batch.pairs(clip)
-    images, texts = (it.double().numpy() for it in pairs)
+        images, texts = (rows.double().numpy() for rows in batch.pairs(clip))
     return float(clip.scale), images, texts
 
 
