@@ -74,16 +74,13 @@ class Teacher:
     device: torch.device
     precision: Precision = "fp32"
     deterministic: bool = False
+    convolutional: bool = False
+    """Whether the tower convolves; see `training.numerics.arithmetic`."""
     compiled: bool = False
     """Whether the towers are to be compiled for the steps of training."""
     batch_size: int = 256
     """Of passes over fixed views."""
     workers: int = 0
-
-    @functools.cached_property
-    def convolutional(self) -> bool:
-        """Whether the image tower convolves, where a ViT only cuts patches by one convolution."""
-        return sum(isinstance(part, nn.Conv2d) for part in self.classifier.visual.modules()) > 1
 
     @property
     def scale(self) -> float:
@@ -301,10 +298,16 @@ def open_teacher(
         device=device,
         precision=precision,
         deterministic=deterministic,
+        convolutional=is_convolutional(classifier.visual),
         compiled=compiled,
         batch_size=batch_size,
         workers=workers,
     )
+
+
+def is_convolutional(tower: nn.Module) -> bool:
+    """Return whether an image tower is convolutional: a ViT only cuts patches by one."""
+    return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
 
 def linear_head(rows: Tensor) -> nn.Linear:

@@ -166,17 +166,13 @@ class Run:
         self.algorithm, self.optim = config.algorithm, config.optim
         self._build()
         images, balanced = self.teacher.splits["train"], config.data.balanced
-        whole_passes = self.optim.steps_per_epoch is None
         self.plan = training_plan(
             images,
             batch_size=self.optim.batch_size,
             seed=seed,
             balanced=balanced,
-            whole_passes=whole_passes,
+            whole_passes=self.optim.steps_per_epoch is None,
         )
-        drawn = balanced, whole_passes, self.optim.batch_size, *self.world.cache_key()
-        self.views = self.teacher.training_views(seed, *drawn)
-        """Plain data that decides the views of the batch of a step."""
         self.schedule = schedule_of(self.optim, images, balanced=balanced)
         if self.algorithm.solves:
             self.schedule = Schedule(steps=1, per_epoch=1)
@@ -213,6 +209,13 @@ class Run:
         groups = self.algorithm.groups(self.model, self.optim)
         self.trained = freeze_all_but(self.model, groups)
         self.optimiser = self.algorithm.optimiser(groups, self.optim)
+
+    @functools.cached_property
+    def views(self) -> list[object]:
+        """Plain data that decides the views of the batch of a step."""
+        whole_passes = self.optim.steps_per_epoch is None
+        plan = self.config.data.balanced, whole_passes, self.optim.batch_size
+        return self.teacher.training_views(self.seed, *plan, *self.world.cache_key())
 
     @functools.cached_property
     def view_bank(self) -> Bank:

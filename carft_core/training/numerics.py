@@ -44,8 +44,10 @@ def resolve_precision(name: Literal["auto"] | Precision, device: torch.device) -
     elsewhere than on CUDA."""
     if name == "tf32" and device.type != "cuda":
         raise RequestError(f"precision: tf32 is for CUDA devices, not {device.type}; use fp32")
-    if name != "auto" or device.type != "cuda":
-        return "fp32" if name == "auto" else name
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "fp32"
     # As torch.cuda.is_bf16_supported(including_emulation=False) says of the current device.
     is_native = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return "bf16" if is_native else "fp32"

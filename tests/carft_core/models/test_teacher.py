@@ -14,9 +14,8 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import Source
 from carft_sweep.carft_core.data.views import AUGMENTATIONS
 from carft_sweep.carft_core.models import teacher
-from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import open_model
-from carft_sweep.carft_core.models.teacher import Teacher
+from carft_sweep.carft_core.models.teacher import Teacher, is_convolutional
 from carft_sweep.carft_core.training.setup import RunSetup, open_setup
 
 Config = Callable[..., TrialConfig]
@@ -157,5 +156,6 @@ def test_a_split_of_the_same_images_under_another_name_is_the_same(
 
 def test_a_residual_network_is_convolutional_and_a_vit_is_not(setup: RunSetup) -> None:
     assert not setup.teacher.convolutional
-    tower = ImageClassifier(open_model("builtin").image_tower, setup.teacher.classifier.head)
-    assert replace(setup.teacher, classifier=tower).convolutional
+    tower = open_model("builtin").model.visual
+    assert isinstance(tower, torch.nn.Module)
+    assert is_convolutional(tower)
