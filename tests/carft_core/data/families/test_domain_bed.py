@@ -90,7 +90,7 @@ def test_the_published_sizes_are_the_papers(
     found = FAMILIES[family]
     assert (len(found.domains), len(class_folders(family))) == (domains, classes)
     assert list(found.folders) == list(found.domains) == sorted(found.domains)
-    assert sum(folder.images for folder in found.values()) == images
+    assert sum(folder.images for folder in found.folders.values()) == images
     assert list(class_folders(family)) == sorted(set(class_folders(family)))
 
 
