@@ -11,7 +11,13 @@ from typing import Any, Literal
 import altair as alt
 
 from carft_sweep.tracking.comparison.compare import Row
-from carft_sweep.tracking.comparison.runs import Scalar, scalar_text, value_text
+from carft_sweep.tracking.comparison.runs import (
+    Scalar,
+    last_part,
+    number_of,
+    scalar_text,
+    value_text,
+)
 from carft_sweep.tracking.comparison.statistics import mean
 
 Scale = Literal["linear", "log", "symlog", "categories"]
@@ -97,11 +103,11 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
             for name, value in row.arm.params.items():
                 values.setdefault(name, {}).setdefault(scalar_text(value), value)
     varied = {name: [*each.values()] for name, each in sorted(values.items()) if len(each) > 1}
-    ends = Counter(_end(name) for name in varied)
+    ends = Counter(map(last_part, varied))
     return tuple(
         Parameter(
             name,
-            name if ends[_end(name)] > 1 else _end(name),
+            name if ends[last_part(name)] > 1 else last_part(name),
             tuple(sorted(each, key=_order)),
             scale_of(each),
         )
@@ -145,21 +151,10 @@ def _decades(numbers: Sequence[float]) -> list[float]:
 
 
 def _order(value: Scalar) -> tuple[bool, float, str]:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (
-        not is_number,
-        float(value) if is_number and value is not None else 0.0,
-        scalar_text(value),
-    )
+    number = number_of(value)
+    return number is None, number or 0.0, scalar_text(value)
 
 
 def _numbers(values: Iterable[Scalar]) -> list[float]:
-    return [
-        float(value)
-        for value in values
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    ]
-
-
-def _end(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
+    numbers = map(number_of, values)
+    return [number for number in numbers if number is not None and math.isfinite(number)]

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.hits import Hits, KeptHits, leave_out
 from carft_sweep.tracking.comparison.power import Power
@@ -25,13 +24,14 @@ from carft_sweep.tracking.comparison.statistics import (
     ImageError,
     Interval,
     PairedTest,
-    adjusted_by_holm,
     deciding_level,
+    holm,
     mean,
 )
 from carft_sweep.tracking.comparison.verdict import Judgement
 from carft_sweep.tracking.comparison.wise_ft_curve import (
     Curve,
+    Floats,
     Point,
     curve_gain,
     curve_sag,
@@ -104,8 +104,7 @@ class CurvePair:
 
     @property
     def slack(self) -> float:
-        """By how much gain and loss lie below the true differences, since curves are bounded: half
-        of what separates the two."""
+        """How far gain and loss are below the true differences: half the gap that bounds leave."""
         if self.gain is None or self.loss is None:
             return 0.0
         return max(0.0, -(self.gain.mean + self.loss.mean) / 2)
@@ -118,8 +117,7 @@ class CurvePair:
 
     @property
     def p_worse(self) -> float | None:
-        """The p of the claim "the loss is above 0", doubled like `p_better`; None without a
-        test."""
+        """The p of the claim that the loss is above 0, like `p_better`."""
         return _doubled(self.loss)
 
     def _test(self, side: int) -> PairedTest | None:
@@ -184,9 +182,9 @@ class _Side(NamedTuple):
     """The curves of one of the two arms that are compared."""
 
     alphas: tuple[float, ...]
-    ids: NDArray[np.float64]
+    ids: Floats
     """[..., S, K] by seed and alpha."""
-    oods: NDArray[np.float64]
+    oods: Floats
 
 
 def _side(curves: Sequence[Curve]) -> _Side:
@@ -199,7 +197,7 @@ def _side(curves: Sequence[Curve]) -> _Side:
     return _Side(alphas, ids, oods)
 
 
-def _gains(one: _Side, two: _Side) -> NDArray[np.float64]:
+def _gains(one: _Side, two: _Side) -> Floats:
     """Return for each seed [..., S] the lower bound of how far the curves `one` lie above `two` at
     equal ID accuracy. How far a curve may lie below its chords is estimated by the mean curve,
     since the curve of a single seed is bent by chance."""
@@ -242,21 +240,18 @@ class CurveVerdict(Judgement):
     @property
     def state(self) -> CurveState:
         """The state that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
-        states: Mapping[CurveOutcome, CurveState] = {
-            "better_curve": "BETTER CURVE",
-            "worse_curve": "WORSE CURVE",
-        }
-        if self.outcome == "no_difference" and self.most is not None:
-            return "NO GAIN" if self.most < self.pair.endpoint.ood_margin else "UNDECIDED"
-        return states.get(self.outcome, "UNDECIDED")
+        if self.outcome in ("better_curve", "worse_curve"):
+            return "BETTER CURVE" if self.outcome == "better_curve" else "WORSE CURVE"
+        is_excluded = self.most is not None and self.most < self.pair.endpoint.ood_margin
+        return "NO GAIN" if self.outcome == "no_difference" and is_excluded else "UNDECIDED"
 
 
 def judge_curves(
     pairs: Sequence[CurvePair], seeds: Sequence[int], tried: Mapping[str, int]
 ) -> tuple[CurveVerdict, ...]:
     """Return each candidate's verdict against the reference's curve, Holm-adjusted over all."""
-    better = adjusted_by_holm([pair.p_better for pair in pairs])
-    worse = adjusted_by_holm([pair.p_worse for pair in pairs])
+    better = holm([pair.p_better for pair in pairs])
+    worse = holm([pair.p_worse for pair in pairs])
     return tuple(
         CurveVerdict(
             pair=pair,

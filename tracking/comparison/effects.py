@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from carft_sweep.tracking.comparison.hits import KeptHits
-from carft_sweep.tracking.comparison.runs import Arm, Scalar, scalar_text
+from carft_sweep.tracking.comparison.runs import Arm, Scalar, number_of, params_key, scalar_text
 from carft_sweep.tracking.comparison.selection import SWEEP
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import ALPHA, Interval, PairedTest, mean
@@ -102,25 +102,21 @@ def measure_effects(
     return effects, unmeasured
 
 
-_Point = tuple[tuple[str, bool, Scalar], ...]
-
-
 def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, Arm]]:
     """Group arms that differ in the field `name` alone, as arms by the field's text; return the
     groups with all `count` values."""
     first = _rest(arms[0], name)
     if count == len(arms) and any(_rest(arm, name) != first for arm in arms):
         return []  # a value for each arm, as random search gives: all are one block, or none is
-    blocks: dict[_Point, dict[str, Arm]] = {}
+    blocks: dict[str, dict[str, Arm]] = {}
     for arm in arms:
         blocks.setdefault(_rest(arm, name), {})[scalar_text(arm.params[name])] = arm
     return [block for block in blocks.values() if len(block) == count]
 
 
-def _rest(arm: Arm, name: str) -> _Point:
-    """Return a setting's fields without `name` as a key, in which 1 differs from true."""
-    rest = (item for item in arm.params.items() if item[0] != name)
-    return tuple((key, isinstance(value, bool), value) for key, value in sorted(rest))
+def _rest(arm: Arm, name: str) -> str:
+    """Return a key of a setting's fields without `name`."""
+    return params_key({key: value for key, value in arm.params.items() if key != name})
 
 
 def _effect(
@@ -141,36 +137,34 @@ def _effect(
             return None
         return [mean([of_block[seed] for of_block in of_blocks]) for seed in seeds]
 
-    def minus(one: Level, other: Level, metric: str) -> PairedTest | None:
-        sides = [by_seed(scalar_text(level.value), metric) for level in (one, other)]
-        if sides[0] is None or sides[1] is None:
-            return None
-        pairs = [(b[scalar_text(one.value)], b[scalar_text(other.value)]) for b in blocks]
-        differences = (a - b for a, b in zip(*sides, strict=True))
-        return kept.paired_test(differences, pairs, seeds, metric)
-
-    numeric = all(type(value) in (int, float) for value in values.values())
+    numeric = all(number_of(value) is not None for value in values.values())
     levels = []
     for text, value in values.items():
-        of_endpoint, of_id = (by_seed(text, m) for m in (endpoint.metric, endpoint.id_metric))
-        assert of_endpoint is not None  # only such settings are compared
-        levels.append(Level(value, mean(of_endpoint), None if of_id is None else mean(of_id)))
-    levels.sort(key=lambda level: _number(level.value) if numeric else level.endpoint)
-    low, high = levels[0], levels[-1]
-    difference = minus(high, low, endpoint.metric)
-    assert difference is not None
-    other = endpoint.id_metric if endpoint.id_metric != endpoint.metric else None
+        heights, ids = (by_seed(text, m) for m in (endpoint.metric, endpoint.id_metric))
+        assert heights is not None  # only such settings are compared
+        levels.append(Level(value, mean(heights), None if ids is None else mean(ids)))
+    levels.sort(key=lambda level: number_of(level.value) or 0.0 if numeric else level.endpoint)
+    low, high = (scalar_text(level.value) for level in (levels[0], levels[-1]))
+
+    def difference(metric: str) -> PairedTest | None:
+        """Return the test of the highest level minus the lowest; None where a value is missing."""
+        sides = by_seed(high, metric), by_seed(low, metric)
+        if sides[0] is None or sides[1] is None:
+            return None
+        differences = (one - other for one, other in zip(*sides, strict=True))
+        pairs = [(block[high], block[low]) for block in blocks]
+        return kept.paired_test(differences, pairs, seeds, metric)
+
+    of_endpoint = difference(endpoint.metric)
+    assert of_endpoint is not None
+    has_id = endpoint.id_metric != endpoint.metric
     return Effect(
         parameter=name,
         algorithm=selected.algorithm,
         numeric=numeric,
         levels=tuple(levels),
         settings=len(blocks),
-        difference=difference,
-        id_difference=None if other is None else minus(high, low, other),
+        difference=of_endpoint,
+        id_difference=difference(endpoint.id_metric) if has_id else None,
         selected=selected.params.get(name),
     )
-
-
-def _number(value: Scalar) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan

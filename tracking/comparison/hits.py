@@ -115,26 +115,19 @@ def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
 
 def _joined(parts: Sequence[Hits | None]) -> Hits | None:
     """Return the hits of models of several tasks as one; None where hits of a task are missing."""
+    from scipy.linalg import block_diag
+
     every = [part for part in parts if part is not None]
     if not every or len(every) < len(parts):
         return None
     names = [[f"{task:03d}/{unit}" for unit in part.units] for task, part in enumerate(every)]
     columns = [(part, column) for part in every for column in range(len(part.splits))]
 
-    def stacked(blocks: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-        shape = (sum(map(len, blocks)), sum(block.shape[1] for block in blocks))
-        whole = np.zeros(shape, np.int32)
-        row = column = 0
-        for block in blocks:
-            whole[row : row + len(block), column : column + block.shape[1]] = block
-            row, column = row + len(block), column + block.shape[1]
-        return whole
-
     return Hits(
         np.array([name for own in names for name in own], np.str_),
         tuple(split for part in every for split in part.splits),
-        stacked([part.right for part in every]),
-        stacked([part.images for part in every]),
+        block_diag(*(part.right for part in every)),
+        block_diag(*(part.images for part in every)),
         frozenset(n for n, (part, column) in enumerate(columns) if column in part.outside),
         tuple(task for task, part in enumerate(every) for _ in part.splits),
     )
@@ -234,11 +227,8 @@ def _influence(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return how much each unit [U] moves two models' difference, and whether it is measured."""
     used = weights > 0
-    difference, images, sizes = (
-        one.right[:, used] - two.right[:, used],
-        one.images[:, used],
-        one.sizes[used],
-    )
+    difference = one.right[:, used] - two.right[:, used]
+    images, sizes = one.images[:, used], one.sizes[used]
     means = difference.sum(axis=0) / sizes
     influence: NDArray[np.float64] = ((difference - means * images) / sizes) @ weights[used]
     is_measured: NDArray[np.bool_] = images.sum(axis=1) > 0

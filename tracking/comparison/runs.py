@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from carft_sweep.tracking.comparison.metrics import is_accuracy
-from carft_sweep.tracking.comparison.statistics import Estimate, estimate, mean_of
+from carft_sweep.tracking.comparison.statistics import Estimate
 
 CONFIRMED = " (confirmed)"
 """Ends the label of an arm that was run again on fresh seeds."""
@@ -108,8 +108,7 @@ class RunRecord:
 
     def value(self, metric: str, merge: str | None = None) -> float | None:
         """Return a metric; None where it is missing or not finite."""
-        metrics = self.metrics if merge is None else self.merges.get(merge)
-        value = None if metrics is None else metrics.get(metric)
+        value = self.metrics_of(merge).get(metric)
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -192,11 +191,11 @@ class Arm:
 
     def mean(self, metric: str) -> float | None:
         """Return a metric's mean over the finished runs; None unless each has a finite value."""
-        return mean_of([run.value(metric, self.merge) for run in self.done])
+        return self.estimate(metric).mean
 
     def estimate(self, metric: str) -> Estimate:
         """Return a metric's Estimate over finished runs, without a mean if a run lacks a value."""
-        return estimate([run.value(metric, self.merge) for run in self.done])
+        return Estimate(tuple(run.value(metric, self.merge) for run in self.done))
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
         """Return whether every required seed is done and no other run of the arm failed."""
@@ -262,12 +261,15 @@ def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
     )
     arms = _shorten(arms)
     repeated = Counter(arm.label for arm in arms)
-    return tuple(_with_exact_values(arm) if repeated[arm.label] > 1 else arm for arm in arms)
+    return tuple(
+        _relabelled(arm, f"{arm.algorithm} {setting(arm.params, exact=True)}")
+        if repeated[arm.label] > 1
+        else arm
+        for arm in arms
+    )
 
 
-def _with_exact_values(arm: Arm) -> Arm:
-    """Return the arm labelled by its values with all digits, which no other setting has."""
-    label = f"{arm.algorithm} {setting(arm.params, exact=True)}"
+def _relabelled(arm: Arm, label: str) -> Arm:
     return replace(arm, label=f"{label}{CONFIRMED}" if arm.confirms else label)
 
 
@@ -278,7 +280,7 @@ def _shorten(arms: Sequence[Arm]) -> list[Arm]:
     varied = varied_fields(arms)
     numbers: dict[frozenset[str], dict[str, int]] = {}
 
-    def number_of(params: Mapping[str, Scalar]) -> int | None:
+    def trial_with(params: Mapping[str, Scalar]) -> int | None:
         names = frozenset(params)
         if names not in numbers:
             numbers[names] = {}
@@ -291,10 +293,9 @@ def _shorten(arms: Sequence[Arm]) -> list[Arm]:
     shortened = []
     for arm in arms:
         is_long = len(arm.name) > LONGEST and bool(varied.keys() & arm.params)
-        number = number_of(arm.params) if is_long else None
-        end = CONFIRMED if arm.confirms else ""
-        label = arm.label if number is None else f"{short_label(arm.algorithm, number)}{end}"
-        shortened.append(replace(arm, label=label))
+        number = trial_with(arm.params) if is_long else None
+        short = arm if number is None else _relabelled(arm, short_label(arm.algorithm, number))
+        shortened.append(short)
     repeated = Counter(arm.label for arm in shortened)
     return [
         arm if repeated[short.label] > 1 else short
@@ -332,10 +333,15 @@ def setting(params: Mapping[str, Scalar], *, exact: bool = False) -> str:
     return " ".join(f"{names[name]}={values[name]}" for name in sorted(names))
 
 
+def last_part(name: str) -> str:
+    """Return the part of a field's dotted name behind the last dot: `lr` of `optim.lr`."""
+    return name.rpartition(".")[2]
+
+
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return the last part of each field's name, or the whole name where two have the same last
     part; the algorithm's name is left out."""
-    ends = {name: name.rsplit(".", 1)[-1] for name in names if name != "algorithm.name"}
+    ends = {name: last_part(name) for name in names if name != "algorithm.name"}
     counts = Counter(ends.values())
     return {name: end if counts[end] == 1 else name for name, end in ends.items()}
 
@@ -380,6 +386,13 @@ def value_text(value: Scalar) -> str:
     return scalar_text(value)
 
 
+def number_of(value: Scalar) -> float | None:
+    """Return a number as a float; None for a text, a truth value and None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value)
+
+
 def scalar_text(value: Scalar) -> str:
     """Return a value as text that no other has: `true`, `none`, numbers with six digits."""
     if isinstance(value, bool):
@@ -399,9 +412,8 @@ _MICRO_BATCH = "optim.micro_batch"
 
 
 def fields(claimed: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Return the `config` of a run's `config.json` as a flat mapping; lists become texts. Fields
-    outside the run's identity are left out: an algorithm that trains nothing has no optimiser,
-    whatever the sweep file says."""
+    """Return the `config` of a run's `config.json` as a flat mapping; lists become texts. It lacks
+    what is not of the run's identity: an algorithm that trains nothing has no optimiser."""
     config = claimed.get("config")
     identity = claimed.get("identity")
     plain = dict(_flat(config)) if isinstance(config, Mapping) else {}

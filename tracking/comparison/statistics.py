@@ -24,6 +24,13 @@ class Interval(NamedTuple):
     high: float
 
 
+class StandardError(NamedTuple):
+    """The standard error of a mean, with its degrees of freedom."""
+
+    size: float
+    freedom: float
+
+
 class ImageError(NamedTuple):
     """The variance of a mean over seeds from the sampling of its test images."""
 
@@ -58,18 +65,9 @@ class PairedTest:
         """Whether the differences spread over seeds by more than one image."""
         return max(self.differences) - min(self.differences) > self.step + ROUNDING
 
-    @property
-    def error(self) -> float:
-        """The standard error of the mean."""
-        return self._combined[0]
-
-    @property
-    def freedom(self) -> float:
-        """The degrees of freedom of the standard error."""
-        return self._combined[1]
-
     @cached_property
-    def _combined(self) -> tuple[float, float]:
+    def error(self) -> StandardError:
+        """The standard error of the mean, over seeds and images."""
         of_seeds = standard_error(self.differences) ** 2
         return combined_error(of_seeds, len(self.differences), self.images)
 
@@ -82,7 +80,7 @@ class PairedTest:
         """Return Student's interval at another level; None where `ci95` is None."""
         if not self._is_tested:
             return None
-        half = _student_quantile(self.freedom, (1 + level) / 2) * self.error
+        half = _student_quantile(self.error.freedom, (1 + level) / 2) * self.error.size
         return Interval(self.mean - half, self.mean + half)
 
     @property
@@ -99,7 +97,11 @@ class PairedTest:
         return None if not self._is_tested else self._tail(self.mean - bound)
 
     def _tail(self, distance: float) -> float:
-        return _student(self.freedom, distance / self.error)
+        # scipy.special, not scipy.stats: the same t distribution, a tenth of the import time. Where
+        # there are too few seeds for an interval, not even that.
+        from scipy.special import stdtr
+
+        return float(stdtr(self.error.freedom, distance / self.error.size))
 
     @property
     def _is_tested(self) -> bool:
@@ -109,17 +111,6 @@ class PairedTest:
     def is_tie(self) -> bool:
         """Whether both arms have the same value in every pair, but for float rounding."""
         return max(map(abs, self.differences)) < ROUNDING
-
-
-# scipy.special, not scipy.stats: the same t distribution, a tenth of the import time. Where there
-# are too few seeds for an interval, not even that.
-
-
-def _student(freedom: float, t: float) -> float:
-    """Return the distribution function of Student's t with `freedom` degrees of freedom at `t`."""
-    from scipy.special import stdtr
-
-    return float(stdtr(freedom, t))
 
 
 @lru_cache(4096)
@@ -136,28 +127,27 @@ class Estimate:
     """A metric over seeds: the value of each, their mean and its interval."""
 
     values: tuple[float | None, ...]
-    mean: float | None
-    """None unless every seed has a finite value: a mean over the lucky ones would mislead."""
-    ci95: Interval | None
+    """Finite, or None where a seed has no value."""
+
+    @cached_property
+    def mean(self) -> float | None:
+        """The mean; None unless all seeds have one: a mean over the lucky ones would mislead."""
+        measured = [value for value in self.values if value is not None]
+        return mean(measured) if measured and len(measured) == len(self.values) else None
+
+    @cached_property
+    def ci95(self) -> Interval | None:
+        """Student's interval, mean ± t(n-1) * s / sqrt(n); None if no mean or below 3 values."""
+        measured = [value for value in self.values if value is not None]
+        if self.mean is None or len(measured) < SEEDS_FOR_INTERVAL:
+            return None
+        half = _student_quantile(len(measured) - 1, 0.975) * standard_error(measured)
+        return Interval(self.mean - half, self.mean + half)
 
     @property
     def half_width(self) -> float | None:
         """Half of the interval's width, which tables print after ±."""
         return None if self.ci95 is None else (self.ci95.high - self.ci95.low) / 2
-
-
-def estimate(values: Sequence[float | None]) -> Estimate:
-    """Return values' mean with its interval; without one if a value is missing or not finite."""
-    finite = tuple(v if v is not None and math.isfinite(v) else None for v in values)
-    measured = [value for value in finite if value is not None]
-    whole = len(measured) == len(finite)
-    return Estimate(finite, mean_of(finite), t_interval(measured) if whole else None)
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """Return the mean; None where a value is missing, or without values."""
-    measured = [value for value in values if value is not None]
-    return mean(measured) if measured and len(measured) == len(values) else None
 
 
 def mean(values: Sequence[float]) -> float:
@@ -175,50 +165,32 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(variance / len(values))
 
 
-def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> tuple[float, float]:
-    """Return the standard error of a mean over seeds and images, and its degrees of freedom.
+def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> StandardError:
+    """Return the standard error of a mean over seeds and images.
 
     `of_seeds` is the variance of the mean over its seeds. The degrees of freedom are
     Satterthwaite's, Biometrics Bulletin 2 (1946).
     """
     if images is None:
-        return math.sqrt(of_seeds), seeds - 1
+        return StandardError(math.sqrt(of_seeds), seeds - 1)
     variance = of_seeds + images.variance
     both = of_seeds**2 / (seeds - 1) + images.variance**2 / images.freedom
-    return math.sqrt(variance), variance**2 / both
+    return StandardError(math.sqrt(variance), variance**2 / both)
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Return Student's two-sided interval of a mean, by default at 95 %.
-
-    The ends are mean ± t(n-1) * s / sqrt(n).
-
-    None below 3 values, or when a value is not finite.
-    """
-    if len(values) < SEEDS_FOR_INTERVAL or not all(map(math.isfinite, values)):
-        return None
-    half = _student_quantile(len(values) - 1, (1 + level) / 2) * standard_error(values)
-    middle = mean(values)
-    return Interval(middle - half, middle + half)
-
-
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
     """Return p values adjusted by Holm's step-down rule, in the order given; valid whatever the
-    dependence. p_adj(i) = max over j <= i of min(1, (m - j + 1) p(j)) in ascending order of p.
-    Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979)."""
-    m = len(p_values)
-    adjusted = [0.0] * m
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (m - rank) * p_values[index]))
-        adjusted[index] = highest
+    dependence. None (not tested) counts as 1 and stays None.
+
+    p_adj(i) = max over j <= i of min(1, (m - j + 1) p(j)) in ascending order of p. Holm, A simple
+    sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
+    """
+    m, highest = len(p_values), 0.0
+    adjusted: list[float | None] = [None] * m
+    tested = [(p, index) for index, p in enumerate(p_values) if p is not None]
+    for rank, (p, index) in enumerate(sorted(tested)):
+        adjusted[index] = highest = max(highest, min(1.0, (m - rank) * p))
     return tuple(adjusted)
-
-
-def adjusted_by_holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Return p values adjusted over all; None (not tested) counts as 1 and stays None."""
-    adjusted = holm([1.0 if p is None else p for p in ps])
-    return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
 
 
 def deciding_level(p: float | None, adjusted: float | None, compared: int) -> float:

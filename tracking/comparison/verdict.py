@@ -18,8 +18,8 @@ from carft_sweep.tracking.comparison.statistics import (
     DIGITS,
     Interval,
     PairedTest,
-    adjusted_by_holm,
     deciding_level,
+    holm,
 )
 from carft_sweep.tracking.comparison.wise_ft_curve import wise_alpha
 
@@ -231,9 +231,9 @@ def judge(
         tried: By algorithm, the settings that its arm was chosen among on the seeds of its runs.
     """
     pairs = [Pair(candidate, reference, endpoint, kept) for candidate in candidates]
-    different = adjusted_by_holm([pair.p_different for pair in pairs])
-    better = adjusted_by_holm([pair.p_better for pair in pairs])
-    worse = adjusted_by_holm([pair.p_worse for pair in pairs])
+    different = holm([pair.p_different for pair in pairs])
+    better = holm([pair.p_better for pair in pairs])
+    worse = holm([pair.p_worse for pair in pairs])
     verdicts = []
     for pair, p_different, p_better, p_worse in zip(pairs, different, better, worse, strict=True):
         level = deciding_level(pair.p_different, p_different, len(pairs))

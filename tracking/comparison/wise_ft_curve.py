@@ -14,6 +14,7 @@ from carft_sweep.tracking.comparison.runs import Arm, split_merge
 from carft_sweep.tracking.comparison.statistics import ROUNDING, mean
 
 WISE = "wise_ft"
+Floats = NDArray[np.float64]
 PAPER_ALPHA = 0.5
 """What WiSE-FT recommends without any choice (Wortsman et al., CVPR 2022, section 4)."""
 
@@ -69,15 +70,12 @@ def seed_curves(
 
 def seed_points(arm: Arm, id_metric: str, ood_metric: str) -> dict[int | None, Curve]:
     """Return, by seed, the single point of each finished run that is measured on both axes."""
-    values = {
-        run.seed: (run.value(id_metric, arm.merge), run.value(ood_metric, arm.merge))
-        for run in arm.done
-    }
-    return {
-        seed: Curve(arm.label, (Point(1.0, x, y),))
-        for seed, (x, y) in values.items()
-        if x is not None and y is not None
-    }
+    curves = {}
+    for run in arm.done:
+        x, y = run.value(id_metric, arm.merge), run.value(ood_metric, arm.merge)
+        if x is not None and y is not None:
+            curves[run.seed] = Curve(arm.label, (Point(1.0, x, y),))
+    return curves
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
@@ -96,9 +94,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve | None:
     return Curve(curves[0].label, tuple(points))
 
 
-def highest_on_chords(
-    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def highest_on_chords(ids: Floats, oods: Floats, at: Floats) -> Floats:
     """Return the highest OOD accuracy [..., M] that chords of curves reach at ID accuracies.
 
     `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M]; NaN outside a curve.
@@ -109,9 +105,7 @@ def highest_on_chords(
     return _highest(chords, covers)
 
 
-def ood_bound(
-    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def ood_bound(ids: Floats, oods: Floats, at: Floats) -> Floats:
     """Return an upper bound of the OOD accuracy [..., M] of curves at ID accuracies.
 
     `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M].
@@ -125,21 +119,13 @@ def ood_bound(
     return _bound(ids, oods, at, np.fmin, np.maximum)
 
 
-def ood_floor(
-    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def ood_floor(ids: Floats, oods: Floats, at: Floats) -> Floats:
     """Return a lower bound of the OOD accuracy [..., M] of curves at ID accuracies, with the rules
     of `ood_bound`: a curve that is measured to be bent downwards lies below its chords."""
     return _bound(ids, oods, at, np.fmax, np.minimum)
 
 
-def _bound(
-    ids: NDArray[np.float64],
-    oods: NDArray[np.float64],
-    at: NDArray[np.float64],
-    nearer: np.ufunc,
-    outer: np.ufunc,
-) -> NDArray[np.float64]:
+def _bound(ids: Floats, oods: Floats, at: Floats, nearer: np.ufunc, outer: np.ufunc) -> Floats:
     """Return a bound of curves: the `outer` of each chord and of the `nearer` of its neighbours'
     extended chords, where `nearer` and `outer` are np.minimum and np.maximum or the reverse."""
     if ids.shape[-1] == 1:
@@ -160,9 +146,7 @@ def _bound(
     return np.where(open_ended, np.nan, _highest(bounds, covers))
 
 
-def _chords(
-    ids: NDArray[np.float64], oods: NDArray[np.float64], at: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _chords(ids: Floats, oods: Floats, at: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the lines through neighbouring points at ID accuracies [..., K - 1, M], and whether
     these lie between the two points."""
     steps = _steps(ids)
@@ -175,15 +159,14 @@ def _chords(
     return np.where(steps[..., None] == 0, np.inf, lines), covers
 
 
-def _steps(ids: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the differences [..., K - 1] of neighbouring ID accuracies; 0 where two differ by
-    float rounding only, as equal means over tasks do: the line through two such points would be
-    nearly upright."""
+def _steps(ids: Floats) -> Floats:
+    """Return the differences [..., K - 1] of neighbouring ID accuracies; 0 where float rounding
+    alone separates two, as of equal means over tasks: their line would be nearly upright."""
     steps = np.diff(ids, axis=-1)
     return np.where(np.abs(steps) <= ROUNDING, 0.0, steps)
 
 
-def _highest(values: NDArray[np.float64], covers: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _highest(values: Floats, covers: NDArray[np.bool_]) -> Floats:
     highest = np.where(covers, values, -np.inf).max(axis=-2)
     return np.where(np.isfinite(highest), highest, np.nan)
 
@@ -192,12 +175,7 @@ PLACES = 32
 """Equally spaced ID accuracies at which two curves are compared."""
 
 
-def curve_gain(
-    ids: NDArray[np.float64],
-    oods: NDArray[np.float64],
-    other_ids: NDArray[np.float64],
-    other_oods: NDArray[np.float64],
-) -> NDArray[np.float64]:
+def curve_gain(ids: Floats, oods: Floats, other_ids: Floats, other_oods: Floats) -> Floats:
     """Return how far the chords of curves [..., K] lie above the `ood_bound` of others [..., L].
     The result is the mean over `PLACES` ID accuracies that both curves reach; NaN without such an
     accuracy, or where the other curve is bounded at none of them."""
@@ -205,9 +183,7 @@ def curve_gain(
     return _mean(highest_on_chords(ids, oods, at) - ood_bound(other_ids, other_oods, at))
 
 
-def curve_sag(
-    ids: NDArray[np.float64], oods: NDArray[np.float64], other_ids: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def curve_sag(ids: Floats, oods: Floats, other_ids: Floats) -> Floats:
     """Return how far curves [..., K] may lie below their chords, mean over the ID accuracies that
     `others` reach; NaN as in `curve_gain`. A single point has no chord and lies below none."""
     if ids.shape[-1] == 1:
@@ -216,19 +192,19 @@ def curve_sag(
     return _mean(highest_on_chords(ids, oods, at) - ood_floor(ids, oods, at))
 
 
-def _common_places(ids: NDArray[np.float64], other_ids: NDArray[np.float64]) -> NDArray[np.float64]:
+def _common_places(ids: Floats, other_ids: Floats) -> Floats:
     """Return the ID accuracies [..., M] at which two curves are compared; NaN without a range."""
     low = np.maximum(ids.min(axis=-1), other_ids.min(axis=-1))
     high = np.minimum(ids.max(axis=-1), other_ids.max(axis=-1))
     is_point = min(ids.shape[-1], other_ids.shape[-1]) == 1
     has_range = low <= high if is_point else high - low > ROUNDING
     shares = (np.arange(PLACES) + 0.5) / PLACES
-    at: NDArray[np.float64] = low[..., None] + (high - low)[..., None] * shares
+    at: Floats = low[..., None] + (high - low)[..., None] * shares
     return np.where(has_range[..., None], at, np.nan)
 
 
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean(values: Floats) -> Floats:
     """Return the mean of the finite values of the last axis; NaN without one."""
     count = np.isfinite(values).sum(axis=-1)
-    total: NDArray[np.float64] = np.nansum(values, axis=-1)
+    total: Floats = np.nansum(values, axis=-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -307,7 +307,7 @@ def test_the_claim_is_tested_with_both_errors() -> None:
     assert both is not None
     assert both.images is not None
     assert alone.images is None
-    assert both.error**2 == pytest.approx(alone.error**2 + both.images.variance)
+    assert both.error.size**2 == pytest.approx(alone.error.size**2 + both.images.variance)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
 from carft_sweep.tracking.comparison.sentences import with_interval
 from carft_sweep.tracking.comparison.spec import ComparisonSpec
-from carft_sweep.tracking.comparison.statistics import ALPHA, t_interval
+from carft_sweep.tracking.comparison.statistics import ALPHA, Estimate, PairedTest
 from tests.tracking.made_up import KL, metrics, run, zero_shot
 
 LR = "optim.lr"
@@ -60,7 +60,7 @@ def test_the_lowest_value_is_compared_with_the_highest_paired_by_seed() -> None:
     values = [runs[f"car_ft kl_weight={it}"].values("ood/mean/top1") for it in ("10", "0.3")]
     expected = [values[0][seed] - values[1][seed] for seed in range(5)]
     assert effect.difference.differences == pytest.approx(expected)
-    assert effect.interval == pytest.approx(t_interval(expected))
+    assert effect.interval == pytest.approx(Estimate(tuple(expected)).ci95)
     assert line(comparison).startswith("kl_weight 0.3 to 10: OOD mean rises from 38.")
     assert "; ID test is unchanged within 0.5 pp, " in line(comparison)
     assert with_interval(effect.difference.mean, effect.interval) in line(comparison)
@@ -95,7 +95,7 @@ def test_of_categories_the_best_is_compared_with_the_worst_at_a_stricter_level()
     comparison = sweep(points, lambda it: (0.6, heights[str(it[WORDS])]))
     effect = only(comparison)
     assert [level.value for level in effect.levels] == ["none", "openai", "icons"]
-    assert effect.interval == t_interval(effect.difference.differences, 1 - ALPHA / 3)
+    assert effect.interval == PairedTest(effect.difference.differences).interval(1 - ALPHA / 3)
     assert line(comparison).startswith(
         "contexts: OOD mean is highest with icons (40.0) and lowest with none (37.1), +2.97 pp ["
     )
