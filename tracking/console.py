@@ -24,7 +24,6 @@ class PlainConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yield the rendered segments, with control characters of texts written out; those that
-        rich adds move the cursor."""
+        """Yield the rendered segments, texts without control characters; rich's own are kept."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)

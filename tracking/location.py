@@ -192,15 +192,12 @@ def home_folder(option: str | None, environ: Mapping[str, str] | None = None) ->
     return Path(option or variables.get(HOME_VARIABLE) or HOME).expanduser()
 
 
-def resolve_location(
-    home: Path, environ: Mapping[str, str] | None = None, *, experiment: str = ""
-) -> TrackingLocation:
+def resolve_location(home: Path, *, experiment: str = "") -> TrackingLocation:
     """Return where a home's runs are recorded: its own database, unless MLFLOW_TRACKING_URI names
     another place. `experiment` is that of a sweep file, which MLFLOW_EXPERIMENT_NAME overrides."""
-    variables = os.environ if environ is None else environ
     home = home.resolve()
-    uri = variables.get(TRACKING_VARIABLE, "").strip()
-    experiment = variables.get("MLFLOW_EXPERIMENT_NAME", "").strip() or experiment or EXPERIMENT
+    uri = os.environ.get(TRACKING_VARIABLE, "").strip()
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or experiment or EXPERIMENT
     key = "home"
     if uri or experiment != EXPERIMENT:
         place = f"{without_password(uri)}\n{experiment}".encode()

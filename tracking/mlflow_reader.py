@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from carft_sweep.regular_files import read_regular
@@ -22,13 +21,9 @@ from carft_sweep.tracking.location import (
     sqlite_file,
     without_password,
 )
-from carft_sweep.tracking.store import mlflow_store
 from carft_sweep.tracking.store.mlflow_client import connect_to_read, find_experiment, get
 from carft_sweep.tracking.store.mlflow_errors import translated
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-
+from carft_sweep.tracking.store.mlflow_store import search_runs
 
 _HOME = 8
 """Characters of a home's id that are shown."""
@@ -141,7 +136,9 @@ class MlflowReader:
         """Return every sweep in the order in which they were begun."""
         # An answer that was lost may have left a second run of a sweep: the first one is meant.
         first: dict[tuple[str, str], ServedSweep] = {}
-        for run in self._search({"carft.kind": "sweep"}):
+        with translated(self._uri):
+            runs = search_runs(self._client, self._experiment, {"carft.kind": "sweep"})
+        for run in runs:
             tags, info = dict(run.data.tags), run.info
             if "carft.sweep" not in tags:
                 continue  # somebody else's
@@ -207,10 +204,6 @@ class MlflowReader:
         file = sqlite_file(self._uri)
         homes = [home_folder(None), *([] if file is None else [file.parent])]
         return [(home / "mlartifacts").resolve() for home in homes]
-
-    def _search(self, tags: Mapping[str, str]) -> list[Run]:
-        with translated(self._uri):
-            return mlflow_store.search_runs(self._client, self._experiment, tags)
 
 
 def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:

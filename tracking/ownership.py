@@ -6,9 +6,9 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from carft_sweep.tracking.errors import TrackingError
 
@@ -40,11 +40,12 @@ def other_writer(path: Path) -> OtherWriter | None:
     """
     facts = path.stat()
     if facts.st_uid not in _trusted_users():
-        return OtherWriter(f"belongs to {_user(facts.st_uid)}", "")
+        return OtherWriter(f"belongs to {_account('user', facts.st_uid)}", "")
     if facts.st_mode & _EVERYBODY:
         return OtherWriter("can be written by everybody", f"chmod go-w {path}")
     if facts.st_mode & _GROUP and not _is_private(facts.st_gid, facts.st_uid):
-        return OtherWriter(f"can be written by {_group(facts.st_gid)}", f"chmod g-w {path}")
+        group = _account("group", facts.st_gid)
+        return OtherWriter(f"can be written by {group}", f"chmod g-w {path}")
     return None
 
 
@@ -52,18 +53,19 @@ def not_writable(path: Path) -> str:
     """Describe why this user may not write a file or its folder: who owns it, and what to do."""
     path = path.parent if os.access(path, os.W_OK) else path
     facts = path.stat()
+    owner, mode = _account("user", facts.st_uid), stat.S_IMODE(facts.st_mode)
     return (
-        f"{path} belongs to {_user(facts.st_uid)} with mode {stat.S_IMODE(facts.st_mode):04o}, and "
-        f"this user may not write it. In a home that is shared on purpose ({SHARED_HOMES_VARIABLE})"
-        f" its owner lets the group: chmod g+w {path}, and `umask 002` for what comes"
+        f"{path} belongs to {owner} with mode {mode:04o}, and this user may not write it. In a "
+        f"home that is shared on purpose ({SHARED_HOMES_VARIABLE}) its owner lets the group: chmod "
+        f"g+w {path}, and `umask 002` for what comes"
     )
 
 
-def check_home(path: Path, environ: Mapping[str, str] | None = None) -> None:
+def check_home(path: Path) -> None:
     """Raise TrackingError for a home that another account could have written, or that links lead
     out of, unless the home is shared on purpose."""
     doubt = next(_doubts(path), None) if path.exists() else None
-    if doubt is None or is_shared(path, environ):
+    if doubt is None or is_shared(path):
         return
     private = f"If nobody else is to write it: {doubt.remedy}. " if doubt.remedy else ""
     raise TrackingError(
@@ -90,30 +92,29 @@ def _doubts(home: Path) -> Iterator[OtherWriter]:
                 yield OtherWriter(f"leads elsewhere by the link {link}", "")
 
 
-def is_shared(home: Path, environ: Mapping[str, str] | None = None) -> bool:
+def is_shared(home: Path) -> bool:
     """Return whether CARFT_SHARED_HOMES names a home. Raises TrackingError for a relative path in
     this variable, which would name another home in each folder."""
-    variables = os.environ if environ is None else environ
-    shared = [Path(text) for text in variables.get(SHARED_HOMES_VARIABLE, "").split(os.pathsep)]
+    named = os.environ.get(SHARED_HOMES_VARIABLE, "").split(os.pathsep)
+    shared = [Path(text) for text in named if text]
     for place in shared:
-        if place != Path() and not place.is_absolute():
+        if not place.is_absolute():
             raise TrackingError(
                 f"{SHARED_HOMES_VARIABLE}: {place} is no absolute path; name whole paths of homes "
                 f"that several accounts use, with {os.pathsep!r} between them"
             )
-    resolved = home.resolve()
-    return any(place != Path() and place.resolve() == resolved for place in shared)
+    return home.resolve() in [place.resolve() for place in shared]
 
 
-def home_mode(home: Path, environ: Mapping[str, str] | None = None) -> int:
+def home_mode(home: Path) -> int:
     """Return the permissions of a new home: its user's alone, or by the umask if shared."""
-    return _BY_UMASK if is_shared(home, environ) else _PRIVATE
+    return _BY_UMASK if is_shared(home) else _PRIVATE
 
 
-def make_home(home: Path, environ: Mapping[str, str] | None = None) -> None:
+def make_home(home: Path) -> None:
     """Make a missing home, with the permissions of `home_mode`. Raises OSError."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    home.mkdir(mode=home_mode(home, environ), exist_ok=True)
+    home.mkdir(mode=home_mode(home), exist_ok=True)
 
 
 def _trusted_users() -> set[int]:
@@ -133,15 +134,10 @@ def _is_private(group: int, user: int) -> bool:
     return own and set(members.gr_mem) <= {account.pw_name}
 
 
-def _user(number: int) -> str:
+def _account(kind: Literal["user", "group"], number: int) -> str:
+    """Return `user ada (1000)`, or `user 1000` where the system has no name."""
     try:
-        return f"user {pwd.getpwuid(number).pw_name} ({number})"
+        name = grp.getgrgid(number).gr_name if kind == "group" else pwd.getpwuid(number).pw_name
     except KeyError:
-        return f"user {number}"
-
-
-def _group(number: int) -> str:
-    try:
-        return f"group {grp.getgrgid(number).gr_name} ({number})"
-    except KeyError:
-        return f"group {number}"
+        return f"{kind} {number}"
+    return f"{kind} {name} ({number})"

@@ -102,14 +102,14 @@ class MemoryTracker(Tracker):
         """Set tags. Raises TrackingError for a run never opened."""
         self._run(key).tags |= mlflow_limits.tags(values)
 
-    def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
+    def log_artifact(self, key: RunKey, path: Path) -> None:
         """Keep the bytes. Raises TrackingError for a run never opened or no such file."""
         run = self._run(key)
         try:
             content = read_regular(path)
         except OSError as error:
             raise TrackingError(f"cannot keep {path}: {error.strerror}") from error
-        run.artifacts[f"{folder}/{path.name}" if folder else path.name] = content
+        run.artifacts[path.name] = content
 
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         """The run is over. Raises TrackingError for a run never opened."""

@@ -32,33 +32,36 @@ from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.mounts import mount
 
 
-def test_each_place_has_a_key_of_its_own_whatever_the_password(tmp_path: Path) -> None:
+def test_each_place_has_a_key_of_its_own_whatever_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def key(uri: str, experiment: str = "") -> str:
-        environ = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment}
-        return resolve_location(tmp_path, environ).key
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
+        return resolve_location(tmp_path).key
 
     assert key("http://a") != key("http://b") != key("")
     assert key("http://a", "x") != key("http://a", "y")
     assert key("http://me:old@a") == key("http://me:new@a")
-    environ = {"MLFLOW_EXPERIMENT_NAME": "mine"}
-    assert resolve_location(Path("home"), environ, experiment="file's").experiment == "mine"
-    assert resolve_location(Path("home"), {}, experiment="file's").experiment == "file's"
+    assert resolve_location(Path("home"), experiment="file's").experiment == "file's"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert resolve_location(Path("home"), experiment="file's").experiment == "mine"
 
 
-@pytest.mark.parametrize("named", [None, "in the home"])
+@pytest.mark.parametrize("named", ["", "sqlite:///{}/mlflow.db"])
 def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     home = tmp_path / "share" / "home"
     home.parent.mkdir()
     mount(monkeypatch, home.parent, "nfs4")
-    environ = {} if named is None else {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db"}
-    place = resolve_location(home, environ)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", named.format(home))
+    place = resolve_location(home)
     said = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
     with pytest.raises(TrackingError, match=said):
         _ = place.uri
     with pytest.raises(TrackingError, match=said):
-        open_store(home, environ)
+        open_store(home)
     assert not home.exists()
 
 
@@ -139,7 +142,7 @@ def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -
     code = (
         "import sys; from pathlib import Path\n"
         "from carft_sweep.tracking.store.mlflow_store import open_store\n"
-        f"open_store(Path({str(tmp_path)!r}), {{}}).close()\n"
+        f"open_store(Path({str(tmp_path)!r})).close()\n"
         "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

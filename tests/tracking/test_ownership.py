@@ -100,25 +100,31 @@ def test_a_home_that_is_named_as_shared_is_used_and_made_for_all(
     give_away(home, monkeypatch)
     link = home.with_name("link")
     link.symlink_to(home)
-    named = {"CARFT_SHARED_HOMES": f"/elsewhere:{link}"}
-    check_home(home, named)
-    assert is_shared(home, named)
-    assert not is_shared(home.parent, named)
-    assert not is_shared(home, {})
+    assert not is_shared(home)
+    monkeypatch.setenv("CARFT_SHARED_HOMES", f"/elsewhere:{link}")
+    check_home(home)
+    assert is_shared(home)
+    assert not is_shared(home.parent)
+    monkeypatch.setenv("CARFT_SHARED_HOMES", "/elsewhere")
     with pytest.raises(TrackingError, match="belongs to user"):
-        check_home(home, {"CARFT_SHARED_HOMES": "/elsewhere"})
+        check_home(home)
+    monkeypatch.setenv("CARFT_SHARED_HOMES", ".carft")
     with pytest.raises(TrackingError, match=r"CARFT_SHARED_HOMES: \.carft is no absolute path"):
-        is_shared(home, {"CARFT_SHARED_HOMES": ".carft"})
+        is_shared(home)
 
 
-def test_a_new_home_is_its_users_alone_unless_it_is_shared(tmp_path: Path) -> None:
+def test_a_new_home_is_its_users_alone_unless_it_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own, shared = tmp_path / "a" / "own", tmp_path / "a" / "shared"
     before = os.umask(0o002)
     try:
-        make_home(own, {})
-        make_home(shared, {"CARFT_SHARED_HOMES": str(shared)})
+        make_home(own)
+        monkeypatch.setenv("CARFT_SHARED_HOMES", str(shared))
+        make_home(shared)
         shared.chmod(0o2770)
-        make_home(shared, {})
+        monkeypatch.delenv("CARFT_SHARED_HOMES")
+        make_home(shared)
     finally:
         os.umask(before)
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
@@ -137,7 +143,8 @@ def test_a_folder_elsewhere_that_others_may_write_is_refused_like_the_home(
     elsewhere.chmod(0o777)
     with pytest.raises(TrackingError, match=f"has a folder {name} that can be written by every"):
         check_home(home)
-    check_home(home, {"CARFT_SHARED_HOMES": str(home)})
+    monkeypatch.setenv("CARFT_SHARED_HOMES", str(home))
+    check_home(home)
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", "runs/.locks", "runs/" + "a" * 64, "sweeps/a"])

@@ -152,8 +152,8 @@ class Tracker(ABC):
         """
 
     @abstractmethod
-    def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
-        """Keep a copy of the file `path` under `folder` of the run."""
+    def log_artifact(self, key: RunKey, path: Path) -> None:
+        """Keep a copy of the file `path`, in place of an earlier one of its name."""
 
     @abstractmethod
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:

@@ -25,7 +25,7 @@ from carft_sweep.tracking.location import (
     waiting,
 )
 from carft_sweep.tracking.ownership import home_mode
-from carft_sweep.tracking.store import mlflow_limits
+from carft_sweep.tracking.store import mlflow_client, mlflow_limits
 from carft_sweep.tracking.store.base import (
     ARTIFACT,
     GROUP,
@@ -39,17 +39,6 @@ from carft_sweep.tracking.store.base import (
     TrackedRun,
     Tracker,
     describe,
-)
-from carft_sweep.tracking.store.mlflow_client import (
-    check_reachable,
-    check_version,
-    client_version,
-    connect,
-    create_database,
-    find_experiment,
-    moved_from,
-    own_file,
-    try_artifacts,
 )
 from carft_sweep.tracking.store.mlflow_errors import translated, uploading
 from carft_sweep.tracking.store.mlflow_pages import (
@@ -158,8 +147,6 @@ class MlflowStore(Tracker):
     """One experiment of an MLflow store. Makes no connection before it must.
 
     Runs are found again by their tags `carft.sweep`, `carft.run` and `carft.home`.
-    A call raises ServiceUnreachable while the store cannot be used and TrackingError when what it
-    was passed is wrong.
     """
 
     def __init__(
@@ -189,19 +176,20 @@ class MlflowStore(Tracker):
 
     def preflight(self) -> None:
         """Check the store (see Tracker); recreate the home's own database if unreadable."""
-        if own_file(self._uri, self._artifact_root) is None:
-            check_reachable(self._uri)
+        if mlflow_client.own_file(self._uri, self._artifact_root) is None:
+            mlflow_client.check_reachable(self._uri)
         if sqlite_file(self._uri) is not None:
             return
         if is_server(self._uri):
-            check_version(self._uri)
+            mlflow_client.check_version(self._uri)
         self.check()
         with self._request() as (client, experiment):
             # Something harmless is written: to read an experiment is allowed to many more.
-            client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {client_version()}")
+            version = f"mlflow {mlflow_client.client_version()}"
+            client.set_experiment_tag(experiment, WRITTEN_BY, version)
             location = client.get_experiment(experiment).artifact_location
             if location.startswith("mlflow-artifacts:"):  # else the client's own way to the store
-                try_artifacts(self._uri, location)
+                mlflow_client.try_artifacts(self._uri, location)
 
     def start_run(self, start: RunStart) -> None:
         """Create the run, or set the run with the same key running again."""
@@ -260,8 +248,8 @@ class MlflowStore(Tracker):
                 del linked[DESCRIPTION], linked[DESCRIBED]
             self._set_tags(run_id, linked)
 
-    def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
-        """Upload a file; a file of the same folder and name is replaced."""
+    def log_artifact(self, key: RunKey, path: Path) -> None:
+        """Upload a file; a file of the same name is replaced."""
         try:
             os.close(open_regular(path))
         except OSError as error:
@@ -269,7 +257,7 @@ class MlflowStore(Tracker):
         if (root := self._artifact_root) is not None:  # as MLflow makes it anybody may read it
             root.mkdir(mode=home_mode(root.parent), parents=True, exist_ok=True)
         with self._request() as (client, _), uploading(self._uri):
-            client.log_artifact(self._id(key), str(path), artifact_path=folder or None)
+            client.log_artifact(self._id(key), str(path))
 
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         """Set MLflow's status and the end time of a run."""
@@ -367,21 +355,22 @@ class MlflowStore(Tracker):
         with ExitStack() as stack:
             if file is not None:  # two processes must not both create the tables
                 stack.enter_context(waiting(file.with_name(f"{file.name}.lock")))
-                if own_file(self._uri, self._artifact_root) is not None:
+                if mlflow_client.own_file(self._uri, self._artifact_root) is not None:
                     set_aside_if_damaged(file)
                     self._set_aside_if_moved(file)
                 if not file.exists():
-                    create_database(file)
-            client = connect(self._uri)
+                    mlflow_client.create_database(file)
+            client = mlflow_client.connect(self._uri)
             with translated(self._uri):
                 return client, self._experiment_id(client)
 
     def _set_aside_if_moved(self, file: Path) -> None:
         """Move the database of a moved or copied home aside, with its artifacts: its runs are
         recorded again in a new database, and nothing is written at the old place."""
-        before, root = moved_from(self._uri, self._experiment, self._artifact_root), file.parent
+        before = mlflow_client.moved_from(self._uri, self._experiment, self._artifact_root)
         if before is None:
             return
+        root = file.parent
         places = (root / f"before-move-{number}" for number in itertools.count(1))
         aside = next(place for place in places if not place.exists())
         aside.mkdir()
@@ -398,7 +387,7 @@ class MlflowStore(Tracker):
     def _experiment_id(self, client: MlflowClient) -> str:
         from mlflow.exceptions import MlflowException
 
-        experiment = find_experiment(client, self._uri, self._experiment)
+        experiment = mlflow_client.find_experiment(client, self._uri, self._experiment)
         if experiment is not None:
             return experiment
         root = self._artifact_root
@@ -467,13 +456,10 @@ class MlflowStore(Tracker):
         return True
 
 
-def open_store(
-    home: Path, environ: Mapping[str, str] | None = None, *, experiment: str = ""
-) -> MlflowStore:
-    """Return the store of a home's runs (see `resolve_location`). MLflow is imported only when the
-    store is used. Raises TrackingError where an SQLite database would lose data on the home's file
-    system."""
-    place = resolve_location(home, environ, experiment=experiment)
+def open_store(home: Path, *, experiment: str = "") -> MlflowStore:
+    """Return the store of a home's runs (see `resolve_location`), which imports MLflow when used.
+    Raises TrackingError where an SQLite database would lose data on the home's file system."""
+    place = resolve_location(home, experiment=experiment)
     return MlflowStore(place.uri, place.experiment, place.artifacts, home=home_id(home))
 
 

@@ -71,8 +71,8 @@ class Troubled(MemoryTracker):
     def set_tags(self, key: RunKey, values: Mapping[str, str]) -> None:
         self._around(lambda: MemoryTracker.set_tags(self, key, values))
 
-    def log_artifact(self, key: RunKey, path: Path, *, folder: str = "") -> None:
-        self._around(lambda: MemoryTracker.log_artifact(self, key, path, folder=folder))
+    def log_artifact(self, key: RunKey, path: Path) -> None:
+        self._around(lambda: MemoryTracker.log_artifact(self, key, path))
 
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
         self._around(lambda: MemoryTracker.end_run(self, key, state, timestamp=timestamp))

@@ -151,15 +151,12 @@ class TestEveryTracker:
         seen = subject.see(SWEEP)
         assert seen.params == seen.tags == many
 
-    def test_an_artifact_is_kept_under_its_folder_and_replaced(
-        self, subject: Subject, tmp_path: Path
-    ) -> None:
+    def test_an_artifact_is_kept_and_replaced(self, subject: Subject, tmp_path: Path) -> None:
         opened(subject)
         file = tmp_path / "config.json"
         file.write_bytes(b"{}")
         subject.tracker.log_artifact(RUN, file)
-        subject.tracker.log_artifact(RUN, file, folder="plots/deep")
-        assert subject.see(RUN).artifacts == {"config.json": b"{}", "plots/deep/config.json": b"{}"}
+        assert subject.see(RUN).artifacts == {"config.json": b"{}"}
         file.write_bytes(b'{"new": 1}')
         subject.tracker.log_artifact(RUN, file)
         assert subject.see(RUN).artifacts["config.json"] == b'{"new": 1}'
