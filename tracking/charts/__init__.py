@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, Chart, as_spec, fitted
+from carft_sweep.tracking.charts.base import Chart, on_white
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.charts.response import RESPONSE
 from carft_sweep.tracking.charts.splits import CONTEXT, SHIFTS
 from carft_sweep.tracking.charts.tradeoff import ID_OOD
 
-__all__ = ["CHARTS", "Chart", "start_drawing", "write_figures"]
+__all__ = ["CHARTS", "Chart", "write_figures"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ _CONFIG = {
     "font": "Helvetica, Arial, sans-serif",
     "axis": {"gridOpacity": 0.4},
     "view": {"stroke": "#bbbbbb"},
-    "style": {HALO: HALO_ON_WHITE},
 }
 
 
@@ -54,18 +53,12 @@ def write_figures(
         if picture is None:
             logger.debug("%s has nothing to show in %s", data.comparison.sweep, chart.name)
             continue
-        spec = fitted(as_spec(picture), WIDTH)
-        spec.pop("background", None)
+        spec = on_white(picture, WIDTH)
         for kind in kinds:
             file = folder / f"{chart.name}.{kind}"
             file.write_bytes(_convert(spec, kind, scale))
             files.append(file)
     return files
-
-
-def start_drawing() -> None:
-    """Start the JavaScript engine of `write_figures`, which takes a third of a second."""
-    _convert({"mark": "point"}, "svg", 1.0)
 
 
 def _convert(spec: dict[str, Any], kind: Kind, scale: float) -> bytes:

@@ -59,7 +59,6 @@ def interval_rules(
 
 HALO = "halo"
 """The style of words that stand behind others, in the colour of the page."""
-HALO_ON_WHITE = {"stroke": "white", "fill": "white", "strokeWidth": 3, "strokeJoin": "round"}
 
 
 def with_halo(text: alt.Chart, **mark: Any) -> list[alt.Chart]:
@@ -150,6 +149,15 @@ def fitted(spec: Mapping[str, Any], width: int) -> Spec:
     each = width // columns - rules["margin"]
     charts = [{**chart, "width": each} for chart in spec["concat"]]
     return {**spec, "columns": columns, "concat": charts}
+
+
+def on_white(chart: alt.TopLevelMixin, width: int) -> Spec:
+    """Return a specification of a chart fitted to a width in pixels, on white like Altair's own.
+    Transparent is for the report, which gives words the colours of its theme."""
+    spec = fitted(as_spec(chart), width)
+    spec.pop("background")
+    halo = {"stroke": "white", "fill": "white", "strokeWidth": 3, "strokeJoin": "round"}
+    return {**spec, "config": {**spec["config"], "style": {HALO: halo}}}
 
 
 def split_name(split: str) -> str:

@@ -53,11 +53,6 @@ class ChartData:
         return next((row for row in self.shown if row.arm.is_zero_shot), None)
 
     @cached_property
-    def selected(self) -> Row | None:
-        """The row of the setting that was selected over all algorithms."""
-        return next((row for row in self.comparison.rows if row.selected), None)
-
-    @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """The fields that vary among the settings, in order of their names."""
         return varied_parameters(self.settings)

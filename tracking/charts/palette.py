@@ -77,13 +77,13 @@ class Legend:
 
 def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:
     """Return the colour of an algorithm, by its place among those of the comparison."""
-    return _colour_and_symbol(algorithm, algorithms)[0]
+    return _look(algorithm, algorithms)[0]
 
 
 def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
     """Return a legend of methods; `series` maps an entry's text to algorithm and whether merged."""
     styles = {
-        text: _style(algorithm, algorithms, merged=merged, nth=0)
+        text: Style(*_look(algorithm, algorithms), merged)
         for text, (algorithm, merged) in series.items()
     }
     return Legend("method", styles)
@@ -98,21 +98,15 @@ def legend_of_rows(rows: Iterable[Row], algorithms: Sequence[str]) -> Legend:
         merged = row.arm.merge is not None
         nth = counts[row.arm.algorithm, merged]
         counts[row.arm.algorithm, merged] += 1
-        styles[row.arm.label] = _style(row.arm.algorithm, algorithms, merged=merged, nth=nth)
+        styles[row.arm.label] = Style(*_look(row.arm.algorithm, algorithms, nth), merged)
     return Legend("setting", styles)
 
 
-def _style(algorithm: str, algorithms: Sequence[str], *, merged: bool, nth: int) -> Style:
-    colour, symbol = _colour_and_symbol(algorithm, algorithms)
-    if nth:
-        others = [name for name in _SYMBOLS if name != symbol]
-        symbol = others[(nth - 1) % len(others)]
-    return Style(colour, symbol, merged)
-
-
-def _colour_and_symbol(algorithm: str, algorithms: Sequence[str]) -> tuple[str, str]:
-    if algorithm in _KNOWN:
-        return _KNOWN[algorithm]
-    others = [name for name in dict.fromkeys(algorithms) if name not in _KNOWN]
-    place = others.index(algorithm)
-    return _COLOURS[place % len(_COLOURS)], _SYMBOLS[place % len(_SYMBOLS)]
+def _look(algorithm: str, algorithms: Sequence[str], nth: int = 0) -> tuple[str, str]:
+    """Return the colour of an algorithm, and the symbol of its setting `nth`."""
+    others = [name for name in algorithms if name not in _KNOWN]
+    place = others.index(algorithm) if algorithm in others else 0
+    own = _COLOURS[place % len(_COLOURS)], _SYMBOLS[place % len(_SYMBOLS)]
+    colour, symbol = _KNOWN.get(algorithm, own)
+    free = [name for name in _SYMBOLS if name != symbol]
+    return colour, free[(nth - 1) % len(free)] if nth else symbol

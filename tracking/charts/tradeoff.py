@@ -153,8 +153,7 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
 
 
 def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
-    """Return charts that shade the area between the claim's curves, where both reach the ID
-    accuracy."""
+    """Return a chart that shades the claim's common ID range between the two curves, if any."""
     verdict = data.comparison.answer.curve
     if verdict is None:
         return []
@@ -211,7 +210,8 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
 def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
     """Return the words of the chart with their places: the names of the selected algorithm's
     setting, of the reference and of zero-shot, and the alphas of the reference's curve."""
-    algorithm = None if data.selected is None else data.selected.arm.algorithm
+    selected = data.comparison.selected
+    algorithm = None if selected is None else selected.arm.algorithm
     standing = (data.reference, data.zero_shot)
     names = {
         row.arm.label

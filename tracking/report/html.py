@@ -232,7 +232,7 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     import altair as alt
 
     from carft_sweep.tracking.charts import CHARTS
-    from carft_sweep.tracking.charts.base import HALO, HALO_ON_WHITE, as_spec, fitted
+    from carft_sweep.tracking.charts.base import on_white
     from carft_sweep.tracking.charts.data import ChartData
 
     if name not in CHARTS:
@@ -240,10 +240,6 @@ def chart(comparison: Comparison, name: str = "id_ood", *, width: int = 720) -> 
     drawn = CHARTS[name].draw(ChartData(comparison))
     if drawn is None:
         raise TrackingError(f"{comparison.sweep} has nothing to show in the chart {name!r}")
-    spec = fitted(as_spec(drawn), width)
-    spec["config"] |= {"style": {HALO: HALO_ON_WHITE}}
-    # Transparent is for the report, which gives words the colours of its theme.
-    spec.pop("background", None)
     assert isinstance(drawn, alt.SchemaBase)  # as every chart of Altair is
-    picture: TopLevelMixin = type(drawn).from_dict(spec, validate=False)
+    picture: TopLevelMixin = type(drawn).from_dict(on_white(drawn, width), validate=False)
     return picture

@@ -24,7 +24,6 @@ def test_on_show_is_what_stands_for_each_algorithm_and_its_merges() -> None:
     ]
     assert data.reference is data.shown[1]
     assert data.zero_shot is data.shown[0]
-    assert data.selected is not None
 
 
 def test_without_candidates_fine_tuning_is_the_reference_and_without_it_nobody() -> None:
