@@ -13,11 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 SOURCE_COMMIT = "CARFT_SOURCE_COMMIT"
-"""Variable with the commit of sources that were sent without their .git; `-dirty` behind it means
-changes."""
+"""Variable with the commit of sources sent without their .git, and `-dirty` if they differ."""
 USER, USER_VARIABLE = "mlflow.user", "CARFT_USER"
-"""The tag of whoever began a sweep, and the variable that names them: all jobs of a cluster run as
-one account."""
+"""Tag of who began a sweep, and its variable: all jobs of a cluster may run as one account."""
 PACKAGES = ("carft-sweep", "torch", "open_clip_torch", "optuna", "mlflow", "ray")
 
 _GIT_SECONDS = 5.0
@@ -27,8 +25,7 @@ _NO_FETCHING = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 """Of a missing object, from a remote whose address may be a program; older versions of git know
 the second one only, and then fetch in vain."""
 _FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.DOTALL)
-"""Emptied by name: without the attributes that name them (`--attr-source`) git still reads those
-of `.git/info`."""
+"""Emptied by name, as git reads the attributes in `.git/info` even with `--attr-source`."""
 _COMMIT, _DIRTY = "mlflow.source.git.commit", "carft.git.dirty"
 _VERSION = "carft.version."
 

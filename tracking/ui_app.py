@@ -233,8 +233,7 @@ class OpenRoutes:
         )
 
     def _is_foreign(self, headers: Headers) -> bool:
-        """Return whether a page of another origin sent a request; MLflow itself admits pages of
-        each port of localhost."""
+        """Return whether a page of another origin asks; MLflow admits all ports of localhost."""
         origin, host = headers.get("origin"), headers.get("host")
         return origin not in (None, f"http://{host}", f"https://{host}", *self._origins)
 

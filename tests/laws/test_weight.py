@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_067,
     ("sweeps",): 20_235,
-    ("tracking",): 11_620,
-    ("tests",): 59_142,
+    ("tracking",): 11_470,
+    ("tests",): 59_145,
     ("benchmarks", "tools"): 6_520,
 }
 """Of Python, blank ones too."""

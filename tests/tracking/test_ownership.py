@@ -108,9 +108,10 @@ def test_a_home_that_is_named_as_shared_is_used_and_made_for_all(
     monkeypatch.setenv("CARFT_SHARED_HOMES", "/elsewhere")
     with pytest.raises(TrackingError, match="belongs to user"):
         check_home(home)
-    monkeypatch.setenv("CARFT_SHARED_HOMES", ".carft")
-    with pytest.raises(TrackingError, match=r"CARFT_SHARED_HOMES: \.carft is no absolute path"):
-        is_shared(home)
+    for relative in (".carft", "."):
+        monkeypatch.setenv("CARFT_SHARED_HOMES", relative)
+        with pytest.raises(TrackingError, match=rf"CARFT_SHARED_HOMES: \{relative} is no absolute"):
+            is_shared(home)
 
 
 def test_a_new_home_is_its_users_alone_unless_it_is_shared(

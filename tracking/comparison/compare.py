@@ -153,8 +153,7 @@ class Comparison:
     @cached_property
     def metric_names(self) -> frozenset[str]:
         """The name of every metric that a finished run of at least one row has."""
-        every = ((run, row.arm.merge) for row in self.rows for run in row.arm.done)
-        return frozenset().union(*(run.metrics_of(merge) for run, merge in every))
+        return frozenset().union(*(row.names for row in self.rows))
 
     @cached_property
     def rivals(self) -> Mapping[tuple[str, str | None], int]:

@@ -148,10 +148,10 @@ def _effect(
 
     def difference(metric: str) -> PairedTest | None:
         """Return the test of the highest level minus the lowest; None where a value is missing."""
-        sides = by_seed(high, metric), by_seed(low, metric)
-        if sides[0] is None or sides[1] is None:
+        above, below = by_seed(high, metric), by_seed(low, metric)
+        if above is None or below is None:
             return None
-        differences = (one - other for one, other in zip(*sides, strict=True))
+        differences = (one - other for one, other in zip(above, below, strict=True))
         pairs = [(block[high], block[low]) for block in blocks]
         return kept.paired_test(differences, pairs, seeds, metric)
 

@@ -42,9 +42,8 @@ def comparison_input(part: SweepRuns, generation: int) -> str:
 
 
 def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
-    """Return the generation and the runs of a text that `comparison_input` wrote, with the runs
-    under the name `sweep`. Raises TrackingError for any other content, which everybody who may
-    write to the server can store."""
+    """Return the generation and the runs, named `sweep`, of a text that `comparison_input` wrote.
+    Raises TrackingError for other content, which anybody who may write to the server can store."""
     try:
         data = json.loads(text)
         fields = {

@@ -80,8 +80,7 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
-    """Return (shift's name for readers, metric) of each metric of the kind `by` of a shift: `OOD
-    test` for a shift named test."""
+    """Return name and metric of each shift with an accuracy `by`: `OOD test` for one named test."""
     end = f"/{by}"
     every = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
     short = {name: name[len("ood/") : -len(end)] for name in every if name != f"ood/mean{end}"}

@@ -13,6 +13,7 @@ from carft_sweep.tracking.comparison.runs import (
     RunRecord,
     Scalar,
     group,
+    last_part,
     params_key,
     scalar_text,
     tells_apart,
@@ -81,14 +82,13 @@ def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
 
 def _whole_name(name: str, fields: Sequence[str]) -> str:
     """Return the whole name of a field that may be given by its last part, as in labels."""
-    short = [field.rsplit(".", 1)[-1] for field in fields]
     if name in RUN_FIELDS or name in fields:
         return name
-    ends = [field for field, end in zip(fields, short, strict=True) if end == name]
+    ends = [field for field in fields if last_part(field) == name]
     if len(ends) > 1:
         raise TrackingError(f"--where: {name!r} may be {' or '.join(ends)}; say which")
     if not ends:
-        hint = unknown_name("field", name, [*RUN_FIELDS, *short, *fields])
+        hint = unknown_name("field", name, [*RUN_FIELDS, *map(last_part, fields), *fields])
         raise TrackingError(
             f"--where: {hint} Fields in which no two runs differ are not among them."
         )
@@ -138,8 +138,7 @@ def _number(value: Scalar) -> float | None:
 
 
 def _equal(value: Scalar, text: str) -> bool:
-    """Return whether a value equals a condition's text, as tables print it: six digits, `true`,
-    `none`."""
+    """Return whether tables print a value like a condition's text: six digits, `true`, `none`."""
     if isinstance(value, str):
         return value == text
     number = _number(text)
@@ -269,15 +268,13 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
 
 
 def _merge_records(one: RunRecord, other: RunRecord) -> RunRecord:
-    """Return one record of two sweeps' records of the same run: finished if either is, with all
-    merges."""
+    """Return two sweeps' records of a run as one: finished if either is, with all merges."""
     first, second = sorted((one, other), key=lambda run: (run.state != "done", run.role != "trial"))
     return replace(first, merges={**second.merges, **first.merges})
 
 
 def _with_sweeps(records: Sequence[RunRecord], sweeps: Owners) -> list[RunRecord]:
-    """Return the records, with the names of a run's sweeps in its parameters where no other field
-    tells the run from another."""
+    """Return the records, with the sweeps' names as a parameter of runs that differ in no other."""
     keys = [(record.setting, record.role in ROLES_COUNTED_ONCE) for record in records]
     pairs = [*zip(keys, records, strict=True)]
     counts = Counter((key, record.seed) for key, record in pairs if record.state == "done")

@@ -79,8 +79,7 @@ def is_table(name: str | Path) -> bool:
 
 
 def read_table(source: str | Path | pd.DataFrame) -> SweepRuns:
-    """Return the runs of a CSV file or such a frame. Raises TrackingError that lists all
-    mistakes."""
+    """Return the runs of a CSV file or such a frame. Raises TrackingError with all mistakes."""
     if not isinstance(source, (str, Path)):
         frame = source.astype(object).where(source.notna(), "")
         cells = ((label, map(str, row)) for label, *row in frame.itertuples(name=None))

@@ -9,7 +9,7 @@ from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect, Level
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
 from carft_sweep.tracking.comparison.power import MOST_SEEDS
-from carft_sweep.tracking.comparison.runs import Arm, scalar_text
+from carft_sweep.tracking.comparison.runs import Arm, last_part, scalar_text
 from carft_sweep.tracking.comparison.selection import Confirmation
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
@@ -38,8 +38,7 @@ NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 
 def with_interval(value: float, ends: Interval | None = None) -> str:
     """Return a difference in percentage points with its interval: `+1.80 pp [+1.49, +2.11]`."""
-    # Adding 0.0 turns a rounded -0.0 into 0.0.
-    middle, *sides = [f"{round(100 * v, 2) + 0.0:+.2f}" for v in (value, *(ends or ()))]
+    middle, *sides = [f"{100 * v:+z.2f}" for v in (value, *(ends or ()))]
     return f"{middle} pp [{', '.join(sides)}]" if sides else f"{middle} pp"
 
 
@@ -252,8 +251,7 @@ def _power(verdict: Verdict | CurveVerdict, margin: float) -> str:
 
 
 def _certainty(verdict: Verdict | CurveVerdict, test: PairedTest | None, p: float | None) -> str:
-    """Return "(a claim's scope, the p that decided, among how many settings the arm was
-    chosen)"."""
+    """Return in brackets a claim's scope, the p that decided, and the number of settings tried."""
     parts = []
     if test is not None and test.images is None:
         parts.append("on these test images")
@@ -318,7 +316,7 @@ def strongest_line(
 
 def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
     """Return a sentence on how endpoint and ID change with a field, and which value is selected."""
-    metric, head = named(endpoint.metric), _short(effect.parameter)
+    metric, head = named(endpoint.metric), last_part(effect.parameter)
     over = counted(len(effect.difference.differences), "seed")
     if effect.settings > 1:
         over += f", means over {effect.settings} settings of the other fields"
@@ -356,7 +354,7 @@ def not_compared(parameters: Sequence[str]) -> Iterator[str]:
     """Yield a sentence with the fields that never vary alone, where there are any."""
     if parameters:
         values = "all of its values" if len(parameters) == 1 else "all values of one of them"
-        names = ", ".join(map(_short, parameters))
+        names = ", ".join(map(last_part, parameters))
         yield f"No comparison of {names}: no setting of the other fields was tried at {values}."
 
 
@@ -373,10 +371,6 @@ def _seeds(seeds: Sequence[int]) -> str:
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"seeds {seeds[0]} to {seeds[-1]}"
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-
-
-def _short(parameter: str) -> str:
-    return parameter.rpartition(".")[2]
 
 
 def _value(level: Level) -> str:

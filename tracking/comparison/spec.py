@@ -32,12 +32,18 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Constraint(_Frozen):
-    """What a setting must keep to be selected: a metric, at least as good as that of an algorithm's
-    best setting."""
+class _Goal(_Frozen):
+    metric: str = VAL
+    goal: Literal["maximize", "minimize"] = "maximize"
 
-    metric: str
-    goal: Literal["maximize", "minimize"]
+    def better(self, value: float) -> float:
+        """Return a value of the metric, negated if less is better, so that larger is better."""
+        return value if self.goal == "maximize" else -value
+
+
+class Constraint(_Goal):
+    """What a setting must keep to be selected: a metric as good as an algorithm's best one."""
+
     of: str
     margin: float
 
@@ -46,19 +52,13 @@ class Constraint(_Frozen):
         minus = f" minus {self.margin:g}" if self.margin else ""
         return f"{self.metric} as good as {self.of}'s{minus}"
 
-    def better(self, value: float) -> float:
-        """Return a value with the sign with which larger is better."""
-        return value if self.goal == "maximize" else -value
 
-
-class SelectionRule(_Frozen):
+class SelectionRule(_Goal):
     """How the setting of an algorithm is selected.
 
     Raises ValueError for a metric of a test split or a shift unless `oracle`, and a margin below 0.
     """
 
-    metric: str = VAL
-    goal: Literal["maximize", "minimize"] = "maximize"
     merge: str | None = None
     """The merged model whose metric counts; None: the unmerged one."""
     within: float | None = None
@@ -68,8 +68,7 @@ class SelectionRule(_Frozen):
     """Regularisation fields by importance: +1 where larger is stronger, -1 where smaller."""
     constraint: Constraint | None = None
     bound: float | None = None
-    """What the constraint comes to, with the sign with which larger is better; None: no setting of
-    its reference is there."""
+    """What the constraint comes to, where larger is better; None: its algorithm has no setting."""
 
     @model_validator(mode="after")
     def _check(self) -> SelectionRule:
@@ -86,20 +85,11 @@ class SelectionRule(_Frozen):
         return self.model_copy(update={"metric": self.metric.replace(TASK, task)})
 
     @property
-    def is_of_task(self) -> bool:
-        """Whether each task has a metric of its own."""
-        return TASK in self.metric
-
-    @property
     def name(self) -> str:
         """The rule's name: `best_val`, `within 0.005`, or either after the word oracle."""
         if self.within is None:
             return "oracle" if self.oracle else "best_val"
         return f"{'oracle, ' if self.oracle else ''}within {self.within:g}"
-
-    def better(self, value: float) -> float:
-        """Return a value of the metric, negated if less is better, so that larger is better."""
-        return value if self.goal == "maximize" else -value
 
 
 class Endpoint(_Frozen):

@@ -21,8 +21,7 @@ ByTask = Mapping[str, Sequence[RunRecord]]
 
 
 Selected = Mapping[tuple[str, int | None], Mapping[str, RunRecord]]
-"""By algorithm and seed: the run that stands for it on each task; lacking where none gave a value.
-"""
+"""By algorithm and seed: the run that stands for it on each task where some run has a value."""
 
 
 def select_per_seed(by_task: ByTask, rule: SelectionRule, seeds: Sequence[int]) -> Selected:
@@ -84,8 +83,7 @@ def mean_record(
 
 def combined(facts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     """Merge `facts[task][name]` into one value for each name: an equal value once, lists joined
-    without repeats, differing values as the text `task: value; ...`. So rows still differ where
-    they differ on a task."""
+    without repeats, others as the text `task: value; ...`, so that rows still differ."""
     joined: dict[str, object] = {}
     for name in dict.fromkeys(name for own in facts.values() for name in own):
         values = {task: own[name] for task, own in facts.items() if name in own}
@@ -178,8 +176,6 @@ class TaskLine:
 class DomainBedTable:
     """DomainBed's table of accuracies by algorithm and task, with notes on how it was made."""
 
-    field: str
-    """The parameter whose values are the tasks."""
     endpoints: Mapping[str, str]
     """By task: the metric in its column."""
     lines: tuple[TaskLine, ...]
@@ -211,8 +207,7 @@ def domainbed_table(comparison: Comparison) -> DomainBedTable | None:
         if row.arm.merge is None or row.chosen
     )
     settings = {task: part.selected.arm.label for task, part in parts.items() if part.selected}
-    field, notes = comparison.spec.tasks or "", tuple(_notes(comparison, endpoints))
-    return DomainBedTable(field, endpoints, lines, notes, settings)
+    return DomainBedTable(endpoints, lines, tuple(_notes(comparison, endpoints)), settings)
 
 
 def _notes(whole: Comparison, endpoints: Mapping[str, str]) -> Iterator[str]:
@@ -239,27 +234,23 @@ def _notes(whole: Comparison, endpoints: Mapping[str, str]) -> Iterator[str]:
 def _rule(rule: SelectionRule) -> str:
     on = rule.metric if rule.merge is None else f"{rule.metric} of {rule.merge}"
     if rule.oracle:
-        return f"test-domain validation (oracle) on {on}" if rule.is_of_task else f"oracle on {on}"
+        return (
+            f"test-domain validation (oracle) on {on}" if TASK in rule.metric else f"oracle on {on}"
+        )
     return f"{rule.name} on {on}"
 
 
-def task_of(run: RunRecord, field: str) -> str:
-    """Return the task of a run. Raises TrackingError for a run without one."""
-    if field not in run.params:
-        raise TrackingError(
-            f"run {run.digest[:12]} of {run.algorithm} has no {field}, so it is of no task; look "
-            "at each sweep by itself"
-        )
-    return str(run.params[field])
-
-
 def split_by_task(runs: Iterable[RunRecord], field: str) -> dict[str, list[RunRecord]]:
-    """Return runs by task, which their parameters then lack. Raises TrackingError for runs
-    without."""
+    """Return runs by task, which their parameters then lack. Raises TrackingError without one."""
     by_task: dict[str, list[RunRecord]] = {}
     for run in runs:
+        if field not in run.params:
+            raise TrackingError(
+                f"run {run.digest[:12]} of {run.algorithm} has no {field}, so it is of no task; "
+                "look at each sweep by itself"
+            )
         params = {name: value for name, value in run.params.items() if name != field}
-        by_task.setdefault(task_of(run, field), []).append(replace(run, params=params))
+        by_task.setdefault(str(run.params[field]), []).append(replace(run, params=params))
     return by_task
 
 

@@ -65,8 +65,7 @@ class Deviation(NamedTuple):
     @property
     def points(self) -> float:
         """Percentage points by which the measured accuracy exceeds the table's two decimals."""
-        # Adding 0.0 turns a rounded -0.0 into 0.0.
-        return 0.0 if self.measured is None else round(self.measured - self.expected, 2) + 0.0
+        return 0.0 if self.measured is None else round(self.measured - self.expected, 2)
 
     @property
     def is_beyond(self) -> bool:
@@ -120,7 +119,7 @@ def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
             numbers = ", ".join(f"{row.place}: {row.expected:.2f}" for row in group)
             text = f"Expect of zero-shot {first.model}, by {title}: {numbers}."
         else:
-            numbers = ", ".join(f"{row.points:+.2f} on {row.place}" for row in group)
+            numbers = ", ".join(f"{row.points:+z.2f} on {row.place}" for row in group)
             text = f"Zero-shot {first.model} differs from {title} by, in points: {numbers}."
         if first.templates != first.split.templates:
             text += (
@@ -136,7 +135,7 @@ def warnings(every: Iterable[Deviation]) -> tuple[str, ...]:
     texts = []
     for group in _grouped(deviation for deviation in every if deviation.is_beyond):
         numbers = ", ".join(
-            f"{row.points:+.2f} points on {row.place} ({row.measured:.2f}, there "
+            f"{row.points:+z.2f} points on {row.place} ({row.measured:.2f}, there "
             f"{row.expected:.2f}; up to {row.split.tolerance:g} is usual)"
             for row in group
         )

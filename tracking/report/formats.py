@@ -81,7 +81,8 @@ def to_json(
     }
     if (table := domainbed_table(comparison)) is not None:
         parts = {task: to_json(part) for task, part in comparison.tasks.items()}
-        document["tasks"] = {**_json_tasks(table), "comparisons": parts}
+        field = {"field": comparison.spec.tasks}
+        document["tasks"] = {**field, **_json_tasks(table), "comparisons": parts}
     if owners is not None:
         document["sweeps"] = comparison.sweep.split(" + ")
     if options is not None:
@@ -230,7 +231,6 @@ def _json_tasks(table: DomainBedTable) -> dict[str, Any]:
         return {"mean": cell.mean, "error": cell.error, "values": seeds}
 
     return {
-        "field": table.field,
         "metrics": dict(table.endpoints),
         "caption": " ".join(table.notes),
         "settings": dict(table.settings),

@@ -64,15 +64,12 @@ class Column:
             return NOTHING
         if not is_fraction(self.metric):
             return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-        # Adding 0.0 turns a rounded -0.0 into 0.0.
-        percent = round(100 * value, 1) + 0.0
-        return f"{percent:+.1f}" if self.signed else f"{percent:.1f}"
+        return f"{100 * value:+z.1f}" if self.signed else f"{100 * value:z.1f}"
 
     def cell(self, row: Row) -> Cell:
         """Return the mean of a row and half of its 95 % interval as text."""
         estimate = row.metric(self.metric)
-        half = None if estimate.mean is None else estimate.half_width
-        if half is None:
+        if (half := estimate.half_width) is None:
             return Cell(self.number(estimate.mean))
         half_text = f"{100 * half:.1f}" if is_fraction(self.metric) else f"{half:.2g}"
         return Cell(self.number(estimate.mean), half_text)

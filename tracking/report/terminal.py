@@ -96,8 +96,7 @@ def _tables(console: Console, table: Table, notes: Sequence[str]) -> None:
 
 
 def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Split a too wide table: yield heads and column numbers of each part, all with the first
-    columns."""
+    """Yield heads and column numbers of each part of a table, all with its first columns."""
     every = range(len(table.heads))
     own = [max(map(cell_len, names), default=0)]
     own += [max((cell_len(r.cells[c].text) for r in table.lines), default=0) for c in every[:-1]]

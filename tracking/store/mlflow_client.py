@@ -160,9 +160,8 @@ def experiment_id(uri: str, name: str) -> str | None:
 
 
 def own_file(uri: str, artifacts: Path | None) -> Path | None:
-    """Return the file of a home's own database, which is beside the home's artifacts; None for
-    another database. Several homes may share another database, which keeps all artifacts where the
-    first home has its artifacts."""
+    """Return the file of a home's own database, which is beside the home's artifacts; None for one
+    that several homes may share, with all artifacts where the first of them has its own."""
     file = sqlite_file(uri)
     if file is None or artifacts is None or file.parent.resolve() != artifacts.parent.resolve():
         return None

@@ -49,9 +49,8 @@ _STORES = {"azure", "boto3", "botocore", "google"}
 
 
 def translate_error(uri: str, code: str, text: str, answers: Callable[[], bool]) -> RuntimeError:
-    """Return this package's error for an MlflowException of this code and text. `answers` sends the
-    server a harmless request: a server that answers, but had failed with 500, rejects this record
-    for ever."""
+    """Return this package's error for an MlflowException of this code and text. `answers` tries a
+    harmless request: a server that answers it after errors of 500 never takes this record."""
     place = without_password(uri)
     text = remove_passwords(text, uri)
     file = sqlite_file(uri)

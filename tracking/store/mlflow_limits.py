@@ -65,9 +65,8 @@ def truncate(text: str, length: int) -> str:
 
 
 def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
-    """Return the finite values as metrics, and the infinite ones as tags. A store of numbers
-    without infinities shows 1.8e308, which spoils charts and maxima. NaN is stored: MLflow supports
-    NaN."""
+    """Return finite values, and NaN, which MLflow has, as metrics, and infinite ones as tags: a
+    store of numbers without infinities shows 1.8e308, which spoils charts and maxima."""
     kept: list[Metric] = []
     infinite: dict[str, str] = {}
     for metric in values:
