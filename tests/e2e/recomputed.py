@@ -838,14 +838,17 @@ class _Comparison:
         level = level_of(raw["gain"], better, len(self.rivals))
         level_of_loss = level_of(raw["loss"], worse, len(self.rivals))
         slack = max(0.0, -(gain.mean + loss.mean) / 2) if gain and loss else 0.0
-        of_loss = loss and loss.interval(level_of_loss)
+        of_gain, of_loss = gain and gain.interval(level), loss and loss.interval(level_of_loss)
         return {
             "candidate": candidate.label,
             "reference": reference.label,
             **described,
             "gain": gain and gain.document(level),
             "loss": loss and loss.document(level_of_loss),
-            "most": of_loss and close(-of_loss[0], ""),
+            "difference": close((gain.mean - loss.mean) / 2, "") if gain and loss else None,
+            "interval": [close(of_gain[0], ""), close(-of_loss[0], "")]
+            if of_gain and of_loss
+            else None,
             "p_better_holm": better,
             "p_worse_holm": worse,
             "compared": len(self.rivals),

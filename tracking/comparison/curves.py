@@ -103,6 +103,13 @@ class CurvePair:
         return self._test(1)
 
     @property
+    def difference(self) -> float | None:
+        """The estimated gain: each curve is put in the middle of its bounds. None without both."""
+        if self.gain is None or self.loss is None:
+            return None
+        return (self.gain.mean - self.loss.mean) / 2
+
+    @property
     def slack(self) -> float:
         """How far gain and loss are below the true differences: half the gap that bounds leave."""
         if self.gain is None or self.loss is None:
@@ -218,19 +225,16 @@ class CurveVerdict(Judgement):
 
     @property
     def level(self) -> float:
-        """The confidence level of the interval in the verdict's sentence."""
+        """The confidence level of the interval's end that decides the claim."""
         return self.loss_level if self.outcome == "worse_curve" else self.gain_level
 
     @property
     def interval(self) -> Interval | None:
-        """The interval of the gain at this level, which decides the claim."""
-        return None if self.pair.gain is None else self.pair.gain.interval(self.gain_level)
-
-    @property
-    def most(self) -> float | None:
-        """The upper bound of the true gain, from the interval of the loss; None without one."""
-        of_loss = None if self.pair.loss is None else self.pair.loss.interval(self.loss_level)
-        return None if of_loss is None else -of_loss.low
+        """That of the true gain: what the tests of gain and loss, each at its own level, leave open.
+        None without both."""
+        tests = (self.pair.gain, self.gain_level), (self.pair.loss, self.loss_level)
+        of_gain, of_loss = (test and test.interval(level) for test, level in tests)
+        return of_gain and of_loss and Interval(of_gain.low, -of_loss.low)
 
     @property
     def power(self) -> Power | None:
@@ -242,7 +246,8 @@ class CurveVerdict(Judgement):
         """The state that the sentence begins with. NO GAIN excludes a gain of the margin's size."""
         if self.outcome in ("better_curve", "worse_curve"):
             return "BETTER CURVE" if self.outcome == "better_curve" else "WORSE CURVE"
-        is_excluded = self.most is not None and self.most < self.pair.endpoint.ood_margin
+        interval, margin = self.interval, self.pair.endpoint.ood_margin
+        is_excluded = interval is not None and interval.high < margin
         return "NO GAIN" if self.outcome == "no_difference" and is_excluded else "UNDECIDED"
 
 

@@ -91,9 +91,9 @@ def short_answer(answer: Answer) -> str:
     """Return a verdict's two claims for a table cell: states, differences and intervals."""
     parts = []
     if (curve := answer.curve) is not None:
-        gain, text = curve.pair.gain, str(curve.state)
-        if gain is not None:
-            text += f": + WiSE-FT {with_interval(gain.mean, curve.interval)}"
+        difference, text = curve.pair.difference, str(curve.state)
+        if difference is not None:
+            text += f": + WiSE-FT {with_interval(difference, curve.interval)}"
         parts.append(text)
     if (verdict := answer.verdict) is not None:
         metric, test, text = verdict.pair.endpoint.metric, verdict.pair.tested, str(verdict.state)
@@ -177,13 +177,18 @@ def curve_claim(verdict: CurveVerdict) -> str:
     elif verdict.state != "UNDECIDED":
         verb = "beats"
     of_id = named(endpoint.id_metric)
-    parts, test = [], pair.loss if is_worse else pair.gain
-    if test is not None:
-        number = with_interval(test.mean, test.interval(verdict.level))
+    parts = []
+    if pair.gain is not None:
+        if pair.difference is None:  # nothing bounds the candidate's curve from above
+            number = f"at least {with_interval(pair.gain.mean, pair.gain.interval(verdict.level))}"
+        else:
+            sign = -1 if is_worse else 1
+            ends = verdict.interval and Interval(*sorted(sign * end for end in verdict.interval))
+            number = with_interval(sign * pair.difference, ends)
         parts.append(f"{named(endpoint.ood)} {number} at equal {of_id}")
     match verdict.outcome:
-        case "no_difference" if verdict.most is not None:
-            parts.append(f"the true gain is at most {100 * verdict.most:+.2f} pp")
+        case "no_difference" if verdict.state == "UNDECIDED" and pair.slack >= endpoint.ood_margin:
+            parts.append(f"the measured alphas alone leave {points(2 * pair.slack)} open")
         case "no_range" if pair.common_range is None:
             parts.append(f"the two curves have no {of_id} in common")
         case "no_range":
@@ -195,8 +200,8 @@ def curve_claim(verdict: CurveVerdict) -> str:
         case "no_spread":
             parts.append(_NO_SPREAD)
     one, other = reversed(sides) if is_worse else sides
-    p = verdict.p_worse if is_worse else verdict.p_better
-    certainty = _certainty(verdict, test, p)
+    p = {"better_curve": verdict.p_better, "worse_curve": verdict.p_worse}.get(verdict.outcome)
+    certainty = _certainty(verdict, pair.gain, p)
     return f"{verdict.state}: {one} {verb} {other}{both}: {'; '.join(parts)}{certainty}."
 
 
@@ -208,8 +213,8 @@ def curve_details(verdict: CurveVerdict) -> Iterator[str]:
     low, high = (f"{100 * end:.1f}" for end in common)
     place = f"at {low} %" if pair.is_point else f"mean over {low} to {high} %"
     parts = [
-        f"a lower bound of the first minus an upper bound of the second, {place} "
-        f"{named(endpoint.id_metric)}"
+        f"each curve in the middle of what its measured alphas allow, {place} "
+        f"{named(endpoint.id_metric)}; the interval holds all that they allow"
     ]
     if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
         parts.append(f"a gain of {points(endpoint.ood_margin)} is not excluded")
@@ -255,12 +260,12 @@ def _certainty(verdict: Verdict | CurveVerdict, test: PairedTest | None, p: floa
     parts = []
     if test is not None and test.images is None:
         parts.append("on these test images")
-    if p is not None and verdict.outcome not in _WITHOUT_P:
-        text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if verdict.p_better is not None and verdict.outcome not in _WITHOUT_P:
+        words = [] if p is None else ["p < 0.001" if p < 0.001 else f"p = {p:.3f}"]
         if verdict.compared > 1:
             level = f"intervals of {100 * verdict.level:.3g} %"
-            text += f" by Holm's rule over {verdict.compared}, {level}"
-        parts.append(text)
+            words.append(f"by Holm's rule over {verdict.compared}, {level}")
+        parts += [" ".join(words)] if words else []
     if test is not None and verdict.tried > 1:
         parts.append(f"chosen among {verdict.tried} settings on these seeds")
     return f" ({'; '.join(parts)})" if parts else ""

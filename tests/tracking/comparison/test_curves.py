@@ -27,6 +27,7 @@ LUCK = (0.0, 0.0021, -0.0013, 0.0008, -0.0011)
 """What each of five seeds adds to OOD."""
 LINE = ((0.58, 0.40), (0.60, 0.42), (0.62, 0.44), (0.64, 0.46))
 """Straight, so that its bound is its chord; without a zero-shot model it begins at alpha 0.25."""
+ARCH = ((0.58, 0.40), (0.60, 0.43), (0.62, 0.45), (0.64, 0.455))
 
 
 def tuned(algorithm: str, curves: Sequence[Curve], **changes: Any) -> list[RunRecord]:
@@ -86,10 +87,9 @@ def test_a_curve_one_point_above_a_straight_one_gains_one_point() -> None:
 
 
 def test_of_bent_curves_the_bound_gains_less_than_they_are_higher() -> None:
-    arch = ((0.58, 0.40), (0.60, 0.43), (0.62, 0.45), (0.64, 0.455))
-    pair = judged(car_ft(raised(arch, 0.01)), tuned("fine_tune", same(arch))).pair
+    pair = judged(car_ft(raised(ARCH, 0.01)), tuned("fine_tune", same(ARCH))).pair
     assert pair.gain is not None
-    of_itself = above(arch, arch, most_at)
+    of_itself = above(ARCH, ARCH, most_at)
     assert of_itself is not None
     assert of_itself < 0
     assert pair.gain.mean == pytest.approx(0.01 + np.mean(LUCK) + of_itself)
@@ -127,13 +127,27 @@ def test_no_gain_is_said_where_the_loss_excludes_one_of_the_margin(
     luck = [spread * own for own in LUCK]
     verdict = judged(car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE)))
     assert (verdict.outcome, verdict.state) == ("no_difference", state)
-    assert verdict.pair.loss is not None
-    interval = verdict.pair.loss.interval(verdict.loss_level)
-    assert interval is not None
-    assert verdict.most == pytest.approx(-interval[0])
+    assert verdict.interval is not None
+    assert (verdict.interval.high < 0.005) == (state == "NO GAIN")
     wide = ComparisonSpec(endpoint=Endpoint(ood_margin=0.1))
     groups = car_ft(raised(LINE, 0.0, luck)), tuned("fine_tune", same(LINE))
     assert judged(*groups, spec=wide).state == "NO GAIN"
+
+
+@pytest.mark.parametrize("curve", [LINE, ARCH, ARCH[1:]], ids=["line", "arch", "few alphas"])
+def test_the_difference_of_equal_curves_is_zero_and_the_interval_is_what_each_test_leaves(
+    curve: tuple[tuple[float, float], ...],
+) -> None:
+    twins = [moved(curve, ood=own) for own in LUCK], [moved(curve, ood=own) for own in LUCK[::-1]]
+    verdict = judged(car_ft(twins[0]), tuned("fine_tune", twins[1]))
+    pair = verdict.pair
+    assert pair.difference == pytest.approx(0)
+    assert pair.gain is not None
+    assert pair.loss is not None
+    least, lost = pair.gain.interval(verdict.gain_level), pair.loss.interval(verdict.loss_level)
+    assert least is not None
+    assert lost is not None
+    assert verdict.interval == pytest.approx((least.low, -lost.low))
 
 
 @pytest.mark.parametrize("at", [0.1, 0.06])
