@@ -25,8 +25,6 @@ NAMES = (
 SUFFIX = "_FILE"
 WORKERS = ("HF_TOKEN",)
 """Those that a run needs itself, where weights are loaded; the others are the driver's alone."""
-
-
 _READ: dict[str, Path] = {}
 
 
@@ -55,15 +53,12 @@ def read_secret_files(
 
 def of_workers(environ: Mapping[str, str]) -> dict[str, str]:
     """Return a run's environment: `environ` without the secrets that only the driver may have."""
-    environment = {name: value for name, value in environ.items() if not _is_drivers(name)}
+    drivers = {*NAMES} - {*WORKERS}
+    names = (name for name in environ if name.removesuffix(SUFFIX) not in drivers)
+    environment = {name: environ[name] for name in names}
     if TRACKING_VARIABLE in environment:
         environment[TRACKING_VARIABLE] = without_password(environment[TRACKING_VARIABLE])
     return environment
-
-
-def _is_drivers(name: str) -> bool:
-    plain = name.removesuffix(SUFFIX)
-    return plain in NAMES and plain not in WORKERS
 
 
 def _read(name: str, path: str) -> str:

@@ -127,10 +127,8 @@ def examine(check: Check, home: Home) -> list[Finding]:
     thread.start()
     thread.join(check.seconds)
     logger.info("%s took %.1f s", check.name, time.monotonic() - began)
-    results = list(findings)
-    if thread.is_alive():
-        results.append(unreachable(f"no answer within {check.seconds:g} s"))
-    return [_finished(finding, check) for finding in results]
+    late = [unreachable(f"no answer within {check.seconds:g} s")] if thread.is_alive() else []
+    return [_finished(finding, check) for finding in (*findings, *late)]
 
 
 def _run(check: Check, home: Home, findings: list[Finding]) -> None:

@@ -46,9 +46,8 @@ def _packages(_: Home) -> Iterator[Finding]:
         if version is None:
             message = f"{name} is not installed"
         elif floor := missed_floor(requirement):
-            message = (
-                f"{name} {version} is older than {floor}: older ones have known holes, or faults"
-            )
+            message = f"{name} {version} is older than {floor}"
+            message += ": older ones have known holes, or faults"
         elif not requirement.specifier.contains(Version(version).base_version):
             message = f"{name} {version} is outside of {requirement.specifier}"
         else:
@@ -60,7 +59,6 @@ def _packages(_: Home) -> Iterator[Finding]:
 
 SHARED = Path("/dev/shm")
 _GIB = 2**30
-_LITTLE_SHARED = _GIB
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -96,10 +94,7 @@ def _shared(_: Home) -> Iterator[Finding]:
         return
     size = shutil.disk_usage(SHARED)
     message = f"{SHARED} has {size.free / _GIB:.1f} of {size.total / _GIB:.1f} GiB free"
-    yield ok(message) if size.free >= _LITTLE_SHARED else warning(message)
-
-
-_LITTLE_GPU_MEMORY = 2 * _GIB
+    yield ok(message) if size.free >= _GIB else warning(message)
 
 
 @check(
@@ -143,7 +138,7 @@ def _cuda(index: int) -> Iterator[Finding]:
         f"{'bf16' if gpu.major >= 8 else 'no bf16'}, "
         f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     )
-    yield ok(message) if free >= _LITTLE_GPU_MEMORY else warning(message)
+    yield ok(message) if free >= 2 * _GIB else warning(message)
 
 
 _MIB = 2**20
@@ -175,9 +170,8 @@ def _folder(home: Home) -> Iterator[Finding]:
     elif os.access(existing_folder(path), os.W_OK | os.X_OK):
         yield ok(f"{path.absolute()} is not there yet; the first run makes it")
     else:
-        yield wrong(
-            f"{path.absolute()} is not there, and {existing_folder(path)} cannot be written"
-        )
+        above = existing_folder(path)
+        yield wrong(f"{path.absolute()} is not there, and {above} cannot be written")
 
 
 @check(
@@ -226,9 +220,8 @@ def _files(_: Home) -> Iterator[Finding]:
             continue
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077 and not str(path).startswith(_GIVEN):
-            yield warning(
-                f"{path} ({name}) can be read by others (mode {mode:o})", f"chmod 600 {path}"
-            )
+            message = f"{path} ({name}) can be read by others (mode {mode:o})"
+            yield warning(message, f"chmod 600 {path}")
         else:
             yield ok(f"{path} ({name}) is its owner's alone")
 

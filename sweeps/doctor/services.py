@@ -20,17 +20,8 @@ from carft_sweep.tracking.location import (
     without_password,
 )
 from carft_sweep.tracking.program import program
+from carft_sweep.tracking.store import mlflow_client
 from carft_sweep.tracking.store.base import TrackedRun, describe
-from carft_sweep.tracking.store.mlflow_client import (
-    check_reachable,
-    client_version,
-    experiment_id,
-    get,
-    moved_from,
-    release,
-    server_version,
-    try_artifacts,
-)
 from carft_sweep.tracking.store.mlflow_store import MlflowStore, open_store
 
 if TYPE_CHECKING:
@@ -57,13 +48,13 @@ def _where(home: Home) -> Iterator[Finding]:
     place = resolve_location(home.path)
     place.check()
     address = without_password(place.named)
-    check_reachable(place.named)
+    mlflow_client.check_reachable(place.named)
     if _server(home) is None:
         file = sqlite_file(place.named)
         begins = file is not None and not file.exists()
         yield ok(f"{address}{', which the first run begins' if begins else ''}")
         return
-    health = get(place.named, "/health")
+    health = mlflow_client.get(place.named, "/health")
     if health.status_code == 200 and health.text.strip() == "OK":
         yield ok(f"{address} answers, experiment {place.experiment}")
     elif health.status_code >= 500:
@@ -81,14 +72,14 @@ def _where(home: Home) -> Iterator[Finding]:
     "install the server's major version of MLflow here, or update the server",
 )
 def _version(home: Home) -> Iterator[Finding]:
-    place, client = _server(home), client_version()
-    server = None if place is None else server_version(place.named)
+    place, client = _server(home), mlflow_client.client_version()
+    server = None if place is None else mlflow_client.server_version(place.named)
     if server is None:
         return  # no server, or it does not let us in: reported by another check
     message = f"the server is MLflow {server}, the client {client}"
-    if release(server)[0] != release(client)[0]:
+    if mlflow_client.release(server)[0] != mlflow_client.release(client)[0]:
         yield wrong(message)
-    elif release(server) < release(client):
+    elif mlflow_client.release(server) < mlflow_client.release(client):
         yield warning(message, "update the server: a client may be older than it, but not newer")
     else:
         yield ok(message)
@@ -116,27 +107,22 @@ def _let_in(home: Home) -> Iterator[Finding]:
         yield wrong("the server rejected the user name or password (401)")
     elif answer.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in answer.text:
         yield ok(f"the server accepts us; the first run makes the experiment {place.experiment}")
-    elif answer.status_code == 200:
-        yield _of_experiment(place, answer)
-    else:
+    elif answer.status_code != 200:
         message = f"the server answers {answer.status_code}: {answer.text[:200]}"
         yield (unreachable if answer.status_code >= 500 else wrong)(message)
-
-
-def _of_experiment(place: TrackingLocation, answer: Response) -> Finding:
-    experiment = answer.json()["experiment"]
-    if experiment["lifecycle_stage"] != "deleted":
-        return ok(f"the server accepts us, and has the experiment {place.experiment}")
-    return wrong(
-        f"the experiment {place.experiment} was deleted, and MLflow keeps its name",
-        f"mlflow experiments restore --experiment-id {experiment['experiment_id']}, or name "
-        "another one in MLFLOW_EXPERIMENT_NAME",
-    )
+    elif (experiment := answer.json()["experiment"])["lifecycle_stage"] == "deleted":
+        yield wrong(
+            f"the experiment {place.experiment} was deleted, and MLflow keeps its name",
+            f"mlflow experiments restore --experiment-id {experiment['experiment_id']}, or name "
+            "another one in MLFLOW_EXPERIMENT_NAME",
+        )
+    else:
+        yield ok(f"the server accepts us, and has the experiment {place.experiment}")
 
 
 def _experiment(place: TrackingLocation) -> Response:
     name = quote(place.experiment, safe="")
-    return get(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
+    return mlflow_client.get(place.named, f"{_API}/experiments/get-by-name?experiment_name={name}")
 
 
 @check(
@@ -153,7 +139,7 @@ def _artifacts(home: Home) -> Iterator[Finding]:
     answer = _experiment(place)
     own = answer.status_code == 200
     if not own:
-        answer = get(place.named, _ANY)
+        answer = mlflow_client.get(place.named, _ANY)
     if answer.status_code != 200:
         return  # reported by another check
     location = str(answer.json()["experiment"]["artifact_location"])
@@ -167,7 +153,7 @@ def _artifacts(home: Home) -> Iterator[Finding]:
             )
         return
     try:
-        removed = try_artifacts(place.named, location)
+        removed = mlflow_client.try_artifacts(place.named, location)
     except RuntimeError as error:
         if own or "403" not in str(error):
             raise
@@ -244,10 +230,10 @@ class _NothingRecorded(MlflowStore):
 def _recorded(home: Home, place: TrackingLocation) -> MlflowStore:
     """Return the store in which runs of a home are recorded."""
     file = sqlite_file(place.uri)
-    check_reachable(place.named)
+    mlflow_client.check_reachable(place.named)
     begins = file is not None and not file.exists()
-    is_moved = moved_from(place.named, place.experiment, place.artifacts) is not None
-    if begins or is_moved or experiment_id(place.named, place.experiment) is None:
+    is_moved = mlflow_client.moved_from(place.named, place.experiment, place.artifacts) is not None
+    if begins or is_moved or mlflow_client.experiment_id(place.named, place.experiment) is None:
         return _NothingRecorded(place.named)
     return open_store(home.path, experiment=place.experiment)
 

@@ -180,16 +180,13 @@ def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
     inside = roles["shifts"].filled if "shifts" in roles else []
     beside = [folder for folder in top.filled if folder not in roles.values()]
     for folder in (*inside, *beside):
+        place = layout.below(folder)
         if not _is_alike(folder, layout.train):
-            layout.assumed.append(
-                f"left out {layout.below(folder)}/: it has no folders of train's classes"
-            )
+            layout.assumed.append(f"left out {place}/: it has no folders of train's classes")
             continue
         layout.shifts[_shift_name(folder.name, layout.shifts)] = folder
         if folder in beside:
-            layout.assumed.append(
-                f"took {layout.below(folder)}/ for a shift: its folders are train's"
-            )
+            layout.assumed.append(f"took {place}/ for a shift: its folders are train's")
     return layout
 
 
@@ -301,9 +298,8 @@ def list_images(layout: Layout) -> Inventory:
         classes = _usable_classes(layout, train, test)
     if len(classes) < 2:
         reasons = [text for text in layout.assumed if text.startswith(LEFT_OUT)]
-        raise RequestError(
-            "; ".join([f"{layout.root}: fewer than two classes can be used", *reasons])
-        )
+        problem = f"{layout.root}: fewer than two classes can be used"
+        raise RequestError("; ".join([problem, *reasons]))
     splits: dict[str, Listing] = {"train": train}
     splits |= {} if layout.val is None else {"val": val}
     splits |= {} if layout.test is None else {"test": test}
@@ -312,25 +308,17 @@ def list_images(layout: Layout) -> Inventory:
     ]
     splits = {split: {name: named[name] for name in classes} for split, named in splits.items()}
     for shift, folder in list(layout.shifts.items()):
-        usable = {
-            name: paths for name, paths in listing(folder).items() if paths and name not in exclude
-        }
+        found = listing(folder)
+        usable = {name: found[name] for name in found if found[name] and name not in exclude}
         if usable:
             splits[shift] = usable
         else:
             del layout.shifts[shift]
             layout.assumed.append(f"left out the shift {shift}: no class of it is left")
-    names_file = layout.root / CLASS_FILE
-    has_names = names_file.exists()
-    return Inventory(
-        layout,
-        classes,
-        splits,
-        exclude,
-        names_file if has_names else None,
-        sorted(scan.problems),
-        scan.unread,
-    )
+    file = layout.root / CLASS_FILE
+    names_file = file if file.exists() else None
+    problems = sorted(scan.problems)
+    return Inventory(layout, classes, splits, exclude, names_file, problems, scan.unread)
 
 
 def _usable_classes(layout: Layout, train: Listing, test: Listing) -> tuple[str, ...]:
@@ -360,18 +348,14 @@ def _leave_out(layout: Layout, names: Sequence[str], reason: str) -> None:
 
 def usual_side(inventory: Inventory) -> int | None:
     """Return the median of the longer sides of some images of train, in pixels; None where none of
-    them can be opened.
-    """
+    them can be opened."""
     by_class = list(inventory.splits["train"].values())
     step = max(1, len(by_class) // SAMPLE)  # not of the first classes alone where there are many
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_class[::step]))
     sides = []
     for path in itertools.islice(filter(None, rounds), SAMPLE):
-        with (
-            suppress(RequestError),
-            image_errors(path),
-            open_image(inventory.layout.root / path) as image,
-        ):
+        file = inventory.layout.root / path
+        with suppress(RequestError), image_errors(path), open_image(file) as image:
             sides.append(max(image.size))
     return round(statistics.median(sides)) if sides else None
 

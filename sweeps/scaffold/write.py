@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,7 @@ from carft_sweep.carft_core.data.class_names import plain_name
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import atomic_file
 from carft_sweep.sweeps.plan.prospects import find_obstacles
-from carft_sweep.sweeps.scaffold.scan import (
-    TEST_FRACTION,
-    Inventory,
-    find_doubts,
-    list_images,
-    recognise_layout,
-    scan_folder,
-    usual_side,
-)
+from carft_sweep.sweeps.scaffold import scan
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM
 from carft_sweep.tracking.program import program
 
@@ -45,7 +37,7 @@ def class_names(folders: Sequence[str]) -> Mapping[str, str]:
     short = {folder: plain_name(NUMBERED.sub("", folder, count=1)) for folder in folders}
     names = list(short.values())
     return {
-        folder: name if name and names.count(name) == 1 else folder
+        folder: name if names.count(name) == 1 and name else folder
         for folder, name in short.items()
     }
 
@@ -71,7 +63,7 @@ def budget(images: int) -> tuple[int, int]:
 
 
 def family_text(
-    inventory: Inventory, name: str, root: str, sweep_file: str, names_file: str
+    inventory: scan.Inventory, name: str, root: str, sweep_file: str, names_file: str
 ) -> str:
     """Return the text of the family file; `names_file` is empty where no file has class names."""
     layout, is_listed = inventory.layout, len(inventory.classes) <= MOST_NAMES
@@ -80,7 +72,7 @@ def family_text(
         root=root,
         sweep_file=shlex.quote(sweep_file),
         layout=layout,
-        test_fraction=TEST_FRACTION,
+        test_fraction=scan.TEST_FRACTION,
         exclude=inventory.exclude,
         names_file=names_file,
         class_names=class_names(inventory.classes) if is_listed else {},
@@ -88,7 +80,7 @@ def family_text(
     )
 
 
-def sweep_text(inventory: Inventory, name: str, family_file: str, side: int | None) -> str:
+def sweep_text(inventory: scan.Inventory, name: str, family_file: str, side: int | None) -> str:
     """Return the text of the sweep file; `side` is that of a typical image in pixels."""
     epochs, batch_size = budget(inventory.trained)
     return _TEMPLATES.get_template("sweep.yaml.j2").render(
@@ -136,7 +128,7 @@ def write_scaffold(
         what = "is not a folder" if images.exists() else "does not exist"
         raise RequestError(f"{images} {what}; `init` needs a folder of images")
     try:
-        inventory = list_images(recognise_layout(scan_folder(images)))
+        inventory = scan.list_images(scan.recognise_layout(scan.scan_folder(images)))
     except OSError as error:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}") from None
     name = _checked_name(name, images)
@@ -150,10 +142,12 @@ def write_scaffold(
             sweep.name,
             "" if names_file is None else _relative(names_file, out),
         ),
-        sweep: sweep_text(inventory, name, family.name, usual_side(inventory)),
+        sweep: sweep_text(inventory, name, family.name, scan.usual_side(inventory)),
     }
     _write(texts, force=force)
     shown = shlex.quote(os.path.relpath(sweep))
+    splits = ["id/test", *(f"ood/{name}" for name in inventory.layout.shifts)]
+    obstacles = find_obstacles(seeds=SEEDS, algorithms=TRAINED, splits=splits)
     return {
         "family": str(family),
         "sweep": str(sweep),
@@ -165,17 +159,10 @@ def write_scaffold(
             for split, by_class in inventory.splits.items()
         },
         "assumed": inventory.layout.assumed,
-        "doubts": [*find_doubts(inventory), *_obstacles(inventory)],
+        "doubts": [*scan.find_doubts(inventory), *(obstacle.describe() for obstacle in obstacles)],
         "problems": inventory.problems,
         "next": [f"{program()} check {shown}", f"{program()} run {shown}"],
     }
-
-
-def _obstacles(inventory: Inventory) -> Iterator[str]:
-    """Yield what prevents a verdict of the sweep that was written."""
-    shifts = (f"ood/{name}" for name in inventory.layout.shifts)
-    for obstacle in find_obstacles(seeds=SEEDS, algorithms=TRAINED, splits=["id/test", *shifts]):
-        yield obstacle.describe()
 
 
 def _checked_name(name: str | None, images: Path) -> str:

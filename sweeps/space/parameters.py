@@ -45,15 +45,12 @@ def _values(value: object) -> object:
 
 def _conditions(value: object) -> object:
     if not isinstance(value, Mapping) or not value:
-        raise ValueError(
-            f"must be a mapping such as {{algorithm.name: car_ft}}, got {_shown(value)}"
-        )
+        form = "{algorithm.name: car_ft}"
+        raise ValueError(f"must be a mapping such as {form}, got {_shown(value)}")
     lists = {name: tuple(v) if isinstance(v, list) else (v,) for name, v in value.items()}
-    empty = [name for name, values in lists.items() if not values]
-    if empty:
-        raise error_of(
-            Problem((name,), "can never hold; list at least one value") for name in empty
-        )
+    if empty := [name for name, values in lists.items() if not values]:
+        message = "can never hold; list at least one value"
+        raise error_of(Problem((name,), message) for name in empty)
     return tuple(Condition(name, values) for name, values in lists.items())
 
 

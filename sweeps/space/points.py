@@ -68,9 +68,7 @@ def grid(space: Sequence[Distribution]) -> list[Params]:
     places = {name: {canonical(v): i for i, v in enumerate(axis)} for name, axis in axes.items()}
 
     def rank(point: Params) -> list[int]:
-        return [
-            place[canonical(point[name])] if name in point else 0 for name, place in places.items()
-        ]
+        return [places[name][canonical(point[name])] if name in point else 0 for name in places]
 
     points.sort(key=rank)
     return [{name: point[name] for name in axes if name in point} for point in points]
@@ -159,9 +157,8 @@ def baseline_at(
     are taken over. Raises InvalidConfig as `config_at` does."""
     name = str(baseline["name"])
     start = {**trial, "algorithm": {**_algorithm(trial, name), "name": name}}
-    return trial_config(
-        _placed(start, {**baseline_fields(baseline), **baseline_params(baseline, params)})
-    )
+    own = baseline_fields(baseline) | baseline_params(baseline, params)
+    return trial_config(_placed(start, own))
 
 
 def baseline_fields(baseline: Mapping[str, Any]) -> Params:
@@ -179,13 +176,9 @@ def baseline_params(baseline: Mapping[str, Any], params: Mapping[str, Any]) -> d
 
 def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the fields that the trial fixes for its algorithm and the algorithm `name` has too."""
-    given = trial.get("algorithm")
-    known = ALGORITHMS[name].model_fields
-    return {
-        field: value
-        for field, value in (given if isinstance(given, Mapping) else {}).items()
-        if field in known
-    }
+    given, known = trial.get("algorithm"), ALGORITHMS[name].model_fields
+    fields = given if isinstance(given, Mapping) else {}
+    return {field: fields[field] for field in fields if field in known}
 
 
 def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -244,9 +244,8 @@ class SpecDocument:
             raise RequestError(f"{source}:{document.lines[()]}: the file {problem}; {needs}")
         self.data: dict[str, Any] = document.data
         self.lines = document.lines
-        self._places = {
-            route: Place(line, f"{source}:{line}") for route, line in document.lines.items()
-        }
+        lines = document.lines.items()
+        self._places = {route: Place(line, f"{source}:{line}") for route, line in lines}
         self._errors: dict[tuple[Place, str], None] = {}
         self._warnings: dict[tuple[Place, str], bool] = {}
         """Whether each is of an ignored key, which is said beside mistakes too."""

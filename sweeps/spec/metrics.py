@@ -35,7 +35,6 @@ NAMES = (
 )
 """All names; SHIFT, PART and SPLIT are names of the family, FAMILY is that of another;
 `train/` has each loss term."""
-
 PATTERN = (
     rf"(train/\w+|(id/val|id/test(_\w+)?|ood/[^/\s]+)/({'|'.join((*QUANTITIES, *FURTHER))})"
     r"|gap/top1|hmean/top1"

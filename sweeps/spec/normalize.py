@@ -36,14 +36,14 @@ KEYS = (
     *("parameters", "baselines", "trial", "profiles"),
 )
 
-_SECTIONS = {
-    key: type(field.default)
-    for key, field in Settings.model_fields.items()
-    if isinstance(field.default, BaseModel)
-}
 ALL_KEYS = (
     *KEYS,
-    *(f"{key}.{name}" for key, cls in _SECTIONS.items() for name in cls.model_fields),
+    *(
+        f"{key}.{name}"
+        for key, field in Settings.model_fields.items()
+        if isinstance(field.default, BaseModel)
+        for name in type(field.default).model_fields
+    ),
 )
 """With those of mappings, dotted."""
 
@@ -270,11 +270,8 @@ def _put(document: SpecDocument, route: Route, value: object, place: Place) -> N
     elif route[0] == "parameters" and route[-1] in ("value", "values") and len(route) == 3:
         # A new list of values replaces whatever described the parameter, but for its condition.
         parameter = document.get(whole)
-        condition = (
-            {"when": parameter["when"]}
-            if isinstance(parameter, dict) and "when" in parameter
-            else {}
-        )
+        kept = parameter if isinstance(parameter, dict) else {}
+        condition = {key: kept[key] for key in kept if key == "when"}
         document.set(whole, {**condition, route[-1]: value}, place)
     elif route == ("selection", "within"):
         document.set(("selection",), {"within": value}, place)

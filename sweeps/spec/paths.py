@@ -20,11 +20,17 @@ NAMES = ("model.name", "model.pretrained", "prompts.classes", "prompts.contexts"
 def texts_of(document: SpecDocument, field: str) -> Iterator[tuple[Any, str | int, Route]]:
     """Yield each text that a field of the trial has, fixed or varied: the mapping or list that
     holds it, its key there, and its route."""
-    route: Route = ("trial", *field.split("."))
-    if isinstance(document.get(route), str):
-        yield document.get(route[:-1]), route[-1], route
-    varied: Route = ("parameters", field)
-    described = document.mapping(varied) if document.get(varied) is not None else {}
+    return _texts(document, ("trial", *field.split(".")), ("parameters", field))
+
+
+def _texts(
+    document: SpecDocument, fixed: Route, varied: Route
+) -> Iterator[tuple[Any, str | int, Route]]:
+    if isinstance(document.get(fixed), str):
+        yield document.get(fixed[:-1]), fixed[-1], fixed
+    described = document.get(varied)
+    if not isinstance(described, dict):
+        return
     if isinstance(described.get("value"), str):
         yield described, "value", (*varied, "value")
     values = described.get("values")
@@ -39,15 +45,9 @@ def place_paths(document: SpecDocument, folder: Path) -> None:
     folder, here = folder.absolute(), Path.cwd()
     texts = [(field, *text) for field in (*PATHS, *NAMES) for text in texts_of(document, field)]
     baselines = document.get(("baselines",))
-    for index, item in enumerate(baselines if isinstance(baselines, list) else ()):
+    for index in range(len(baselines) if isinstance(baselines, list) else 0):
         route: Route = ("baselines", index, "weights")
-        weights = item.get("weights") if isinstance(item, dict) else None
-        if isinstance(weights, str):
-            texts.append((PATHS[-1], item, "weights", route))
-        values = weights.get("values") if isinstance(weights, dict) else None
-        for place, value in enumerate(values if isinstance(values, list) else ()):
-            if isinstance(value, str):
-                texts.append((PATHS[-1], values, place, (*route, "values", place)))
+        texts += [(PATHS[-1], *text) for text in _texts(document, route, route)]
     for field, holder, key, route in texts:
         text = holder[key]
         is_name = field in NAMES and (field == NAMES[0] or "/" not in text)

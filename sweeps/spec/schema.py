@@ -117,19 +117,16 @@ def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) 
     forms: list[Schema] = [{"enum": sorted(registry)}]
     for name, cls in sorted(registry.items()):
         schema = cls.model_json_schema()
-        own = {
-            key: _in_place(field, schema.get("$defs", {}))
-            for key, field in schema.get("properties", {}).items()
+        fields, definitions = schema.get("properties", {}), schema.get("$defs", {})
+        own = {key: _in_place(field, definitions) for key, field in fields.items()}
+        form = {
+            "type": "object",
+            "description": schema.get("description", ""),
+            "properties": {"name": {"const": name}, **own},
+            "required": ["name"] if needs_name else [],
+            "additionalProperties": False,
         }
-        forms.append(
-            {
-                "type": "object",
-                "description": schema.get("description", ""),
-                "properties": {"name": {"const": name}, **own},
-                "required": ["name"] if needs_name else [],
-                "additionalProperties": False,
-            }
-        )
+        forms.append(form)
     return {"anyOf": forms}
 
 

@@ -73,17 +73,11 @@ def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
     first = max(taken, default=-1) + 1
     if isinstance(value, int):
         return tuple(range(first, first + value))
-    wrong = [
-        Problem(
-            (index,),
-            f"{seed} is one of seeds, by which settings are chosen; "
-            f"take seeds from {first} on, or say how many",
-        )
-        for index, seed in enumerate(seeds)
-        if seed in taken
-    ]
+    why = "is one of seeds, by which settings are chosen"
+    advice = f"take seeds from {first} on, or say how many"
+    wrong = [index for index, seed in enumerate(seeds) if seed in taken]
     if wrong:
-        raise error_of(wrong)
+        raise error_of(Problem((index,), f"{seeds[index]} {why}; {advice}") for index in wrong)
     return seeds
 
 
@@ -182,8 +176,6 @@ Duration = Annotated[
     ),
 ]
 """In seconds."""
-
-
 MetricName = Annotated[
     str, AfterValidator(check_metric), Field(json_schema_extra={"pattern": f"^{PATTERN}$"})
 ]
@@ -353,10 +345,7 @@ class Threshold(_Rule):
 
 EarlyTerminate = Annotated[Median | Asha | Patience | Threshold, Field(discriminator="type")]
 EARLY_TERMINATION: Mapping[str, type[Median | Asha | Patience | Threshold]] = {
-    "median": Median,
-    "asha": Asha,
-    "patience": Patience,
-    "threshold": Threshold,
+    rule.model_fields["type"].default: rule for rule in (Median, Asha, Patience, Threshold)
 }
 
 

@@ -114,16 +114,17 @@ class TrialSpace:
         self.varied: Distribution | None = next(
             (item for item in self.space if item.name == "algorithm.name"), None
         )
-        self.algorithms = tuple(
-            name
-            for name in document.field_values("algorithm.name")
-            if isinstance(name, str) and name in ALGORITHMS
-        )
+        names = (name for name in document.field_values("algorithm.name") if isinstance(name, str))
+        self.algorithms = tuple(name for name in names if name in ALGORITHMS)
         """Those in play, as far as they are known."""
         self.problems: list[Problem] = []
         """Those of the configs that were built."""
         self._base: list[TrialConfig] = []
-        self._check_method()
+        # Where a key is unknown it may be that of the parameters.
+        is_open = document.is_wrong(("parameters",)) or {*document.data} - {*KEYS}
+        if settings.method != "grid" and not (self.space or is_open):
+            message = "searches parameters, and there are none; vary one, or use grid"
+            document.add_error(("method",), message)
         self._check_values()
         self.baselines = self._baselines()
         for index, item in enumerate(settings.after):
@@ -199,17 +200,6 @@ class TrialSpace:
                 self.document.add_error(("trial", "algorithm", field), message)
         return suited
 
-    def _check_method(self) -> None:
-        """Report a search without parameters."""
-        method = self.settings.method
-        if self.document.is_wrong(("method",)):
-            return
-        # Where a key is unknown it may be that of the parameters.
-        is_open = self.document.is_wrong(("parameters",)) or {*self.document.data} - {*KEYS}
-        if method != "grid" and not self.space and not is_open:
-            message = "searches parameters, and there are none; vary one, or use grid"
-            self.document.add_error(("method",), message)
-
     def _check_with(
         self, fixed: Mapping[str, Placed], space: Sequence[Distribution], done: set[str]
     ) -> None:
@@ -251,19 +241,18 @@ class TrialSpace:
     ) -> list[Problem]:
         """Return the problems of the config with these values, without those in `known`."""
         params = _sampled(space, values)
-        problems = self._problems(params)
+        problems = [*self._problems(params)]
         self.problems += problems
         for problem in problems:
             if problem not in known:
                 self._report(problem, {name: values[name][0] for name in params}, changed)
         return problems
 
-    def _problems(self, params: Params) -> list[Problem]:
-        problems: list[Problem] = []
+    def _problems(self, params: Params) -> Iterator[Problem]:
         try:
             self._base.append(config_at(self.trial, params))
         except InvalidConfig as error:
-            problems += error.problems
+            yield from error.problems
         for field in PromptsConfig.model_fields:
             given = self.document.get(("trial", "prompts", field))
             name = params.get(f"prompts.{field}", given)
@@ -271,8 +260,7 @@ class TrialSpace:
                 try:
                     template_set(name)
                 except RequestError as error:
-                    problems.append(Problem(("prompts", field), str(error)))
-        return problems
+                    yield Problem(("prompts", field), str(error))
 
     def _report(self, problem: Problem, routes: Mapping[str, Route], changed: str | None) -> None:
         """Report a config's problem at the place of the value that causes it."""
@@ -395,7 +383,8 @@ class TrialSpace:
             return
         soups = {name: cls for name, cls in ALGORITHMS.items() if issubclass(cls, Soup)}
         name, of = item.algorithm.get("name"), item.of.algorithm
-        place, members = (*route, "algorithm"), self._members(of, (*route, "of", "algorithm"))
+        place, of_place = (*route, "algorithm"), (*route, "of", "algorithm")
+        members = self._members(of, of_place)
         if self._is_misspelt(item.algorithm, "name", place):
             return
         if not isinstance(name, str) or name not in soups:
@@ -406,7 +395,7 @@ class TrialSpace:
             return
         if not members.algorithm.keeps_shape:
             message = f"{of} gives models of another shape than the zero-shot one"
-            self.document.add_error((*route, "of", "algorithm"), message)
+            self.document.add_error(of_place, message)
         if not members.keep.weights:
             message = f"{name} (after) is made of the runs' weights, so they must be kept"
             self.document.add_error(("trial", "keep", "weights"), message)
@@ -418,12 +407,11 @@ class TrialSpace:
             self.document.add_error(route, message)
         seeds, least = len(self.settings.seeds), soups[name].least_members
         if item.of.settings == "selected" and seeds < least:
-            message = (
+            self.document.add_error(
+                route,
                 f"{name} is made of {least} runs or more, and a setting has as many as there are "
-                f"seeds: {seeds}; give more seeds, or say "
-                f"of: {{algorithm: {of}, settings: all}}"
+                f"seeds: {seeds}; give more seeds, or say of: {{algorithm: {of}, settings: all}}",
             )
-            self.document.add_error(route, message)
 
     def _members(self, name: str, place: Route) -> TrialConfig | None:
         """Return the config of a soup's runs, without varied fields; None for an unknown name."""
@@ -454,9 +442,5 @@ def _sampled(space: Sequence[Distribution], values: Mapping[str, Placed]) -> Par
 
 def _placed(distribution: Distribution, value: Any) -> Placed:
     """Return a value of a distribution with its place."""
-    same = (
-        route
-        for route, other in distribution.boundary_values()
-        if canonical(other) == canonical(value)
-    )
-    return next(same, ()), value
+    values, own = distribution.boundary_values(), canonical(value)
+    return next((route for route, other in values if canonical(other) == own), ()), value

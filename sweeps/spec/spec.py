@@ -130,9 +130,8 @@ def locate(name: str | Path) -> Path:
     try:
         exists, is_file = path.exists(), path.is_file()
     except (OSError, ValueError) as error:
-        raise RequestError(
-            f"there can be no sweep file {str(name)[:80]!r}: {error.args[-1]}"
-        ) from None
+        shown = repr(str(name)[:80])
+        raise RequestError(f"there can be no sweep file {shown}: {error.args[-1]}") from None
     if is_file:
         return path
     recipe = recipes().get(path.stem)
@@ -300,11 +299,9 @@ class SweepSpec(Settings):
     def trained_algorithms(self) -> tuple[str, ...]:
         """Algorithms of trials and baselines that train; a setting is chosen for each."""
         varied = next((item for item in self.parameters if item.name == "algorithm.name"), None)
-        names = [baseline["name"] for baseline in self.baselines]
-        if isinstance(varied, Categorical):
-            names = [*varied.values, *names]
-        else:
-            names = [self.trial["algorithm"]["name"], *names]
+        fixed = self.trial.get("algorithm", {}).get("name")
+        own = varied.values if isinstance(varied, Categorical) else [fixed]
+        names = [*own, *(baseline["name"] for baseline in self.baselines)]
         return tuple(name for name in dict.fromkeys(names) if ALGORITHMS[name].trains)
 
     def config_for(self, params: Mapping[str, Any]) -> TrialConfig:
@@ -342,17 +339,14 @@ class SweepSpec(Settings):
         changed = self.model_dump(by_alias=True, exclude=own, exclude_defaults=True)
         plain = {key: value for key, value in whole.items() if key in ALWAYS or key in changed}
         plain |= {"parameters": {item.name: item.to_dict() for item in self.parameters}}
-        own_copy: dict[str, Any] = json.loads(json.dumps(plain))  # of lists, without a tuple
-        return own_copy
+        return dict(json.loads(json.dumps(plain)))  # of lists, without a tuple
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
         """Return a baseline's distinct points, each with the number of the first trial at it."""
         alike = [baseline_fields(it) for it in self.baselines if it["name"] == baseline["name"]]
-        own = {
-            name: value
-            for name, value in baseline_fields(baseline).items()
-            if any(canonical(other.get(name)) != canonical(value) for other in alike)
-        }
+        fields = baseline_fields(baseline)
+        values = {name: {canonical(other.get(name)) for other in alike} for name in fields}
+        own = {name: fields[name] for name in fields if len(values[name]) > 1}
         if self.is_adaptive:
             return [(own | cell, None) for cell in self.cells]
         first: dict[str, tuple[Params, int | None]] = {}

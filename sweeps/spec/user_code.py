@@ -59,10 +59,8 @@ def source_digest() -> str:
     """Return the sha256 over the path and content of every Python file of the package."""
     digest = hashlib.sha256()
     # A pattern of all files would pass over folders that are links.
-    for files in (
-        SOURCES_ROOT.glob("*.py"),
-        *((SOURCES_ROOT / name).rglob("*.py") for name in SUBPACKAGES),
-    ):
+    packages = ((SOURCES_ROOT / name).rglob("*.py") for name in SUBPACKAGES)
+    for files in (SOURCES_ROOT.glob("*.py"), *packages):
         for file in sorted(files):
             digest.update(f"{file.relative_to(SOURCES_ROOT)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
@@ -121,20 +119,17 @@ def vet_of(home: Home, besides: Sequence[str] = ()) -> Vet:
             return  # a family's file is read, and runs nothing
         for place in _places(item):
             if place.resolve().is_relative_to(home.path.resolve()):
-                raise _not_imported(item, home, "it lies in the home")
-            writer = other_writer(place)
-            if writer is not None:
-                remedy = f" ({writer.remedy})" if writer.remedy else ""
-                raise _not_imported(item, home, f"{place} {writer.reason}{remedy}")
+                reason = "it lies in the home"
+            elif (writer := other_writer(place)) is not None:
+                reason = f"{place} {writer.reason}{writer.remedy and f' ({writer.remedy})'}"
+            else:
+                continue
+            raise RequestError(
+                f"{item} is not imported, though the home {home.path} names it: {reason}. If you "
+                f"trust it: {TRUST_OPTION}"
+            )
 
     return vet
-
-
-def _not_imported(item: str, home: Home, reason: str) -> RequestError:
-    return RequestError(
-        f"{item} is not imported, though the home {home.path} names it: {reason}. If you trust it: "
-        f"{TRUST_OPTION}"
-    )
 
 
 def _places(item: str) -> Iterator[Path]:
@@ -180,14 +175,12 @@ def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
             if not is_brought:
                 cwd, path = Path.cwd(), file or Path(f"{name}.py")
                 item = path.relative_to(cwd) if path.is_relative_to(cwd) else path
-                problems.append(
-                    Problem(
-                        (),
-                        f"{registry.kind} {name!r} is of {file or 'no file'}, which the sweep does "
-                        f'not import, so no worker would know it; say imports=["{item}"] '
-                        "(`import:` in a sweep file)",
-                    )
+                message = (
+                    f"{registry.kind} {name!r} is of {file or 'no file'}, which the sweep does not "
+                    f'import, so no worker would know it; say imports=["{item}"] (`import:` in a '
+                    "sweep file)"
                 )
+                problems.append(Problem((), message))
     if problems:
         raise InvalidConfig(problems)
 
@@ -308,8 +301,6 @@ def _modules_in(folder: Path, suffix: str = "") -> list[str]:
 APART = ("data.family", "data.root", "data.test_domain", "data.balanced")
 """Fields of a trial for which a family has no default."""
 NEEDS = "a family file has at least test, or test_fraction"
-
-
 _OF_SWEEPS = frozenset({"parameters", "trial"})
 """Keys that a sweep file has, and no family file."""
 
@@ -389,20 +380,15 @@ def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
                 defaults[f"prompts.{key}"] = texts[0]
                 continue
             else:
-                templates = _from_file(texts[0], declared.file.parent, name)
+                file = path_or_none(str(declared.file.parent / Path(texts[0]).expanduser()))
+                read = template_set(texts[0] if file is None else str(file))
+                templates = TemplateSet(name, read.templates, read.domains)
             register_templates(templates, again=_is_ours(name, declared.declaration.name))
         except RequestError as error:
             document.add_error(("prompts", key), str(error))
         else:
             defaults[f"prompts.{key}"] = name
     return defaults
-
-
-def _from_file(text: str, folder: Path, name: str) -> TemplateSet:
-    """Return the templates of a file beside the family's."""
-    path = path_or_none(str(folder / Path(text).expanduser()))
-    read = template_set(text if path is None else str(path))
-    return TemplateSet(name, read.templates, read.domains)
 
 
 def _is_ours(name: str, family: str) -> bool:
@@ -422,9 +408,8 @@ def _check_name(document: SpecDocument, declared: Declared) -> None:
     family = FAMILIES.get(declared.declaration.name)
     was = _declared(family)
     if family is not None and was is None:
-        document.add_error(
-            ("name",), f"{family.name!r} is a family already: {family.summary}; rename it"
-        )
+        message = f"{family.name!r} is a family already: {family.summary}; rename it"
+        document.add_error(("name",), message)
     elif was is not None and was.file != declared.file and was.file.exists():
         message = f"{was.declaration.name!r} is taken by {was.file}; give it another"
         document.add_error(("name",), message)
@@ -435,11 +420,8 @@ def _problems(declared: Declaration) -> Iterator[Problem]:
     if declared.test is None and declared.test_fraction is None:
         message = "which folder is the test? If there is none, say test_fraction: 0.2"
         yield Problem(("test",), message)
-    for name, other in (
-        ("test", "test_fraction"),
-        ("classes", "exclude"),
-        ("class_names", "class_names_file"),
-    ):
+    pairs = {"test": "test_fraction", "classes": "exclude", "class_names": "class_names_file"}
+    for name, other in pairs.items():
         if getattr(declared, name) and getattr(declared, other):
             yield Problem((other,), f"does not go with {name}; keep one of the two")
     for key in Prompts.model_fields:

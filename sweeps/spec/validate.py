@@ -117,10 +117,8 @@ def _report(document: SpecDocument, settings: Settings) -> Report:
     are families ranked by different accuracies, each task has its own; other sweeps over such
     families use top-1, with a warning. An accuracy that a family does not measure is reported."""
     report = settings.report
-    names = document.field_values(FAMILY)
-    families = {
-        name: FAMILIES[name] for name in names if isinstance(name, str) and name in FAMILIES
-    }
+    names = (name for name in document.field_values(FAMILY) if isinstance(name, str))
+    families = {name: FAMILIES[name] for name in names if name in FAMILIES}
     route: Route = ("report", "by_family" if report.by_family else "by")
     if report.by_family and (report.by is not None or settings.tasks != FAMILY):
         document.add_error(route, f"goes with tasks: {FAMILY}, and not beside by")
@@ -203,10 +201,8 @@ def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings
     if name is None and TASK in str(document.mapping(("metric",)).get("name")):
         message = f"{TASK} stands for the name of a task, and there are no tasks"
         document.add_error(("metric", "name"), message)
-    if not isinstance(name, str):
-        return  # or it is reported with the settings
-    if document.is_wrong(("parameters", name)):
-        return
+    if not isinstance(name, str) or document.is_wrong(("parameters", name)):
+        return  # which is reported with the settings
     varied = next((item for item in space if item.name == name), None)
     fields = [item.name for item in space if item.name.startswith("data.")]
     if name not in fields or name == "data.root":
@@ -227,7 +223,17 @@ def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings
             message = f"a setting is the same on every task; leave the condition on {name} out"
             document.add_error(("parameters", other.name, "when"), message)
     _check_beside_tasks(document)
-    _warn_of_run_cap(document, settings, len(varied.values))
+    # The last setting would miss some tasks.
+    tasks, cap = len(varied.values), settings.run_cap
+    if cap is None and settings.method == "random":
+        cap = RUN_CAP
+    if cap is not None and cap % tasks:
+        rest = tasks - cap % tasks
+        document.add_warning(
+            ("run_cap",),
+            f"{cap} trials are no multiple of the {tasks} tasks, so the last setting lacks {rest} "
+            f"of them; say run_cap: {cap + rest}",
+        )
 
 
 def _check_beside_tasks(document: SpecDocument) -> None:
@@ -242,20 +248,6 @@ def _check_beside_tasks(document: SpecDocument) -> None:
         if document.get(route) is not None:
             message = "does not go with tasks, which are apart: each has settings of its own"
             document.add_error(route, message)
-
-
-def _warn_of_run_cap(document: SpecDocument, settings: Settings, tasks: int) -> None:
-    """Warn where the last setting would miss some tasks."""
-    cap = settings.run_cap
-    if cap is None and settings.method == "random":
-        cap = RUN_CAP
-    if cap is not None and cap % tasks:
-        rest = tasks - cap % tasks
-        document.add_warning(
-            ("run_cap",),
-            f"{cap} trials are no multiple of the {tasks} tasks, so the last setting lacks {rest} "
-            f"of them; say run_cap: {cap + rest}",
-        )
 
 
 _TRY_FIRST: Route = ("try_first",)
