@@ -107,6 +107,9 @@ class Handler(Protocol):
 class Engine(ABC):
     """Executes the jobs of a handler."""
 
+    # Plain flags: a signal handler that took a lock could wait for itself.
+    is_stopping = is_stopping_now = False
+
     @property
     @abstractmethod
     def hardware(self) -> Hardware:
@@ -119,11 +122,11 @@ class Engine(ABC):
     def run(self, handler: Handler) -> None:
         """Execute jobs until the handler has no more and none is running, or `stop` was called."""
 
-    @abstractmethod
     def stop(self, *, now: bool = False) -> None:
         """Start no more jobs; close running jobs after their epoch, or at once. May be called from
         a signal handler or another thread."""
+        self.is_stopping = True
+        self.is_stopping_now = self.is_stopping_now or now
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - nor what has nothing to release
         """Release the engine's workers."""

@@ -115,8 +115,10 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
         )
     if most is None:
         # About as many as there are: a baseline may have several settings, or no seeds.
-        runs = len(spec.seeds) * (spec.trial_count + len(spec.baselines))
-        most = 1 if _has_unlisted_gpu(spec, machine) else runs
+        most = len(spec.seeds) * (spec.trial_count + len(spec.baselines))
+        is_known = machine.gpus or resources.gpus == 0
+        if not is_known and hardware_here(None, None).device != "cpu":
+            most = 1  # a GPU of another maker than NVIDIA, which one run uses at a time
     most = min(most, int(machine.cpus))
     need = _feasible(requirements_of(resources, [machine], most), [machine])
     at_once = max_concurrent_runs(need, [machine], most)
@@ -159,17 +161,9 @@ def largest_on_gpu_mb(spec: SweepSpec, hardware: Hardware) -> float | None:
 
 
 def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
-    problem = infeasible_reason(need, supply)
-    if problem is not None:
+    if (problem := infeasible_reason(need, supply)) is not None:
         raise RequestError(problem)
     return need
-
-
-def _has_unlisted_gpu(spec: SweepSpec, machine: Node) -> bool:
-    """Return whether runs get a GPU of another maker than NVIDIA, which one run uses at a time."""
-    if machine.gpus or spec.resources.gpus == 0:
-        return False
-    return hardware_here(None, None).device != "cpu"
 
 
 def _local(spec: SweepSpec, machine: Node) -> Engine:
@@ -182,20 +176,14 @@ def _local(spec: SweepSpec, machine: Node) -> Engine:
     devices = devices_of(gpus, machine, at_once)
     memory = None
     if by_memory and need.gpus:
-        sizes = machine.gpu_memory_mb
-        room = sizes if len(sizes) == len(machine.devices) else [0.0] * len(machine.devices)
-        memory = SharedMemory(
-            {name: GPU_SHARE * size for name, size in zip(machine.devices, room, strict=True)},
-            memory_on_gpu_mb,
-        )
+        sizes, names = machine.gpu_memory_mb, machine.devices
+        known = sizes if len(sizes) == len(names) else [0.0] * len(names)
+        room = (GPU_SHARE * size for size in known)
+        memory = SharedMemory(dict(zip(names, room, strict=True)), memory_on_gpu_mb)
     elif by_memory:
         memory = SharedMemory(dict.fromkeys(devices, memory_for_runs_mb()))
-    return LocalEngine(
-        devices=devices,
-        memory=memory,
-        timeout=spec.timeout,
-        threads=resources.cpus if at_once == 1 else int(need.cpus),
-    )
+    threads = resources.cpus if at_once == 1 else int(need.cpus)
+    return LocalEngine(devices=devices, memory=memory, timeout=spec.timeout, threads=threads)
 
 
 def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
@@ -210,8 +198,9 @@ def _ray(spec: SweepSpec, address: str | None, home: Path | None) -> Engine:
         if address is None:
             supply = [this_machine()]
         else:
-            need = feasible_requirements(spec, cluster.nodes())
-            able = {id_: node for id_, node in cluster.nodes_by_id().items() if node.fits(need)}
+            nodes = cluster.nodes_by_id()
+            need = feasible_requirements(spec, [*nodes.values()])
+            able = {id_: node for id_, node in nodes.items() if node.fits(need)}
             if home is not None:
                 seen = check_nodes(able, home.absolute(), imports=spec.imports)
                 left_out, able = able.keys() - seen.keys(), seen

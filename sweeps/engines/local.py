@@ -36,7 +36,6 @@ class InProcessEngine(Engine):
         """Prepare to run jobs in this process; with `gpus` 0 runs use no GPU of this machine."""
         self._entry = entry
         self._gpus, self._cpus = gpus, cpus
-        self._stopping = False
         self._running: threading.Thread | None = None
 
     @property
@@ -46,7 +45,7 @@ class InProcessEngine(Engine):
 
     def run(self, handler: Handler) -> None:
         """Implement `Engine.run`."""
-        while not self._stopping:
+        while not self.is_stopping:
             job = handler.next_job()
             if job is Wait.NEVER:
                 return
@@ -59,16 +58,13 @@ class InProcessEngine(Engine):
         """Stop the run; `now` raises an exception in the run, from a signal's handler. Another
         thread sends that signal; a run outside the main thread, where Python handles no signals, is
         closed after its epoch."""
-        self._stopping = True
+        super().stop()
         if not now or self._running is None:
             return
         if self._running is threading.current_thread():
             raise Interrupted
         if self._running is threading.main_thread() and callable(signal.getsignal(signal.SIGTERM)):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-
-    def close(self) -> None:
-        """Do nothing, since the engine holds no resources."""
 
     def _execute(self, handler: Handler, job: Job) -> None:
         handler.started(job, "in process")
@@ -81,7 +77,7 @@ class InProcessEngine(Engine):
             except Exception as error:
                 broken.append(error)
                 raise
-            return Decision.STOP if self._stopping else decision
+            return Decision.STOP if self.is_stopping else decision
 
         try:
             self._running = threading.current_thread()
@@ -172,9 +168,6 @@ class LocalEngine(Engine):
         }
         self._memory = SharedMemory({}) if memory is None else memory
         self._threads = threads
-        # Plain flags: a signal handler that took a lock could wait for itself.
-        self._stopping = False
-        self._stopping_now = False
 
     @property
     def hardware(self) -> Hardware:
@@ -197,7 +190,7 @@ class LocalEngine(Engine):
         ask_again = 0.0
         while True:
             job: Job | Wait = Wait.LATER
-            while not self._stopping and time.monotonic() >= ask_again:
+            while not self.is_stopping and time.monotonic() >= ask_again:
                 worker = self._free()
                 if worker is None:
                     break
@@ -209,7 +202,7 @@ class LocalEngine(Engine):
                 worker.begin(job)
             busy = self._busy()
             if not busy:
-                if self._stopping or job is Wait.NEVER:
+                if self.is_stopping or job is Wait.NEVER:
                     return
                 time.sleep(POLL)
                 continue
@@ -218,11 +211,6 @@ class LocalEngine(Engine):
                 self._follow(handler, worker)
                 if worker.job is None:  # what waited for its end may begin
                     ask_again = 0.0
-
-    def stop(self, *, now: bool = False) -> None:
-        """Implement `Engine.stop`."""
-        self._stopping = True
-        self._stopping_now = self._stopping_now or now
 
     def close(self) -> None:
         """Implement `Engine.close`."""
@@ -237,18 +225,16 @@ class LocalEngine(Engine):
     def _free(self) -> Supervisor | None:
         """Return an idle worker that may get a run; None without one."""
         running = Counter(self._workers[worker] for worker in self._busy())
-        free = (
-            worker
-            for worker, devices in self._workers.items()
-            if worker.job is None and running[devices] < self._memory.holds(devices)
-        )
-        return next(free, None)
+        for worker, devices in self._workers.items():
+            if worker.job is None and running[devices] < self._memory.holds(devices):
+                return worker
+        return None
 
     def _follow(self, handler: Handler, worker: Supervisor) -> None:
         """Pass a worker's next event on to the handler."""
         while (job := worker.job) is not None:
             event = worker.next(0)
-            if self._stopping_now:
+            if self.is_stopping_now:
                 worker.kill()
                 handler.stopped(job)
                 return
@@ -259,7 +245,7 @@ class LocalEngine(Engine):
             decision = dispatch(handler, job, event)
             if decision is not None:
                 self._memory.learn(event["report"]["metrics"].get(PEAK))
-                worker.answer(Decision.STOP if self._stopping else decision)
+                worker.answer(Decision.STOP if self.is_stopping else decision)
 
     def _narrowed(self, worker: Supervisor, failure: dict[str, Any]) -> dict[str, Any]:
         """Make fewer runs share the memory after an out-of-memory failure, and return the failure,

@@ -101,14 +101,7 @@ class _Rank:
     ) -> None:
         self._number = rank
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "carft_sweep.sweeps.engines.ranks",
-                entry,
-                str(os.getpid()),
-            ],
+            [sys.executable, "-P", "-m", __name__, entry, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},

@@ -55,10 +55,9 @@ def check_nodes(
     home.mkdir(parents=True, exist_ok=True)
     try:
         (home / token).write_text("the driver was here")
+        place, digest = str(seen_as or home), source_digest()
         futures = {
-            node: _question(node).remote(
-                str(seen_as or home), token, f"{token}-{node}", source_digest(), files
-            )
+            node: _question(node).remote(place, token, f"{token}-{node}", digest, files)
             for node in nodes
         }
         answers = _answers(futures)
@@ -180,27 +179,18 @@ class Cluster:
             raise
         self._end.callback(_disconnect)
 
-    def nodes(self) -> list[Node]:
-        """Return the resources of each living node."""
-        return list(self.nodes_by_id().values())
-
     def nodes_by_id(self) -> dict[str, Node]:
         """Return the resources of each living node by Ray's id."""
         living = [node for node in ray.nodes() if node["Alive"]]
         hosts = Counter(node["NodeManagerHostname"] for node in living)
-        return {
-            node["NodeID"]: Node(
-                _name(node, hosts),
-                node["Resources"].get("CPU", 0.0),
-                node["Resources"].get("GPU", 0.0),
-                {
-                    name: amount
-                    for name, amount in node["Resources"].items()
-                    if not name.startswith(_NOT_CUSTOM)
-                },
-            )
-            for node in living
-        }
+        nodes = {}
+        for node in living:
+            has: dict[str, float] = node["Resources"]
+            custom = {name: has[name] for name in has if not name.startswith(_NOT_CUSTOM)}
+            host, id_ = node["NodeManagerHostname"], node["NodeID"]
+            name = host if hosts[host] == 1 else f"{host} ({id_[:8]})"
+            nodes[id_] = Node(name, has.get("CPU", 0.0), has.get("GPU", 0.0), custom)
+        return nodes
 
     def close(self) -> None:
         """Disconnect from Ray; end Ray if this process has started it."""
@@ -283,11 +273,6 @@ def _options(path: str) -> dict[str, Any]:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": {"PYTHONPATH": search}},
     }
-
-
-def _name(node: dict[str, Any], hosts: Counter[str]) -> str:
-    host: str = node["NodeManagerHostname"]
-    return host if hosts[host] == 1 else f"{host} ({node['NodeID'][:8]})"
 
 
 def _first(error: Exception) -> str:

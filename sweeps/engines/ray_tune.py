@@ -77,10 +77,9 @@ class WarmRun(Trainable):
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Implement `Trainable.default_resource_request`: a place on any node but those named."""
         where = json.loads(config["place"])
-        without = (
-            [{_NODE_LABEL: f"!in({','.join(where['without'])})"}] if where["without"] else None
-        )
-        return tune.PlacementGroupFactory([where["bundle"]], bundle_label_selector=without)
+        label = {_NODE_LABEL: f"!in({','.join(where['without'])})"}
+        selector = [label] if where["without"] else None
+        return tune.PlacementGroupFactory([where["bundle"]], bundle_label_selector=selector)
 
     def step(self) -> dict[str, Any]:
         """Implement `Trainable.step`: return, as JSON, the events of the next moment."""
@@ -273,8 +272,7 @@ class Loop:
             if self._engine.is_stopping_now:
                 self._handler.stopped(active.job)
             else:
-                failure = active.given_up or _failure(trial, active)
-                self._handler.failed(active.job, failure)
+                self._handler.failed(active.job, active.given_up or _failure(trial, active))
 
     def check_actors(self, controller: Any) -> None:
         """When stopping, stop jobs that have not begun; give up silent actors. Called in every
@@ -283,8 +281,7 @@ class Loop:
         if self._engine.is_stopping:
             for trial in [t for t in controller.get_live_trials() if t.status == Trial.PENDING]:
                 controller.stop_trial(trial)
-                active = self._active.get(trial.trial_id)
-                if active is not None:
+                if (active := self._active.get(trial.trial_id)) is not None:
                     self._end(trial)
                     with self._keeping_errors():
                         self._handler.stopped(active.job)
@@ -292,21 +289,15 @@ class Loop:
             return
         self._look_again = time.monotonic() + LOOK
         for trial in controller.get_live_trials():
-            active = self._active.get(trial.trial_id)
-            if active is not None:
+            if (active := self._active.get(trial.trial_id)) is not None:
                 self._check_actor(controller, trial, active)
-
-    def _is_misplaced(self, active: _Active) -> bool:
-        """Return whether a job that waits for room may be placed where nothing is to begin, or
-        nowhere."""
-        is_nowhere = bool(self._good) and active.without >= self._good
-        return is_nowhere or not self._bad <= active.without
 
     def _check_actor(self, controller: Any, trial: Trial, active: _Active) -> None:
         now = self._clock.now
         if trial.status != Trial.RUNNING:  # it waits for room
             active.heard = now
-            if self._is_misplaced(active):
+            is_nowhere = bool(self._good) and active.without >= self._good
+            if is_nowhere or not self._bad <= active.without:  # it may land on a bad node
                 controller.stop_trial(trial)
                 self._end(trial)
                 with self._keeping_errors():
@@ -408,11 +399,8 @@ def _actor(trial: Trial) -> Any:
 
 def _failure(trial: Trial, active: _Active) -> Failure:
     """Return the failure of a run whose trial was lost, from Tune's record of the trial."""
-    text = (
-        Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
-        if trial.error_file
-        else ""
-    )
+    error = Path(trial.error_file or os.devnull)
+    text = error.read_text(encoding="utf-8", errors="replace")
     tail = log_tail(active.job.workdir)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "low on memory" in text:
@@ -460,21 +448,13 @@ class RayEngine(Engine):
         timeout: float | None = None,
         left_out: Collection[str] = (),
     ) -> None:
-        supervision = {
-            "entry": entry,
-            "silence": silence,
-            "timeout": timeout,
-            "threads": int(need.cpus),
-            "devices": None if need.gpus else "",
-            "cwd": str(Path.cwd()),
-        }
+        limits = {"silence": silence, "timeout": timeout, "threads": int(need.cpus)}
+        place = {"devices": None if need.gpus else "", "cwd": str(Path.cwd())}
         self.cluster, self.need, self.parallel, self.silence = cluster, need, parallel, silence
         self.left_out = frozenset(left_out)
-        self.supervision = json.dumps(supervision)
+        self.supervision = json.dumps({"entry": entry, **limits, **place})
         """The options of each Supervisor."""
-        # Plain flags: a signal handler that took a lock could wait for itself.
-        self.is_stopping = self.is_stopping_now = False
-        self._hardware = hardware_of(need, cluster.nodes() if supply is None else supply)
+        self._hardware = hardware_of(need, supply or [*cluster.nodes_by_id().values()])
 
     @property
     def hardware(self) -> Hardware:
@@ -498,11 +478,6 @@ class RayEngine(Engine):
         if loop.error is not None:  # as the handler raised it: Tune wraps it, or goes on
             raise loop.error
         loop.release()
-
-    def stop(self, *, now: bool = False) -> None:
-        """Implement `Engine.stop`."""
-        self.is_stopping = True
-        self.is_stopping_now = self.is_stopping_now or now
 
     def close(self) -> None:
         """Implement `Engine.close`."""

@@ -33,7 +33,6 @@ _EPSILON = 1e-9
 _BF16 = 8.0
 """The compute capability from which on a GPU computes bf16 itself; before, it is emulated."""
 
-
 CGROUP = Path("/sys/fs/cgroup")
 MEMORY = Path("/proc/meminfo")
 MOST_SHARING = 4
@@ -136,18 +135,17 @@ def requirements_of(
     gpus = float(has_gpus) if resources.gpus is None else resources.gpus
     if gpus == "auto":
         gpus = has_gpus / MOST_SHARING
+    need = RunRequirements(0, gpus, resources.custom)
+    cpus: float = 1
     if resources.cpus is not None:
-        return RunRequirements(resources.cpus, gpus, resources.custom)
-    sharing = RunRequirements(0, gpus, resources.custom)
-    if gpus > 0:
-        shares = [node.cpus // node.fits(sharing) for node in supply if node.fits(sharing)]
-        return RunRequirements(max(1, min(shares, default=1)), gpus, resources.custom)
-    if parallel is None:
-        return RunRequirements(1, gpus, resources.custom)
-    share = sum(node.cpus for node in supply) // parallel
-    return RunRequirements(
-        max(1, min(share, max(node.cpus for node in supply))), gpus, resources.custom
-    )
+        cpus = resources.cpus
+    elif gpus > 0:
+        shares = [node.cpus // node.fits(need) for node in supply if node.fits(need)]
+        cpus = max(1, min(shares, default=1))
+    elif parallel is not None:
+        share = sum(node.cpus for node in supply) // parallel
+        cpus = max(1, min(share, max(node.cpus for node in supply)))
+    return replace(need, cpus=cpus)
 
 
 def max_concurrent_runs(
@@ -171,8 +169,9 @@ def infeasible_reason(need: RunRequirements, supply: Sequence[Node]) -> str | No
 
 def this_machine() -> Node:
     """Return the resources of this machine that this process may use."""
-    gpus = visible_gpus()
-    return Node("this machine", whole_cpus(), len(gpus)).with_gpus(gpus)
+    gpus, cpus, quota = visible_gpus(), usable_cpus(), cpu_quota()
+    whole = cpus if quota is None else min(cpus, max(1, int(quota)))
+    return Node("this machine", whole, len(gpus)).with_gpus(gpus)
 
 
 def devices_of(gpus: float | None, machine: Node, runs: int) -> list[str | None]:
@@ -192,12 +191,6 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def whole_cpus() -> int:
-    """Return how many whole cores this process may use within the limit of its control group."""
-    cpus, quota = usable_cpus(), cpu_quota()
-    return cpus if quota is None else min(cpus, max(1, int(quota)))
 
 
 def cpu_quota() -> float | None:
@@ -244,11 +237,8 @@ def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None =
     """
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     listing = _listing() if listing is None else listing
-    rows = [
-        [part.strip() for part in line.split(",")]
-        for line in listing.splitlines()
-        if line.count(",") == 4
-    ]
+    lines = (line.split(",") for line in listing.splitlines() if line.count(",") == 4)
+    rows = [[part.strip() for part in parts] for parts in lines]
     # Only GPUs that compute bf16 are divided so.
     slices = [
         Gpu(int(size) * 1e9 / 2**20, bf16=True, name=name) for size, name in _SLICE.findall(listing)
@@ -277,10 +267,8 @@ def unusable_gpus(environ: Mapping[str, str] | None = None) -> str:
     if not count or torch.cuda.is_available():
         return ""
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    return (
-        f"nvidia-smi lists {_count(count, 'GPU')}, but torch {torch.__version__}, {built}, "
-        "sees none"
-    )
+    gpus = _count(count, "GPU")
+    return f"nvidia-smi lists {gpus}, but torch {torch.__version__}, {built}, sees none"
 
 
 def _gpu(row: Sequence[str]) -> Gpu:
@@ -359,9 +347,8 @@ class Hardware:
         from carft_sweep.carft_core.training.numerics import resolve_precision
 
         if config.device == "auto" and self.unusable and not self.gpus:
-            raise RequestError(
-                f"{self.unusable}: {USABLE_AGAIN}; to train on the CPU say device: cpu"
-            )
+            remedy = f"{USABLE_AGAIN}; to train on the CPU say device: cpu"
+            raise RequestError(f"{self.unusable}: {remedy}")
         device = self.device if config.device == "auto" else config.device
         self._check(device)
         precision = config.precision
@@ -370,13 +357,9 @@ class Hardware:
         workers = config.workers
         if workers == "auto":
             workers = default_workers(device.partition(":")[0], self.cpus)
-        resolved = config.model_copy(
-            update={
-                "device": device,
-                "precision": resolve_precision(precision, torch.device(device)),
-                "workers": workers,
-            }
-        )
+        precision = resolve_precision(precision, torch.device(device))
+        changes = {"device": device, "precision": precision, "workers": workers}
+        resolved = config.model_copy(update=changes)
         if not _is_cuda(device) or self.room is None:
             return resolved
         return fit_batches(resolved, self.room, self.gpus)
@@ -390,7 +373,7 @@ class Hardware:
     def _check(self, device: str) -> None:
         kind, _, index = device.partition(":")
         if kind == "cuda" and int(index or 0) >= self.gpus:
-            gpus = "1 GPU" if self.gpus == 1 else f"{self.gpus} GPUs"
+            gpus = _count(self.gpus, "GPU")
             raise RequestError(f"device: {device} is not there: a run gets {gpus} (resources.gpus)")
         if kind == "mps" and not self.mps:
             raise RequestError("device: mps is not there: a run gets none")

@@ -21,6 +21,7 @@ from carft_sweep.sweeps.engines.entry import CORE, log_tail
 from carft_sweep.sweeps.secrets import of_workers
 
 _ROOT = Path(__file__).parents[3]
+_WORKER = "carft_sweep.sweeps.engines.worker"
 _CLOSING_SECONDS = 10.0
 _CHUNK = 65536
 
@@ -46,14 +47,7 @@ class WorkerProcess:
     def __init__(self, entry: str, environ: Mapping[str, str], cwd: str | None = None) -> None:
         self._process = subprocess.Popen(
             # -P: no file of the folder that one happens to be in stands for a module.
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "carft_sweep.sweeps.engines.worker",
-                entry,
-                str(os.getpid()),
-            ],
+            [sys.executable, "-P", "-m", _WORKER, entry, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Before its first job it prints nothing but what keeps it from starting.
@@ -230,8 +224,8 @@ class Supervisor:
         self._place = place
         self._cwd = cwd if cwd is not None and Path(cwd).is_dir() else None
         self._worker: WorkerProcess | None = None
-        self._job: Job | None = None
-        """What the worker has, until its end is reported."""
+        self.job: Job | None = None
+        """The worker's, until its end is reported."""
         self._may_be_dead = False
         """Whether the job has not begun, and its process was idle and may have died then."""
         self._began = 0.0  # no job yet: a process that was only started has nothing to end
@@ -240,11 +234,6 @@ class Supervisor:
         """When the worker last showed life."""
         self._kills_before = 0
         """Of the kernel's for want of memory, when the worker was given its job."""
-
-    @property
-    def job(self) -> Job | None:
-        """The worker's job, until its end is reported."""
-        return self._job
 
     def fileno(self) -> int:
         """Return the pipe's descriptor, readable when `next` may have an event."""
@@ -257,7 +246,7 @@ class Supervisor:
 
     def begin(self, job: Job) -> None:
         """Start a job. A job that still runs is ended first."""
-        if self._job is not None:
+        if self.job is not None:
             self.kill()
         self._may_be_dead = self._worker is not None
         self._give(job, self._worker or self._fresh())
@@ -281,7 +270,7 @@ class Supervisor:
         if frame["kind"] == "failed":
             return self._failed(frame["failure"], frame["message"], exits=frame.get("exits", False))
         if ended:
-            self._job = None
+            self.job = None
         if frame["kind"] == "started":
             self._may_be_dead = False
             return {**frame, "worker": f"{self._place}:{worker.pid}"}
@@ -296,17 +285,17 @@ class Supervisor:
         """Kill the worker process, which ends its job."""
         if self._worker is not None:
             self._worker.kill()
-        self._worker = self._job = None
+        self._worker = self.job = None
 
     def release(self) -> None:
         """Let a worker process without a job end, without waiting."""
-        if self._worker is not None and self._job is None and self._began:
+        if self._worker is not None and self.job is None and self._began:
             self._worker.release()
 
     def close(self) -> None:
         """End the worker process and wait for its end; a job that still runs is ended."""
         self.release()
-        if self._worker is not None and self._job is None and self._began:
+        if self._worker is not None and self.job is None and self._began:
             self._worker.close()
             self._worker = None
         self.kill()
@@ -316,7 +305,7 @@ class Supervisor:
         return WorkerProcess(self._entry, environ, cwd=self._cwd)
 
     def _give(self, job: Job, worker: WorkerProcess) -> None:
-        self._worker, self._job = worker, job
+        self._worker, self.job = worker, job
         self._began = time.monotonic()
         self._clock.turn()
         self._heard = self._clock.now
@@ -325,14 +314,14 @@ class Supervisor:
             worker.send({"kind": "job", **vars(job)})
 
     def _working(self) -> WorkerProcess:
-        if self._worker is None or self._job is None:
+        if self._worker is None or self.job is None:
             raise RuntimeError("there is no job to follow")
         return self._worker
 
     def _died(self, died: WorkerDied) -> Event | None:
         """Return the worker's failure as an event: out of memory if the kernel's OOM killer has
         acted since the job began, else a crash. A job that has not begun gets a new process."""
-        if self._may_be_dead and (job := self._job) is not None:
+        if self._may_be_dead and (job := self.job) is not None:
             self.kill()
             self.begin(job)
             return None
@@ -341,10 +330,10 @@ class Supervisor:
         return self._failed("crashed", str(died))
 
     def _failed(self, kind: FailureClass, message: str, *, exits: bool = False) -> Event:
-        tail = "" if self._job is None else log_tail(self._job.workdir)
+        tail = "" if self.job is None else log_tail(self.job.workdir)
         if exits or kind in _FRESH_AFTER:  # before the next job could reach it
             self.kill()
-        self._job = None
+        self.job = None
         return {"kind": "failed", "failure": vars(Failure(kind, message, tail, NODE))}
 
     def _late(self) -> str | None:

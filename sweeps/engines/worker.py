@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,8 @@ class Channel:
         def beating() -> None:
             while True:
                 self.send("alive")
-                pause.wait(BEAT)
+                time.sleep(BEAT)
 
-        pause = threading.Event()
         threading.Thread(target=beating, daemon=True).start()
 
     def _read(self) -> None:
@@ -128,7 +127,11 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
     try:
         read_secret_files(names=WORKERS)
         ranks = count_ranks(job["config"])
-        with _alone_in(workdir), started_ranks(entry, job, ranks, end):
+        # A worker whose driver was killed may still live, and would overwrite this run's files.
+        with (
+            waiting(workdir.parent / ".locks" / f"{workdir.name}.worker"),
+            started_ranks(entry, job, ranks, end),
+        ):
             result = run_entry(entry, job, report)
     except Exception as error:  # whatever a run raises is its failure; the sweep goes on
         traceback.print_exc()
@@ -144,14 +147,6 @@ def _serve(channel: Channel, entry: str, job: Mapping[str, Any]) -> None:
         channel.send("stopped")
     else:
         channel.send("finished", result=dict(result))
-
-
-@contextmanager
-def _alone_in(workdir: Path) -> Iterator[None]:
-    """Wait until no other process works in the folder, and lock the folder within the context. A
-    worker whose driver was killed may still live, and would overwrite this run's files."""
-    with waiting(workdir.parent / ".locks" / f"{workdir.name}.worker"):
-        yield
 
 
 def _log(text: str) -> None:

@@ -245,7 +245,7 @@ class Asked(InProcessEngine):
 
     def run(self, handler: object) -> None:
         assert ask_to_stop(self.folder) is not None
-        until(lambda: self._stopping)
+        until(lambda: self.is_stopping)
         super().run(handler)  # type: ignore[arg-type]
 
 
@@ -377,7 +377,7 @@ class AskedInARun(InProcessEngine):
 
     def _execute(self, handler: Handler, job: Job) -> None:
         assert ask_to_stop(self.folder, self.now) is not None
-        until(lambda: self._stopping)
+        until(lambda: self.is_stopping)
         super()._execute(handler, job)
 
 

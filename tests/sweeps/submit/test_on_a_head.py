@@ -186,7 +186,7 @@ from carft_sweep.sweeps.engines.ray_cluster import Cluster
 own = Cluster()
 own.close()
 theirs = Cluster("auto")
-print(*(node.cpus for node in theirs.nodes()))
+print(*(node.cpus for node in theirs.nodes_by_id().values()))
 theirs.close()
 """
 
