@@ -36,9 +36,10 @@ MODULES = {
     "report": "compare",
     "predict": "export",
     "clean": "removal",
-    "pause": "limits",
+    "pause": "control",
     "remove": "removal",
-    "set": "limits",
+    "set": "control",
+    "stop": "control",
 }
 """The module of each command that does not have its name. Only the requested one is imported."""
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name = MODULES.get(arguments.command, arguments.command)
             module = importlib.import_module(f"carft_sweep.sweeps.cli.{name}")
             command = getattr(module, f"{arguments.command}_command")
-            code: int = command(arguments, _emit)
+            code: int | None = command(arguments, _emit)
     except SystemExit as leaving:  # argparse's way to say 0 or 2, and SIGTERM's in `ui`
         return leaving.code if isinstance(leaving.code, int) else WRONG
     except BrokenPipeError:
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_error(error, WRONG)
     except ServiceUnreachable as error:
         return _report_error(error, UNREACHABLE)
-    return code
+    return code or 0
 
 
 class _StandardError(logging.Handler):

@@ -15,14 +15,7 @@ from carft_sweep.carft_core.files import format_size
 from carft_sweep.carft_core.testing import check_own_methods
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import overrides
-from carft_sweep.sweeps.engines.factory import (
-    address_of,
-    feasible_requirements,
-    is_ray,
-    largest_on_gpu_mb,
-    make_engine,
-    share_of_machine,
-)
+from carft_sweep.sweeps.engines import factory
 from carft_sweep.sweeps.engines.ray_tokens import require_ray
 from carft_sweep.sweeps.engines.resources import (
     Hardware,
@@ -37,22 +30,15 @@ from carft_sweep.sweeps.engines.resources import (
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import best_points
+from carft_sweep.sweeps.plan import gpu_cost
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
-from carft_sweep.sweeps.plan.gpu_cost import (
-    DECODED,
-    UTILISATION,
-    GpuTime,
-    hardware_with,
-    memory_lines,
-    time_on,
-)
 from carft_sweep.sweeps.scheduler.progress import duration
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from carft_sweep.tracking.errors import counted
 
 
-def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `check` command and return its exit code. Raises RequestError when the sweep can
+def check_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `check` command. Raises RequestError when the sweep can
     never be run as written, or an algorithm or merge of the user's own breaks a law."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     best_of = partial(best_points, home)
@@ -63,21 +49,15 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> int:
     estimate = estimate_sweep(spec, home, supply.hardware)
     estimate.add_times(timing_history(RunStore(home.runs)))
     estimate.at_once = supply.at_once
-    estimate.warnings += (
-        *warnings,
-        *_obstacle_lines(estimate),
-        *supply.warnings,
-        *_disk_warnings(estimate, home),
-    )
-    gpu = [*_gpu_lines(estimate, supply.hardware, arguments.gpu)]
-    gpu += _mixed_lines(supply, spec)
+    estimate.warnings += (*warnings, *_obstacle_lines(estimate), *supply.warnings)
+    estimate.warnings += tuple(_disk_warnings(estimate, home))
+    gpu = [*_gpu_lines(estimate, supply.hardware, arguments.gpu), *_mixed_lines(supply, spec)]
     if arguments.json:
         nodes = [str(_resources(node)) for node in supply.nodes]
         plain = {**estimate.as_dict(), "need": str(supply.need), "nodes": nodes, "gpu": gpu}
         emit(json.dumps(plain, indent=1))
     else:
         emit("\n".join((*_estimate_lines(estimate, spec), *_resource_lines(supply, spec), *gpu)))
-    return 0
 
 
 @dataclass(frozen=True)
@@ -105,17 +85,17 @@ def _supply(spec: SweepSpec, given_address: str | None, home: Home, gpu: str | N
         need = requirements_of(spec.resources, [machine])
         # With `auto` runs share a GPU as far as it holds them, and any may have all of it.
         part = replace(need, gpus=1.0) if gpus == "auto" else need
-        return _Supply(need, [machine], hardware_with(gpu, part))
-    if not is_ray(spec, address=given_address):
+        return _Supply(need, [machine], gpu_cost.hardware_with(gpu, part))
+    if not factory.is_ray(spec, address=given_address):
         machine = this_machine()
-        need, at_once, by_memory = share_of_machine(spec, machine)
-        with closing(make_engine(spec, address=given_address)) as engine:
+        need, at_once, by_memory = factory.share_of_machine(spec, machine)
+        with closing(factory.make_engine(spec, address=given_address)) as engine:
             hardware = engine.hardware
         return _Supply(need, [machine], hardware, at_once, by_memory)
-    address = address_of(given_address)
+    address = factory.address_of(given_address)
     # Without an address only this machine: nothing is started to look.
     nodes, warnings = ([this_machine()], ()) if address is None else _nodes(address, spec, home)
-    need = feasible_requirements(spec, nodes)
+    need = factory.feasible_requirements(spec, nodes)
     at_once = max(1, max_concurrent_runs(need, nodes, spec.most_at_once))
     return _Supply(need, nodes, hardware_of(need, nodes), at_once, warnings=warnings)
 
@@ -138,11 +118,8 @@ def _nodes(address: str, spec: SweepSpec, home: Home) -> tuple[list[Node], tuple
             )
         elif able:
             seen = check_nodes(able, home.path.absolute(), imports=spec.imports)
-            nodes = {
-                id_: seen.get(id_, node)
-                for id_, node in nodes.items()
-                if id_ in seen or id_ not in able
-            }
+            refused = able.keys() - seen.keys()
+            nodes = {id_: node for id_, node in (nodes | seen).items() if id_ not in refused}
         return list(nodes.values()), warnings
 
 
@@ -176,10 +153,8 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
     reused = f" ({estimate.reused} reused)" if estimate.reused else ""
     to_train = estimate.to_train + estimate.unknown + estimate.to_confirm
     epochs = f"{'at most ' if estimate.at_most else ''}{estimate.epochs} epochs"
-    yield (
-        f"{estimate.done} done already{reused}, {estimate.to_evaluate} to evaluate only, "
-        f"{to_train} to train ({epochs})"
-    )
+    evaluated = f"{estimate.to_evaluate} to evaluate only"
+    yield f"{estimate.done} done already{reused}, {evaluated}, {to_train} to train ({epochs})"
     if estimate.work:
         yield from _time_lines(estimate, spec)
     if estimate.disk_bytes:
@@ -230,14 +205,8 @@ def _time_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         )
         return
     about = "At most about" if estimate.at_most else "About"
-    yield (
-        f"{about} {duration(estimate.seconds)} of work"
-        + (
-            "."
-            if estimate.at_once == 1
-            else f"; {duration(estimate.wall_seconds)} with {estimate.at_once} at once."
-        )
-    )
+    wall = f"; {duration(estimate.wall_seconds)} with {estimate.at_once} at once"
+    yield f"{about} {duration(estimate.seconds)} of work{wall if estimate.at_once > 1 else ''}."
     yield "  by earlier runs with the same model, family, batch size and device"
     if spec.time_budget is not None and estimate.wall_seconds > spec.time_budget:
         yield f"  more than the time budget: the sweep ends after {duration(spec.time_budget)}"
@@ -248,10 +217,8 @@ def _disk_warnings(estimate: SweepEstimate, home: Home) -> Iterator[str]:
     place = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if estimate.disk_bytes > free:
-        yield (
-            f"the runs will keep about {format_size(estimate.disk_bytes)} on disk, and "
-            f"{format_size(free)} is free in {place}"
-        )
+        needed, left = format_size(estimate.disk_bytes), format_size(free)
+        yield f"the runs will keep about {needed} on disk, and {left} is free in {place}"
 
 
 def _resource_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
@@ -274,7 +241,7 @@ def _mixed_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
     sizes = {node.name: min(node.gpu_memory_mb, default=0.0) for node in able}
     if len({*sizes.values()}) < 2:
         return
-    held = sharing(able, largest_on_gpu_mb(spec, supply.hardware))
+    held = sharing(able, factory.largest_on_gpu_mb(spec, supply.hardware))
     each = [f"{held[name]} on {_gb(size)} ({name})" for name, size in sizes.items()]
     types = [node.gpu_type for node in able if node.gpu_type]
     kind = min(types, default="accelerator_type:H100")
@@ -290,12 +257,9 @@ def _gb(memory_mb: float) -> str:
 
 def _gpu_lines(estimate: SweepEstimate, hardware: Hardware, name: str | None) -> Iterator[str]:
     """Yield how much memory and time the runs take on the GPU that they get, or would get."""
-    lines = (
-        []
-        if hardware.room is None
-        else [*memory_lines(estimate.work, hardware.room, hardware.gpus)]
-    )
-    if hardware.room is None or not lines:
+    room = hardware.room
+    lines = [] if room is None else [*gpu_cost.memory_lines(estimate.work, room, hardware.gpus)]
+    if room is None or not lines:
         if name is not None:
             yield f"No run that is to be trained would take a {name} (device)."
         return
@@ -303,27 +267,23 @@ def _gpu_lines(estimate: SweepEstimate, hardware: Hardware, name: str | None) ->
     gpu = " ".join(filter(None, [each, name])) or "its GPU"
     yield (
         f"Memory of a run on {gpu}, computed from the shapes of its tensors; "
-        f"{format_size(hardware.room)} are there for them:"
+        f"{format_size(room)} are there for them:"
     )
     for line in lines:
         yield f"  {line}"
-    if name is not None:
-        time = time_on(name, estimate.work, hardware.cpus, hardware.gpus)
-        yield from _gpu_time_lines(name, hardware.gpus, time)
-
-
-def _gpu_time_lines(name: str, gpus: int, time: GpuTime | None) -> Iterator[str]:
+    gpus = hardware.gpus
+    time = None if name is None else gpu_cost.time_on(name, estimate.work, hardware.cpus, gpus)
     if time is None:
         return
     yield (
         f"About {duration(time.computing)} of {'one' if gpus == 1 else gpus} {name}, at "
-        f"{UTILISATION:.0%} of its peak: an estimate by operations"
+        f"{gpu_cost.UTILISATION:.0%} of its peak: an estimate by operations"
     )
     if time.decoding:
         limit = "decoding" if time.decoding > time.computing else "the GPU"
         yield (
-            f"  beside {duration(time.decoding)} to decode the images, {DECODED} a second and "
-            f"core: {limit} is the limit"
+            f"  beside {duration(time.decoding)} to decode the images, {gpu_cost.DECODED} a second "
+            f"and core: {limit} is the limit"
         )
 
 

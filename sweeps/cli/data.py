@@ -17,25 +17,17 @@ from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, open_whole
 from carft_sweep.carft_core.data.base import DataConfig, DataFolder
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV, data_root, find_folder
-from carft_sweep.carft_core.data.survey import FoundSplit, Survey, survey
+from carft_sweep.carft_core.data.survey import Survey, survey
 from carft_sweep.carft_core.data.unreadable import bad_files_of
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
 from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.scheduler.progress import to_stderr
+from carft_sweep.sweeps.spec import user_code
 from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument
 from carft_sweep.sweeps.spec.normalize import apply_overrides
 from carft_sweep.sweeps.spec.spec import place_data
-from carft_sweep.sweeps.spec.user_code import (
-    import_all,
-    is_family_file,
-    load,
-    name_families,
-    place_of,
-    register_family,
-    resolve,
-)
 from carft_sweep.tracking.console import PlainConsole
 
 _FAMILY = ("trial", "data", "family")
@@ -47,17 +39,16 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
     family: str = arguments.family
     overrides = [*arguments.overrides, *(f"{key}={text}" for key, text in keys(arguments).items())]
     document = SpecDocument("{}", "data")
-    import_all(document, Path.cwd(), arguments.imports)
+    user_code.import_all(document, Path.cwd(), arguments.imports)
     document.set(_FAMILY, family, Place(COMMAND_LINE - 1, family))
     for index, override in enumerate(overrides):
         key = override.partition("=")[0].strip().removeprefix("trial.")
         if not key.startswith("data.") or key == "data.family":
             place = Place(COMMAND_LINE + index, f"--set {override[:60]}")
-            document.add_error_at(
-                place, "only fields of data count here, such as data.shifts=[v2,r]"
-            )
+            message = "only fields of data count here, such as data.shifts=[v2,r]"
+            document.add_error_at(place, message)
     apply_overrides(document, overrides)
-    name_families(document, Path.cwd())
+    user_code.name_families(document, Path.cwd())
     document.raise_errors()
     place_data(document)
     try:
@@ -69,27 +60,26 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
         ) from None
 
 
-def list_families(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `data list` and return its exit code. Raises RequestError for an unknown family or
+def list_families(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run `data list`. Raises RequestError for an unknown family or
     root."""
-    load(resolve(arguments.imports, Path.cwd()))
+    user_code.load(user_code.resolve(arguments.imports, Path.cwd()))
     families = [_family(text) for text in arguments.families] or list(FAMILIES.values())
     root = _data_root(arguments.data_root)
     listed = [_family_as_dict(family, root) for family in families]
     if arguments.json:
         listing = {"root": None if root is None else str(root), "families": listed}
         emit(json.dumps(listing, indent=1))
-        return 0
+        return
     width = PlainConsole().width
     for family in listed:
         emit("\n".join([*_family_lines(family, width, sought=root is not None), ""]))
     emit(f"Data root: {root or f'none; --data-root or {DATA_ROOT_ENV} names it'}")
-    return 0
 
 
 def _family(text: str) -> Family:
-    if is_family_file(text):
-        return register_family(Path(text).expanduser())
+    if user_code.is_family_file(text):
+        return user_code.register_family(Path(text).expanduser())
     if text not in FAMILIES:
         raise RequestError(FAMILIES.unknown(text))
     return FAMILIES[text]
@@ -102,7 +92,7 @@ def _data_root(option: str | None) -> Path | None:
 
 
 def _family_as_dict(family: Family, root: Path | None) -> dict[str, Any]:
-    place = place_of(DataConfig(family=family.name))
+    place = user_code.place_of(DataConfig(family=family.name))
 
     def found(folder: DataFolder) -> str | None:
         there = None if root is None else find_folder(root, folder)
@@ -150,12 +140,8 @@ SHOWN = 8
 """So many characters of a digest stand in the table."""
 
 
-BadImages = Mapping[str, Mapping[str, str]]
-"""By split the ids of unreadable images, and what is wrong with each."""
-
-
-def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `data check` command and return its exit code. Raises RequestError, after the table,
+def check_data(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `data check` command. Raises RequestError, after the table,
     when a run would refuse the data."""
     config, bad = data_config(arguments), None
     if arguments.read:
@@ -163,22 +149,20 @@ def check_data(arguments: argparse.Namespace, emit: Emit) -> int:
             bad = _read_images(open_whole(config))
     result = survey(config)
     if arguments.json:
-        emit(
-            json.dumps(_survey_as_dict(result) | {"refusal": result.refusal, "bad": bad}, indent=1)
-        )
+        more = {"refusal": result.refusal, "bad": bad}
+        emit(json.dumps(_survey_as_dict(result) | more, indent=1))
     else:
         emit("\n".join(_survey_lines(result)))
         if bad is not None and not any(bad.values()):
             emit("Every image can be read.")
     if result.refusal is not None:
         raise RequestError(result.refusal)
-    return 0
 
 
 def _survey_as_dict(result: Survey) -> dict[str, Any]:
     return {
         "family": result.config.family,
-        "root": place_of(result.config),
+        "root": user_code.place_of(result.config),
         "digest": None if result.data is None else result.data.digest,
         "splits": {
             name: {
@@ -197,12 +181,22 @@ def _survey_as_dict(result: Survey) -> dict[str, Any]:
 
 
 def _survey_lines(result: Survey) -> Iterator[str]:
-    place = place_of(result.config)
+    place = user_code.place_of(result.config)
     yield f"{result.config.family}{'' if place == 'builtin' else f' in {place}'}"
     if not result.splits:
         return
     columns = ["split", "images", "published", "classes", "digest", "status"]
-    rows = [_row(name, split) for name, split in result.splits.items()]
+    rows = [
+        [
+            name,
+            f"{split.images:,}",
+            "" if split.published is None else f"{split.published:,}",
+            f"{split.classes}/{split.expected_classes}",
+            split.digest[:SHOWN],
+            split.status,
+        ]
+        for name, split in result.splits.items()
+    ]
     head, *body = table_lines(columns, rows, right=columns[1:4])
     yield head
     for line, (name, split) in zip(body, result.splits.items(), strict=True):
@@ -220,26 +214,12 @@ def _survey_lines(result: Survey) -> Iterator[str]:
         yield from (f"! {note}" for note in result.data.notes)
 
 
-def _row(name: str, split: FoundSplit) -> list[str]:
-    return [
-        name,
-        f"{split.images:,}",
-        "" if split.published is None else f"{split.published:,}",
-        f"{split.classes}/{split.expected_classes}",
-        split.digest[:SHOWN],
-        split.status,
-    ]
-
-
-def _read_images(data: FamilyData) -> BadImages:
-    """Decode every image, showing progress, and return the bad files."""
+def _read_images(data: FamilyData) -> Mapping[str, Mapping[str, str]]:
+    """Decode every image, showing progress; return by split the ids of unreadable images, and what
+    is wrong with each."""
     console = PlainConsole(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    text = TextColumn("{task.description}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     unreadable = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for name, split in data.splits.items():
@@ -258,7 +238,7 @@ def _read_images(data: FamilyData) -> BadImages:
     return unreadable
 
 
-def data_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `data list` or `data check` and return the exit code. Raises RequestError as these do."""
+def data_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run `data list` or `data check`. Raises RequestError as these do."""
     actions = {"list": list_families, "check": check_data}
-    return actions[arguments.action](arguments, emit)
+    actions[arguments.action](arguments, emit)

@@ -34,8 +34,8 @@ DETAILED = 5
 """So many images are shown with several classes and contexts; of more each has a line."""
 
 
-def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `export` command and return its exit code."""
+def export_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `export` command."""
     home = find_home(arguments.home, trust=arguments.trust_home).absolute()
     folder = Path(arguments.out or f"{arguments.sweep}-model")
     out, logged = folder.expanduser().absolute(), None
@@ -52,26 +52,22 @@ def export_command(arguments: argparse.Namespace, emit: Emit) -> int:
         if arguments.mlflow:
             logged = models.keep(model, out)
     if arguments.json:
-        emit(json.dumps(_export_as_dict(model, out, logged), indent=1, allow_nan=False))
-        return 0
+        plain = {
+            "folder": str(out),
+            "setting": model.setting,
+            "seed": model.run.seed,
+            "why": model.why,
+            "digest": model.run.digest,
+            "label": model.label,
+            "metrics": model.metrics,
+            "model_id": logged.model_id if logged else None,
+        }
+        emit(json.dumps(plain, indent=1, allow_nan=False))
+        return
     emit("\n".join(_export_lines(model, folder, logged)))
     if arguments.run is None and arguments.setting is None:
         for better in baseline_command(models.comparison, arguments.sweep):
             emit(f"The verdict is against it; for {better.model}: {better.command}")
-    return 0
-
-
-def _export_as_dict(model: SelectedModel, out: Path, logged: KeptModel | None) -> dict[str, Any]:
-    return {
-        "folder": str(out),
-        "setting": model.setting,
-        "seed": model.run.seed,
-        "why": model.why,
-        "digest": model.run.digest,
-        "label": model.label,
-        "metrics": model.metrics,
-        "model_id": logged.model_id if logged else None,
-    }
 
 
 def _export_lines(model: SelectedModel, folder: Path, logged: KeptModel | None) -> Iterator[str]:
@@ -110,8 +106,7 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
             emit("\n".join(_prediction_lines(image, prediction)))
     if arguments.json:
         emit(json.dumps({"predictions": predictions, "unreadable": unreadable}, indent=1))
-        return 0 if predictions else FAILED
-    if unreadable:
+    elif unreadable:
         emit(f"{len(unreadable)} of {len(images)} could not be read:")
         for item in unreadable:
             emit(f"  {item['reason']}")
@@ -158,9 +153,8 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        below = sorted(
-            file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
-        )
+        files = (file for file in path.rglob("*") if file.is_file())
+        below = sorted(file for file in files if file.suffix.lower() in EXTENSIONS)
         if not below:
             raise RequestError(f"there is no image in {path} ({', '.join(EXTENSIONS)})")
         yield from below
@@ -178,10 +172,10 @@ def _prediction_lines(image: Path, prediction: Prediction) -> Iterator[str]:
     yield from _guesses(prediction.classes, indent=2)
     if prediction.contexts:
         yield "  seen as"
-        guesses = [
+        shown = (
             guess._replace(name=guess.name.replace("{}", "…")) for guess in prediction.contexts
-        ]
-        yield from _guesses(guesses, indent=4)
+        )
+        yield from _guesses([*shown], indent=4)
 
 
 def _guesses(guesses: Sequence[Guess], *, indent: int) -> Iterator[str]:

@@ -17,20 +17,17 @@ LISTED_CLASSES = 30
 LISTED_TEXTS = 20
 
 
-def init_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run `init` and return its exit code. Raises RequestError for an unusable folder."""
+def init_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run `init`. Raises RequestError for an unusable folder."""
     from carft_sweep.sweeps.scaffold.write import write_scaffold
 
-    out = Path(arguments.out or ".")
-    scaffold = write_scaffold(
-        Path(arguments.folder), out, name=arguments.name, force=arguments.force
-    )
+    folder, out = Path(arguments.folder), Path(arguments.out or ".")
+    scaffold = write_scaffold(folder, out, name=arguments.name, force=arguments.force)
     if arguments.json:
         emit(json.dumps(scaffold, indent=1))
-        return 0
+        return
     text = "\n".join(_scaffold_lines(scaffold))
     emit(text.encode("utf-8", "backslashreplace").decode())
-    return 0
 
 
 def _scaffold_lines(scaffold: Mapping[str, Any]) -> Iterator[str]:
@@ -57,12 +54,10 @@ def _counts(counts: Mapping[str, Mapping[str, int]], *, train: str) -> Iterator[
     `train` is the folder of training images."""
     called = {} if train in (".", "train") else {"train": f"train ({train})"}
     splits = {called.get(name, name): classes for name, classes in counts.items() if classes}
-    classes = list(counts["train"])
-    rows = [
-        [name, *(str(images.get(name, 0)) for images in splits.values())]
-        for name in (classes if len(classes) <= LISTED_CLASSES else ())
-    ]
-    rows.append(["all classes", *(str(sum(images.values())) for images in splits.values())])
-    if len(classes) > LISTED_CLASSES:
-        rows.append(["classes", *(str(len(images)) for images in splits.values())])
+    classes, every = list(counts["train"]), splits.values()
+    listed = classes if len(classes) <= LISTED_CLASSES else []
+    rows = [[name, *(str(images.get(name, 0)) for images in every)] for name in listed]
+    rows.append(["all classes", *(str(sum(images.values())) for images in every)])
+    if not listed:
+        rows.append(["classes", *(str(len(images)) for images in every)])
     return table_lines(["", *splits], rows, right=[*splits])

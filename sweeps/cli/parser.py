@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from carft_sweep.carft_core.errors import unknown
 from carft_sweep.sweeps.spec.durations import seconds
@@ -19,7 +19,6 @@ from carft_sweep.tracking.location import UI_PORT
 from carft_sweep.tracking.ownership import TRUST_OPTION
 from carft_sweep.tracking.program import NAME, program
 
-T = TypeVar("T")
 ENGINES = ("auto", "local", "ray")
 PACKAGES = ("carft-sweep", "torch", "open-clip-torch", "mlflow", "optuna", "ray")
 """Those whose versions `--version` prints."""
@@ -107,10 +106,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the arguments in two parts: `submit` passes those behind `--` on to `run`, which
     argparse cannot do."""
     words = list(arguments)
-    if "--" not in words or "submit" not in words[: words.index("--")]:
-        return words, []
-    at = words.index("--")
-    return words[:at], words[at + 1 :]
+    at = words.index("--") if "--" in words else len(words)
+    return (words[:at], words[at + 1 :]) if "submit" in words[:at] else (words, [])
 
 
 def keys(arguments: argparse.Namespace) -> dict[str, object]:
@@ -174,12 +171,14 @@ def _subcommands(
     table: Mapping[str, tuple[str, Callable[[Parser], None]]],
     prefix: str = "",
 ) -> dict[str, Parser]:
-    required = bool(prefix)
     # The usage of the whole parser is our own, and no beginning of theirs.
     subparsers = parser.add_subparsers(
-        dest=dest, metavar=dest.upper(), prog=parser.prog, parser_class=Parser
+        dest=dest,
+        metavar=dest.upper(),
+        prog=parser.prog,
+        parser_class=Parser,
+        required=bool(prefix),
     )
-    subparsers.required = required
     commands = {}
     for name, (purpose, add_options) in table.items():
         command = subparsers.add_parser(
@@ -237,10 +236,8 @@ def _json(parser: argparse._ActionsContainer, purpose: str = "print the result a
 def _repeated(
     parser: Parser, option: str, metavar: str, purpose: str, dest: str | None = None
 ) -> None:
-    dest = dest or option.strip("-")
-    _value(
-        parser, option, metavar, f"{purpose}; repeatable", action="append", default=[], dest=dest
-    )
+    more = {"action": "append", "default": [], "dest": dest or option.strip("-")}
+    _value(parser, option, metavar, f"{purpose}; repeatable", **more)
 
 
 def _imports(parser: Parser, what: str = "algorithms, merges or families") -> None:
@@ -266,11 +263,8 @@ def _sweep_file(parser: Parser) -> None:
 
 
 def _execution(parser: Parser) -> None:
-    _flag(
-        parser,
-        "--in-process",
-        "train in this process, so that breakpoint() works; nothing guards it",
-    )
+    purpose = "train in this process, so that breakpoint() works; nothing guards it"
+    _flag(parser, "--in-process", purpose)
     _flag(parser, "--quiet", "no progress, only failures and the end")
     purpose = "a run that takes longer has failed: seconds, or 90m, 2h30m"
     _value(parser, "--timeout", "TIME", purpose, type=_seconds)
@@ -307,7 +301,7 @@ def _selection(parser: Parser) -> None:
     purpose = "the OOD gain that is worth having, which NO GAIN excludes"
     _value(parser, "--ood-margin", "FRACTION", purpose, type=_fraction)
     purpose = "judge by top1, macro_f1, mean_per_class_top1, mean_group_top1 or worst_group_top1"
-    _value(parser, "--by", "ACCURACY", purpose, type=_accuracy)
+    _value(parser, "--by", "ACCURACY", purpose, choices=KINDS)
 
 
 # Options of one command.
@@ -353,12 +347,10 @@ def _run(parser: Parser) -> None:
 
 def _check(parser: Parser) -> None:
     _sweep_file(parser)
-    parser.add_argument(
-        "--gpu",
-        metavar="NAME",
-        help="say what the runs would take of a GPU that need not be here, such as H100: memory, "
-        "hours",
+    purpose = (
+        "say what the runs would take of a GPU that need not be here, such as H100: memory, hours"
     )
+    _value(parser, "--gpu", "NAME", purpose)
     _json(parser)
     _data_root(parser)
     _engine(parser)
@@ -393,10 +385,6 @@ def _submit(parser: Parser) -> None:
     _flag(parser, "--no-wait", "only submit, and print the job's id")
     _repeated(parser, "--exclude", "PATTERN", "what is not sent, as in a .gitignore")
     _repeated(parser, "--env", "NAME=VALUE", "a variable of the job")
-
-
-def _watch(parser: Parser) -> None:
-    _sweep(parser)
 
 
 def _list(parser: Parser) -> None:
@@ -505,7 +493,7 @@ COMMANDS: Mapping[str, Command] = {
     "set": ("change how many runs of a running sweep go at once", _set),
     "pause": ("let no run of a running sweep begin until `resume`", _sweep),
     "submit": ("send a sweep to a Ray cluster from outside, and follow it", _submit),
-    "watch": ("show the state of a sweep, from another terminal", _watch),
+    "watch": ("show the state of a sweep, from another terminal", _sweep),
     "list": ("the sweeps of this home", _list),
     "show": ("trials and runs of one sweep", _show),
     "compare": ("the comparison and the verdict of sweeps", _compare),
@@ -545,69 +533,43 @@ DATA_ACTIONS: Mapping[str, Command] = {
 # Values of options.
 
 
-def _checked(convert: Callable[[str], T]) -> Callable[[str], T]:
-    """Return a converter whose ValueError argparse reports with the error's own message."""
-
-    def converted(text: str) -> T:
-        try:
-            return convert(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return converted
+def _seconds(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_seconds = _checked(seconds)
+def _whole(allowed: str, least: int, most: int = 10**10 - 1) -> Callable[[str], int]:
+    """Return a converter of texts such as `3` to integers in a range; `allowed` is its name."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be a {allowed}, got {text!r}")
+        return int(text)
+
+    return convert
 
 
-@_checked
-def _count(text: str) -> int:
-    """Convert a text such as `3` or `+3` to an integer from 1 on. Raises ValueError for another."""
-    if not re.fullmatch(r"\+?[1-9][0-9]{0,8}", text):
-        raise ValueError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
+_count = _whole("whole number from 1 on", 1)
+_zero_or_more = _whole("whole number", 0)
+_port = _whole("number from 0 to 65535", 0, 65535)
 
 
-@_checked
 def _count_or_auto(text: str) -> int | str:
     """Convert a text such as `3` to an integer from 1 on, unless it is `auto`."""
     return text if text == "auto" else _count(text)
 
 
-@_checked
-def _zero_or_more(text: str) -> int:
-    """Convert a text such as `0` to an integer from 0 on. Raises ValueError for another."""
-    if not re.fullmatch(r"[0-9]{1,10}", text):
-        raise ValueError(f"must be a whole number, got {text!r}")
-    return int(text)
-
-
-@_checked
-def _port(text: str) -> int:
-    """Convert a text such as `5000` to the number of a port. Raises ValueError for another."""
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise ValueError(f"must be a number from 0 to 65535, got {text!r}")
-    return int(text)
-
-
-@_checked
 def _fraction(text: str) -> float:
-    """Convert a text such as `0.005` to a fraction in [0, 1). Raises ValueError for another."""
+    """Convert a text such as `0.005` to a fraction in [0, 1)."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < 1:
-        raise ValueError(f"must be a number from 0 to below 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, got {text!r}")
     return value
-
-
-@_checked
-def _accuracy(text: str) -> str:
-    """Return the name of an accuracy, such as `macro_f1`. Raises ValueError for an unknown name."""
-    if text not in KINDS:
-        raise ValueError(unknown("accuracy", text, KINDS))
-    return text
 
 
 def _absolute(text: str) -> str:

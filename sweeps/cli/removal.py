@@ -50,8 +50,8 @@ class Waste:
     """Digest of the run that it belongs to."""
 
 
-def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `clean` command and return its exit code."""
+def clean_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `clean` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     items = list(waste(home)) if home.path.exists() else []
     if arguments.yes:
@@ -60,12 +60,11 @@ def clean_command(arguments: argparse.Namespace, emit: Emit) -> int:
     if arguments.json:
         result = {"removed": arguments.yes, "bytes": total, "items": [asdict(i) for i in items]}
         emit(json.dumps(result, indent=1))
-        return 0
+        return
     for item in items:
         emit(f"{format_size(item.bytes):>8}  {item.path}  ({item.reason})")
     verb = "removed" if arguments.yes else "can go; --yes removes it"
     emit(f"{format_size(total)} {verb}" if items else "Nothing to remove.")
-    return 0
 
 
 def _remove(item: Waste, runs: RunStore) -> bool:
@@ -170,12 +169,8 @@ class Removal:
         """Return what is to be removed. Raises RequestError for a damaged ledger of the home."""
         folder, runs = home.sweep(name), RunStore(home.runs)
         generations = _generations(home, name)
-        others = {
-            digest
-            for other in sweep_names(home)
-            if other != name
-            for digest in _runs_of(_generations(home, other))
-        }
+        every = (_generations(home, other) for other in sweep_names(home) if other != name)
+        others = {digest for ledgers in every for digest in _runs_of(ledgers)}
         digests = dict.fromkeys(_runs_of(generations))
         own = [digest for digest in digests if runs.folder(digest).exists()]
         mine = [digest for digest in own if digest not in others and not runs.is_live(digest)]
@@ -199,10 +194,9 @@ class Removal:
 
     def lines(self) -> Iterator[str]:
         """Yield lines of text on what would be removed, and what would not."""
-        runs = (
-            f" and {counted(len(self.runs), 'run')} that no other sweep uses" if self.runs else ""
-        )
-        yield f"  {self.home.sweep(self.name)}{runs}: {format_size(self.bytes)}"
+        own = f" and {counted(len(self.runs), 'run')} that no other sweep uses"
+        folder = self.home.sweep(self.name)
+        yield f"  {folder}{own if self.runs else ''}: {format_size(self.bytes)}"
         if self.tracked:
             runs = counted(self.tracked, "run")
             where = without_password(self.place.named)

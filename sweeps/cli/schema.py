@@ -9,8 +9,7 @@ from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.spec.schema import family_schema, sweep_schema
 
 
-def schema_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `schema` command and return its exit code."""
+def schema_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `schema` command."""
     schema = family_schema() if arguments.family else sweep_schema()
     emit(json.dumps(schema, indent=1))
-    return 0

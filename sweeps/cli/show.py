@@ -29,8 +29,8 @@ _BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": 
 """What is shown before the trials: how a setting is called, and its key."""
 
 
-def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `show` command and return its exit code."""
+def show_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `show` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     ledger = find_ledger(home, arguments.sweep)
     on_front = _front(ledger)
@@ -40,11 +40,9 @@ def show_command(arguments: argparse.Namespace, emit: Emit) -> int:
     sweep = _sweep_as_dict(home, ledger, trials, on_front)
     if arguments.json:
         emit(json.dumps(sweep, allow_nan=False))
-        return 0
+        return
     driven = holder(home.sweep(arguments.sweep)) is not None
-    lines = _lines(sweep, arguments.state, driven=driven)
-    emit("\n".join(lines))
-    return 0
+    emit("\n".join(_lines(sweep, arguments.state, driven=driven)))
 
 
 def _front(ledger: Ledger) -> set[int] | None:
@@ -137,9 +135,8 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
     yield f"{sweep['sweep']} (generation {sweep['generation']}), by {names}{who}"
     counts, trials = dict(sweep["counts"]), sweep["trials"]
     total = counts.pop("trials")
-    states = ", ".join(
-        f"{number} {state_word(name, driven=driven)}" for name, number in counts.items() if number
-    )
+    words = (f"{counts[name]} {state_word(name, driven=driven)}" for name in counts if counts[name])
+    states = ", ".join(words)
     yield f"{counted(total, 'trial')}{': ' if states else ''}{states}"
     for node, why in sweep["bad_nodes"].items():
         yield f"No run begins on {node}, since they fail there: {why}"
@@ -168,7 +165,7 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
         yield from _run_lines(trial["runs"])
     left = (total if state is None else counts[state]) - len(trials)
     if left:
-        yield (f"\n{left} more trials. --all shows every one, --state failed those that failed.")
+        yield f"\n{left} more trials. --all shows every one, --state failed those that failed."
 
 
 def _run_lines(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:

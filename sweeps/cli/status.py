@@ -12,13 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from carft_sweep.sweeps.cli import Emit
-from carft_sweep.sweeps.cli.table import plain_lines, table_lines
+from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder, limits_of
 from carft_sweep.sweeps.ledger.ledger import (
@@ -204,19 +202,18 @@ def _span(runs: RunStore, state: RunState) -> tuple[float, float] | None:
     return float(epochs[0]["timestamp"]) / 1000, state.ended
 
 
-def list_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `list` command and return its exit code."""
+def list_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `list` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     every = summaries(home)
     if arguments.json:
         emit(json.dumps(every, indent=1))
-        return 0
+        return
     if not every:
         emit(f"No sweep was run in {home.path} yet. Try: {program()} run kl_weight")
-        return 0
+        return
     columns = ("sweep", "state", "trials", "best", "by", "last change")
     emit("\n".join(table_lines(columns, map(_row, every))))
-    return 0
 
 
 def _row(summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -224,23 +221,17 @@ def _row(summary: Mapping[str, Any]) -> tuple[str, ...]:
     counted = f"{trials['complete']}/{trials['asked']}"
     for state in ("pruned", "failed"):
         counted += f", {trials[state]} {state}" if trials.get(state) else ""
-    best_text = (
-        ""
-        if best is None
-        else f"{summary['metric']} {value_text(summary['metric'], best['value'])} {_params(best)}"
-    )
+    best_text = ""
+    if best is not None:
+        # Not for a list without one: it imports pydantic.
+        from carft_sweep.tracking.comparison.runs import setting
+
+        value = value_text(summary["metric"], best["value"])
+        best_text = f"{summary['metric']} {value} {setting(best['params'])}"
     when = datetime.fromtimestamp(summary["updated"]).astimezone().strftime("%Y-%m-%d %H:%M")
     return summary["name"], summary["state"], counted, best_text.rstrip(), summary["by"], when
 
 
-def _params(best: Mapping[str, Any]) -> str:
-    # Not for a list without one: it imports pydantic.
-    from carft_sweep.tracking.comparison.runs import setting
-
-    return setting(best["params"])
-
-
-PLAIN_WIDTH = 200
 PAUSE = 2.0
 """Seconds between two updates of `watch`."""
 
@@ -250,39 +241,38 @@ def state_word(state: str, *, driven: bool) -> str:
     return "unfinished" if state == "running" and not driven else state
 
 
-def watch_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `watch` command and return its exit code. Ctrl-C does not end the sweep."""
+def watch_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `watch` command. Ctrl-C does not end the sweep."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     status = sweep_status(home, arguments.sweep)
     console = PlainConsole()
     if not console.is_terminal:
         emit(as_text(status, arguments.home))
-        return 0
+        return
+
+    def cropped() -> Text:
+        Text(as_text(status, arguments.home), no_wrap=True, overflow="ellipsis")
+        return
+
     try:
-        with Live(render(status, arguments.home), console=console, auto_refresh=False) as live:
+        with Live(cropped(), console=console, auto_refresh=False) as live:
             while status.driver is not None:
                 time.sleep(PAUSE)
                 status = sweep_status(home, arguments.sweep)
-                live.update(render(status, arguments.home), refresh=True)
+                live.update(cropped(), refresh=True)
     except KeyboardInterrupt:
-        return 0
+        return
     emit(_end(status, arguments.home))
-    return 0
 
 
 def as_text(status: SweepStatus, home: str | None = None) -> str:
-    """Return the lines of `render` without colour, at their own width."""
-    return "\n".join(plain_lines(render(status, home), PLAIN_WIDTH))
-
-
-def render(status: SweepStatus, home: str | None = None) -> RenderableType:
-    """Return a description of a sweep's state for the terminal; `home` is the option as given."""
-    parts: list[RenderableType] = [Text(line, no_wrap=True) for line in _head(status, home)]
+    """Return a description of a sweep's state; `home` is the option as given."""
+    lines = [*_head(status, home)]
     if status.running:
-        parts += ["", _running_table(status.running)]
+        lines += ["", *_running_lines(status.running)]
     if status.failed:
-        parts += ["", _failed(status.failed)]
-    return Group(*parts)
+        lines += ["", *_failed_lines(status.failed)]
+    return "\n".join(lines)
 
 
 def _head(status: SweepStatus, home: str | None) -> Iterator[str]:
@@ -312,33 +302,27 @@ def _head(status: SweepStatus, home: str | None) -> Iterator[str]:
     yield f"more    {command('compare', status.name, home)}"
 
 
-def _running_table(runs: tuple[RunningRun, ...]) -> Table:
-    table = _table("running", "epoch", "id/val", "images/s", "for")
+def _running_lines(runs: Sequence[RunningRun]) -> Iterator[str]:
+    rows = []
     for run in runs:
         val, speed = run.metrics.get("id/val/top1"), run.metrics.get("system/images_per_s")
-        table.add_row(
-            Text(run.label),
+        row = (
+            run.label,
             "starting" if run.epoch is None else f"{run.epoch}/{run.epochs}",
             "" if val is None else f"{100 * val:.1f} %",
             "" if speed is None else f"{speed:.0f}",
             duration(max(0.0, time.time() - run.since)),
         )
-    return table
+        rows.append(row)
+    return table_lines(("running", "epoch", "id/val", "images/s", "for"), rows)
 
 
-def _failed(runs: tuple[FailedRun, ...]) -> Table:
-    table = _table("failed last", "at", "why")
+def _failed_lines(runs: Sequence[FailedRun]) -> Iterator[str]:
+    rows = []
     for run in runs:
         at = datetime.fromtimestamp(run.ended).astimezone().strftime("%m-%d %H:%M")
-        table.add_row(Text(run.label), at, Text(f"{run.kind}: {run.message}"))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, header_style="bold", no_wrap=True, overflow="ellipsis")
-    return table
+        rows.append((run.label, at, f"{run.kind}: {run.message}"))
+    return table_lines(("failed last", "at", "why"), rows)
 
 
 def _end(status: SweepStatus, home: str | None) -> str:

@@ -11,6 +11,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides, parse
 from carft_sweep.sweeps.scheduler.progress import to_stderr
+from carft_sweep.sweeps.spec.spec import is_recipe, load_spec, locate
 from carft_sweep.sweeps.spec.user_code import resolve
 from carft_sweep.sweeps.submit.client import JobClient, exit_code, unencrypted
 from carft_sweep.sweeps.submit.submission import Submission, send
@@ -52,13 +53,16 @@ def load_submission(arguments: argparse.Namespace) -> Submission:
         raise RequestError("a job runs on its cluster: no --in-process and no --address for it")
     if run.home:
         raise RequestError("--home goes before `--`")
-    return Submission.load(
-        arguments.file,
-        home=home,
-        overrides=overrides(run),
-        imports=resolve([*arguments.imports, *run.imports], Path.cwd()),
-        options=options,
-    )
+    imports = resolve([*arguments.imports, *run.imports], Path.cwd())
+    if not home.startswith("/"):
+        raise RequestError(
+            f"the home {home} must be an absolute path that every node of the cluster sees"
+        )
+    spec, path = load_spec(arguments.file, overrides(run), imports), locate(arguments.file)
+    if spec.engine == "local":
+        raise RequestError("engine: local would leave the cluster idle; say auto or ray")
+    file = path.stem if is_recipe(path) and not Path(arguments.file).is_file() else path
+    return Submission(spec, file, imports, home, tuple(options))
 
 
 def _follow(client: JobClient, id_: str, emit: Emit, *, as_json: bool) -> int:

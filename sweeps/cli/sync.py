@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -34,24 +34,13 @@ def sync_command(arguments: argparse.Namespace, emit: Emit) -> int:
     driven = {name: driver for name in names if (driver := holder(home.sweep(name))) is not None}
     for name, driver in driven.items():
         emit(f"{name} is being run by {driver}, which sends its runs.")
-    idle, news, code = [name for name in names if name not in driven], 0, 0
-    experiments = {name: place_of(home, newest_generation(home, name)).experiment for name in idle}
-    for experiment in dict.fromkeys(experiments.values()):
-        with closing(open_store(home.path, experiment=experiment)) as store:
-            _preflight(store)
-            for name in (name for name in idle if experiments[name] == experiment):
-                for line in _sync(home, name, store):
-                    emit(f"{name}: {line.text}")
-                    news += 1
-                    code = max(code, line.code)
-    for name in idle:
-        for line in _sync_study(home, name):
-            emit(f"{name}: {line.text}")
-            news += 1
-            code = max(code, line.code)
-    if not news and not driven:
+    codes = []
+    for news in _sync_all(home, [name for name in names if name not in driven]):
+        emit(f"{news.sweep}: {news.text}")
+        codes.append(news.code)
+    if not codes and not driven:
         emit(f"{without_password(resolve_location(home.path).uri)} has every run as it is here.")
-    return code
+    return max(codes, default=0)
 
 
 _LATER = "Nothing is lost: sync again when the server answers"
@@ -69,9 +58,21 @@ def _preflight(store: Tracker) -> None:
 class _News(NamedTuple):
     """What `sync` did of a sweep, or could not do."""
 
+    sweep: str
     text: str
     code: int = 0
     """The exit code that follows."""
+
+
+def _sync_all(home: Home, names: Sequence[str]) -> Iterator[_News]:
+    experiments = {name: place_of(home, newest_generation(home, name)).experiment for name in names}
+    for experiment in dict.fromkeys(experiments.values()):
+        with closing(open_store(home.path, experiment=experiment)) as store:
+            _preflight(store)
+            for name in (name for name in names if experiments[name] == experiment):
+                yield from _sync(home, name, store)
+    for name in names:
+        yield from _sync_study(home, name)
 
 
 def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
@@ -83,17 +84,16 @@ def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
     except ServiceUnreachable as away:
         raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
     if projection.sent:
-        yield _News(f"{counted(projection.sent, 'run')} sent.")
-    yield from map(_News, projection.notes)
-    note = log_missing_model(home, name)
-    if note is not None:
-        yield _News(note)
+        yield _News(name, f"{counted(projection.sent, 'run')} sent.")
+    yield from (_News(name, note) for note in projection.notes)
+    if (note := log_missing_model(home, name)) is not None:
+        yield _News(name, note)
     for (run, what), reason in projection.refused.items():
-        yield _News(f"{what} of {describe(run)} was refused: {reason}")
+        yield _News(name, f"{what} of {describe(run)} was refused: {reason}")
     if projection.unlisted:
-        yield _News(f"its files could not be listed: {projection.unlisted}")
+        yield _News(name, f"its files could not be listed: {projection.unlisted}")
     for run, reason in projection.unreadable.items():
-        yield _News(f"{describe(run)} is not sent, since it cannot be read: {reason}", 1)
+        yield _News(name, f"{describe(run)} is not sent, since it cannot be read: {reason}", 1)
 
 
 def _sync_study(home: Home, name: str) -> Iterator[_News]:
@@ -101,10 +101,10 @@ def _sync_study(home: Home, name: str) -> Iterator[_News]:
     try:
         count = mend_studies(home, name)
     except ServiceUnreachable as away:
-        yield _News(f"its Optuna study is not written: {away}", 4)
+        yield _News(name, f"its Optuna study is not written: {away}", 4)
     except Exception as error:  # whatever Optuna and the drivers of databases raise
         lines = str(error).splitlines() or [type(error).__name__]
-        yield _News(f"its Optuna study is not written: {lines[0]}", 1)
+        yield _News(name, f"its Optuna study is not written: {lines[0]}", 1)
     else:
         if count:
-            yield _News(f"{counted(count, 'trial')} written to its Optuna study.")
+            yield _News(name, f"{counted(count, 'trial')} written to its Optuna study.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -32,11 +31,6 @@ def table_lines(
         )
     for row in rows:
         table.add_row(*map(Text, row))
-    return plain_lines(table, width)
-
-
-def plain_lines(shown: RenderableType, width: int) -> Iterator[str]:
-    """Yield the lines of what rich renders, without colour and trailing blanks."""
     buffer = io.StringIO()
-    PlainConsole(file=buffer, width=width, color_system=None).print(shown)
+    PlainConsole(file=buffer, width=width, color_system=None).print(table)
     yield from (line.rstrip() for line in buffer.getvalue().splitlines())

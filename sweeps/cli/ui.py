@@ -25,8 +25,8 @@ LINKED_SWEEPS = 5
 """The newest ones, to whose pages `ui` leads."""
 
 
-def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `ui` command and return its exit code. Raises RequestError without a home."""
+def ui_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `ui` command. Raises RequestError without a home."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     place = resolve_location(home.path)
     if not is_server(place.named):
@@ -38,7 +38,7 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
     for line in _pages(home, place, server.address):
         emit(line)
     if server.process is None:
-        return 0
+        return
     emit("MLflow's own home page opens its part for language models: choose Model training there.")
     if os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true").lower() in ("true", "1"):
         emit("MLflow's banner about usage data does not apply: this server sends none.")
@@ -47,11 +47,8 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> int:
         "has the server that asks for passwords."
     )
     emit("Ctrl-C ends it.")
-    try:
+    with suppress(KeyboardInterrupt):
         server.wait()
-    except KeyboardInterrupt:
-        return 0
-    return 0
 
 
 def _pages(home: Home, place: TrackingLocation, address: str) -> Iterator[str]:

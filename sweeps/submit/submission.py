@@ -16,7 +16,7 @@ from typing import Any
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.ray_tokens import check_version
 from carft_sweep.sweeps.secrets import NAMES, SUFFIX
-from carft_sweep.sweeps.spec.spec import FOLDER, SweepSpec, load_spec, locate
+from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.sweeps.submit.client import JobClient
 from carft_sweep.tracking.location import HOME, HOME_VARIABLE, home_folder, without_password
 from carft_sweep.tracking.provenance import SOURCE_COMMIT, USER_VARIABLE, provenance_tags, user
@@ -65,29 +65,6 @@ class Submission:
     """On the cluster, absolute."""
     options: tuple[str, ...]
     """Words of `run`."""
-
-    @classmethod
-    def load(
-        cls,
-        file: str,
-        *,
-        home: str,
-        overrides: Sequence[str] = (),
-        imports: Sequence[str] = (),
-        options: Sequence[str] = (),
-    ) -> Submission:
-        """Return the submission of a sweep file. Raises RequestError where the sweep is wrong or
-        cannot run on a cluster."""
-        if not home.startswith("/"):
-            raise RequestError(
-                f"the home {home} must be an absolute path that every node of the cluster sees"
-            )
-        spec = load_spec(file, overrides, imports)
-        if spec.engine == "local":
-            raise RequestError("engine: local would leave the cluster idle; say auto or ray")
-        path = locate(file)
-        is_recipe = path.parent == FOLDER and not Path(file).is_file()
-        return cls(spec, path.stem if is_recipe else path, tuple(imports), home, tuple(options))
 
     @property
     def root(self) -> Path | None:

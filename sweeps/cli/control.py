@@ -1,14 +1,15 @@
-"""`carft-sweep stop`: end a running sweep after its epochs, or at once."""
+"""The commands that control a running sweep, from any host: stop, set, pause."""
 
 from __future__ import annotations
 
 import argparse
 import time
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.claim import FILE, ask_to_stop, holder
+from carft_sweep.sweeps.ledger.claim import FILE, ask_to_stop, holder, set_limits
 from carft_sweep.sweeps.ledger.ledger import sweep_folder
 from carft_sweep.tracking.program import command
 
@@ -18,18 +19,18 @@ DEAF = 15.0
 """Seconds after which a request that nobody has taken is reported."""
 
 
-def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `stop` command and return its exit code."""
+def stop_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `stop` command."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     folder = sweep_folder(home, arguments.sweep)
     driver = ask_to_stop(folder, arguments.now)
     if driver is None:
         emit(f"{arguments.sweep} is not running.")
-        return 0
+        return
     when = "at once" if arguments.now else "after the epoch"
     emit(f"Asked {driver} to stop {when}.")
     if arguments.no_wait:
-        return 0
+        return
     since, told_deaf = time.monotonic(), False
     waits_for = _what_runs(home, arguments.sweep)
     if waits_for:
@@ -48,7 +49,6 @@ def stop_command(arguments: argparse.Namespace, emit: Emit) -> int:
     else:
         resume = command("resume", arguments.sweep, arguments.home)
         emit(f"{arguments.sweep} has stopped. To go on: {resume}")
-    return 0
 
 
 def _what_runs(home: Home, name: str) -> str:
@@ -59,3 +59,29 @@ def _what_runs(home: Home, name: str) -> str:
         words.append(f"{run.label}{at}")
     more = f" and {len(running) - 3} more" if len(running) > 3 else ""
     return ", ".join(words) + more
+
+
+def set_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `set` command. Raises RequestError for another key."""
+    key, _, text = arguments.change.partition("=")
+    if key != "parallel" or not text.isdecimal() or int(text) < 1:
+        raise RequestError(
+            f"{arguments.change}: of a running sweep parallel=N is set, N from 1; other keys are "
+            "changed in the file, and taken up by `run`"
+        )
+    name = arguments.sweep
+    _request(arguments, emit, f"at most {text} runs of {name} at once", parallel=int(text))
+
+
+def pause_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `pause` command."""
+    resume = command("resume", arguments.sweep, arguments.home)
+    text = f"no run of {arguments.sweep} begins until {resume}; what runs goes on to its end"
+    _request(arguments, emit, text, is_paused=True)
+
+
+def _request(arguments: argparse.Namespace, emit: Emit, text: str, **changes: object) -> None:
+    home = find_home(arguments.home, trust=arguments.trust_home)
+    driver = set_limits(sweep_folder(home, arguments.sweep), **changes)
+    is_running = driver is not None
+    emit(f"Asked {driver}: {text}." if is_running else f"{arguments.sweep} is not running.")
