@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.ledger.study import check_storage
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
-from carft_sweep.sweeps.scheduler.session import SweepResult, execute
+from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, execute
 from carft_sweep.sweeps.spec.spec import BestOf, SweepSpec, load_spec
 from carft_sweep.sweeps.spec.user_code import refuse_unimported
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -32,48 +32,29 @@ def perform(
     spec: SweepSpec,
     home: Home,
     progress: Progress,
+    options: RunOptions,
     *,
-    address: str | None = None,
     in_process: bool = False,
     notes: Sequence[str] = (),
-    fresh: bool = False,
-    failed_again: bool = False,
-    ended: Callable[[SweepResult], None] = lambda _: None,
-    undelivered: Callable[[str], None] = lambda _: None,
 ) -> SweepResult:
-    """Run a sweep, or resume it, and return its result.
+    """Run a sweep, or resume it, and return its result; `notes` are shown first.
 
-    `address` is of the Ray cluster, where one was named; `resume` reuses it. `ended` and
-    `undelivered` are as for `execute`. Raises RequestError when the sweep cannot be run as
-    requested, ServiceUnreachable when no Ray answers, AccessDenied or TrackingError when the
-    tracking server refuses runs.
+    Raises RequestError when the sweep cannot be run as requested, ServiceUnreachable when no Ray
+    answers, AccessDenied or TrackingError when the tracking server refuses runs.
     """
     home.prepare()
     check_storage()
+    make = partial(make_engine, spec, address=options.address, home=home.path)
     with (
         closing(progress),
-        closing(
-            make_engine(spec, address=address, in_process=in_process, home=home.path)
-        ) as engine,
+        closing(make(in_process=in_process)) as engine,
         closing(open_store(home.path, experiment=spec.experiment)) as store,
     ):
         engine.start()
         for note in notes:
             progress.note(note)
         _preflight(store, progress)
-
-        return execute(
-            spec,
-            home,
-            engine,
-            store,
-            progress,
-            address=address,
-            fresh=fresh,
-            failed_again=failed_again,
-            ended=ended,
-            undelivered=undelivered,
-        )
+        return execute(spec, home, engine, store, progress, options)
 
 
 def _preflight(store: Tracker, progress: Progress) -> None:
@@ -118,22 +99,16 @@ def run_sweep(
     forget_data()  # in a notebook files change between two calls
     place = find_home(None if home is None else os.fspath(home), trust=trust_home)
     spec = _loaded(sweep, overrides or {}, imports, partial(best_points, place))
-    result = perform(
-        spec,
-        place,
-        Progress(to_stderr, quiet=quiet),
-        address=address,
-        in_process=in_process,
-        fresh=fresh,
-        undelivered=lambda text: warnings.warn(text, stacklevel=2),
-    )
+    warn = partial(warnings.warn, stacklevel=2)
+    progress = Progress(to_stderr, quiet=quiet)
+    options = RunOptions(address=address, fresh=fresh, undelivered=warn)
+    result = perform(spec, place, progress, options, in_process=in_process)
     if result.state == "failed":
         raise SweepFailed(_why(result))
     if result.interrupted:
-        warnings.warn(
-            f"{spec.name} was interrupted; the same call resumes it. Its comparison so far "
-            "is returned",
-            stacklevel=2,
+        warn(
+            f"{spec.name} was interrupted; the same call resumes it. Its comparison so far is "
+            "returned"
         )
     show_in_notebooks()
     return result.comparison

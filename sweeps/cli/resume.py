@@ -10,7 +10,7 @@ from pathlib import Path
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.parser import keys
-from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.home import find_home
 from carft_sweep.sweeps.ledger.claim import DRIVER, holder, limits_of, set_limits
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
@@ -31,14 +31,18 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
         return 0
     overrides = keys(arguments)
     as_it_was = not overrides and not arguments.imports
+    failed_again, runs = arguments.failed, RunStore(home.runs)
+    # A driver lets go when it has sent the end of the sweep: one that was killed has not.
+    has_ended = as_it_was and not (folder / DRIVER).exists()
     # Of a sweep as it was run the ledger says enough, and nothing that trains is imported.
-    if as_it_was and _is_done(home, ledger, failed_again=arguments.failed):
+    is_done = has_ended and summary_of(ledger)["state"] == "done"
+    if is_done and not has_work_left(ledger, runs, failed_again=failed_again):
         if arguments.json:
             # They load what computes, which takes three times as long as all else here.
             from carft_sweep.sweeps.results.records import comparison
             from carft_sweep.tracking.report.formats import to_json
 
-            compared = comparison(ledger, RunStore(home.runs))
+            compared = comparison(ledger, runs)
             emit(json.dumps(to_json(compared), indent=1, allow_nan=False))
             return 0
         emit(_nothing_to_do(ledger, arguments.home))
@@ -48,6 +52,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
     from carft_sweep.sweeps.cli.run import carry_out
     from carft_sweep.sweeps.engines.factory import vet_address
+    from carft_sweep.sweeps.scheduler.session import RunOptions
     from carft_sweep.sweeps.spec.user_code import resolve, vet_of
 
     more = resolve(arguments.imports, Path.cwd())
@@ -60,15 +65,9 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
         address = arguments.address
         if address is None and spec.engine != "local":
             address = vet_address(before.address, home)  # the cluster that it was run on
-        return carry_out(
-            spec,
-            home,
-            arguments,
-            emit,
-            address=address,
-            notes=[note for note in (changed, lost) if note],
-            failed_again=arguments.failed,
-        )
+        options = RunOptions(address=address, failed_again=failed_again)
+        notes = [note for note in (changed, lost) if note]
+        return carry_out(spec, home, arguments, emit, options, notes)
 
 
 def _unpause(arguments: argparse.Namespace, folder: Path) -> None:
@@ -85,15 +84,6 @@ def _unpause(arguments: argparse.Namespace, folder: Path) -> None:
     count = arguments.parallel
     more = {} if count is None else {"parallel": None if count == "auto" else count}
     set_limits(folder, is_paused=False, **more)
-
-
-def _is_done(home: Home, ledger: Ledger, *, failed_again: bool) -> bool:
-    """Return whether another execution of the sweep, with the file as it was run, would have
-    nothing to run."""
-    # A driver lets go when it has sent the end of the sweep: one that was killed has not.
-    if summary_of(ledger)["state"] != "done" or (ledger.file.parent / DRIVER).exists():
-        return False
-    return not has_work_left(ledger, RunStore(home.runs), failed_again=failed_again)
 
 
 def _nothing_to_do(ledger: Ledger, option: str | None) -> str:

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from rich.console import Console
@@ -17,13 +18,13 @@ from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.cli.status import FailedRun, failed_runs
 from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.generations import COPY
+from carft_sweep.sweeps.ledger.generations import COPY, Invocation
 from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.export import baseline_command
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
-from carft_sweep.sweeps.scheduler.session import SweepResult
+from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult
 from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM
 from carft_sweep.tracking.console import PlainConsole
@@ -43,32 +44,25 @@ def carry_out(
     home: Home,
     arguments: argparse.Namespace,
     emit: Emit,
-    *,
-    address: str | None,
+    options: RunOptions,
     notes: Sequence[str] = (),
-    fresh: bool = False,
-    failed_again: bool = False,
 ) -> int:
     """Run a sweep with progress, print its result and the next command; return the exit code.
-    `address` is of the Ray cluster, where one was named; `resume` reuses it. Raises RequestError
-    when the sweep cannot be run as requested, ServiceUnreachable when no Ray answers."""
+    Raises as `perform` does."""
     console = PlainConsole(stderr=True)
 
     def out(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     try:
+        show = partial(_print_result, arguments=arguments, emit=emit)
         ended = perform(
             spec,
             home,
             _progress(spec.name, arguments, console),
-            address=address,
+            replace(options, ended=show, undelivered=out),
             in_process=arguments.in_process,
             notes=notes,
-            fresh=fresh,
-            failed_again=failed_again,
-            ended=lambda ended: _print_result(ended, arguments, emit),
-            undelivered=out,
         )
     except (OSError, ServiceUnreachable, TrackingError) as error:
         if not (home.sweep(spec.name) / COPY).exists():
@@ -128,9 +122,9 @@ def _next_words(
         yield "To judge what was chosen on seeds that no choice has seen:"
         override = f"confirm_seeds={SEEDS_FOR_CLAIM}"
     if override is not None:
-        key = override.partition("=")[0]
-        others = [text for text in spec.overrides if text.partition("=")[0].strip() != key]
-        sets = [word for text in (*others, override) for word in ("--set", text)]
+        key, _, value = override.partition("=")
+        changed = Invocation.of(spec).with_override(key, value)
+        sets = [word for text in changed.overrides for word in ("--set", text)]
         imports = [word for module in arguments.imports for word in ("--import", module)]
         file = spec.source_path.stem if is_recipe(spec.source_path) else str(spec.source_path)
         yield f"  {program()} {shlex.join(['run', file, *of_home, *imports, *sets])}"
@@ -180,5 +174,5 @@ def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
     home = find_home(arguments.home, trust=arguments.trust_home)
     best_of = partial(best_points, home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports, best_of=best_of)
-    address = arguments.address
-    return carry_out(spec, home, arguments, emit, address=address, fresh=arguments.fresh)
+    options = RunOptions(address=arguments.address, fresh=arguments.fresh)
+    return carry_out(spec, home, arguments, emit, options)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
@@ -78,8 +77,7 @@ class Claim:
         """Take the claim; drop old stop requests. Raises RequestError if another driver has it."""
         self._lock = _lock(self._folder)
         try:
-            self._request.unlink(missing_ok=True)
-            (self._folder / LIMITS).unlink(missing_ok=True)
+            self._drop_requests()
             self._lease.write(self._file)
         except OSError:  # a full disk: this process may try again
             self._lock.release()
@@ -87,20 +85,14 @@ class Claim:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Release the claim, unless another driver holds it now."""
         self._closed.set()
         self._thread.join()
         end_claimant(self._lease.owner)
         try:
             if self._is_ours():
-                self._request.unlink(missing_ok=True)
-                (self._folder / LIMITS).unlink(missing_ok=True)
+                self._drop_requests()
                 self._file.unlink(missing_ok=True)
         except OSError:  # the home became read-only: the lease is that of a dead process soon
             logger.info("%s cannot be removed", self._file, exc_info=True)
@@ -123,6 +115,10 @@ class Claim:
                 )
             self._lease = self._lease.renew()
             self._lease.write(self._file)
+
+    def _drop_requests(self) -> None:
+        self._request.unlink(missing_ok=True)
+        (self._folder / LIMITS).unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
         lease = Lease.read(self._file)

@@ -32,18 +32,8 @@ Effect = Literal["extend", "reevaluate", "restart"]
 values from them."""
 
 EXTEND = (
-    *(
-        "description",
-        "tags",
-        "notes",
-        "experiment",
-        "baselines",
-        "run_cap",
-        "time_budget",
-        "metric.target",
-        "report",
-        "import",
-    ),
+    *("description", "tags", "notes", "experiment", "baselines", "run_cap", "time_budget"),
+    *("metric.target", "report", "import"),
     *("retries", "timeout", "breaker", "engine", "parallel", "resources"),
     *("confirm_seeds", "after", "selection"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
@@ -178,13 +168,11 @@ def effect(differences: list[Change]) -> Effect | None:
 
 
 def _effect(field: str) -> Effect:
-    if _is_in(field, REEVALUATE):
-        return "reevaluate"
-    return "extend" if _is_in(field, EXTEND) else "restart"
-
-
-def _is_in(field: str, names: tuple[str, ...]) -> bool:
-    return any(field == name or field.startswith(f"{name}.") for name in names)
+    names: dict[Effect, tuple[str, ...]] = {"reevaluate": REEVALUATE, "extend": EXTEND}
+    for kind, own in names.items():
+        if any(field == name or field.startswith(f"{name}.") for name in own):
+            return kind
+    return "restart"
 
 
 def _differing(
@@ -207,14 +195,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-@dataclass(frozen=True)
-class Generation:
-    """The generation that a driver opened, and messages on how it was opened."""
-
-    ledger: Ledger
-    notes: tuple[str, ...]
-
-
 def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
     """Return the sweep with its parameters in the order of earlier runs, if they are the same
     parameters: labels of points and random draws depend on that order."""
@@ -227,7 +207,10 @@ def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
     return type(spec).model_construct(**{**dict(spec), **ordered})
 
 
-def planned_points(spec: SweepSpec, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+Points = Sequence[Mapping[str, Any]]
+
+
+def planned_points(spec: SweepSpec, points: Points) -> list[Mapping[str, Any]]:
     """Return the decided `points`, then the sweep's others if its method uses no results."""
     more = () if spec.is_adaptive else range(len(points), spec.trial_count)
     return [*points, *map(spec.point, more)]
@@ -239,9 +222,8 @@ def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
     if newest is None or not newest.executions:
         return None
     other = Path(newest.executions[-1]["file"])
-    if other == spec.source_path.absolute() or not other.exists():
-        return None
-    if not changes(newest.spec, spec.as_dict()):
+    is_same = other == spec.source_path.absolute() or not changes(newest.spec, spec.as_dict())
+    if is_same or not other.exists():
         return None
     return f"{spec.name} was run from {other}; --set name=ANOTHER keeps both sweeps"
 
@@ -264,9 +246,9 @@ def open_generation(
     address: str | None = None,
     stale: Callable[[Trial], str | None],
     fresh: bool = False,
-) -> Generation:
+) -> tuple[Ledger, tuple[str, ...]]:
     """Return the newest generation if the sweep still fits it, else a new generation, and record
-    that a driver starts.
+    that a driver starts; return messages on that too.
 
     `address` is of the Ray cluster, where one was named. `stale` returns why a trial's runs differ
     from those of the present file, because code, model or data changed. `fresh` always begins a new
@@ -276,9 +258,7 @@ def open_generation(
     execution = Invocation.of(spec, address).as_execution() | {"fresh": fresh}
     folder = home.sweep(spec.name)
     if newest is None:
-        return Generation(
-            Ledger.create(folder, 1, plain, execution, points=planned_points(spec, ())), ()
-        )
+        return Ledger.create(folder, 1, plain, execution, points=planned_points(spec, ())), ()
     differences = changes(newest.spec, plain)
     outcome = effect(differences)
     taken = taken_name(spec, newest)
@@ -291,27 +271,21 @@ def open_generation(
             "under a name of its own with --set name=ANOTHER, or replace it with --fresh"
         )
 
-    def begin(head: str, points: Sequence[Mapping[str, Any]] = ()) -> Generation:
+    def begin(head: str, points: Points = ()) -> tuple[Ledger, tuple[str, ...]]:
+        earlier, planned = (*newest.earlier, newest), planned_points(spec, points)
+        spent = 0.0 if fresh else newest.recall(SECONDS, 0.0)
         ledger = Ledger.create(
-            folder,
-            number,
-            plain,
-            execution,
-            (*newest.earlier, newest),
-            points=planned_points(spec, points),
-            seconds=0.0 if fresh else newest.recall(SECONDS, 0.0),
+            folder, number, plain, execution, earlier, points=planned, seconds=spent
         )
-        return Generation(ledger, (head, *notes))
+        return ledger, (head, *notes)
 
     if fresh:
         return begin(f"the sweep begins anew as generation {number}; every run is trained again")
     if outcome == "restart":
         return begin(f"the sweep begins anew as generation {number}; equal runs are kept")
     if outcome == "reevaluate":
-        return begin(
-            f"the sweep is extended (generation {number}); its points and runs are kept",
-            newest.points(),
-        )
+        head = f"the sweep is extended (generation {number}); its points and runs are kept"
+        return begin(head, newest.points())
     changed = next(filter(None, map(stale, newest.trials())), None)
     if changed is not None:
         return begin(f"{changed} changed: the sweep begins anew as generation {number}")
@@ -320,5 +294,5 @@ def open_generation(
     newest.extend(plain)
     newest.remember(POINTS, planned_points(spec, newest.recall(POINTS, ())))
     newest.execute(execution)
-    head = () if outcome is None else ("the sweep is extended; its trials are kept",)
-    return Generation(newest, (*head, *notes))
+    extended = () if outcome is None else ("the sweep is extended; its trials are kept",)
+    return newest, (*extended, *notes)

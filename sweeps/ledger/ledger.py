@@ -369,46 +369,34 @@ class Ledger:
 
     def complete(self, number: int, values: Sequence[float]) -> Trial:
         """End a trial with its values, in the order of the goals, and return it."""
-        return self._end_trial(number, {"state": "complete", "values": [*values]})
+        return self._end_trial(number, "complete", values=[*values])
 
     def prune(self, number: int, kind: str, message: str) -> Trial:
         """End a trial that is not worth its further epochs, record why, and return it."""
-        return self._end_trial(
-            number, {"state": "pruned", "reason": {"kind": kind, "message": message}}
-        )
+        return self._end_trial(number, "pruned", reason={"kind": kind, "message": message})
 
     def fail(self, number: int, kind: str, message: str) -> Trial:
         """End a trial without a value, record why, and return it."""
-        return self._end_trial(
-            number, {"state": "failed", "reason": {"kind": kind, "message": message}}
-        )
+        return self._end_trial(number, "failed", reason={"kind": kind, "message": message})
 
     def settings(self) -> Iterator[Setting]:
         """Yield the settings of the current file, from baselines to confirmations."""
         yield from self.baselines()
+        count, are_varied = self.recall("trial_count"), "merges" in self.spec["parameters"]
         for trial in self.trials():
-            if self._is_asked_for(trial):
-                yield self._setting_of(trial)
+            if count is None or trial.point < count:  # the file may have been shortened
+                yield Setting(
+                    role="trial",
+                    algorithm=trial.algorithm,
+                    params=trial.params,
+                    runs=trial.runs,
+                    merges=trial.merges if are_varied else self.recall("merges", ()),
+                    untrained=trial.untrained,
+                    result=trial.result,
+                    trial=trial,
+                )
         yield from self.soups()
         yield from self.confirmations()
-
-    def _is_asked_for(self, trial: Trial) -> bool:
-        """Return whether the file, which may have been shortened, still includes a trial."""
-        count = self.recall("trial_count")
-        return count is None or trial.point < count
-
-    def _setting_of(self, trial: Trial) -> Setting:
-        own = "merges" in self.spec["parameters"]
-        return Setting(
-            role="trial",
-            algorithm=trial.algorithm,
-            params=trial.params,
-            runs=trial.runs,
-            merges=trial.merges if own else self.recall("merges", ()),
-            untrained=trial.untrained,
-            result=trial.result,
-            trial=trial,
-        )
 
     def baselines(self) -> list[Setting]:
         """Return the settings that trials are compared with."""
@@ -429,17 +417,15 @@ class Ledger:
         items = self.recall(SOUPS, ()) if self.spec.get("after") else ()
         return [Setting(role="soup", **item) for item in items]
 
-    def _end_trial(self, number: int, change: Mapping[str, Any]) -> Trial:
+    def _end_trial(self, number: int, state: State, **result: Any) -> Trial:
         if self._trials[number].state != "running":
             raise ValueError(f"trial {number} has ended already: {self._trials[number].state}")
-        self._write({"trial": {"number": number, "ended": time.time(), **change}})
+        self._write({"trial": {"number": number, "ended": time.time(), "state": state, **result}})
         return self._trials[number]
 
     def _write(self, *changes: Mapping[str, Any], durable: bool = True) -> None:
-        lines = [
-            json.dumps(change, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            for change in changes
-        ]
+        compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        lines = [compact.encode(change) for change in changes]
         try:
             parsed = [parse_json(line.encode(), "it", _Change) for line in lines]
         except RequestError as error:
@@ -510,12 +496,10 @@ def find_ledger(home: Home, name: str) -> Ledger:
     """Return a sweep's newest generation. Raises RequestError with the nearest name if unknown."""
     ledger = newest_generation(home, name)
     if ledger is None:
-        if name in sweep_names(home):
-            raise RequestError(
-                f"the sweep {name} has not begun: {home.sweep(name) / LEDGER_FILE} holds nothing "
-                f"yet; if no driver is starting it, run its file again: {program()} run FILE"
-            )
-        raise no_such_sweep(home, name)
+        raise RequestError(
+            f"the sweep {name} has not begun: {sweep_folder(home, name) / LEDGER_FILE} holds "
+            f"nothing yet; if no driver is starting it, run its file again: {program()} run FILE"
+        )
     return ledger
 
 
@@ -545,19 +529,14 @@ def begun_sweeps(home: Home) -> list[str]:
 
 def sweep_folder(home: Home, name: str) -> Path:
     """Return the folder of a begun sweep. Raises RequestError with the nearest name if unknown."""
-    if name in sweep_names(home):
+    names = sweep_names(home)
+    if name in names:
         return home.sweep(name)
-    raise no_such_sweep(home, name)
-
-
-def no_such_sweep(home: Home, name: str) -> RequestError:
-    """Return the error for an unknown sweep, with the closest match."""
     if not home.path.is_dir():
-        return RequestError(
+        raise RequestError(
             f"there is no home {home.path}, so no sweep {name!r}; name another with --home or "
             f"CARFT_HOME, or make this one with {program()} run"
         )
-    names = sweep_names(home)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
-    return RequestError(f"no sweep {name!r} in {home.path}; {hint}")
+    raise RequestError(f"no sweep {name!r} in {home.path}; {hint}")

@@ -38,7 +38,6 @@ NO_SEED = "none"
 SILENCE = 60.0
 """Seconds after which a lease from another host that nobody renews is void."""
 
-
 # POSIX record locks do not conflict within one process: its threads exclude each other by this.
 _CHANGING = threading.Lock()
 _ENDED: set[str] = set()
@@ -127,10 +126,8 @@ def process_start(pid: int) -> str | None:
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is another account's
     return True
 
 
@@ -255,14 +252,8 @@ class RunStore:
             lease = Lease.mine(self.owner)
             if known is None:
                 return RunState(digest, "running", label, sweep, 1, time.time(), lease=lease)
-            return replace(
-                known,
-                state="running",
-                attempts=known.attempts + 1,
-                lease=lease,
-                ended=None,
-                failure=None,
-            )
+            again = replace(known, state="running", attempts=known.attempts + 1, lease=lease)
+            return replace(again, ended=None, failure=None)
 
         state = self._change(digest, acquired)
         if state is not None and state.lease is not None:
@@ -271,11 +262,7 @@ class RunStore:
 
     def begin(self, digest: str, worker: str) -> None:
         """Record the worker that computes an acquired run."""
-
-        def begun(known: RunState | None) -> RunState | None:
-            return None if known is None else replace(known, worker=worker)
-
-        self._change(digest, begun)
+        self._change(digest, lambda known: known and replace(known, worker=worker))
 
     def renew(self) -> None:
         """Renew this store's claims, at most every ten seconds on disk; callable in any thread."""
@@ -312,14 +299,8 @@ class RunStore:
             is_left = state == "done" or (state, known.state) == ("stopped", "running")
             if not ours and (self._is_anothers(known) or not is_left):
                 return None
-            return replace(
-                known,
-                state=state,
-                ended=time.time(),
-                lease=None,
-                failure=failure,
-                halvings=known.halvings + halve,
-            )
+            end = replace(known, state=state, ended=time.time(), lease=None, failure=failure)
+            return replace(end, halvings=known.halvings + halve)
 
         self._held.pop(digest, None)
         ended = self._change(digest, released)

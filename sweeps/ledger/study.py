@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import append_lines, write_atomically
+from carft_sweep.carft_core.files import append_lines, atomic_file
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import undriven
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial, find_ledger
@@ -127,9 +127,8 @@ def _create_database(file: Path) -> None:
         if not file.exists():
             for left in file.parent.glob(f".{file.name}.*"):  # by a process that was killed here
                 left.unlink()
-            write_atomically(
-                file, lambda new: RDBStorage(_escaped(f"sqlite:///{new}")).engine.dispose()
-            )
+            with atomic_file(file) as new:
+                RDBStorage(_escaped(f"sqlite:///{new}")).engine.dispose()
 
 
 def _escaped(uri: str) -> str:
@@ -246,9 +245,8 @@ def lacking_trials(home: Home, ledger: Ledger) -> int:
     for generation in every:
         written = {}
         with suppress(KeyError):
-            study = storage.get_study_id_from_name(
-                study_name(home, ledger.name, generation.generation)
-            )
+            name = study_name(home, ledger.name, generation.generation)
+            study = storage.get_study_id_from_name(name)
             trials = storage.get_all_trials(study, deepcopy=False)
             written = {trial.number: trial.state.name for trial in trials}
         states = ((trial.number, _STATES[trial.state]) for trial in generation.proposals())
@@ -271,25 +269,28 @@ def mend_studies(home: Home, name: str) -> int:
 
 class _Study:
     def __init__(self, storage: BaseStorage, home: Home, ledger: Ledger) -> None:
-        self._storage, self._ledger = storage, ledger
         from carft_sweep.sweeps.space.samplers import optuna_distributions
 
+        self._storage, self._ledger = storage, ledger
         self._parameters = parameters_of(ledger.spec)
         self._distributions = optuna_distributions(self._parameters)
         self._directions = [goal["goal"] for goal in goals(ledger.spec)]
         self._name = study_name(home, ledger.name, ledger.generation)
         self._study = self._open_study()
-        self._id = storage.get_study_id_from_name(self._name)
+        self._id = self._study._study_id
 
     def update(self) -> None:
+        from optuna.exceptions import ExperimentalWarning
+        from optuna.trial import TrialState
+
         names = [goal["name"] for goal in goals(self._ledger.spec)]
         if self._study.metric_names != names:
-            self._name_values(names)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self._study.set_metric_names(names)
         for key, value in (("generation", self._ledger.generation), ("spec", self._ledger.spec)):
             if self._study.user_attrs.get(key) != value:
                 self._study.set_user_attr(key, value)
-        from optuna.trial import TrialState
-
         states = (TrialState.RUNNING,)
         running = self._storage.get_all_trials(self._id, deepcopy=False, states=states)
         for written in running:
@@ -298,13 +299,6 @@ class _Study:
             # Not by the study, whose storage would keep every trial in memory.
             frozen = self._frozen(self._ledger.proposal(number))
             self._storage.create_new_trial(self._id, template_trial=frozen)
-
-    def _name_values(self, names: list[str]) -> None:
-        from optuna.exceptions import ExperimentalWarning
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self._study.set_metric_names(names)
 
     def _catch_up(self, written: FrozenTrial, wanted: FrozenTrial) -> None:
         """Update an unfinished trial of the study to the state of the ledger's trial."""
@@ -331,24 +325,17 @@ class _Study:
         import optuna
 
         directions = self._directions
-        study = optuna.create_study(
-            storage=self._storage, study_name=self._name, directions=directions, load_if_exists=True
-        )
+        place: Any = {"storage": self._storage, "study_name": self._name}
+        study = optuna.create_study(**place, directions=directions, load_if_exists=True)
         trials = self._ledger.proposals()
-        stored = self._trials_of(study)
+        # Not by the study, whose cache would keep them in memory.
+        stored = self._storage.get_all_trials(study._study_id, deepcopy=False)
         agree = [direction.name.lower() for direction in study.directions] == directions
         if agree and len(stored) <= len(trials) and all(map(self._agrees, stored, trials)):
             return study
         logger.info("the study %s is not that of the ledger; it is written anew", self._name)
-        optuna.delete_study(study_name=self._name, storage=self._storage)
-        return optuna.create_study(
-            storage=self._storage, study_name=self._name, directions=directions
-        )
-
-    def _trials_of(self, study: Study) -> list[FrozenTrial]:
-        """Return the trials without the study's own cache, which would keep them in memory."""
-        study_id = self._storage.get_study_id_from_name(study.study_name)
-        return self._storage.get_all_trials(study_id, deepcopy=False)
+        optuna.delete_study(**place)
+        return optuna.create_study(**place, directions=directions)
 
     def _agrees(self, stored: FrozenTrial, trial: Trial) -> bool:
         wanted = self._frozen(trial)
@@ -356,10 +343,10 @@ class _Study:
             return False
         if not stored.state.is_finished():
             return stored.intermediate_values.keys() <= wanted.intermediate_values.keys()
+        if (stored.state, stored.values) != (wanted.state, wanted.values):
+            return False
         reports = (str(sorted(trial.intermediate_values.items())) for trial in (stored, wanted))
-        return (
-            stored.state == wanted.state and stored.values == wanted.values and len({*reports}) == 1
-        )
+        return len({*reports}) == 1
 
 
 def parameters_of(spec: Mapping[str, Any]) -> list[Distribution]:

@@ -54,16 +54,15 @@ class TimedRun:
     times: RunTimes
 
 
-class TimingHistory:
+class TimingHistory(NamedTuple):
     """The times of a home's earlier runs, from which those of another run are estimated."""
 
-    def __init__(self, runs: Sequence[TimedRun]) -> None:
-        self._runs = runs
+    runs: Sequence[TimedRun]
 
     def times_of(self, config: TrialConfig) -> RunTimes | None:
         """Return the median times of the earlier runs most like `config`; None without any."""
         likeness = _likeness(config.as_dict())
-        alike = [run for run in self._runs if _likeness(run.config) == likeness]
+        alike = [run for run in self.runs if _likeness(run.config) == likeness]
         same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
         # Medians: a run that slept for a night counts no more than another.
         parts = zip(*(run.times for run in same or alike), strict=True)
@@ -100,11 +99,9 @@ def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
         return
     ended = (read_json(folder / "trained.json", Trained) or {}).get("ended")
     end = state.ended - ended if state is not None and state.ended and ended else 0.0
-    models = sum(1 for _ in folder.glob("evaluations/*/metrics.json"))
-    times = RunTimes(
-        statistics.median(steps), statistics.median(waits), max(0.0, end) / max(1, models)
-    )
-    yield TimedRun(known["config"], times)
+    models = max(1, len([*folder.glob("evaluations/*/metrics.json")]))
+    step, epoch = statistics.median(steps), statistics.median(waits)
+    yield TimedRun(known["config"], RunTimes(step, epoch, max(0.0, end) / models))
 
 
 @dataclass(frozen=True)
@@ -150,8 +147,7 @@ class SweepEstimate:
     """Of the zero-shot models from LAION's table, or what to expect of them."""
     at_most: bool = False
     """Whether the sweep may well need less: it stops trials early, or when a target is reached,
-    or need not try every point of its space.
-    """
+    or need not try every point of its space."""
     warnings: tuple[str, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
     work: list[RemainingWork] = field(default_factory=list)
@@ -181,14 +177,6 @@ class SweepEstimate:
         own = ("work", "of_a_seed", "obstacles")
         plain = {key: value for key, value in vars(self).items() if key not in own}
         return {**plain, "wall_seconds": self.wall_seconds}
-
-
-def _weights_bytes(config: TrialConfig) -> int:
-    """Return the size of the whole CLIP model, of which a run stores the image tower, as often as
-    the algorithm holds it."""
-    if not config.keep.weights:
-        return 0
-    return config.algorithm.copies * _model_bytes(config.model.name, config.model.pretrained)
 
 
 @functools.cache
@@ -226,11 +214,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     fresh = list(_known_confirmations(planner, ledger))
     confirmed = {tasks[0].algorithm for tasks in fresh}
     to_confirm = [name for name in spec.trained_algorithms if name not in confirmed]
-    confirming = [
-        work
-        for name in to_confirm
-        for work in _typical_runs(planner, settings, name, len(spec.confirm_seeds))
-    ]
+    confirming = [work for name in to_confirm for work in _typical_runs(planner, settings, name)]
     soups = [(item, tasks) for item in spec.after for tasks in _known_soups(planner, ledger, item)]
     to_combine = sum(item not in [soup for soup, _ in soups] for item in spec.after)
     settings += [*fresh, *(tasks for _, tasks in soups)]
@@ -250,22 +234,29 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     runs, seen = RunStore(home.runs), set[str]()
     for tasks in settings:
         estimate.rows.append(_row(estimate, tasks, runs, seen))
-    zero_shots = (task for tasks in settings for task in tasks if _is_zero_shot(task.config))
-    deviations = dict.fromkeys(note for task in zero_shots for note in _deviations(task, runs))
+    deviations = dict.fromkeys(
+        note
+        for tasks in settings
+        for task in tasks
+        if task.config.algorithm.starts_at_zero_shot and not task.config.algorithm.trains
+        for note in _deviations(task, runs)
+    )
     estimate.calibration = calibration.sentences(deviations)
     estimate.warnings += calibration.warnings(deviations)
     estimate.done, estimate.to_evaluate, estimate.to_train = (
         sum(row[state] for row in estimate.rows) for state in ("done", "evaluate", "train")
     )
     estimate.work += [*_to_come(planner, unknown), *confirming]
-    estimate.of_a_seed += [
-        *(_work(tasks[0].config) for tasks in trained),
-        *_to_come(planner, len(to_come)),
-    ]
+    estimate.of_a_seed += [_work(tasks[0].config) for tasks in trained]
+    estimate.of_a_seed += _to_come(planner, len(to_come))
     estimate.obstacles = obstacles_of(planner)
     estimate.power = "" if estimate.obstacles else power_of(planner)
     estimate.epochs = sum(work.epochs for work in estimate.work)
-    estimate.disk_bytes = sum(_weights_bytes(work.config) for work in estimate.work if work.epochs)
+    stored = (work.config for work in estimate.work if work.epochs and work.config.keep.weights)
+    estimate.disk_bytes = sum(
+        config.algorithm.copies * _model_bytes(config.model.name, config.model.pretrained)
+        for config in stored
+    )
     return estimate
 
 
@@ -308,9 +299,8 @@ def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[li
     """Yield the confirmations that the sweep chose at its last end, if they would be so now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
-            yield from _unchanged(
-                arm.runs, partial(planner.confirmation, arm.algorithm, arm.params)
-            )
+            plan = partial(planner.confirmation, arm.algorithm, arm.params)
+            yield from _unchanged(arm.runs, plan)
 
 
 def _known_soups(
@@ -321,18 +311,17 @@ def _known_soups(
         params = dict(setting.params)
         of = RunsOf(algorithm=params.pop("of", ""), settings=params.pop("settings", "selected"))
         if (setting.algorithm, of) == (item.algorithm["name"], item.of):
-            yield from _unchanged(
-                setting.runs, partial(planner.soup, item, params, setting.members)
-            )
+            plan = partial(planner.soup, item, params, setting.members)
+            yield from _unchanged(setting.runs, plan)
 
 
 def _typical_runs(
-    planner: Planner, settings: Sequence[Sequence[PlannedRun]], algorithm: str, count: int
+    planner: Planner, settings: Sequence[Sequence[PlannedRun]], algorithm: str
 ) -> list[RemainingWork]:
-    """Return the work of `count` runs that confirm a setting not chosen yet, taken from the
-    algorithm's first setting."""
+    """Return the work of the runs that confirm a setting not chosen yet, taken from the algorithm's
+    first setting."""
     configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
-    config = next(configs, None)
+    config, count = next(configs, None), len(planner.spec.confirm_seeds)
     return _to_come(planner, count) if config is None else [_work(config)] * count
 
 
@@ -359,17 +348,9 @@ def _row(
     return {"label": label, "role": first.role, "seeds": seeds, **states}
 
 
-def _is_zero_shot(config: TrialConfig) -> bool:
-    """Return whether a run with this config measures the pre-trained weights."""
-    return not config.algorithm.trains and config.algorithm.starts_at_zero_shot
-
-
 def _deviations(task: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
     """Yield the differences of a zero-shot run from LAION's table, or what to expect of it."""
-    config = task.config
-    own = measured(runs.folder(task.digest), UNMERGED)
-    splits = open_data(config.data).measured()
-    images = {name: len(split) for name, split in splits.items()}
+    config, own = task.config, measured(runs.folder(task.digest), UNMERGED)
     fields = {
         "model.name": config.model.name,
         "model.pretrained": config.model.pretrained,
@@ -378,6 +359,8 @@ def _deviations(task: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviat
     }
     if own:
         return calibration.deviations(fields, own["facts"].get("images", {}), own["metrics"])
+    splits = open_data(config.data).measured()
+    images = {name: len(split) for name, split in splits.items()}
     return calibration.deviations(fields, images, metrics=None)
 
 

@@ -12,7 +12,6 @@ from carft_sweep.tracking.comparison.spec import REFERENCE, SEEDS_FOR_CLAIM
 from carft_sweep.tracking.errors import counted
 
 if TYPE_CHECKING:
-    from carft_sweep.carft_core.data.base import FamilyData
     from carft_sweep.sweeps.plan.tasks import Planner
 
 
@@ -55,16 +54,11 @@ def find_obstacles(
     """
     key, judged_on = ("confirm_seeds", confirm_seeds) if confirm_seeds else ("seeds", seeds)
     if len(judged_on) < SEEDS_FOR_CLAIM:
-        missing = SEEDS_FOR_CLAIM - len(judged_on)
-        fresh = "fresh " if confirm_seeds else ""
-        count = counted(len(judged_on), f"{fresh}seed")
-        runs = missing * (len(algorithms) if confirm_seeds else settings)
-        yield Obstacle(
-            f"{count}: no verdict is possible ({SEEDS_FOR_CLAIM} needed)",
-            "",
-            f"{key}={_extended(judged_on)}",
-            runs,
-        )
+        count = counted(len(judged_on), "fresh seed" if confirm_seeds else "seed")
+        reason = f"{count}: no verdict is possible ({SEEDS_FOR_CLAIM} needed)"
+        each = len(algorithms) if confirm_seeds else settings
+        runs = (SEEDS_FOR_CLAIM - len(judged_on)) * each
+        yield Obstacle(reason, "", f"{key}={_extended(judged_on)}", runs)
     if REFERENCE not in algorithms:
         yield Obstacle(
             f"no {REFERENCE} among the algorithms: no verdict is possible, since there is nothing "
@@ -94,15 +88,14 @@ def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
     """Return the obstacles to a verdict of a sweep."""
     spec = planner.spec
     baselines = sum(point.config.algorithm.trains for point in spec.baseline_configs())
-    return tuple(
-        find_obstacles(
-            seeds=spec.seeds,
-            algorithms=spec.trained_algorithms,
-            splits=planner.data().measured(),
-            confirm_seeds=spec.confirm_seeds,
-            settings=baselines + spec.distinct_trials,
-        )
+    obstacles = find_obstacles(
+        seeds=spec.seeds,
+        algorithms=spec.trained_algorithms,
+        splits=planner.data().measured(),
+        confirm_seeds=spec.confirm_seeds,
+        settings=baselines + spec.distinct_trials,
     )
+    return tuple(obstacles)
 
 
 def power_of(planner: Planner) -> str:
@@ -112,17 +105,10 @@ def power_of(planner: Planner) -> str:
     if spec.tasks is not None:
         return ""
     seeds = len(spec.confirm_seeds or spec.seeds)
-    return describe_power(planner.data(), seeds, spec.report.id_margin)
-
-
-def describe_power(data: FamilyData, seeds: int, id_margin: float) -> str:
-    """Return a sentence on the difference that so many seeds and test images usually show."""
-    shifts = [
-        split.units
-        for name, split in data.measured().items()
-        if name.startswith("ood/") and name not in data.outside_mean
-    ]
-    ood = Power.expected(shifts, OOD_SPREAD)
+    data, id_margin = planner.data(), spec.report.id_margin
+    measured = data.measured()
+    names = (name for name in measured if name.startswith("ood/") and name not in data.outside_mean)
+    ood = Power.expected([measured[name].units for name in names], OOD_SPREAD)
     units = 0 if ood.images is None else ood.images.units
     text = (
         f"{seeds} seeds and {units:,} groups of shifted test images find a true OOD difference of "

@@ -101,10 +101,9 @@ class Planner:
         def order(point: BaselinePoint) -> tuple[bool, bool]:
             return _role(point.config) == "soup", point.config.algorithm.trains
 
-        points = sorted(self.spec.baseline_configs(), key=order)
         return [
             list(self._tasks(_role(point.config), point.params, point.config, point=point.number))
-            for point in points
+            for point in sorted(self.spec.baseline_configs(), key=order)
         ]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[PlannedRun]:
@@ -114,9 +113,8 @@ class Planner:
     def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[PlannedRun]:
         """Return the runs of a trial's or baseline's setting on fresh seeds, one for each. Raises
         ValueError when the sweep has no such setting any more."""
-        own = (
-            point.config for point in self.spec.baseline_configs() if point.is_at(algorithm, params)
-        )
+        points = self.spec.baseline_configs()
+        own = (point.config for point in points if point.is_at(algorithm, params))
         config = next(own, None) or self.spec.config_for(params)
         if config.algorithm.name != algorithm:
             raise ValueError(f"{algorithm} at {dict(params)} is no setting of {self.spec.name}")
@@ -161,10 +159,8 @@ class Planner:
             smaller = 2 ** max(0, (images // STEPS_ADVISED).bit_length() - 1)
             remedy = f"; --set optim.batch_size={smaller} makes it {math.ceil(images / smaller)}"
             is_varied = any(item.name == "optim.batch_size" for item in self.spec.parameters)
-            yield (
-                f"optim.batch_size is {optim.batch_size}, train has {images} images: one step "
-                f"an epoch{'' if is_varied else remedy}"
-            )
+            sizes = f"optim.batch_size is {optim.batch_size}, train has {images} images"
+            yield f"{sizes}: one step an epoch{'' if is_varied else remedy}"
 
     def _check_goals(self, params: Mapping[str, Any], config: TrialConfig) -> None:
         data = open_data(config.data)

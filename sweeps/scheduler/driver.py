@@ -17,10 +17,9 @@ from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import BAD_NODES, has_work_left
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, run_label, setting_record
-from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
 from carft_sweep.sweeps.scheduler.progress import Progress
-from carft_sweep.sweeps.scheduler.proposer import TrialProposer
+from carft_sweep.sweeps.scheduler.proposer import ActiveTrial, TrialProposer, trial_values
 from carft_sweep.sweeps.scheduler.pruning import PruningController
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
 from carft_sweep.tracking.comparison.runs import NUMBER, UNMERGED, setting
@@ -90,13 +89,13 @@ class SweepDriver:
         self._pruning = PruningController(planner.spec, ledger, runs)
         self._retries = RetryPolicy(planner.spec.retries)
         self._breaker = CircuitBreaker(planner.spec.breaker)
-        self._budget = TimeBudget(ledger, planner.spec.time_budget)
+        self.budget = TimeBudget(ledger, planner.spec.time_budget)
         self._failed_again = failed_again
         self._limits = Limits()
         self._queue: deque[PlannedRun] = deque()
         self._waiting: deque[PlannedRun] = deque()
         self._active: dict[str, PlannedRun] = {}
-        self._best: Trial | None = None
+        self._best: float | None = None
         self._open: dict[int, ActiveTrial] = {}
         """By number the trials with runs that are queued, under way, or still to come."""
 
@@ -119,13 +118,17 @@ class SweepDriver:
         """Implement `Handler.next_job`."""
         self._claim.renew()
         while True:
-            if self.broken is not None or self.is_out_of_time:
+            if self.broken is not None or self.budget.is_used_up:
                 return Wait.NEVER
             if self._is_limited():
                 return Wait.LATER
             self._retry_waiting()
-            if not self._queue and not self._queue_trial() and not self._conclude():
-                return Wait.LATER if self._active or self._waiting else Wait.NEVER
+            if not self._queue and not self._queue_trial():
+                if self._active or self._waiting:
+                    return Wait.LATER
+                self._queue.extend(self._final_runs.tasks())
+                if not self._queue:
+                    return Wait.NEVER
             if self._queue:
                 job = self._job(self._queue.popleft())
                 if job is not None:
@@ -144,11 +147,6 @@ class SweepDriver:
         return limits.is_paused or len(self._active) >= (limits.parallel or math.inf)
 
     @property
-    def is_out_of_time(self) -> bool:
-        """Whether the sweep has used up its time budget."""
-        return self._budget.is_used_up
-
-    @property
     def has_work_left(self) -> bool:
         """Return whether the same command would have runs to do."""
         return self._final_runs.are_due or has_work_left(self.ledger, self.runs)
@@ -164,7 +162,7 @@ class SweepDriver:
         """Renew the claim on the sweep and count the time that it has used."""
         del job
         self._claim.renew()
-        self._budget.count()
+        self.budget.count()
 
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """Record the report of an epoch; return whether early termination lets the run continue."""
@@ -209,16 +207,15 @@ class SweepDriver:
     def failed(self, job: Job, failure: Failure) -> None:
         """Queue a failed run again, or record its failure for good, as `retries` decides."""
         self._claim.renew()
-        task, trial = self._active[job.digest], self._trial(self._active[job.digest])
+        task = self._active[job.digest]
+        trial = self._trial(task)
         if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
             self.stopped(job)
             return
         del self._active[job.digest]
-        decision = (
-            GiveUp("its trial has ended")
-            if trial is not None and trial.is_over
-            else self._retries.decide(job.digest, failure, trial_config(job.config))
-        )
+        decision: Retry | GiveUp = GiveUp("its trial has ended")
+        if trial is None or not trial.is_over:
+            decision = self._retries.decide(job.digest, failure, trial_config(job.config))
         if isinstance(decision, Retry):
             # Not failed: whoever drives the sweep next tries it again too.
             self.runs.release(job.digest, "stopped", halve=decision.halve)
@@ -243,14 +240,14 @@ class SweepDriver:
     def close(self) -> None:
         """Record the time that the sweep has used."""
         self._claim.renew()
-        self._budget.count(now=True)
+        self.budget.count(now=True)
 
     def _trial(self, task: PlannedRun) -> ActiveTrial | None:
         return None if task.trial is None else self._open[task.trial]
 
     def _queue_trial(self) -> bool:
         """Queue the runs of the next trial; return False if none is left or can be proposed yet."""
-        if self._proposer.is_adaptive and self._waiting and not self._active:
+        if self._spec.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
         trial = self._proposer.next_trial()
         if trial is None:
@@ -265,20 +262,13 @@ class SweepDriver:
             trial.pruned = True
             self.progress.skip(len(tasks))
             for task in tasks:
-                self._stop_if_left(task, self._read(task))
+                self._stop_if_left(self._read(task))
             return True
         if self._pruning.in_order and not trial.recorded:
             trial.pending_seeds.extend(tasks[1:])
             del tasks[1:]
         self._queue.extend(tasks)
         return True
-
-    def _conclude(self) -> bool:
-        """Queue confirmations and soups of the selected settings, when every other run has ended;
-        return whether there are any."""
-        if not self._active and not self._waiting:
-            self._queue.extend(self._final_runs.tasks())
-        return bool(self._queue)
 
     def _job(self, task: PlannedRun) -> Job | None:
         """Return the job that a run still needs; None if it has ended or is claimed elsewhere."""
@@ -298,7 +288,7 @@ class SweepDriver:
         if trial is not None and trial.is_over:
             if not trial.pruned:
                 self.progress.skip(1)
-            self._stop_if_left(task, state)
+            self._stop_if_left(state)
             self._note(task.digest)
             return None
         is_outdated = self._is_outdated(state)
@@ -338,10 +328,10 @@ class SweepDriver:
         since = lease.since if lease else (state and state.ended) or 0.0
         return self.ledger.is_fresh and since < self.ledger.began
 
-    def _stop_if_left(self, task: PlannedRun, state: RunState | None) -> None:
+    def _stop_if_left(self, state: RunState | None) -> None:
         """Mark a run that will not be resumed as stopped: its driver may have died before that."""
         if state is not None and state.state == "running":
-            self.runs.release(task.digest, "stopped")
+            self.runs.release(state.digest, "stopped")
 
     def _is_running(self, task: PlannedRun, state: RunState | None) -> bool:
         """Return whether this or another driver works on a run now."""
@@ -400,9 +390,10 @@ class SweepDriver:
         trial.recorded = True
         values = trial_values(trial, self.runs, self._spec.goals_at(trial.trial.params))
         if isinstance(values, Failure):
-            self._on_trial_end(self.ledger.fail(trial.number, values.kind, values.message))
+            ended = self.ledger.fail(trial.number, values.kind, values.message)
         else:
-            self._on_trial_end(self.ledger.complete(trial.number, values))
+            ended = self.ledger.complete(trial.number, values)
+        self._on_trial_end(ended)
 
     def _prune(self, trial: ActiveTrial, reason: str) -> None:
         """Record the pruning in the ledger before any run is stopped."""
@@ -428,8 +419,8 @@ class SweepDriver:
         if trial.value is None or self._spec.tasks is not None:
             return
         sign = 1 if metric.goal == "maximize" else -1
-        if self._best is None or sign * trial.value > sign * (self._best.value or 0.0):
-            self._best = trial
+        if self._best is None or sign * trial.value > sign * self._best:
+            self._best = trial.value
             setting = run_label(trial.algorithm, trial.params, None, trial.number)
             self.progress.best(setting, metric.name, trial.value)
 

@@ -72,8 +72,7 @@ class FinalRuns:
 
     def _judged_settings(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield algorithm and fields of each setting that the verdict is about."""
-        choices = select_each(arms, self._rule(arms), self._spec.seeds)
-        for choice in choices.values():
+        for choice in select_each(arms, self._rule(arms), self._spec.seeds).values():
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
 
@@ -95,10 +94,8 @@ class FinalRuns:
             if len(members[key]) >= least:
                 yield self._planner.soup(item, point, sorted(members[key]))
         if not any(len(digests) >= least for digests in members.values()):
-            self._progress.note(
-                f"no {item.algorithm['name']}: it takes {least} or more finished runs of "
-                f"{item.of.algorithm}"
-            )
+            needed = f"{least} or more finished runs of {item.of.algorithm}"
+            self._progress.note(f"no {item.algorithm['name']}: it takes {needed}")
 
     def _rule(self, arms: Sequence[Arm]) -> SelectionRule:
         return bounded(comparison_spec(self._ledger.spec).rule, arms)
@@ -106,12 +103,7 @@ class FinalRuns:
     def _params(self, arm: Arm) -> dict[str, Any]:
         """Return the fields of an arm as they were proposed, since an arm has lists as text."""
         if arm.trial is not None:
-            return next(
-                dict(trial.params) for trial in self._ledger.trials() if trial.number == arm.trial
-            )
-        digests = {run.digest for run in arm.runs}
-        return next(
-            dict(baseline["params"])
-            for baseline in self._ledger.recall("baselines", [])
-            if digests & {*baseline["runs"].values()}
-        )
+            return dict(self._ledger.proposal(arm.trial).params)
+        digests, baselines = {run.digest for run in arm.runs}, self._ledger.baselines()
+        own = (item.params for item in baselines if digests & {*item.runs.values()})
+        return dict(next(own))

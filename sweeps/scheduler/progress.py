@@ -27,8 +27,6 @@ from carft_sweep.tracking.console import printable
 
 RESUMABLE = "it resumes from its last checkpoint"
 ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
-
-
 MEASURED = 10
 """So many runs, the last ones, tell how long a run takes and how many are side by side."""
 

@@ -1,4 +1,4 @@
-"""The next trial of a sweep."""
+"""The next trial of a sweep, and the trials whose runs are being collected."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import logging
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from optuna import create_study
+
+from carft_sweep.sweeps.engines.base import Failure
 from carft_sweep.sweeps.ledger.ledger import POINTS, Ledger, Trial
-from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
-from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.space.samplers import (
     POPULATION,
     encode,
     optuna_distributions,
     sampler,
-    study_of,
     suggest,
 )
 from carft_sweep.sweeps.spec.settings import Metric
+from carft_sweep.tracking.comparison.runs import UNMERGED
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -36,6 +39,70 @@ logger = logging.getLogger(__name__)
 NOTHING_MISSED: Mapping[int, float] = MappingProxyType({})
 GENERATION = "NSGAIISampler:generation"
 """Where NSGA-II notes a trial's generation, among the trial's system attributes."""
+NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
+"""Measured of a model that was not evaluated."""
+
+
+@dataclass
+class ActiveTrial:
+    """A trial whose runs its driver collects."""
+
+    trial: Trial
+    tasks: Sequence[PlannedRun]
+    """One for each seed, in order."""
+    recorded: bool
+    """Its end is in the ledger."""
+    is_new: bool
+    """Proposed by this driver: nothing is known of its decisions yet."""
+    pruned: bool = False
+    outcomes: dict[str, Failure | None] = field(default_factory=dict)
+    """By digest of each run that has ended: why it failed, None where it is done."""
+    pending_seeds: deque[PlannedRun] = field(default_factory=deque)
+    """Seeds whose turn comes when the one before is done."""
+
+    @property
+    def number(self) -> int:
+        """Number of the trial in the ledger and in Optuna."""
+        return self.trial.number
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every run of the trial has ended."""
+        return all(task.digest in self.outcomes for task in self.tasks)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether further epochs are useless: the trial was pruned, or a seed became NaN."""
+        if self.pruned or self.trial.state == "failed":  # opened as failed: for good
+            return True
+        kinds = [failure.kind for failure in self.outcomes.values() if failure is not None]
+        return self.trial.state == "running" and "nan" in kinds
+
+    def seed_index(self, digest: str) -> int:
+        """Return the index of a run among the trial's runs."""
+        return next(i for i, task in enumerate(self.tasks) if task.digest == digest)
+
+
+def trial_values(
+    trial: ActiveTrial, runs: RunStore, goals: Sequence[Metric]
+) -> list[float] | Failure:
+    """Return the mean over the trial's runs for each goal; a Failure where a value is missing."""
+    for failure in filter(None, trial.outcomes.values()):
+        return failure
+    digests = [task.digest for task in trial.tasks]
+    means: list[float] = []
+    for goal in goals:
+        values = seed_values(runs, digests, goal)
+        if not all(map(math.isfinite, values)):
+            return Failure("nan", f"{goal.name} is not there or not finite")
+        means.append(sum(values) / len(values))
+    return means
+
+
+def seed_values(runs: RunStore, digests: Sequence[str], goal: Metric) -> list[float]:
+    """Return the goal's metric of each complete run; NaN where it was not measured."""
+    evaluations = (measured(runs.folder(digest), goal.merge or UNMERGED) for digest in digests)
+    return [float((item or NOTHING)["metrics"].get(goal.name, math.nan)) for item in evaluations]
 
 
 class Proposal(NamedTuple):
@@ -107,8 +174,8 @@ def propose(
     if spec.method not in ("tpe", "gp", "nsga2"):  # as a type checker reads it
         raise ValueError(f"the points of a {spec.method} sweep are planned before it runs")
     directions = [goal.goal for goal in spec.goals]
-    trials = known_trials(spec, ledger, missed)
-    study = study_of(trials, directions, sampler(spec.method, spec.seed, point))
+    study = create_study(directions=directions, sampler=sampler(spec.method, spec.seed, point))
+    study.add_trials(known_trials(spec, ledger, missed))
     if given := spec.fixed_values(point):
         study.enqueue_trial(encode(spec.parameters, given))
     trial = study.ask()
@@ -129,15 +196,12 @@ class TrialProposer:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
         self._runs = runs
         self._failed_again = failed_again
-        self._points = deque(self._all_points())
+        trials = {trial.point: trial for trial in ledger.trials()}
+        self._points = deque((at, trials.get(at)) for at in range(self._spec.trial_count))
+        """Every point of the sweep, with its trial if it has one."""
         self._twins: dict[frozenset[str], Trial] = {}
         for trial in ledger.trials():
             self.on_trial_end(trial)
-
-    @property
-    def is_adaptive(self) -> bool:
-        """Whether the next proposal depends on how earlier trials end."""
-        return self._spec.is_adaptive
 
     def next_trial(self) -> ActiveTrial | None:
         """Return the next trial, proposed if necessary; None after the last trial."""
@@ -165,12 +229,6 @@ class TrialProposer:
         first = self._twins.setdefault(frozenset(trial.runs.values()), trial)
         if first.number == trial.number:
             self._twins[frozenset(trial.runs.values())] = trial
-
-    def _all_points(self) -> Iterator[tuple[int, Trial | None]]:
-        """Yield every point of the sweep, with the point's trial if it has one."""
-        trials = {trial.point: trial for trial in self._ledger.trials()}
-        for point in range(self._spec.trial_count):
-            yield point, trials.get(point)
 
     def _propose(
         self, point: int, params: Mapping[str, Any] | None

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, history
 from carft_sweep.sweeps.plan.tasks import PlannedRun
-from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
-from carft_sweep.sweeps.scheduler.proposer import violations
+from carft_sweep.sweeps.scheduler.proposer import ActiveTrial, seed_values, violations
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
 from carft_sweep.sweeps.spec.settings import EarlyTerminate, RaceSeeds
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -61,7 +60,10 @@ class SeedwisePruner:
         if not is_hopeless or epoch < self._rule.min_epochs:
             return None
         mean = self._means[trial, seed_index][epoch]
-        return None if math.isnan(mean) else self._reason(trial, seed_index, epoch)
+        if math.isnan(mean):
+            return None
+        name = self._rule.metric or "the judged metric"
+        return f"{name} {mean:.4g} after {counted(epoch, 'epoch')}, by {self._rule.type}"
 
     def replay(self, trial: int, seed_index: int, epoch: int, value: float) -> None:
         """Repeat the report of an epoch whose decision is known or not needed."""
@@ -138,12 +140,6 @@ class SeedwisePruner:
             )
         return self._studies[seed_index]
 
-    def _reason(self, trial: int, seed_index: int, epoch: int) -> str:
-        """Return one line with the value and the rule that the value did not meet."""
-        value = self._means[trial, seed_index][epoch]
-        name = self._rule.metric or "the judged metric"
-        return f"{name} {value:.4g} after {counted(epoch, 'epoch')}, by {self._rule.type}"
-
 
 def pruner(rule: EarlyTerminate) -> BasePruner:
     """Return Optuna's pruner for a rule, with every option set; its steps are epochs from 1."""
@@ -181,10 +177,8 @@ def clearly_worse(
     paired differences decides. NaN decides nothing."""
     if len(values) < rule.after:
         return None
-    worse = [
-        other - own if goal == "maximize" else own - other
-        for own, other in zip(values, best, strict=True)
-    ]
+    sign = 1 if goal == "maximize" else -1
+    worse = [sign * (other - own) for own, other in zip(values, best, strict=True)]
     by = sum(worse) / len(worse)
     # 0.8 - 0.75 is a little more than 0.05 in floating point.
     if not by > rule.margin or math.isclose(by, rule.margin, rel_tol=1e-9):
@@ -215,7 +209,10 @@ class PruningController:
         self._pruner = None if rule is None else SeedwisePruner(rule, natural_goal(self.metric))
         self._curves: dict[int, dict[int, dict[int, float]]] = {}
         """Of open trials: epoch to seed to value."""
-        self._begin()
+        for trial in ledger.trials():
+            if self._pruner is not None:
+                self._replay_trial(self._pruner, trial)
+            self.on_trial_end(trial)
 
     @property
     def in_order(self) -> bool:
@@ -244,12 +241,9 @@ class PruningController:
         trial, or None. The decision on the last epoch may have been lost with its driver; earlier
         epochs were decided, unless the run was begun for another trial."""
         reports = list(self._history(task.digest))
-        for index, report in enumerate(reports):
-            if trial.is_new or index == len(reports) - 1:
-                reason = self.reported(trial, task, report)
-                if reason is not None:
-                    return reason
-        return None
+        undecided = reports if trial.is_new else reports[-1:]
+        reasons = (self.reported(trial, task, report) for report in undecided)
+        return next(filter(None, reasons), None)
 
     def seed_done(self, trial: ActiveTrial, task: PlannedRun) -> str | None:
         """Mark one seed's run as complete; return why the trial needs no more seeds, or None."""
@@ -260,8 +254,7 @@ class PruningController:
         race, done = self._spec.race_seeds, seed + 1
         if race is None or not race.after <= done < len(trial.tasks):
             return None
-        best = self._best_values()
-        if not best:
+        if not (best := self._best_values()):
             return None
         digests = [item.digest for item in trial.tasks[:done]]
         values = seed_values(self._runs, digests, self._spec.metric)
@@ -273,19 +266,16 @@ class PruningController:
         if trial.state == "pruned" and self._pruner is not None:
             self._pruner.finish_trial(trial.number)
 
-    def _begin(self) -> None:
-        """Report the epochs and results of earlier drivers' trials to the pruner."""
-        for trial in self._ledger.trials():
-            if self._pruner is not None:
-                for seed, digest in enumerate(trial.runs.values()):
-                    is_trained = (self._runs.folder(digest) / "trained.json").exists()
-                    reports = list(self._history(digest))
-                    if trial.state == "running" and not is_trained:
-                        del reports[-1:]  # the decision on it may have died with its driver
-                    self._recall(self._pruner, trial.number, seed, reports)
-                    if is_trained:
-                        self._pruner.finish_run(trial.number, seed)
-            self.on_trial_end(trial)
+    def _replay_trial(self, judge: SeedwisePruner, trial: Trial) -> None:
+        """Report the epochs and results of an earlier driver's trial to the pruner."""
+        for seed, digest in enumerate(trial.runs.values()):
+            is_trained = (self._runs.folder(digest) / "trained.json").exists()
+            reports = list(self._history(digest))
+            if trial.state == "running" and not is_trained:
+                del reports[-1:]  # the decision on it may have died with its driver
+            self._recall(judge, trial.number, seed, reports)
+            if is_trained:
+                judge.finish_run(trial.number, seed)
 
     def _recall(
         self, judge: SeedwisePruner, trial: int, seed: int, reports: Iterable[Mapping[str, Any]]

@@ -156,7 +156,7 @@ class CircuitBreaker:
             settings = self._on_node.setdefault(failure.node, {})
             settings.setdefault(setting, []).append(f"{failure.kind}: {failure.message}")
             self._nodes_of.setdefault(setting, set()).add(failure.node)
-        bad = self.bad_nodes()
+        bad, failed = self.bad_nodes(), f"({failure.kind}): {failure.message}"
         if bad and self._nodes <= bad.keys():
             return f"no node is left on which runs succeed, the last one {failure.node}: " + (
                 f"({failure.kind}) {failure.message}"
@@ -170,15 +170,9 @@ class CircuitBreaker:
         self._row.append(entry)
         good = [item for item in self._row if item.node not in bad]
         if len(good) == self._limit and len({item.cause for item in good}) == 1:
-            return (
-                f"{self._limit} runs in a row failed for one cause ({failure.kind}): "
-                f"{failure.message}"
-            )
+            return f"{self._limit} runs in a row failed for one cause {failed}"
         if sum(map(len, self._on_node.get(failure.node, {}).values())) >= self._limit:
-            return (
-                f"{self._limit} runs in a row failed on {failure.node}, the last one "
-                f"({failure.kind}): {failure.message}"
-            )
+            return f"{self._limit} runs in a row failed on {failure.node}, the last one {failed}"
         return None
 
 

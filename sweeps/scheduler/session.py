@@ -90,26 +90,32 @@ class SweepResult:
         return EXIT_CODES[self.state]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a sweep is executed, besides what its file says."""
+
+    address: str | None = None
+    """Of the Ray cluster, where one was named; `resume` reuses it."""
+    fresh: bool = False
+    """Whether every run is trained again."""
+    failed_again: bool = False
+    """Whether trials that became NaN are tried again too."""
+    ended: Callable[[SweepResult], None] = lambda _: None
+    """Called before the page is made and the store is waited for."""
+    undelivered: Callable[[str], None] = lambda _: None
+    """Called with messages on what could not be sent."""
+
+
 def execute(
     spec: SweepSpec,
     home: Home,
     engine: Engine,
     store: Tracker,
     progress: Progress,
-    *,
-    address: str | None = None,
-    fresh: bool = False,
-    failed_again: bool = False,
-    ended: Callable[[SweepResult], None] = lambda _: None,
-    undelivered: Callable[[str], None] = lambda _: None,
+    options: RunOptions,
 ) -> SweepResult:
-    """Run a sweep, or resume it, and return its result.
-
-    `address` is of the Ray cluster, where one was named; `resume` reuses it. `failed_again` also
-    tries trials again that became NaN. `ended` is called before the page is made and the store is
-    waited for, `undelivered` with messages on what could not be sent. Raises RequestError when
-    another driver has the sweep, or takes it over, or the sweep cannot be run as requested.
-    """
+    """Run a sweep, or resume it, and return its result. Raises RequestError when another driver has
+    the sweep, or takes it over, or the sweep cannot be run as requested."""
     folder = home.sweep(spec.name)
     interruption = Interruption(engine, progress)
     check_case(home, spec.name)
@@ -119,18 +125,17 @@ def execute(
         interruption.handling_signals(),
     ):
         newest = newest_generation(home, spec.name)
-        spec = in_kept_order(spec, None if fresh else newest)
+        spec = in_kept_order(spec, None if options.fresh else newest)
         planner = Planner(spec, engine.hardware, progress.note)
-        generation = open_generation(
+        ledger, notes = open_generation(
             home,
             spec,
             newest,
-            address=address,
+            address=options.address,
             stale=lambda trial: changed_parts(planner, trial, runs),
-            fresh=fresh,
+            fresh=options.fresh,
         )
-        ledger = generation.ledger
-        for note in (*spec.warnings, *generation.notes):
+        for note in (*spec.warnings, *notes):
             progress.note(note)
         write_text(folder / COPY, spec.text)
         ledger.remember(OUTCOME, {"state": "running"})
@@ -142,7 +147,7 @@ def execute(
                 claim=claim,
                 progress=progress,
                 note=projections.note,
-                failed_again=failed_again,
+                failed_again=options.failed_again,
             )
             driver.begin()
             obstacles = obstacles_of(planner)
@@ -160,7 +165,7 @@ def execute(
             result, part = _finish(driver, folder, obstacles, interrupted=interrupted)
             progress.close()
             try:
-                ended(result)
+                options.ended(result)
             except Exception:  # whoever reads the output has closed it
                 projections.end_driver(part, result.comparison)
                 projections.flush(haste=True)
@@ -172,7 +177,7 @@ def execute(
             # Not where somebody wants it to end, and Slurm kills it soon.
             is_sent = projections.flush(haste=result.interrupted)
             for complaint in projections.complaints():
-                undelivered(complaint)
+                options.undelivered(complaint)
             if is_sent and result.state == "done" and spec.report.model:
                 outcome = log_selected(home, spec, result.comparison)
                 if outcome is not None:
@@ -285,7 +290,7 @@ def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> b
     driver.close()
     if driver.broken is not None:
         driver.progress.note(f"The sweep was stopped: {driver.broken}")
-    elif driver.is_out_of_time and not interruption.is_requested:
+    elif driver.budget.is_used_up and not interruption.is_requested:
         driver.progress.note(
             "the time budget is used up; with a larger one the same command resumes the sweep"
         )
@@ -300,7 +305,7 @@ def _finish(
     compared = write_comparison(folder, part)
     # Of earlier executions too: this one need not have looked at them.
     done = len({run.digest for run in part.records if run.state == "done"})
-    if driver.is_out_of_time and not done and not driver.outcomes:
+    if driver.budget.is_used_up and not done and not driver.outcomes:
         interrupted = True  # before the first run has ended: nothing has failed
     state: State = "interrupted" if interrupted else "done" if done else "failed"
     if driver.broken is not None:
@@ -350,8 +355,7 @@ class Interruption:
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
         """Stop at Ctrl-C, at SIGTERM, and when the terminal is closed, unless `nohup` has that
-        ignored. Python handles signals in its main thread alone: elsewhere nothing is changed.
-        """
+        ignored. Python handles signals in its main thread alone: elsewhere nothing is changed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

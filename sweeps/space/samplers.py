@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from optuna import Study, create_study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -28,7 +27,7 @@ from carft_sweep.sweeps.space.distributions import (
 )
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
 STARTUP_TRIALS = 10
 """Trials that are drawn at random before TPE or a Gaussian process models their values."""
@@ -63,10 +62,8 @@ def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str
 
 def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
     """Return a point that Optuna chooses: deciding parameters first, then those they activate."""
-
-    from carft_sweep.sweeps.space.points import (
-        sample_point,  # and torch, without which a report is made
-    )
+    # And torch, without which a report is made.
+    from carft_sweep.sweeps.space.points import sample_point
 
     def suggested(item: Distribution) -> Any:
         match _optuna_distribution(item):
@@ -144,14 +141,3 @@ def _to_stored(item: Distribution, value: Any) -> Any:
 def _is_json(item: Categorical) -> bool:
     """Return whether a value is a list or mapping, which Optuna stores as text."""
     return any(isinstance(value, (list, dict)) for value in item.values)
-
-
-def study_of(
-    trials: Iterable[FrozenTrial],
-    directions: Sequence[Literal["minimize", "maximize"]],
-    sampler: BaseSampler,
-) -> Study:
-    """Return a study in memory of trials that are sorted by number."""
-    study = create_study(directions=directions, sampler=sampler)
-    study.add_trials(trials)
-    return study

@@ -20,7 +20,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import open_storage, study_name
 from carft_sweep.sweeps.scheduler.progress import Progress
-from carft_sweep.sweeps.scheduler.session import SweepResult, execute
+from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, execute
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
@@ -93,17 +93,12 @@ class ToySweep:
         self.complaints.clear()
         spec = load_spec(self.file(**changes))
         assert spec.trial_count  # which whoever makes an engine asks first
-        return execute(
-            spec,
-            self.home,
-            engine or InProcessEngine(toy_core.ENTRY),
-            self.tracker,
-            Progress(self.lines.append),
-            fresh=fresh,
-            failed_again=failed_again,
-            ended=ended,
-            undelivered=self.complaints.append,
+        options = RunOptions(
+            fresh=fresh, failed_again=failed_again, ended=ended, undelivered=self.complaints.append
         )
+        progress = Progress(self.lines.append)
+        engine = engine or InProcessEngine(toy_core.ENTRY)
+        return execute(spec, self.home, engine, self.tracker, progress, options)
 
     def ledger(self, name: str = "toy") -> Ledger:
         return find_ledger(self.home, name)
