@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +15,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from carft_sweep.carft_core.errors import RequestError, unknown
+from carft_sweep.carft_core.files import write_text
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.table import table_lines
-from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
+from carft_sweep.sweeps.home import find_home
+from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.results.records import load_part
+from carft_sweep.sweeps.results.records import load_part, load_parts
 from carft_sweep.sweeps.spec.metrics import PATTERN, natural_goal, problem
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.flips import find_flips
-from carft_sweep.tracking.comparison.input_file import read_published
 from carft_sweep.tracking.comparison.pooling import Owners, SweepRuns, compare_sweeps, owners
 from carft_sweep.tracking.comparison.result_table import check_table, is_table, read_table
 from carft_sweep.tracking.comparison.spec import (
@@ -52,7 +52,7 @@ def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -
     for part in sweeps:
         spec = part.spec.model_copy(update={"reference": arguments.reference})
         if any(value is not None for value in options.values()):
-            spec = override(spec, **options)
+            spec = _override(spec, options)
         overridden.append(replace(part, spec=spec))
     if any(map(is_table, arguments.sweeps)):
         check_table(overridden[0], overridden[0].spec)
@@ -63,20 +63,13 @@ def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -
     return overridden
 
 
-def override(
-    spec: ComparisonSpec,
-    *,
-    metric: str | None = None,
-    selection: str | None = None,
-    id_margin: float | None = None,
-    ood_margin: float | None = None,
-    by: str | None = None,
-) -> ComparisonSpec:
+def _override(spec: ComparisonSpec, options: Mapping[str, Any]) -> ComparisonSpec:
     """Return a specification of comparisons, overridden by the options. Raises RequestError."""
-    rule = {**(_selection(selection) if selection else {}), **(_metric(metric) if metric else {})}
-    endpoint: dict[str, object] = {} if by is None else {"by": by, "by_task": {}}
-    margins = {"id_margin": id_margin, "ood_margin": ood_margin}
-    endpoint |= {name: value for name, value in margins.items() if value is not None}
+    rule = _selection(options["selection"]) if options["selection"] else {}
+    rule |= _metric(options["metric"]) if options["metric"] else {}
+    endpoint = {name: options[name] for name in ("id_margin", "ood_margin", "by")}
+    endpoint = {name: value for name, value in endpoint.items() if value is not None}
+    endpoint |= {"by_task": {}} if "by" in endpoint else {}
     changed = {**spec.rule.model_dump(), **rule}
     if spec.tasks is None and TASK in changed["metric"]:
         raise RequestError(f"{TASK} in --metric goes with tasks")
@@ -85,9 +78,8 @@ def override(
     except ValidationError as error:
         reason = error.errors()[0]["ctx"]["error"]
         raise RequestError(f"{reason} (--selection oracle)") from None
-    return spec.model_copy(
-        update={"rule": new, "endpoint": spec.endpoint.model_copy(update=endpoint)}
-    )
+    changes = {"rule": new, "endpoint": spec.endpoint.model_copy(update=endpoint)}
+    return spec.model_copy(update=changes)
 
 
 def _metric(text: str) -> dict[str, object]:
@@ -132,12 +124,14 @@ def written(option: str, place: Path) -> Iterator[None]:
         raise RequestError(f"{option}: {place} cannot be written: {error.strerror}") from None
 
 
-def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `compare` command and return its exit code. Several sweeps are one comparison."""
+def compare_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `compare` command. Several sweeps are one comparison."""
     if arguments.tracking_uri and not arguments.sweeps:
-        return _list(arguments, emit)
+        _list(arguments, emit)
+        return
     if arguments.flips:
-        return _flips(arguments, emit)
+        _flips(arguments, emit)
+        return
     options = TableOptions(
         columns=tuple(name.strip() for name in (arguments.columns or "").split(",") if name),
         max_trials=None if arguments.all else MOST,
@@ -154,11 +148,10 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> int:
         rendered = json.dumps(rendered, allow_nan=False)
     is_plain = arguments.json or arguments.csv or arguments.markdown or arguments.latex
     emit(rendered, styled=not is_plain)
-    return 0
 
 
-def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Print the images that a setting wins and loses against another; return the exit code."""
+def _flips(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Print the images that a setting wins and loses against another."""
     if arguments.csv or arguments.markdown or arguments.latex:
         raise RequestError("--flips prints one table, or --json")
     sweeps = override_specs(_read(arguments), arguments)
@@ -169,7 +162,7 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
         plain = json.loads(splits.to_json(orient="records"))
         sides = {"reference": reference, "candidate": candidate}
         emit(json.dumps({**sides, "seeds": seeds, "splits": plain}, indent=1))
-        return 0
+        return
     emit(f"What {candidate} wins and loses against {reference}.")
     if len(seeds) > 1:
         emit(f"An image counts as right where more than half of {len(seeds)} seeds have it so.")
@@ -188,7 +181,6 @@ def _flips(arguments: argparse.Namespace, emit: Emit) -> int:
         emit(line)
     emit("")
     emit("net: won minus lost; mean pp: the difference in accuracy, mean over the seeds.")
-    return 0
 
 
 def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
@@ -203,24 +195,12 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
         if not arguments.sweeps:
             raise RequestError(f"which sweep? `{program()} list` names those of this home")
         home = find_home(arguments.home, trust=arguments.trust_home)
-        return _parts(home, arguments.sweeps)
+        return load_parts(home, arguments.sweeps)
     if arguments.flips:
         raise RequestError("--flips reads the runs' folders, which lie in a home, not on a server")
     from carft_sweep.tracking.mlflow_reader import read_sweeps
 
     return read_sweeps(arguments.tracking_uri, arguments.experiment, arguments.sweeps)
-
-
-def _parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
-    """Return the runs of sweeps of the home, and of published ones, which are folders: names with a
-    slash."""
-    runs = RunStore(home.runs)
-    return [
-        read_published(Path(name).expanduser())
-        if "/" in name
-        else load_part(find_ledger(home, name), runs, with_fields=len(names) > 1)
-        for name in dict.fromkeys(names)
-    ]
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
@@ -232,8 +212,8 @@ def _table(arguments: argparse.Namespace) -> Path | None:
     return Path(arguments.sweeps[0]).expanduser()
 
 
-def _list(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Print the sweeps of a server; return the exit code."""
+def _list(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Print the sweeps of a server."""
     from carft_sweep.tracking.mlflow_reader import MlflowReader
 
     served = MlflowReader(arguments.tracking_uri, arguments.experiment or EXPERIMENT).sweeps()
@@ -243,7 +223,6 @@ def _list(arguments: argparse.Namespace, emit: Emit) -> int:
         emit("\n".join(sweep.line() for sweep in served))
     else:
         emit("No sweep is there.")
-    return 0
 
 
 def _render(
@@ -286,8 +265,8 @@ def _command(arguments: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
-    """Run the `report` command and return its exit code. Several sweeps are one comparison."""
+def report_command(arguments: argparse.Namespace, emit: Emit) -> None:
+    """Run the `report` command. Several sweeps are one comparison."""
     # Draws charts.
     from carft_sweep.sweeps.results.artifacts import PAGE
     from carft_sweep.sweeps.results.report import INDEX, page, publish, table_page
@@ -305,7 +284,9 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         home = find_home(arguments.home, trust=arguments.trust_home).absolute()
         sweeps = [find_ledger(home, name) for name in dict.fromkeys(arguments.sweeps)]
         several = len(sweeps) > 1
-        out = _out(arguments.out, _usual_place(home, sweeps, PAGE), may_be_folder=not several)
+        name = "+".join(sweep.name for sweep in sweeps)
+        usual = home.path / f"{name}.{PAGE}" if several else home.sweep(name) / PAGE
+        out = _out(arguments.out, usual, may_be_folder=not several)
         runs, is_folder = RunStore(home.runs), out.suffix.lower() not in PAGES
         parts = [load_part(sweep, runs, with_fields=several or is_folder) for sweep in sweeps]
         parts = override_specs(parts, arguments)
@@ -316,7 +297,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
                 publish(out, sweeps[0], parts[0])
             out /= INDEX
     with written("--out", out):
-        report.write(out)
+        write_text(out, report.text)
     files: list[Path] = []
     if figures is not None:
         from carft_sweep.tracking.charts import write_figures
@@ -327,35 +308,23 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> int:
         paths = {"page": str(out), "figures": [str(file) for file in files]}
         plain = {**paths, "verdict": comparison.verdict, "calibration": report.calibration}
         emit(json.dumps(plain, indent=1))
-        return 0
+        return
     emit("\n".join((*comparison.answer.lines, f"The report is {out}")))
     if figures is not None:
         emit(f"{len(files)} figures are in {figures}")
-    return 0
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
     """Return the command's options that change what is compared and how."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
-    if arguments.reference != REFERENCE:
-        options["reference"] = arguments.reference
-    return [
-        *(f"--where={condition}" for condition in arguments.where),
-        *(
-            f"--{name.replace('_', '-')}={text}"
-            for name, text in options.items()
-            if text is not None
-        ),
-    ]
+    options["reference"] = None if arguments.reference == REFERENCE else arguments.reference
+    given = ((name.replace("_", "-"), text) for name, text in options.items() if text is not None)
+    conditions = (f"--where={condition}" for condition in arguments.where)
+    return [*conditions, *(f"--{name}={text}" for name, text in given)]
 
 
 PAGES = (".html", ".htm")
 """What the name of a page ends in."""
-
-
-def _usual_place(home: Home, sweeps: list[Ledger], name: str) -> Path:
-    folder = home.sweep("+".join(sweep.name for sweep in sweeps))
-    return folder / name if len(sweeps) == 1 else home.path / f"{folder.name}.{name}"
 
 
 def _out(text: str | None, usual: Path, *, may_be_folder: bool = False) -> Path:

@@ -65,13 +65,12 @@ def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
     endpoint = comparison.endpoint
     splits = {endpoint.val, endpoint.test, endpoint.ood, comparison.rule.metric}
     splits |= {metric for metric, _ in shifts(metrics, endpoint.by)}
-    every = (row for row in comparison.rows if row.n and row.arm.label in labels)
-    return [
-        _summary(
-            row, dict(_estimates(row, metrics, splits)), group if row.arm.label in first else ""
-        )
-        for row in every
-    ]
+    summaries = []
+    for row in comparison.rows:
+        if row.n and (label := row.arm.label) in labels:
+            estimates = dict(_estimates(row, metrics, splits))
+            summaries.append(_summary(row, estimates, group if label in first else ""))
+    return summaries
 
 
 def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:

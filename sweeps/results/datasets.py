@@ -33,10 +33,8 @@ def run_datasets(claimed: Mapping[str, Any], facts: Mapping[str, Any]) -> list[D
         return []
     trains = claimed["identity"].get("optim") is not None
     splits = (*((TRAIN,) if trains else ()), *facts.get("images", ()))
-    return [
-        DatasetInput(f"{config.family}/{split}", digest, source, _context(split))
-        for split in splits
-    ]
+    names = {split: f"{config.family}/{split}" for split in splits}
+    return [DatasetInput(names[split], digest, source, _context(split)) for split in splits]
 
 
 def sweep_datasets(records: Sequence[RunRecord]) -> list[DatasetInput]:

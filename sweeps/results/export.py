@@ -65,7 +65,7 @@ class SelectedModel:
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of the selected model."""
-        return dict(self.run.metrics_of(_merge(self.label)))
+        return dict(self.run.metrics_of(None if self.label == UNMERGED else self.label))
 
     def __str__(self) -> str:
         """Return `car_ft kl_weight=1, seed 2 (the median of 5 by id/val/top1)`."""
@@ -208,7 +208,7 @@ def _of_seed(arm: Arm, seed: int) -> RunRecord:
 def _median(comparison: Comparison, arm: Arm, label: str) -> tuple[RunRecord, str]:
     if not arm.done:
         raise RequestError(f"no run of {arm.label} in {comparison.sweep} is done")
-    merge = _merge(label)
+    merge = None if label == UNMERGED else label
 
     def rank(run: RunRecord) -> tuple[float, int]:
         value = run.value(VAL, merge)
@@ -231,10 +231,6 @@ def _runs(arm: Arm) -> tuple[str, ...]:
     return tuple(run.digest for run in arm.runs)
 
 
-def _merge(label: str) -> str | None:
-    return None if label == UNMERGED else label
-
-
 @dataclass(frozen=True)
 class Exporter:
     """Exports models of one sweep."""
@@ -246,9 +242,9 @@ class Exporter:
 
     def config(self, model: SelectedModel) -> TrialConfig:
         """Return the run's trial config. Raises RequestError if the file lacks the setting now."""
-        return self._of_setting(model).for_seed(model.run.seed or 0)
+        return self._config_of_setting(model).for_seed(model.run.seed or 0)
 
-    def _of_setting(self, model: SelectedModel) -> TrialConfig:
+    def _config_of_setting(self, model: SelectedModel) -> TrialConfig:
         from carft_sweep.carft_core.config.trial import trial_config
         from carft_sweep.carft_core.runs.folder import RunFolder
 
@@ -296,14 +292,8 @@ class Exporter:
                 f"the weights of run {model.run.digest[:DIGITS]} are {why}; train the sweep again "
                 f"with them: {again}"
             )
-        export(
-            self.folder(model),
-            self.config(model),
-            out,
-            label=model.label,
-            rows=self.rows(model),
-            force=force,
-        )
+        folder, config, rows = self.folder(model), self.config(model), [*self.rows(model)]
+        export(folder, config, out, label=model.label, rows=rows, force=force)
 
     def keep(self, model: SelectedModel, folder: Path) -> KeptModel:
         """Store the export in `folder` in MLflow; return the stored model. Raises as `ModelStore`
@@ -326,9 +316,21 @@ class Exporter:
         """Return the folder of the model's run."""
         return RunStore(self.home.runs).results(model.run.digest)
 
-    def rows(self, model: SelectedModel) -> list[MeasuredRow]:
-        """Return the rows of the model's card beside its own measurements."""
-        return list(_rows(part_of(self.comparison, model), model))
+    def rows(self, model: SelectedModel) -> Iterator[MeasuredRow]:
+        """Yield the rows of the model's card beside its own measurements: the setting over its
+        seeds, zero-shot, the reference."""
+        from carft_sweep.carft_core.export.export import MeasuredRow
+
+        for row in part_of(self.comparison, model).rows:
+            arm = row.arm
+            if arm.is_setting_of(model.arm) and (arm.merge or UNMERGED) == model.label:
+                shown = len(arm.done) > 1
+            else:
+                shown = arm.is_zero_shot or (arm.algorithm == REFERENCE and row.chosen)
+            if shown and arm.done:
+                means = {name: row.metric(name).mean for name in row.names}
+                known = {name: value for name, value in means.items() if value is not None}
+                yield MeasuredRow(arm.label, known, len(arm.done))
 
 
 @contextmanager
@@ -419,18 +421,17 @@ def log_missing_model(home: Home, name: str) -> str | None:
     to use."""
     from carft_sweep.sweeps.spec.user_code import FAMILY_SUFFIXES
 
-    refused = []
+    refused, ledger = [], find_ledger(home, name)
 
     def refuse(item: str) -> None:
         if not item.endswith(FAMILY_SUFFIXES):
             refused.append(item)
             raise RequestError(f"{item} is not imported")
 
-    is_done = find_ledger(home, name).recall(OUTCOME, {}).get("state") == "done"
-    if not is_done:
+    if ledger.recall(OUTCOME, {}).get("state") != "done":
         return None
     try:
-        if _has_model(home, name):
+        if _has_model(home, ledger):
             return None
         with exporter(home, name, refuse) as models:
             if not models.spec.report.model:
@@ -446,12 +447,12 @@ def log_missing_model(home: Home, name: str) -> str | None:
         return f"the selected model is not in MLflow: {reason}"
 
 
-def _has_model(home: Home, name: str) -> bool:
+def _has_model(home: Home, sweep: Ledger) -> bool:
     """Return whether MLflow has the model that was sent; if not, remove the record of sending."""
     from carft_sweep.tracking.store.mlflow_models import has_model
 
-    place = place_of(home, find_ledger(home, name))
-    file = SentLog(home.sweep(name), place).model
+    place = place_of(home, sweep)
+    file = SentLog(home.sweep(sweep.name), place).model
     model_id = _sent_model(file).get("model_id")
     if model_id is not None and has_model(place, model_id):
         return True
@@ -466,19 +467,3 @@ def _measured(home: Home, model: SelectedModel) -> Mapping[str, Any]:
             f"run {model.run.digest[:DIGITS]} has not measured {model.label} to its end"
         )
     return evaluation
-
-
-def _rows(comparison: Comparison, model: SelectedModel) -> Iterator[MeasuredRow]:
-    """Yield the rows of a model's card: the setting over its seeds, zero-shot, the reference."""
-    from carft_sweep.carft_core.export.export import MeasuredRow
-
-    for row in comparison.rows:
-        arm = row.arm
-        if arm.is_setting_of(model.arm) and (arm.merge or UNMERGED) == model.label:
-            shown = len(arm.done) > 1
-        else:
-            shown = arm.is_zero_shot or (arm.algorithm == REFERENCE and row.chosen)
-        if shown and arm.done:
-            means = {name: row.metric(name).mean for name in row.names}
-            known = {name: value for name, value in means.items() if value is not None}
-            yield MeasuredRow(arm.label, known, len(arm.done))

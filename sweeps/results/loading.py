@@ -35,7 +35,8 @@ def load_comparison(
     A table of results without runs is compared alone: a frame, or a CSV file's path.
 
     Args:
-        sweeps: Names, on a server `NAME@HOME` where several homes have the same name; or a table.
+        sweeps: Names, on a server `NAME@HOME` where several homes have the same name; published
+            folders (`./theirs`); or a table.
         home: The home whose runs are read (CARFT_HOME, `.carft`).
         tracking_uri: A server or a database of MLflow's to read instead; data in run folders alone
             (predictions, curves) are missing then.

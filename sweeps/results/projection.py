@@ -33,6 +33,7 @@ from carft_sweep.sweeps.ledger.generations import COPY as SWEEP_FILE
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME, goals
+from carft_sweep.sweeps.results import artifacts
 from carft_sweep.sweeps.results.arms import (
     ArmSummary,
     all_sweeps_view,
@@ -41,14 +42,6 @@ from carft_sweep.sweeps.results.arms import (
     run_name,
     runs_view,
     selected_values,
-)
-from carft_sweep.sweeps.results.artifacts import (
-    COMPARED,
-    COMPARISON,
-    FIGURES,
-    FILES,
-    PAGE,
-    write_comparison,
 )
 from carft_sweep.sweeps.results.datasets import run_datasets, sweep_datasets
 from carft_sweep.sweeps.results.merged_metrics import merged_metrics
@@ -87,7 +80,9 @@ ENDS: Mapping[str, EndState] = {
     "interrupted": "killed",
 }
 """The state that the store gets for each status of a run or of the sweep."""
-_TITLES = dict(zip(FIGURES, ("ID against OOD", "OOD and ID by what is varied"), strict=True))
+_TITLES = dict(
+    zip(artifacts.FIGURES, ("ID against OOD", "OOD and ID by what is varied"), strict=True)
+)
 _REMOVED = "removed"
 """What an arm was sent as that the table has no more."""
 _OPEN = (STARTED, "running")
@@ -260,9 +255,9 @@ class SweepProjection:
 
     def _lacks_files(self) -> bool:
         """Return whether the store lacks a file of the sweep's own run after its end was sent."""
-        if (self._sent.fingerprint("") or STARTED) in _OPEN:
+        if self.is_end_unsent:
             return False
-        names = {name for name in (SWEEP_FILE, *FILES) if (self._folder / name).exists()}
+        names = {name for name in (SWEEP_FILE, *artifacts.FILES) if (self._folder / name).exists()}
         try:
             return bool({*names, COMPARISON_INPUT} - self._store.artifacts(self._sweep))
         except RequestError:
@@ -337,26 +332,17 @@ class SweepProjection:
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
         """Return the runs that a dead driver left running and the current file does not include."""
-        return [
-            digest
-            for digest, entry in self._sent.runs.items()
-            if digest and not digest.startswith(ARM) and entry["as"] in _OPEN and digest not in runs
-        ]
+        left = (digest for digest, entry in self._sent.runs.items() if entry["as"] in _OPEN)
+        return [name for name in left if name and not name.startswith(ARM) and name not in runs]
 
     def _end_left_open(self, digest: str) -> None:
         key, now = RunKey(self._sweep.sweep, digest), round(1000 * time.time())
-        tags = {"carft.state": "stopped"}
-        self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
-        self._attempt(
-            digest, "end", lambda: self._store.end_run(key, ENDS["stopped"], timestamp=now)
-        )
+        self._end_run(key, "stopped", {"carft.state": "stopped"}, now)
         self._sent.record(digest, self._sent.runs[digest]["id"], "stopped")
 
     def _is_behind(self, run: _Run) -> bool:
-        snapshot = self._snapshot(run)
-        return snapshot is not None and snapshot.fingerprint(run) != self._sent.fingerprint(
-            run.digest
-        )
+        snapshot, sent = self._snapshot(run), self._sent.fingerprint(run.digest)
+        return snapshot is not None and snapshot.fingerprint(run) != sent
 
     def _leave_out(self, digest: str, error: RequestError) -> None:
         """Skip a run whose files are damaged, with a message."""
@@ -373,11 +359,8 @@ class SweepProjection:
             self._leave_out(run.digest, error)
             return None
         fingerprint = self._sent.fingerprint(run.digest)
-        labels = [
-            label
-            for label in (UNMERGED, *run.setting.merges)
-            if _metrics_file(folder, label).exists()
-        ]
+        models = (UNMERGED, *run.setting.merges)
+        labels = [label for label in models if _metrics_file(folder, label).exists()]
         if UNMERGED in labels and (state is None or state.state == "done"):
             return _Snapshot("done", state, folder, labels)
         if state is None:
@@ -402,12 +385,13 @@ class SweepProjection:
         return _Snapshot("stopped", state, folder) if is_known else None
 
     def _send(self, run: _Run) -> None:
-        snapshot, fingerprint = self._snapshot(run), self._sent.fingerprint(run.digest)
-        if snapshot is None or (
-            snapshot.status != "running" and snapshot.fingerprint(run) == fingerprint
-        ):
+        digest, snapshot = run.digest, self._snapshot(run)
+        sent, key = self._sent.fingerprint(digest), RunKey(self._sweep.sweep, digest)
+        if snapshot is None:
             return
-        key, digest = RunKey(self._sweep.sweep, run.digest), run.digest
+        fingerprint = snapshot.fingerprint(run)
+        if snapshot.status != "running" and fingerprint == sent:
+            return
         self._start_sweep()
         if digest not in self._started:
             self._start(key, run, snapshot)
@@ -416,11 +400,11 @@ class SweepProjection:
         self._send_epochs(key, snapshot)
         self._send_steps(key, snapshot)
         if snapshot.status == "running":
-            if fingerprint != snapshot.fingerprint(run):
-                self._sent.record(digest, self._store.run_id(key) or "", snapshot.fingerprint(run))
+            if fingerprint != sent:
+                self._sent.record(digest, self._store.run_id(key) or "", fingerprint)
             return
         tags = {"carft.state": snapshot.status, **self._attempt_tags(snapshot.state)}
-        if (fingerprint or "").startswith("failed"):
+        if (sent or "").startswith("failed"):
             tags |= {"carft.failure": "", "carft.failure_message": ""}
         if snapshot.status == "done":
             self._send_result(key, snapshot)
@@ -430,12 +414,13 @@ class SweepProjection:
             tags["carft.failure_message"] = failure["message"]
         for file in snapshot.files:
             self._log_artifact(key, file)
-        self._attempt(digest, "tags", lambda: self._store.set_tags(key, tags))
-        ended = _end_time(snapshot)
-        self._attempt(
-            digest, "end", lambda: self._store.end_run(key, ENDS[snapshot.status], timestamp=ended)
-        )
-        self._record_end(key, snapshot.fingerprint(run))
+        self._end_run(key, snapshot.status, tags, _end_time(snapshot))
+        self._record_end(key, fingerprint)
+
+    def _end_run(self, key: RunKey, status: str, tags: Mapping[str, str], when: int) -> None:
+        self._attempt(key.name, "tags", lambda: self._store.set_tags(key, tags))
+        end = functools.partial(self._store.end_run, key, ENDS[status], timestamp=when)
+        self._attempt(key.name, "end", end)
 
     def _record_end(self, key: RunKey, fingerprint: str) -> None:
         """Record that a run was sent with its end; the next driver tries refused records again."""
@@ -462,9 +447,7 @@ class SweepProjection:
         if state is None or state.sweep != self._sweep.sweep:
             tags["carft.reused_from"] = "elsewhere" if state is None else state.sweep
         tags |= self._attempt_tags(state)
-        began = (
-            _modified(snapshot.folder / CONFIG) if state is None else round(1000 * state.created)
-        )
+        began = round(1000 * state.created) if state else _modified(snapshot.folder / CONFIG)
         params = _params(run, snapshot.claimed)
         start = RunStart(key, run.label, began, parent=self._sweep, params=params, tags=tags)
         self._start_run(start)
@@ -482,11 +465,8 @@ class SweepProjection:
         until = None if state is None else state.ended
         before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
-        return {
-            name: text
-            for name, text in tags.items()
-            if name == USER or self._first_tags.get(name) != text
-        }
+        first = self._first_tags
+        return {name: tags[name] for name in tags if name == USER or first.get(name) != tags[name]}
 
     @property
     def _executions(self) -> Sequence[Mapping[str, Any]]:
@@ -532,18 +512,11 @@ class SweepProjection:
         """Start the sweep's own run, once one of its runs has changed."""
         if "" in self._started:
             return
-        start = RunStart(
-            self._sweep,
-            self._sweep.sweep,
-            round(1000 * self._ledger.began),
-            tags=self._sweep_tags(),
-        )
-        self._start_run(start)
-        spec, name = self._ledger.spec, self._sweep.sweep
+        spec, name, began = self._ledger.spec, self._sweep.sweep, round(1000 * self._ledger.began)
+        self._start_run(RunStart(self._sweep, name, began, tags=self._sweep_tags()))
         endpoint = comparison_spec(spec).endpoint
-        views = all_sweeps_view(endpoint), runs_view(name, [*spec["parameters"]], endpoint)
-        for view in views:
-            self._keep_view(view, start.timestamp)
+        self._keep_view(all_sweeps_view(endpoint), began)
+        self._keep_view(runs_view(name, [*spec["parameters"]], endpoint), began)
         if (self._folder / SWEEP_FILE).exists():
             self._log_artifact(self._sweep, self._folder / SWEEP_FILE)
         self._sent.record("", self._store.run_id(self._sweep) or "", "running")
@@ -589,7 +562,7 @@ class SweepProjection:
         state = "interrupted" if outcome["state"] == "running" else outcome["state"]
         part = self._part = self._part or load_part(self._ledger, self._runs, with_fields=True)
         is_mended = self._is_thorough and "at" in outcome and self._mend_files(part)
-        files = [self._folder / name for name in FILES if (self._folder / name).exists()]
+        files = [self._folder / name for name in artifacts.FILES if (self._folder / name).exists()]
         runs = comparison_input(part, self._ledger.generation)
         content = f"{state} {_content(files, runs)}"
         if content == self._sent.fingerprint("") and not is_mended:
@@ -608,10 +581,7 @@ class SweepProjection:
             self._comparison = self._comparison or compare_sweeps([part])
             tags |= self._verdict_tags(self._comparison)
         # Before the arms, which take long on a slow server: a sweep that has ended does not run.
-        self._attempt("", "tags", lambda: self._store.set_tags(self._sweep, tags))
-        self._attempt(
-            "", "end", lambda: self._store.end_run(self._sweep, ENDS[state], timestamp=ended)
-        )
+        self._end_run(self._sweep, state, tags, ended)
         if "at" in outcome and self._comparison is not None:
             self._send_arms(self._comparison, ended)
         self._record_end(self._sweep, content)
@@ -634,12 +604,12 @@ class SweepProjection:
 
         mended = []
         if not _is_whole(self._folder):
-            self._comparison = write_comparison(self._folder, part)
-            mended.append(COMPARISON)
-        if has_dead_links(self._folder / PAGE, self._sent.run_ids().values()):
+            self._comparison = artifacts.write_comparison(self._folder, part)
+            mended.append(artifacts.COMPARISON)
+        if has_dead_links(self._folder / artifacts.PAGE, self._sent.run_ids().values()):
             self._comparison = self._comparison or compare_sweeps([part])
             if write_page(self._home, self._ledger, self._comparison, self.notes.append):
-                mended.append(PAGE)
+                mended.append(artifacts.PAGE)
         self.notes += [f"{name} was written anew" for name in mended]
         return bool(mended)
 
@@ -660,9 +630,8 @@ class SweepProjection:
         self._log_metrics(self._sweep, "selected", _metrics(values, when))
 
     def _keep_view(self, view: RunsView, when: int) -> None:
-        what = f"view {view.title}"
         keep = functools.partial(self._store.keep_view, view, self._sweep, timestamp=when)
-        self._attempt("", what, keep)
+        self._attempt("", f"view {view.title}", keep)
 
     def _send_arm(self, key: RunKey, arm: ArmSummary, began: int, when: int) -> None:
         """Send an arm, unless the store has the same arm already."""
@@ -702,11 +671,11 @@ class SweepProjection:
             "carft.selected": "" if selected is None else selected.arm.label,
         }
         parts = []
-        if (self._folder / PAGE).exists():
-            parts.append(f"[The report, with charts]({ARTIFACT}{PAGE})")
+        if (self._folder / artifacts.PAGE).exists():
+            parts.append(f"[The report, with charts]({ARTIFACT}{artifacts.PAGE})")
         answer, statistics = comparison.answer.lines, comparison.statistics
         parts += ["\n".join(f"- {line}" for line in answer)] if answer else []
-        figures = [name for name in FIGURES if (self._folder / name).exists()]
+        figures = [name for name in artifacts.FIGURES if (self._folder / name).exists()]
         parts += [f"{_TITLES[name]}:\n\n![{name}]({ARTIFACT}{name})" for name in figures]
         parts += [f"**Statistics.** {' '.join(statistics)}"] if statistics else []
         if selected is not None:
@@ -779,9 +748,8 @@ class SweepProjection:
         self._refuse(step, error)
 
     def _refuse(self, step: tuple[str, str], error: Exception) -> None:
-        reason = (
-            str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
-        )
+        kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+        reason = f"{kind}{error}"
         logger.info("%s of %s is refused: %s", step[1], describe(step[0]), reason)
         self.refused[step] = reason
 
@@ -794,11 +762,8 @@ def _params(run: _Run, claimed: Mapping[str, Any]) -> dict[str, Scalar]:
     fields |= {"data.digest": (identity.get("data") or {}).get("digest")}
     fields |= {"model.digest": identity.get("model")}
     left_out = ("algorithm.name", *(("optim.",) if identity.get("optim") is None else ()))
-    params = {
-        name: scalar(value)
-        for name, value in fields.items()
-        if value is not None and not name.startswith(left_out)
-    }
+    kept = {name: value for name, value in fields.items() if not name.startswith(left_out)}
+    params = {name: scalar(value) for name, value in kept.items() if value is not None}
     params |= {name: scalar(value) for name, value in run.setting.params.items()}
     params |= {"algorithm": run.setting.algorithm}
     return params if run.seed == NO_SEED else {**params, "seed": int(run.seed)}
@@ -828,9 +793,8 @@ def _result_metrics(
     evaluations: Mapping[str, Mapping[str, Any]], snapshot: _Snapshot
 ) -> Iterator[Metric]:
     """Yield the metrics of every evaluated model, except those in the report of the last epoch."""
-    last: Mapping[str, Any] = (
-        snapshot.history[-1] if snapshot.history else {"epoch": 0, "metrics": {}}
-    )
+    before: Mapping[str, Any] = {"epoch": 0, "metrics": {}}
+    last = snapshot.history[-1] if snapshot.history else before
     epoch = int(last["epoch"])
     for label, evaluation in evaluations.items():
         when = _modified(_metrics_file(snapshot.folder, label))
@@ -861,10 +825,10 @@ def _state_of(name: str, fingerprint: str) -> str:
 def _is_whole(folder: Path) -> bool:
     """Return whether all files of a sweep's comparison exist and none is damaged."""
     try:
-        is_read = read_json(folder / COMPARISON) is not None
+        is_read = read_json(folder / artifacts.COMPARISON) is not None
     except RequestError:
         return False
-    return is_read and all((folder / name).exists() for name in COMPARED)
+    return is_read and all((folder / name).exists() for name in artifacts.COMPARED)
 
 
 def _metrics_file(folder: Path, label: str) -> Path:
@@ -881,7 +845,7 @@ def _content(files: Sequence[Path], runs: str) -> str:
     hashed = hashlib.sha256(runs.encode())
     for file in files:
         with suppress(RefusedFile):  # nor is it sent
-            hashed.update(b"" if file.name == PAGE else read_regular(file))
+            hashed.update(b"" if file.name == artifacts.PAGE else read_regular(file))
     return hashed.hexdigest()[:16]
 
 

@@ -14,11 +14,10 @@ SOON = 0.25
 _SHARE = 0.75
 """Of the time that may go into requests: what comes meanwhile is merged."""
 
-logger = logging.getLogger(__name__)
-
-
 TURNS = 20
 """So many times a flush waits for a slow place that still takes what is sent."""
+
+logger = logging.getLogger(__name__)
 
 
 class Projector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from carft_sweep.carft_core.files import read_json
@@ -14,6 +15,7 @@ from carft_sweep.sweeps.ledger.status import goals, source_of
 from carft_sweep.sweeps.spec.metrics import natural_goal
 from carft_sweep.tracking.comparison.caveats import NOTES
 from carft_sweep.tracking.comparison.compare import Comparison
+from carft_sweep.tracking.comparison.input_file import read_published
 from carft_sweep.tracking.comparison.metrics import TOP1
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
 from carft_sweep.tracking.comparison.runs import (
@@ -27,12 +29,11 @@ from carft_sweep.tracking.comparison.runs import (
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Constraint, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import counted
 
-Values = Sequence[float]
 RESULT = "result"
 """The fact that says whether a run was measured at its last or its best step."""
 
 
-def front(values: Mapping[int, Values], maximized: Sequence[bool]) -> set[int]:
+def front(values: Mapping[int, Sequence[float]], maximized: Sequence[bool]) -> set[int]:
     """Return the trials (by number) on the Pareto front, including equal trials. A trial beats
     another when it is as good by every goal and better by one. `maximized` has True for each goal
     of which more is better."""
@@ -161,12 +162,16 @@ CONFIG = "config.json"
 
 
 def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
-    """Return the runs of the sweeps of these names. Raises RequestError with the nearest name for
-    an unknown name. For several sweeps every run's config is read, for a single sweep the configs
-    of zero-shot models."""
-    runs, wanted = RunStore(home.runs), list(dict.fromkeys(names))
-    several = len(wanted) > 1
-    return [load_part(find_ledger(home, name), runs, with_fields=several) for name in wanted]
+    """Return the runs of sweeps of a home, and of published ones, which are folders: names with a
+    slash. For several sweeps every run's config is read, for a single sweep the configs of
+    zero-shot models. Raises RequestError for an unknown name, with the nearest one."""
+    runs = RunStore(home.runs)
+    return [
+        read_published(Path(name).expanduser())
+        if "/" in name
+        else load_part(find_ledger(home, name), runs, with_fields=len(names) > 1)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
@@ -176,14 +181,13 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
     loaded = records(sweep, runs)
     wanted = (record for record in loaded if with_fields or record.is_zero_shot)
     digests = dict.fromkeys(record.digest for record in wanted)
-    claimed = (
-        (digest, undamaged(read_json, runs.folder(digest) / CONFIG, Claim)) for digest in digests
-    )
+    files = {digest: runs.folder(digest) / CONFIG for digest in digests}
+    claimed = {digest: undamaged(read_json, file, Claim) for digest, file in files.items()}
     return SweepRuns(
         sweep=sweep.name,
         records=loaded,
         spec=spec,
-        fields={digest: fields(config) for digest, config in claimed if config is not None},
+        fields={digest: fields(claim) for digest, claim in claimed.items() if claim is not None},
         warnings=tuple(_taken_over(sweep)),
     )
 

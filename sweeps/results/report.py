@@ -46,17 +46,9 @@ INDEX = "index.html"
 """The page of a published folder."""
 
 
-def _owner(sweeps: Sequence[Ledger], digest: str) -> Ledger:
-    """Return the sweep that has a run; of several the first."""
-    owners = (part for part in sweeps for item in part.settings() if digest in item.runs.values())
-    return next(owners, sweeps[0])
-
-
 def _claim(run: RunRecord) -> dict[str, Any] | None:
     """Return the config and identity in a run's folder; None where these do not name the data."""
-    claim: dict[str, Any] | None = None
-    if run.folder is not None:
-        claim = read_json(run.folder / "config.json", Claim)
+    claim = None if run.folder is None else read_json(run.folder / "config.json", Claim)
     return claim if claim and "identity" in claim else None
 
 
@@ -66,13 +58,13 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
     address = pages_address(place)
     if address is None:
         return None
-    pages: dict[str, str] = {}
-    for sweep in sweeps:
-        log = SentLog(home.sweep(sweep.name), place_of(home, sweep))
-        ids = log.run_ids() if log.experiment else {}
-        for digest, run_id in ids.items():
-            if digest and run_id and not digest.startswith(ARM):
-                pages[digest] = f"{address}/{run_page(log.experiment, run_id)}"
+    logs = (SentLog(home.sweep(sweep.name), place_of(home, sweep)) for sweep in sweeps)
+    pages = {
+        digest: f"{address}/{run_page(log.experiment, run_id)}"
+        for log in logs
+        for digest, run_id in log.run_ids().items()
+        if log.experiment and digest and run_id and not digest.startswith(ARM)
+    }
     return RunPages(address, pages, is_own=not is_server(place.named))
 
 
@@ -90,7 +82,9 @@ def _exports(
     if comparison.selected is None and not comparison.tasks:
         return ()
     selected = [] if comparison.selected is None else comparison.selected.arm.done
-    owner = _owner(sweeps, selected[0].digest) if selected else sweeps[0]
+    digests = {run.digest for run in selected[:1]}
+    runs = ((part, item.runs.values()) for part in sweeps for item in part.settings())
+    owner = next((part for part, own in runs if digests & {*own}), sweeps[0])
     return [*export_commands(comparison, owner.name, named=bool(options) or len(sweeps) > 1)]
 
 
@@ -117,18 +111,15 @@ def provenance(
     """Return what a reader needs to judge the numbers, and to reproduce them. `options` are those
     of `report`. The result names neither user nor machine, and stays the same until a run
     changes."""
-    commands, files, names = [], [], [sweep.name for sweep in sweeps]
-    for sweep in sweeps:
-        command, file = _command(sweep)
-        commands.append(command)
-        files += [] if file is None else [file]
+    ran = [_command(sweep) for sweep in sweeps]
+    again = shlex.join(["carft-sweep", "report", *(sweep.name for sweep in sweeps), *options])
     facts = dict(_facts(home, sweeps, comparison))
     if calibration:
         facts["zero-shot and LAION's table"] = calibration
     return Provenance(
         facts=facts,
-        commands=(*commands, shlex.join(["carft-sweep", "report", *names, *options])),
-        files=tuple(files),
+        commands=(*(command for command, _ in ran), again),
+        files=tuple(file for _, file in ran if file is not None),
     )
 
 
@@ -141,7 +132,12 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
     states = Counter(run.state for run in runs)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     yield "runs", (counts,)
-    yield from _times(RunStore(home.runs), done)
+    runs_of_home = RunStore(home.runs)
+    states = [state for run in done if (state := runs_of_home.read(run.digest)) is not None]
+    ends = [state.ended for state in states if state.ended is not None]
+    if ends:
+        first, last = min(state.created for state in states), max(ends)
+        yield "made", (f"from {_format_time(first)} to {_format_time(last)}",)
     yield from _identities(done)
     for name, title in _FACTS.items():
         values = _distinct(run.facts.get(name) for run in done)
@@ -152,14 +148,6 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
         if ran_with:
             yield f"{sweep.name} ran with", ran_with
     yield "this page was made with", (describe_code(provenance_tags()),)
-
-
-def _times(runs: RunStore, done: Sequence[RunRecord]) -> Iterator[Fact]:
-    states = [state for run in done if (state := runs.read(run.digest)) is not None]
-    ends = [state.ended for state in states if state.ended is not None]
-    if ends:
-        first, last = min(state.created for state in states), max(ends)
-        yield "made", (f"from {_format_time(first)} to {_format_time(last)}",)
 
 
 def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
@@ -220,10 +208,6 @@ class Page:
     calibration: tuple[str, ...] = ()
     """Sentences on the zero-shot models beside LAION's table."""
 
-    def write(self, path: Path) -> None:
-        """Write the page atomically. Raises OSError where it cannot be written."""
-        write_text(path, self.text)
-
 
 def page(
     home: Home, sweeps: Sequence[Ledger], comparison: Comparison, *, options: Sequence[str] = ()
@@ -270,17 +254,14 @@ def table_page(table: Path, comparison: Comparison, *, options: Sequence[str] = 
     from carft_sweep.tracking.report.html import document
 
     digest = hashlib.sha256(read_regular(table, follow=True)).hexdigest()
-    provenance = Provenance(
-        facts={
-            "table": (_with_digest(table.name, digest),),
-            "this page was made with": (describe_code(provenance_tags()),),
-        },
-        commands=(shlex.join(["carft-sweep", "report", table.name, *options]),),
-        files=(),
-    )
+    facts = {
+        "table": (_with_digest(table.name, digest),),
+        "this page was made with": (describe_code(provenance_tags()),),
+    }
+    command = shlex.join(["carft-sweep", "report", table.name, *options])
     data = ChartData(comparison)
-    text = document(comparison, data, provenance=provenance)
-    return Page(text, data)
+    provenance = Provenance(facts=facts, commands=(command,), files=())
+    return Page(document(comparison, data, provenance=provenance), data)
 
 
 def write_page(
@@ -297,7 +278,7 @@ def write_page(
             (folder / name).unlink(missing_ok=True)  # this comparison may have less to show
         names = [Path(name).stem for name in FIGURES]
         figures = write_figures(report.data, folder, ["png"], names, scale=1.0)
-        report.write(folder / PAGE)  # last: where it is, the others are
+        write_text(folder / PAGE, report.text)  # last: where it is, the others are
     except Exception as error:  # whatever goes wrong in a picture, the sweep has ended well
         note(f"the report was not written ({type(error).__name__}: {error})")
         return []

@@ -26,8 +26,7 @@ def place_of(home: Home, ledger: Ledger | None) -> TrackingLocation:
 
 class SentLog:
     """The file that says what one place was sent of each run of a sweep; the last line of a run
-    counts. The sweep's own run has the digest "".
-    """
+    counts. The sweep's own run has the digest ""."""
 
     def __init__(self, folder: Path, place: TrackingLocation) -> None:
         self.file = folder / "sent" / f"{place.key}.jsonl"

@@ -11,7 +11,8 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.results.loading import load_comparison
-from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.results.records import comparison, load_part
+from carft_sweep.sweeps.results.report import publish
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.errors import TrackingError
@@ -50,6 +51,14 @@ def test_from_a_home_it_is_what_compare_prints_and_needs_no_mlflow(
     assert to_json(load_comparison("toy", home=copy)) == to_json(of_home(told))
 
 
+def test_a_published_folder_is_read_too(told: ToySweep, tmp_path: Path) -> None:
+    ledger, runs = find_ledger(told.home, "toy"), RunStore(told.home.runs)
+    publish(tmp_path / "toy", ledger, load_part(ledger, runs, with_fields=True))
+    found = load_comparison(tmp_path / "toy")
+    assert found.verdict == of_home(told).verdict
+    assert [row.arm.label for row in found.rows] == [row.arm.label for row in of_home(told).rows]
+
+
 def test_from_a_server_it_is_named_by_its_address(told: ToySweep) -> None:
     uri = f"sqlite:///{told.home.path / 'mlflow.db'}"
     found = load_comparison("toy", tracking_uri=uri)
@@ -62,11 +71,8 @@ def test_one_condition_may_stand_alone_and_a_rule_goes_before_the_sweeps_own(
     home = told.home.path
     alone = load_comparison("toy", home=home, conditions="kl_weight>=0.3")
     assert alone == load_comparison("toy", home=home, conditions=["kl_weight>=0.3"])
-    found = load_comparison(
-        "toy",
-        home=home,
-        spec=ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize")),
-    )
+    spec = ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize"))
+    found = load_comparison("toy", home=home, spec=spec)
     assert found.rule.metric == "id/val/nll"
 
 
