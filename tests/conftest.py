@@ -31,7 +31,7 @@ from tests.tiny_vit import TINY_CONFIG, write_clip
 
 pytest_plugins = ["tests.services.fixtures"]
 # How long an example takes says nothing where other tests run beside it.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
 SERVICES = frozenset({"postgres", "s3", "mlflow_server"})
 """The fixtures there; tests that ask for one run in one process, which starts each once."""

@@ -3,7 +3,7 @@
     python -m tests.docs.tiny COMMAND ...
 
 `run` and `check` of a sweep on the built-in data get one value of each parameter, one seed, one
-epoch and a tenth of the images; everything else is the command as it is.
+epoch, a tenth of the images, two shifts; everything else is the command as it is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def tiny(words: Sequence[str]) -> list[str]:
 
 def _changes(spec: SweepSpec) -> Iterator[str]:
     yield from ("seeds=1", "trial.optim.epochs=1", "trial.data.train_fraction=0.1")
-    yield "trial.merges=[{name: wise_ft, alphas: [0.5]}]"
+    yield from (
+        "trial.merges=[{name: wise_ft, alphas: [0.5]}]",
+        "trial.data.shifts=[outline, pixel]",
+    )
     for parameter in spec.parameters:
         (_, first), *_ = parameter.boundary_values()
         yield f"parameters.{parameter.name}.values=[{first}]"

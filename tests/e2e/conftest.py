@@ -79,7 +79,7 @@ class Tiny:
 
     def show(self) -> dict[str, Any]:
         """What `show --json` tells."""
-        found: dict[str, Any] = json.loads(self.call("show", "--json")[0])
+        found: dict[str, Any] = json.loads(self.here("show", "--json"))
         return found
 
     def outcomes(self) -> dict[float, Any]:
@@ -107,28 +107,21 @@ class Tiny:
         """The sweeps and runs in an MLflow, the home's own if none is named: tags, status, and the
         epochs of the training loss. Arms are left out.
         """
-        # Not mlflow in this process: it holds on to its first store.
-        script = (
-            "import json, sys\n"
-            "from mlflow import MlflowClient\n"
-            "client = MlflowClient(sys.argv[1])\n"
-            "experiment = client.get_experiment_by_name('carft-sweep').experiment_id\n"
-            "found = []\n"
-            "for run in client.search_runs([experiment], \"tags.`carft.kind` != 'arm'\"):\n"
-            "    history = client.get_metric_history(run.info.run_id, 'train/loss')\n"
-            "    found.append({'tags': run.data.tags, 'status': run.info.status,"
-            " 'epochs': sorted(m.step for m in history)})\n"
-            "print(json.dumps(found))\n"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, uri or f"sqlite:///{self.home / 'mlflow.db'}"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=LIMIT,
-        )
-        found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-        return found
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri or f"sqlite:///{self.home / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("carft-sweep")
+        assert experiment is not None
+        return [
+            {
+                "tags": run.data.tags,
+                "status": run.info.status,
+                "epochs": sorted(
+                    point.step for point in client.get_metric_history(run.info.run_id, "train/loss")
+                ),
+            }
+            for run in client.search_runs([experiment.experiment_id], "tags.`carft.kind` != 'arm'")
+        ]
 
 
 MakeTiny = Callable[..., Tiny]

@@ -100,6 +100,15 @@ def predictions(folder: Path, merge: str | None) -> pd.DataFrame:
     return pd.read_parquet(folder / "evaluations" / (merge or "unmerged") / "predictions.parquet")
 
 
+@functools.cache
+def hits_of(folder: Path, merge: str | None) -> pd.DataFrame:
+    """Which images a model of a run has right."""
+    rows = predictions(folder, merge)
+    texts = {name: rows[name].astype(str) for name in ("split", "id", "unit")}
+    right = (rows.label == rows.prediction).astype(float)
+    return pd.DataFrame({"task": 0, **texts, "right": right})
+
+
 def shown_of(shown: Mapping[str, Any], by: str, task: str) -> dict[str, Any]:
     """The part of `show --json` that is of one task, without the field that names tasks."""
     part = dict(shown)
@@ -151,6 +160,11 @@ class Numbers(ABC):
     @functools.cached_property
     def curve_errors(self) -> dict[tuple[str, str], list[ImageError | None]]:
         """By candidate and reference, once computed: they are the same by every rule."""
+        return {}
+
+    @functools.cached_property
+    def image_errors(self) -> dict[Any, ImageError]:
+        """Likewise, by pairs of models and metric."""
         return {}
 
     def models(self, setting: Setting) -> list[str | None]:
@@ -223,10 +237,7 @@ class Measured(Numbers):
 
     def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
         (folder,) = run
-        rows = predictions(folder, merge)
-        texts = {name: rows[name].astype(str) for name in ("split", "id", "unit")}
-        right = (rows.label == rows.prediction).astype(float)
-        return pd.DataFrame({"task": 0, **texts, "right": right})
+        return hits_of(folder, merge)
 
     def _measure(self, folder: Path, merge: str | None) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -336,6 +347,7 @@ class Means(Numbers):
     alphas: Sequence[float]
     each: Sequence[Measured]
     rule: Rule
+    _metrics: dict[tuple[Run, str | None], dict[str, float]] = field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int]:
@@ -360,9 +372,12 @@ class Means(Numbers):
 
     def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
         """Those that every task has."""
-        own = [of.metrics((folder,), merge) for of, folder in zip(self.each, run, strict=True)]
-        shared = set.intersection(*({*values} for values in own))
-        return {name: float(np.mean([values[name] for values in own])) for name in shared}
+        if (run, merge) not in self._metrics:
+            own = [of.metrics((folder,), merge) for of, folder in zip(self.each, run, strict=True)]
+            shared = set.intersection(*({*values} for values in own))
+            means = {name: float(np.mean([values[name] for values in own])) for name in shared}
+            self._metrics[run, merge] = means
+        return self._metrics[run, merge]
 
     def image_step(self, metric: str) -> float:
         """One image is of one task, and changes the mean by the less."""
@@ -918,14 +933,18 @@ class _Comparison:
         test = Paired((one - two).tolist(), self.measured.image_step(metric), None)
         if not test.spreads:
             return test
-        hits = [
+        pairs = tuple(
             tuple(
-                self.measured.hits(setting.runs[seed if setting.trains else None], merge)
+                (setting.runs[seed if setting.trains else None], merge)
                 for setting, merge in (candidate, reference)
             )
             for seed in seeds
-        ]
-        return replace(test, images=image_error(hits, metric))
+        )
+        errors = self.measured.image_errors
+        if (pairs, metric) not in errors:
+            hits = [(self.measured.hits(*one), self.measured.hits(*two)) for one, two in pairs]
+            errors[pairs, metric] = image_error(hits, metric)
+        return replace(test, images=errors[pairs, metric])
 
     def verdict(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +32,11 @@ class Smoke:
         assert code == 0, told.err
         return told.out + told.err
 
-    def run(self, recipe: str, root: Path, *profiles: str, sets: str = "") -> str:
+    def run(self, recipe: str, root: Path, *profiles: str, sets: Sequence[str] = ()) -> str:
         """The recipe with these profiles and `smoke`, on the images below `root`."""
         words = [word for name in (*profiles, "smoke") for word in ("--profile", name)]
         # A report's page and model take longer than these runs.
-        for change in ("report={page: false, model: false}", *filter(None, [sets])):
+        for change in ("report={page: false, model: false}", *sets):
             words += ["--set", change]
         return self.call("run", recipe, "--data-root", str(root), "--in-process", *words)
 
@@ -71,7 +71,7 @@ def top1(*splits: str) -> set[str]:
 def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
     domain_bed_tree.make(tmp_path, "pacs", per_domain=10)
     # Two of the domains in turn, to save time; all of them below.
-    smoke.run("domainbed", tmp_path, sets="parameters.data.test_domain.values=[photo, sketch]")
+    smoke.run("domainbed", tmp_path, sets=["parameters.data.test_domain.values=[photo, sketch]"])
     children = smoke.children("domainbed_smoke")
     assert {*children} == {
         f"{algorithm} test_domain={domain} s0"
@@ -100,8 +100,10 @@ def test_domainbeds_oracle(smoke: Smoke, tmp_path: Path) -> None:
     assert table.count("oracle: settings were chosen on ood/{task}_out/top1") == 1
 
 
-def test_imagenet(smoke: Smoke, imagenet_root: Path) -> None:
-    smoke.run("imagenet", imagenet_root, sets="baselines=[zero_shot]")
+def test_imagenet(smoke: Smoke, imagenet_root: Path, tiny_clip_files: Path) -> None:
+    # Thousands of images, which the profile's own model takes a minute for.
+    sets = ("baselines=[zero_shot]", f"model={{name: {tiny_clip_files}}}")
+    smoke.run("imagenet", imagenet_root, sets=sets)
     children = smoke.children("imagenet_smoke")
     assert {*children} == {"zero_shot", "car_ft s0"}
     shifts = [f"ood/{name}" for name in ("v2", "r", "a", "sketch", "objectnet", "mean")]
@@ -127,6 +129,7 @@ def test_a_rival_beside_its_references_on_fresh_seeds(smoke: Smoke, tiny_clip_fi
         "optim.epochs": "null",
         "optim.steps": "2",
         "data.train_fraction": "0.1",
+        "data.shifts": "[pixel]",
         "merges": "[{name: wise_ft, alphas: [0.5]}]",
         "report": "{page: false, model: false}",
     }
@@ -145,19 +148,27 @@ def test_a_rival_beside_its_references_on_fresh_seeds(smoke: Smoke, tiny_clip_fi
         assert "‡" not in table, "all are tuned alike"
 
 
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        (("--set", "baselines=[zero_shot, {name: ema, decay: 0.9999}]"), 2),
+        pytest.param((), 13, marks=pytest.mark.slow),  # the memory of each takes seconds
+    ],
+)
 def test_the_rivals_on_imagenet_are_planned_for_a_gpu(
-    smoke: Smoke, imagenet_root: Path, tiny_clip_files: Path
+    smoke: Smoke, imagenet_root: Path, tiny_clip_files: Path, changes: Sequence[str], count: int
 ) -> None:
     words = ["check", "imagenet", "--profile", "rivals", "--data-root", str(imagenet_root)]
+    words += changes
     words += ["--gpu", "H100", "--set", f"model={{name: {tiny_clip_files}}}"]
     plan = smoke.call(*words, "--set", "prompts={classes: class_only, contexts: class_only}")
     settings = dict(re.findall(r"^  (\w+) +(\d) to train$", plan, re.MULTILINE))
-    assert len(settings) == 13
+    assert len(settings) == count
     assert {*settings.values()} == {"5"}
     memory = dict(re.findall(r"^  (\w+), optim.batch_size 512: (.*)$", plan, re.MULTILINE))
     assert memory.keys() == settings.keys()
     assert all(re.fullmatch(r"[0-9.]+ MB", size) for size in memory.values()), memory
-    assert "65 to train (650 epochs)" in plan
+    assert f"{5 * count} to train ({50 * count} epochs)" in plan
     assert re.search(r"^The runs will keep at most about [0-9.]+ MB on disk", plan, re.MULTILINE)
     assert "of one H100, at 35% of its peak" in plan
 
@@ -218,7 +229,10 @@ def test_downstream(smoke: Smoke, downstream_root: Path) -> None:
     ("profiles", "sweep", "criterion", "words"),
     [
         ((), "wilds_smoke", "macro_f1", "macro-F1"),
-        (("fmow",), "wilds_fmow_smoke", "worst_group_top1", "worst-group accuracy"),
+        pytest.param(
+            *(("fmow",), "wilds_fmow_smoke", "worst_group_top1", "worst-group accuracy"),
+            marks=pytest.mark.slow,  # tests/carft_core/data/families has what differs
+        ),
     ],
 )
 def test_wilds(

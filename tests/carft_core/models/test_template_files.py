@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=st.binary(max_size=200), ending=st.sampled_from([".txt", ".yaml"]))
 def test_any_bytes_are_a_set_or_one_refusal(tmp_path: Path, content: bytes, ending: str) -> None:

@@ -399,13 +399,14 @@ def test_a_batch_larger_than_the_training_images_is_warned_of(
 
 def test_a_gpu_that_is_not_here_is_planned_for(toy_cli: ToySweep, carft: Carft) -> None:
     trial = {**dict[str, Any](TOY["trial"]), "device": "auto"}  # type: ignore[arg-type]
-    text = check(toy_cli, carft, "--gpu", "H100", trial=trial, resources={"gpus": 1})
+    text = check(toy_cli, carft, "--gpu", "H100", trial=trial, resources={"gpus": 1}, baselines=[])
     assert "this machine with H100: " in text
     assert "Memory of a run on H100" in text
     assert re.search(r"car_ft, optim.batch_size 64: [0-9.]+ MB", text)
     assert "of one H100, at 35% of its peak" in text
-    trial |= {"optim": {"batch_size": 30_000}}
-    text = check(toy_cli, carft, "--gpu", "T4", trial=trial)
+    trial |= {"optim": {"batch_size": 30_000}, "algorithm": {"name": "fine_tune"}}
+    rates = {"optim.lr": {"values": [1e-4]}}
+    text = check(toy_cli, carft, "--gpu", "T4", trial=trial, parameters=rates, baselines=[])
     assert re.search(r"fine_tune, optim.batch_size 30000, micro_batch 15000: ", text)
     assert "a T4 computes no bf16" in text
     assert "would take a T4 (device)" in check(toy_cli, carft, "--gpu", "T4")

@@ -18,9 +18,11 @@ from tests.sweeps.engines.conftest import SLOW_RAY, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder
 
 on_ray_if_slow = pytest.mark.parametrize("engine", ["in process", "local", SLOW_RAY], indirect=True)
-"""For what the processes decide that Ray's actors supervise as well."""
+"""For what the processes decide that Ray's actors supervise as well, and for what a recorded stream
+shows of both engines."""
 
 
+@on_ray_if_slow
 def test_jobs_run_in_order_and_each_is_told_whole(engine: Engine, job: MakeJob) -> None:
     recorder = Recorder([job("a", epochs=2), Wait.LATER, job("b", epochs=1)])
     engine.run(recorder)
@@ -52,6 +54,7 @@ def test_the_next_job_is_requested_when_there_is_room(engine: Engine, job: MakeJ
     ]
 
 
+@on_ray_if_slow
 def test_a_decision_stops_the_run_and_the_next_follows(engine: Engine, job: MakeJob) -> None:
     recorder = Recorder([job("a", epochs=9), job("b", epochs=1)])
     recorder.decide = lambda job, report: (
@@ -273,15 +276,31 @@ RECORDED = [
 
 @pytest.mark.xdist_group("ray")
 def test_a_recorded_stream_gets_the_same_decisions_and_ends_in_both_engines(
-    on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob
+    on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In Ray as one trial of Tune's, which keeps every trial for good: thousands of runs would grow
+    without end.
+    """
+    from carft_sweep.sweeps.engines.ray_tune import JobSearcher
+
+    given: list[object] = []
+
+    def suggest(self: JobSearcher, trial_id: str) -> Any:
+        config = original(self, trial_id)
+        given.extend([config] if isinstance(config, dict) else [])
+        return config
+
+    original = JobSearcher.suggest
+    monkeypatch.setattr(JobSearcher, "suggest", suggest)
     told = []
     for make in (on_local, on_ray):
         jobs: list[Job | Wait] = [job(str(i), values=v) for i, v in enumerate(RECORDED)]
         judging = Judging(jobs)
         make(REPLAY).run(judging)
         told.append((judging.decided, judging.events))
+        assert len({*judging.pids()}) == 1
     assert told[0] == told[1]
+    assert len(given) == 1
     ends = {event for event, _ in told[0][1]} & {"finished", "stopped", "failed"}
     assert ends == {"finished", "stopped"}
 

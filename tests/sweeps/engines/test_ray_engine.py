@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,26 +90,6 @@ def test_as_many_runs_as_fit_are_there_at_once(
     first_end = min(recorder.events.index(("finished", d)) for d in "ab")
     assert recorder.events.index(("started", "c")) > first_end
     assert len(set(recorder.pids())) == CORES
-
-
-def test_runs_that_follow_each_other_are_one_trial_of_tunes(
-    on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tune keeps every trial for good: thousands of runs would grow without end."""
-    given: list[object] = []
-
-    def suggest(self: ray_loop.JobSearcher, trial_id: str) -> Any:
-        config = original(self, trial_id)
-        given.extend([config] if isinstance(config, dict) else [])
-        return config
-
-    original = ray_loop.JobSearcher.suggest
-    monkeypatch.setattr(ray_loop.JobSearcher, "suggest", suggest)
-    recorder = Recorder([job(digest, epochs=1) for digest in "abcde"])
-    on_ray(need=RunRequirements(1), parallel=1).run(recorder)
-    assert [event for event, _ in recorder.events] == ["started", "epoch 1", "finished"] * 5
-    assert len({*recorder.pids()}) == 1
-    assert len(given) == 1
 
 
 def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begun(
@@ -197,7 +178,8 @@ def test_a_killed_actor_takes_its_worker_along_and_the_run_goes_on_in_another(
     assert gone_within(10, first)
 
 
-def test_an_actor_that_tells_nothing_is_given_up(
+@pytest.mark.slow  # below, the loop decides it without Ray
+def test_the_actor_of_a_real_ray_that_tells_nothing_is_given_up(
     on_ray: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_loop, "LOOK", 0.5)
@@ -216,26 +198,37 @@ def test_an_actor_that_tells_nothing_is_given_up(
     assert recorder.events[-1] == ("finished", "a")
 
 
+@pytest.fixture(scope="module")
+def add_spot(ray_nodes: Any) -> Iterator[Callable[[], Any]]:
+    """Makes nodes of a kind of its own, of which there is one."""
+
+    def add() -> Any:
+        return ray_nodes.add_node(num_cpus=1, resources={"spot": 1})
+
+    first = add()
+    yield add
+    ray_nodes.remove_node(first)
+
+
 def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
     ray_nodes: Any,
+    add_spot: Callable[[], Any],
     on_ray: MakeEngine,
     job: MakeJob,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray_loop, "LOOK", 0.5)
-    here = [ray_nodes.add_node(num_cpus=1, resources={"spot": 1})]
-    ray_nodes.wait_for_nodes()
+    second: list[Any] = []
     recorder = Retrying(
         [job("a", do="wait"), job("b", do="wait")],
-        started_a=lambda _: here.append(ray_nodes.add_node(num_cpus=1, resources={"spot": 1})),
+        started_a=lambda _: second.append(add_spot()),
         started_b=lambda _: (
-            ray_nodes.remove_node(here.pop(), allow_graceful=False) if len(here) == 2 else None
+            ray_nodes.remove_node(second.pop(), allow_graceful=False) if second else None
         ),
         failed=go(tmp_path),
     )
     on_ray(need=RunRequirements(1, custom={"spot": 1})).run(recorder)
-    ray_nodes.remove_node(here.pop())
     assert recorder.order("started", "failed", "finished") == [
         *["started a", "started b", "failed b", "finished a", "started b", "finished b"]
     ]
@@ -268,16 +261,19 @@ class Quarantining(Recorder):
         self.bad.add(self.nodes[-1]) if job.digest == "a" else None
 
 
+@pytest.mark.slow  # below, the loop decides it without Ray
 def test_a_retry_goes_elsewhere_and_nothing_begins_on_a_node_that_is_left_out(
-    ray_nodes: Any, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    ray_nodes: Any,
+    add_spot: Callable[[], Any],
+    on_ray: MakeEngine,
+    job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray_loop, "LOOK", 0.0)
-    here = [ray_nodes.add_node(num_cpus=1, resources={"spot": 1}) for _ in range(2)]
-    ray_nodes.wait_for_nodes()
+    other = add_spot()
     recorder = Quarantining([job("a", do="raise", error="key"), job("b"), job("c")])
     on_ray(need=RunRequirements(1, custom={"spot": 1}), parallel=1).run(recorder)
-    for node in here:
-        ray_nodes.remove_node(node)
+    ray_nodes.remove_node(other)
     first, second, *rest = recorder.nodes
     assert first != second
     assert rest == [first, first]
@@ -298,6 +294,28 @@ def placing(handler: Recorder, nodes: dict[str, Node], **more: Any) -> ray_loop.
     )
     vars(engine).update(more)
     return ray_loop.Loop(handler, cast(ray_loop.RayEngine, engine))
+
+
+def test_an_actor_that_tells_nothing_is_given_up(
+    job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[object] = []
+    monkeypatch.setattr(ray_loop, "LOOK", 0.0)
+    monkeypatch.setattr(ray_loop, "GRACE", 2.0)
+    monkeypatch.setattr(ray, "kill", killed.append)
+    recorder = Recorder([job("a")])
+    loop = placing(recorder, {"1": FIRST}, silence=4)
+    clock: Any = SimpleNamespace(now=0.0, turn=lambda: None, standing_still=nullcontext)
+    monkeypatch.setattr(loop, "_clock", clock)
+    loop.next("t")
+    state = SimpleNamespace(ray_actor="its actor")
+    trial: Any = SimpleNamespace(trial_id="t", status=ray_loop.Trial.RUNNING, temporary_state=state)
+    for clock.now, dead in ((6.0, []), (6.1, ["its actor"])):
+        loop.check_actors(SimpleNamespace(get_live_trials=lambda: [trial]))
+        assert killed == dead
+    loop.on_trial_lost(trial)
+    failure = recorder.failures["a"]
+    assert (failure.kind, failure.message) == ("timeout", "nothing was heard of the node for 6 s")
 
 
 def left_out_of(config: Any) -> list[str]:
@@ -391,11 +409,15 @@ def test_a_node_that_has_gone_is_left_out(ray_nodes: Any, tmp_path: Path) -> Non
 
 
 def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
-    on_ray: MakeEngine, job: MakeJob, tmp_path: Path
+    job: MakeJob, tmp_path: Path
 ) -> None:
-    recorder = Recorder([Job(**{**vars(job("a")), "workdir": str(tmp_path / "unshared" / "a")})])
-    on_ray().run(recorder)
-    assert "must be shared storage" in recorder.failures["a"].message
+    run = ray_loop.WarmRun.__new__(
+        ray_loop.WarmRun
+    )  # not as an actor, which Ray takes long to make
+    run.assign(json.dumps(vars(replace(job("a"), workdir=str(tmp_path / "unshared" / "a")))))
+    (event,) = run._events()
+    assert event["kind"] == "failed"
+    assert "must be shared storage" in event["failure"]["message"]
     assert not (tmp_path / "unshared").exists()
 
 

@@ -87,7 +87,7 @@ ACT = st.tuples(st.integers(0, 1), st.integers(0, 7))
 UPDATE = st.builds(Trouble, st.integers(0, 8), st.booleans(), st.booleans())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(steps=st.lists(ACT | UPDATE, min_size=5, max_size=30))
 def test_a_crash_at_any_call_changes_no_run(steps: list[tuple[int, int] | Trouble]) -> None:
     """A driver dies at some of its calls, and another one goes on, or the store goes away there,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -24,7 +25,7 @@ from carft_sweep.sweeps.results.report import provenance
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.comparison.compare import compare
+from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.location import resolve_location
@@ -41,6 +42,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     made = Home(tmp_path_factory.mktemp("shown") / "home")
     make(made)
     return made
+
+
+@functools.cache
+def compared_in(home: Home) -> Comparison:
+    """The sweep's comparison, made once in a home: no test here changes a run."""
+    return comparison(find_ledger(home, NAME), RunStore(home.runs))
 
 
 def test_the_command_writes_page_and_figures_and_says_where(
@@ -67,9 +74,8 @@ def test_the_command_writes_page_and_figures_and_says_where(
 
 def test_a_sweep_that_ends_keeps_the_page_with_its_two_main_charts(home: Home) -> None:
     ledger, notes = find_ledger(home, NAME), list[str]()
-    compared = comparison(ledger, RunStore(home.runs))
     folder = home.sweep(NAME)
-    files = sweep_page.write_page(home, ledger, compared, notes.append)
+    files = sweep_page.write_page(home, ledger, compared_in(home), notes.append)
     assert {*files} == {folder / name for name in (PAGE, *FIGURES)}
     assert all(file.stat().st_size > 0 for file in files)
     assert notes == []
@@ -92,8 +98,7 @@ def sent(home: Home, experiment: str | None = "3") -> list[str]:
 
 def page_of(home: Home, *options: str) -> str:
     ledger = find_ledger(home, NAME)
-    compared = comparison(ledger, RunStore(home.runs))
-    return sweep_page.page(home, [ledger], compared, options=options).text
+    return sweep_page.page(home, [ledger], compared_in(home), options=options).text
 
 
 def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,13 +145,11 @@ def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_sele
 
 
 def test_the_page_has_the_command_that_exports_its_model(home: Home) -> None:
-    ledger = find_ledger(home, NAME)
-    compared = comparison(ledger, RunStore(home.runs))
-    model = select_model(compared)
-    assert f"<code>carft-sweep export {NAME}</code>" in page_of(home)
+    model, text = select_model(compared_in(home)), page_of(home)
+    assert f"<code>carft-sweep export {NAME}</code>" in text
+    assert str(model) in text
     run = model.run.digest[:12]
     assert f"<code>carft-sweep export {NAME} --run {run}" in page_of(home, "--where", "lr>0")
-    assert str(model) in page_of(home)
     through = ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5"))
     (merged,) = export_commands(compare(kl_sweep(2), through, sweep=NAME), NAME, named=True)
     assert merged.command.endswith(" --merge wise_ft@0.5")
@@ -237,7 +240,7 @@ def test_a_wrong_request_is_told(
 
 def test_provenance_names_neither_user_nor_place(home: Home) -> None:
     sweep = find_ledger(home, NAME)
-    found = provenance(home, [sweep], comparison(sweep, RunStore(home.runs)))
+    found = provenance(home, [sweep], compared_in(home))
     facts = found.facts
     assert facts["runs"] == ("37 done",)
     assert facts["made"] == ("from 2026-11-25 09:46 UTC to 2026-11-25 09:47 UTC",)
@@ -349,9 +352,6 @@ def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path
     (copy.sweep(NAME) / PAGE).mkdir()
     sweep = find_ledger(copy, NAME)
     notes: list[str] = []
-    assert (
-        sweep_page.write_page(copy, sweep, comparison(sweep, RunStore(copy.runs)), notes.append)
-        == []
-    )
+    assert sweep_page.write_page(copy, sweep, compared_in(home), notes.append) == []
     (note,) = notes
     assert note.startswith("the report was not written (IsADirectoryError: ")

@@ -261,7 +261,14 @@ def generations(made: Search) -> list[int | None]:
     return [trial.system_attrs.get(GENERATION) for trial in made.frozen()]
 
 
-@pytest.mark.parametrize(("method", "points"), [("tpe", 45), ("gp", 35), ("nsga2", 80)])
+@pytest.mark.parametrize(
+    ("method", "points"),
+    [
+        ("tpe", 45),
+        pytest.param("gp", 35, marks=pytest.mark.slow),  # its model is fitted 70 times
+        ("nsga2", 80),
+    ],
+)
 def test_a_search_looks_where_its_constraint_is_met(
     search: Callable[..., Search], method: str, points: int
 ) -> None:

@@ -88,7 +88,7 @@ def test_each_step_and_each_choice_is_equally_likely() -> None:
 
 
 @given(dimension=dimensions(), numbers=st.lists(st.floats(0, 1), min_size=1, max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_draw_lies_inside_and_is_monotone(dimension: Any, numbers: list[float]) -> None:
     drawn_values = [dimension.quantile(u) for u in sorted(numbers)]
     if isinstance(dimension, Categorical):

@@ -104,7 +104,7 @@ def test_what_is_wrong_with_a_parameter_is_told_where_it_is(data: object, messag
         max_size=5,
     )
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_data_is_a_distribution_or_is_refused(data: dict[str, Any]) -> None:
     found, told = read(data)
     assert (found is None) == bool(told)

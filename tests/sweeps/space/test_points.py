@@ -43,7 +43,7 @@ def test_what_optuna_stores_decodes_to_it(space: tuple[Distribution, ...], seed:
 
 
 @given(dimension=dimensions(), u=st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_distribution_is_storable_and_contains_every_value(dimension: Any, u: float) -> None:
     held = optuna_distributions([dimension])[dimension.name]
     text = optuna.distributions.distribution_to_json(held)

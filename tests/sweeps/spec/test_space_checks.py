@@ -100,7 +100,7 @@ def outcome(file: Path, parameters: dict[str, Any]) -> SweepSpec | str:
 
 
 @given(conditions=st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, CONDITIONS)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_conditions_are_refused_or_give_a_grid_of_valid_points_that_random_draws_from(
     tmp_path_factory: pytest.TempPathFactory, conditions: dict[str, Any]
 ) -> None:

@@ -115,14 +115,14 @@ def outcome(file: Path, overrides: Sequence[str] = ()) -> SweepSpec | str:
 
 
 @given(text=st.one_of(st.text(), st.text("abn: -[]{}&*!|>'\"#%@\n\t<0.e1,?", max_size=60)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_text_is_a_sweep_or_a_wrong_request(file: Path, text: str) -> None:
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     assert outcome(file)
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_slip_is_a_sweep_or_a_wrong_request(file: Path, data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(sorted(recipes().values()))).read_text()
     start = data.draw(st.integers(0, len(text)))
@@ -167,7 +167,7 @@ DRAWN_KEYS = sorted({*TOP_KEYS} - {"import"})
 
 
 @given(tree=st.dictionaries(st.sampled_from(DRAWN_KEYS), TREES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_data_is_a_sweep_or_a_wrong_request(file: Path, tree: dict[str, Any]) -> None:
     trial = {"algorithm": "car_ft"} if tree.get("trial") is None else tree["trial"]
     file.write_text(yaml.safe_dump({"name": "fuzz", **tree, "trial": trial}))
@@ -175,7 +175,7 @@ def test_any_data_is_a_sweep_or_a_wrong_request(file: Path, tree: dict[str, Any]
 
 
 @given(key=st.sampled_from([*WORDS, *(f"parameters.{word}" for word in WORDS)]), value=SCALARS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_override_is_a_sweep_or_a_wrong_request(key: str, value: object) -> None:
     found = outcome(recipes()["kl_weight"], [f"{key}={value}"])
     if isinstance(found, str):
