@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic.util import pyfiles
@@ -18,17 +18,14 @@ from hypothesis import settings
 from sqlalchemy import Engine, event
 
 from benchmarks.chaos.processes import loading_once
-from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.data import FAMILIES
-from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.models.clip import OpenedClip, open_model
-from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS
-from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import toy_teacher
-from carft_sweep.carft_core.training.optim import OPTIMISERS
 from tests import imagenet_tree
-from tests.tiny_vit import TINY_CONFIG, write_clip
 
+if TYPE_CHECKING:
+    from carft_sweep.carft_core.models.clip import OpenedClip
+    from carft_sweep.carft_core.models.teacher import Teacher
+
+# What loads torch is imported in the fixtures: pytest-xdist's own process, for which its workers
+# wait, loads this file and runs no test.
 pytest_plugins = ["tests.services.fixtures"]
 # How long an example takes says nothing where other tests run beside it.
 settings.register_profile("untimed", deadline=None, max_examples=50)
@@ -146,12 +143,16 @@ def linked_imagenet(imagenet_root: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny CLIP in a folder, whose path is a `model.name`."""
+    from tests.tiny_vit import write_clip
+
     return write_clip(tmp_path_factory.mktemp("tiny_clip"))
 
 
 @pytest.fixture(scope="session")
 def dropping_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another, whose image tower leaves out layers at random while it trains: stochastic depth."""
+    from tests.tiny_vit import TINY_CONFIG, write_clip
+
     tower = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
     vision = {**tower, "timm_drop_path": 0.5, "image_size": 32}
     config = {**TINY_CONFIG, "vision_cfg": vision}
@@ -161,18 +162,28 @@ def dropping_clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_clip_files: Path) -> OpenedClip:
     """The tiny CLIP, opened. It is shared: copy its tower before training it."""
+    from carft_sweep.carft_core.models.clip import open_model
+
     return open_model(str(tiny_clip_files))
 
 
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
     """The tiny CLIP before training, with three classes and random images."""
+    from carft_sweep.carft_core.testing import toy_teacher
+
     return toy_teacher(tiny_clip)
 
 
 @pytest.fixture
 def registries() -> Iterator[None]:
     """What a test registers is gone after it."""
+    from carft_sweep.carft_core.algorithms import ALGORITHMS
+    from carft_sweep.carft_core.data import FAMILIES
+    from carft_sweep.carft_core.merges import MERGES
+    from carft_sweep.carft_core.models.prompts import TEMPLATE_SETS
+    from carft_sweep.carft_core.training.optim import OPTIMISERS
+
     registries: list[dict[str, Any]] = [ALGORITHMS, MERGES, FAMILIES, OPTIMISERS, TEMPLATE_SETS]
     before = [dict(registry) for registry in registries]
     yield

@@ -195,6 +195,7 @@ def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(
     assert oods == sorted(oods, reverse=True)
 
 
+@pytest.mark.slow  # tests/tracking has the settings of the charts that MLflow draws here
 def test_the_arms_have_charts_of_id_against_ood_and_of_the_varied_parameter(
     driver: webdriver.Chrome, links: Mapping[str, str]
 ) -> None:
@@ -204,6 +205,7 @@ def test_the_arms_have_charts_of_id_against_ood_and_of_the_varied_parameter(
     assert "kl_weight: arms" in driver.find_element(By.TAG_NAME, "body").text
 
 
+@pytest.mark.slow  # likewise
 def test_the_runs_of_a_sweep_have_a_view_with_what_is_varied_and_learning_curves(
     driver: webdriver.Chrome, links: Mapping[str, str]
 ) -> None:

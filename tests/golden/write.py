@@ -46,7 +46,7 @@ SHOWN = (1, 10, 20)
 """The steps whose loss is kept."""
 DIGITS = 7
 ON_THE_BUILT_IN = ("fine_tune", "car_ft", "ldifs", "feature_distillation", "mask_fill")
-"""The others train a tiny ViT in a tenth of the time, which the last three move too little to see."""
+"""The others train a tiny ViT in a tenth of the time, which the last three hardly move."""
 Numbers = dict[str, float]
 
 

@@ -178,6 +178,7 @@ class Busy(Recorder):
         return super().reported(job, report)
 
 
+@pytest.mark.parametrize("make_for_two", ["two_workers", SLOW_RAY], indirect=True)
 def test_a_driver_that_is_busy_for_longer_than_a_worker_may_be_silent_gives_no_run_up(
     make_for_two: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
