@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import EPOCHS, MakeTiny, Tiny
 
 KILLS = 2
-"""One of the driver, one of a worker."""
+"""One of a worker, then one of the driver."""
 
 
 def killed_at_random(
@@ -36,7 +36,7 @@ def killed_at_random(
                 if left > 0:
                     continue
                 time.sleep(chance.random() * 0.3)
-                targets = sweep.workers() if done % 2 else [process.pid]
+                targets = [process.pid] if done % 2 else sweep.workers()
                 if not targets:
                     continue  # the worker of an earlier kill is not replaced yet
                 os.kill(chance.choice(targets), signal.SIGKILL)

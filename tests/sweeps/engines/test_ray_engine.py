@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 import ray
+from ray.tune.experiment import Trial
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines import factory, ray_cluster
@@ -309,7 +310,7 @@ def test_an_actor_that_tells_nothing_is_given_up(
     monkeypatch.setattr(loop, "_clock", clock)
     loop.next("t")
     state = SimpleNamespace(ray_actor="its actor")
-    trial: Any = SimpleNamespace(trial_id="t", status=ray_loop.Trial.RUNNING, temporary_state=state)
+    trial: Any = SimpleNamespace(trial_id="t", status=Trial.RUNNING, temporary_state=state)
     for clock.now, dead in ((6.0, []), (6.1, ["its actor"])):
         loop.check_actors(SimpleNamespace(get_live_trials=lambda: [trial]))
         assert killed == dead
