@@ -53,7 +53,7 @@ SWEEPS: Mapping[str, Mapping[str, Any]] = {
     "confirmed": {**THREE, "confirm_seeds": [5, 6, 7, 8, 9]},
     "drawn": {
         "method": "random",
-        "run_cap": 6,
+        "run_cap": 10,
         "parameters": {
             WEIGHT: {"distribution": "log_uniform_values", "min": 0.1, "max": 10.0},
             "algorithm.context_scale": {"values": [5, 20, 80]},
