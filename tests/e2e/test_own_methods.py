@@ -17,11 +17,10 @@ from carft_sweep.sweeps.cli import main
 from tests.e2e.conftest import APART, ROOT
 from tests.image_files import noise_folder
 
-FAMILIES = ("photos.family.yaml", "my_family")
 CHANGES = {
     "import": ["./lwf.py", "./my_family.py"],
     "tasks": "data.family",
-    "parameters": {"data.family": {"values": [*FAMILIES]}},
+    "parameters": {"data.family": {"values": ["photos.family.yaml", "my_family"]}},
     "seeds": [0],
     "report": {"page": False, "model": False},  # they take longer than this sweep
 }
@@ -56,13 +55,13 @@ def test_an_own_algorithm_is_swept_on_own_images_and_on_a_family_of_a_module(
         capture_output=True,
         text=True,
         timeout=240,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert {row["algorithm"] for row in rows} == {"lwf", "fine_tune", "zero_shot"}
     assert main(["show", "lwf", "--json", "--home", str(home)]) == 0
     trials = json.loads(capsys.readouterr().out)["trials"]
-    measured = [{*run["metrics"]} for trial in trials for run in trial["runs"]]
-    for metrics, shift in zip(measured, ("blur", "sketch"), strict=True):
-        assert metrics >= {"id/test/top1", "train/distillation", f"ood/{shift}/top1"}
+    runs = [run for trial in trials for run in trial["runs"]]
+    for run, shift in zip(runs, ("blur", "sketch"), strict=True):
+        assert f"ood/{shift}/top1" in run["metrics"]
+        assert "train/distillation" in (Path(run["folder"]) / "history.json").read_text()

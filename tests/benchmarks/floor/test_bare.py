@@ -11,11 +11,10 @@ from benchmarks.floor.preload import preload, recipe_config
 from benchmarks.floor.training import ALGORITHMS
 from carft_sweep.carft_core.training.loop import epochs, train
 
-SLOW = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
-    "algorithm", [pytest.param(name, marks=[SLOW] * (name != "fine_tune")) for name in ALGORITHMS]
+    "algorithm",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "fine_tune")) for name in ALGORITHMS],
 )
 def test_the_bare_loop_agrees_with_the_product(algorithm: str, tmp_path: Path) -> None:
     config = recipe_config(
