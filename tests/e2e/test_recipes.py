@@ -101,8 +101,9 @@ def test_domainbeds_oracle(smoke: Smoke, tmp_path: Path) -> None:
 
 
 def test_imagenet(smoke: Smoke, imagenet_root: Path, tiny_clip_files: Path) -> None:
-    # Thousands of images, which the profile's own model takes a minute for.
-    sets = ("baselines=[zero_shot]", f"model={{name: {tiny_clip_files}}}")
+    # Thousands of images, which the profile's own model and merges take a minute for.
+    little = {"model": f"{{name: {tiny_clip_files}}}", "merges": "[{name: wise_ft, alphas: [0.5]}]"}
+    sets = ["baselines=[zero_shot]", *map("=".join, little.items())]
     smoke.run("imagenet", imagenet_root, sets=sets)
     children = smoke.children("imagenet_smoke")
     assert {*children} == {"zero_shot", "car_ft s0"}
