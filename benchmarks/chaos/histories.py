@@ -770,13 +770,11 @@ def prepare(folder: Path) -> Mapping[str, Any]:
         os.environ.pop(name, None)
     processes.load_all()
     calibration_table()
-    import carft_sweep.sweeps.scheduler.proposer as proposer
-    import carft_sweep.sweeps.space.samplers as samplers
+    from carft_sweep.sweeps.space import RANDOM_TRIALS
 
     chain_core.simulate_training()
     # A search of a few trials is to learn from them.
-    samplers.STARTUP_TRIALS = 2
-    samplers.POPULATION = proposer.POPULATION = 3  # type: ignore[attr-defined]
+    RANDOM_TRIALS.update(tpe=2, gp=2, nsga2=3)
     # A process that dies takes nothing with it that it has given to the system.
     os.fsync = lambda _: None  # type: ignore[assignment]
     _make_template(folder / "template")

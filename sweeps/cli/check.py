@@ -33,7 +33,9 @@ from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.plan import gpu_cost
 from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
 from carft_sweep.sweeps.scheduler.progress import duration
+from carft_sweep.sweeps.space import RANDOM_TRIALS
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from carft_sweep.tracking.comparison.wise_ft_curve import WISE
 from carft_sweep.tracking.errors import counted
 
 
@@ -173,8 +175,12 @@ def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
             f"  the space has {points}: the other trials repeat them and train nothing; "
             f"`--set method=grid` tries each once"
         )
-    goals = [f"{goal.goal} {goal.name}" for goal in spec.goals]
-    yield f"  goal: {', '.join(goals)}"
+    if spec.trial_count <= (first := RANDOM_TRIALS.get(spec.method, 0)):
+        yield f"! the first {first} trials of {spec.method} are random: a higher run_cap searches"
+    alphas = [getattr(m, "alphas", ()) for m in spec.typical_config().merges if m.name == WISE]
+    if len(spec.trained_algorithms) > 1 and 0 < sum(map(len, alphas)) < 5:
+        yield "! so few alphas of wise_ft bound a curve badly: 0.1 to 0.9 only cost evaluation"
+    yield f"  goal: {', '.join(f'{goal.goal} {goal.name}' for goal in spec.goals)}"
     if spec.tasks is not None:
         tasks = ", ".join(map(str, spec.task_values))
         yield f"  tasks by {spec.tasks}: {tasks}; settings are chosen for each apart"

@@ -18,13 +18,8 @@ from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
-from carft_sweep.sweeps.space.samplers import (
-    POPULATION,
-    encode,
-    optuna_distributions,
-    sampler,
-    suggest,
-)
+from carft_sweep.sweeps.space import RANDOM_TRIALS
+from carft_sweep.sweeps.space.samplers import encode, optuna_distributions, sampler, suggest
 from carft_sweep.sweeps.spec.settings import Metric
 from carft_sweep.tracking.comparison.runs import UNMERGED
 
@@ -152,7 +147,7 @@ def known_trials(
     }
     for trial in trials:
         frozen = frozen_trial(trial, spec.parameters, len(spec.goals), distributions)
-        generation = noted.get(trial.point, trial.point // POPULATION)
+        generation = noted.get(trial.point, trial.point // RANDOM_TRIALS["nsga2"])
         frozen.system_attrs = {**frozen.system_attrs, GENERATION: generation}
         if trial.number in missed:
             frozen.set_constraint("constraint", missed[trial.number])

@@ -18,6 +18,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers.nsgaii import UniformCrossover
 
+from carft_sweep.sweeps.space import RANDOM_TRIALS
 from carft_sweep.sweeps.space.distributions import (
     Categorical,
     Distribution,
@@ -28,11 +29,6 @@ from carft_sweep.sweeps.space.distributions import (
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
-
-STARTUP_TRIALS = 10
-"""Trials that are drawn at random before TPE or a Gaussian process models their values."""
-POPULATION = 20
-"""Trials of a generation; Optuna's 50 would leave most sweeps in their first, random one."""
 
 
 def optuna_distributions(space: Sequence[Distribution]) -> dict[str, BaseDistribution]:
@@ -98,13 +94,13 @@ def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> Bas
                     multivariate=True,
                     group=True,
                     constant_liar=True,
-                    n_startup_trials=STARTUP_TRIALS,
+                    n_startup_trials=RANDOM_TRIALS[method],
                     n_ei_candidates=24,
                     seed=derived,
                 )
             case "gp":
                 return GPSampler(
-                    n_startup_trials=STARTUP_TRIALS,
+                    n_startup_trials=RANDOM_TRIALS[method],
                     deterministic_objective=False,
                     independent_sampler=RandomSampler(seed=derived),
                     warn_independent_sampling=False,
@@ -112,7 +108,7 @@ def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> Bas
                 )
             case "nsga2":
                 return NSGAIISampler(
-                    population_size=POPULATION,
+                    population_size=RANDOM_TRIALS[method],
                     crossover=UniformCrossover(swapping_prob=0.5),
                     crossover_prob=0.9,
                     swapping_prob=0.5,

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_067,
     ("sweeps",): 19_500,
-    ("tracking",): 11_470,
-    ("tests",): 59_145,
+    ("tracking",): 11_480,
+    ("tests",): 59_180,
     ("benchmarks", "tools"): 6_520,
 }
 """Of Python, blank ones too."""

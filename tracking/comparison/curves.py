@@ -230,7 +230,7 @@ class CurveVerdict(Judgement):
 
     @property
     def interval(self) -> Interval | None:
-        """That of the true gain: what the tests of gain and loss, each at its own level, leave open.
+        """That of the true gain: what the tests of gain and loss leave open, each at its own level.
         None without both."""
         tests = (self.pair.gain, self.gain_level), (self.pair.loss, self.loss_level)
         of_gain, of_loss = (test and test.interval(level) for test, level in tests)

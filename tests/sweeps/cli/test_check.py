@@ -32,6 +32,8 @@ RANDOM: dict[str, Any] = {
     "run_cap": 3,
 }
 CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
+NINE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+FEW = "! so few alphas of wise_ft bound a curve badly"
 
 
 def check(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> str:
@@ -46,6 +48,24 @@ def plan(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> dict[str, A
 def timed(step: float = 1.0, **changes: Any) -> TimedRun:
     config = trial_config({**CONFIG, **changes}).as_dict()
     return TimedRun(config, RunTimes(step, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({**RANDOM, "method": "tpe"}, ["! the first 10 trials of tpe are random", FEW]),
+        ({**RANDOM, "method": "tpe", "run_cap": 11}, [FEW]),
+        ({"baselines": []}, []),
+        ({"trial": {**TOY["trial"], "merges": [{"name": "wise_ft", "alphas": NINE}]}}, []),
+    ],
+    ids=["random alone", "searches", "nothing to compare", "nine alphas"],
+)
+def test_a_plan_warns_of_a_search_that_is_random_and_of_few_alphas(
+    toy_cli: ToySweep, carft: Carft, changes: dict[str, Any], warned: list[str]
+) -> None:
+    lines = check(toy_cli, carft, **changes).splitlines()
+    hints = [line for line in lines if "are random" in line or "alphas" in line]
+    assert [hint.partition(":")[0] for hint in hints] == warned
 
 
 def test_a_plan_counts_what_is_done_and_what_is_left(toy_cli: ToySweep, carft: Carft) -> None:

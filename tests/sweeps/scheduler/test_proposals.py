@@ -20,8 +20,8 @@ from carft_sweep.sweeps.ledger.generations import planned_points
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.scheduler.proposer import GENERATION, Proposal, propose
+from carft_sweep.sweeps.space import RANDOM_TRIALS
 from carft_sweep.sweeps.space.points import is_active
-from carft_sweep.sweeps.space.samplers import POPULATION
 from carft_sweep.sweeps.spec.settings import METHODS
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.space.spaces import decode
@@ -216,7 +216,7 @@ def test_generations_with_restarts_are_optunas(search: Callable[..., Search]) ->
     def objective(trial: optuna.Trial) -> float:
         return trial.suggest_float("lr", 1e-5, 1e-2, log=True)
 
-    sampler = NSGAIISampler(population_size=POPULATION, seed=0)
+    sampler = NSGAIISampler(population_size=RANDOM_TRIALS["nsga2"], seed=0)
     undisturbed = optuna.create_study(sampler=sampler)
     undisturbed.optimize(objective, n_trials=45)
     made = search(**keys_of("nsga2", 2))
