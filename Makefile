@@ -100,11 +100,14 @@ clean:
 $(VENV)/.installed-%: pyproject.toml requirements.lock tools/lock.py | $(VENV)/bin/python
 	@echo "Installing what $* needs into $(VENV): once, a few minutes."
 	@$(BIN)/python tools/lock.py select build-system $* > $(VENV)/requirements.txt
+	@echo "  1 of 3: $$(grep -c == $(VENV)/requirements.txt) packages"
 	@$(PIP) install --no-compile --no-deps --require-hashes -r $(VENV)/requirements.txt
+	@echo "  2 of 3: torch, by far the largest"
 	@$(BIN)/python tools/lock.py torch > $(VENV)/torch.txt
 	@$(PIP) install --no-compile -r $(VENV)/torch.txt
 	@$(PIP) install --no-compile --no-deps --no-build-isolation -e .
 	@$(PIP) check
+	@echo "  3 of 3: compiling them to bytecode"
 	@$(COMPILE)
 	@touch $(patsubst %,$(VENV)/.installed-%,$(WITHIN_$*) $*)
 

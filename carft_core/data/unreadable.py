@@ -121,8 +121,10 @@ def refuse_bad_files(data: FamilyData) -> None:
     errors = [why for name in files for why in bad_files_of(data, name, looks=looks).values()]
     if errors:
         images = "1 image" if len(errors) == 1 else f"{len(errors)} images"
-        title = f"data.bad_files: {images} cannot be read; skip leaves out what cannot:"
-        raise RequestError(refusal(title, errors))
+        title = (
+            f"data.bad_files: {images} cannot be read; --set data.bad_files=skip passes over them"
+        )
+        raise RequestError(refusal(f"{title}:", errors))
 
 
 def without_bad_files(data: FamilyData) -> FamilyData:
