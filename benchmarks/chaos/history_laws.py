@@ -70,10 +70,15 @@ def read_end(home: Path) -> dict[str, Any]:
     ledger = find_ledger(Home(home), NAME)
     beside = ((it.role, it.algorithm, dict(it.params), it.runs) for it in ledger.beside_trials())
     return {
-        "trials": [_trial(trial) for trial in ledger.trials() if ledger._is_asked_for(trial)],
+        "trials": [_trial(trial) for trial in _trials_of_file(ledger)],
         "beside": [[role, name, params, dict(runs)] for role, name, params, runs in beside],
         "comparison": _read(home / "sweeps" / NAME / "comparison.json") or {},
     }
+
+
+def _trials_of_file(ledger: Ledger) -> list[Trial]:
+    """Return the trials that the file, which may have been shortened, still includes."""
+    return [setting.trial for setting in ledger.settings() if setting.trial is not None]
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -157,8 +162,8 @@ def _wrong_values(ledger: Ledger, home: Path) -> Iterator[Breach]:
                 if measured != wanted:
                     run = f"{item.role} {digest[:12]} {label}"
                     yield "values", f"{run}: {measured}, undisturbed {wanted}"
-    for trial in ledger.trials():
-        if trial.state == "complete" and ledger._is_asked_for(trial):
+    for trial in _trials_of_file(ledger):
+        if trial.state == "complete":
             runs = [values.get(digest, 0.0) for digest in trial.runs.values()]
             if [*trial.values] != [sum(runs) / len(runs)]:
                 yield "values", f"trial {trial.number}: {trial.values}, runs {runs}"

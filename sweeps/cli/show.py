@@ -158,8 +158,8 @@ def _lines(sweep: Mapping[str, Any], state: str | None, *, driven: bool) -> Iter
         mark = "front" if trial["number"] in on_front else ""
         mark += f"from {trial['from']}" if trial["from"] else ""
         trial_state = state_word(trial["state"], driven=driven)
-        words = [f"trial {trial['number']}", trial_state, values, mark, name]
-        yield "\n" + "  ".join(word for word in words if word)
+        shown = [f"trial {trial['number']}", trial_state, values, mark, name]
+        yield "\n" + "  ".join(filter(None, shown))
         if trial["reason"]:
             yield f"  {trial['reason']['kind']}: {trial['reason']['message']}"
         yield from _run_lines(trial["runs"])

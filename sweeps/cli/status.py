@@ -251,8 +251,7 @@ def watch_command(arguments: argparse.Namespace, emit: Emit) -> None:
         return
 
     def cropped() -> Text:
-        Text(as_text(status, arguments.home), no_wrap=True, overflow="ellipsis")
-        return
+        return Text(as_text(status, arguments.home), no_wrap=True, overflow="ellipsis")
 
     try:
         with Live(cropped(), console=console, auto_refresh=False) as live:

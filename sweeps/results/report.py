@@ -129,9 +129,8 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
     for sweep in sweeps:
         text = f"generation {sweep.generation}, method {sweep.spec['method']}"
         yield f"sweep {sweep.name}", (text,)
-    states = Counter(run.state for run in runs)
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    yield "runs", (counts,)
+    counts = Counter(run.state for run in runs)
+    yield "runs", (", ".join(f"{count} {state}" for state, count in sorted(counts.items())),)
     runs_of_home = RunStore(home.runs)
     states = [state for run in done if (state := runs_of_home.read(run.digest)) is not None]
     ends = [state.ended for state in states if state.ended is not None]

@@ -46,7 +46,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     log.note_experiment("1")
     for digest in (digest for it in sweep.settings() for digest in it.runs.values()):
         log.record(digest, digest[:32], "done")
-    page(home, [sweep], comparison(sweep, RunStore(home.runs))).write(file)
+    report = page(home, [sweep], comparison(sweep, RunStore(home.runs)))
+    file.write_text(report.text, "utf-8")
     return file.as_uri()
 
 

@@ -12,14 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 16_067,
+    ("carft_core",): 16_069,
     ("sweeps",): 19_500,
     ("tracking",): 11_480,
-    ("tests",): 59_180,
-    ("benchmarks", "tools"): 6_520,
+    ("tests",): 59_181,
+    ("benchmarks", "tools"): 6_521,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 35_930, 36
+WORDS, PAGES = 35_960, 36
 """Of docs/, without the decisions and the tables that are made from the code."""
 TABLE = re.compile(r"(?:\|.*\n)+\n<!-- end -->")
 

@@ -232,8 +232,9 @@ class CurveVerdict(Judgement):
     def interval(self) -> Interval | None:
         """That of the true gain: what the tests of gain and loss leave open, each at its own level.
         None without both."""
-        tests = (self.pair.gain, self.gain_level), (self.pair.loss, self.loss_level)
-        of_gain, of_loss = (test and test.interval(level) for test, level in tests)
+        gain, loss = self.pair.gain, self.pair.loss
+        of_gain = None if gain is None else gain.interval(self.gain_level)
+        of_loss = None if loss is None else loss.interval(self.loss_level)
         return of_gain and of_loss and Interval(of_gain.low, -of_loss.low)
 
     @property
