@@ -130,6 +130,24 @@ def published() -> str:
     return "\n".join(rows)
 
 
+def rivals() -> str:
+    """A row for each method of the recipe `rivals`, on fresh seeds."""
+    titles = ("method", "ID test", "OOD mean", "ID at 0.5", "OOD at 0.5")
+    curves = "over fine_tune's curve | over car_ft's curve"
+    rows = [f"| {' | '.join(titles)} | {curves} |", f"|---|{'---:|' * 4}---|---|"]
+    with (ROOT / "docs" / "rivals.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            cells = [" ".join(filter(None, [row["method"], row["setting"]]))]
+            for name in ("id", "ood", "wise_id", "wise_ood"):
+                half = row[f"{name}_half"]
+                cells.append(f"{row[name]} ±{half}" if half else row[name])
+            for name in ("fine_tune", "car_ft"):
+                number, ends = row[f"over_{name}"], f"{row[f'from_{name}']}, {row[f'to_{name}']}"
+                cells.append(f"{number} [{ends}] {row[f'state_{name}']}" if number else "")
+            rows.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
+    return "\n".join(rows)
+
+
 def methods() -> str:
     """A row for each method of search."""
     rows = ["| method | draws |", "|---|---|"]
@@ -173,6 +191,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "methods": methods,
     "published": published,
     "recipes": shipped,
+    "rivals": rivals,
     "doctor": doctor,
     "families": families,
     "map": source_map,
