@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_069,
     ("sweeps",): 19_500,
-    ("tracking",): 11_480,
-    ("tests",): 59_181,
+    ("tracking",): 11_485,
+    ("tests",): 59_192,
     ("benchmarks", "tools"): 6_521,
 }
 """Of Python, blank ones too."""

@@ -23,6 +23,8 @@ _COLOURS = ("#009e73", "#c065a0", "#8f7a00", "#8a63d2", "#a0612e", "#2a8fa8")
 _SYMBOLS = ("triangle-up", "diamond", "triangle-down", "triangle-left", "triangle-right")
 _SHORT = 20
 """Letters of a name in a legend of two columns."""
+_MANY = 16
+"""Entries of a legend that shows what is hollow too."""
 _LONG = 38
 """Letters that a legend has room for on a phone."""
 
@@ -60,11 +62,16 @@ class Legend:
     def _channel(self, values: Sequence[Any]) -> dict[str, Any]:
         # Two short names stand side by side on a phone. The columns do not depend on the width of
         # the chart: Vega would reserve too little height when it fits the width afterwards.
-        longest = max(map(len, self.styles))
+        # Of many methods it names each once, with the filled mark: they would fill half a page.
+        is_crowded = len(self.styles) > _MANY
+        names = [name for name, style in self.styles.items() if not (is_crowded and style.hollow)]
+        longest = max(map(len, names))
         columns = 2 if longest <= _SHORT else 1
         shown = alt.Legend(
             orient=self.orient, title=None, columns=columns, labelLimit=300, symbolOpacity=1
         )
+        if is_crowded:
+            shown["values"], shown["symbolLimit"] = names, 0
         if longest > _LONG:  # What distinguishes settings is often at the end: `+ wise_ft@0.5`.
             shown["labelExpr"] = f"truncate(datum.label, {_LONG}, 'center')"
         return {

@@ -53,3 +53,14 @@ def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
     assert len(shown) == 2
     assert all(text.startswith("car_ft x=1 ") and "…" in text for text in shown)
     assert shown[1].endswith("x=1 + wise_ft@0.5")
+
+
+def test_a_crowded_legend_names_each_method_once() -> None:
+    methods = [f"mine_{number}" for number in range(20)]
+    series = {f"{name}{end}": (name, bool(end)) for name in methods for end in ("", " + wise_ft")}
+    legend = legend_of_methods(series, methods)
+    data = alt.InlineData(values=[{"method": name} for name in series])
+    svg = vl_convert.vegalite_to_svg(
+        alt.Chart(data).mark_point().encode(*legend.symbols()).to_dict()
+    )
+    assert re.findall("<text[^>]*>([^<]*mine[^<]*)</text>", svg) == methods
