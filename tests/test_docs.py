@@ -140,6 +140,7 @@ def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
         "model_computed_fields",
         "name",
         "summary",
+        "takes_steps",  # no decision: it follows from `trains` and `solves`
     }
     assert listed == {name for name in own if not name.startswith("_")} - inherited
 

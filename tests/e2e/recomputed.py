@@ -864,6 +864,7 @@ class _Comparison:
             "interval": [close(of_gain[0], ""), close(-of_loss[0], "")]
             if of_gain and of_loss
             else None,
+            "slack": close(slack, ""),
             "p_better_holm": better,
             "p_worse_holm": worse,
             "compared": len(self.rivals),

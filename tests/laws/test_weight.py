@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_069,
     ("sweeps",): 19_500,
-    ("tracking",): 11_485,
-    ("tests",): 59_192,
+    ("tracking",): 11_490,
+    ("tests",): 59_195,
     ("benchmarks", "tools"): 6_521,
 }
 """Of Python, blank ones too."""
-WORDS, PAGES = 35_960, 36
+WORDS, PAGES = 36_000, 36
 """Of docs/, without the decisions and the tables that are made from the code."""
 TABLE = re.compile(r"(?:\|.*\n)+\n<!-- end -->")
 

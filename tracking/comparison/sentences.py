@@ -188,7 +188,7 @@ def curve_claim(verdict: CurveVerdict) -> str:
         parts.append(f"{named(endpoint.ood)} {number} at equal {of_id}")
     match verdict.outcome:
         case "no_difference" if verdict.state == "UNDECIDED" and pair.slack >= endpoint.ood_margin:
-            parts.append(f"the measured alphas alone leave {points(2 * pair.slack)} open")
+            parts.append(f"the measured alphas alone leave ±{100 * pair.slack:.2f} pp open")
         case "no_range" if pair.common_range is None:
             parts.append(f"the two curves have no {of_id} in common")
         case "no_range":

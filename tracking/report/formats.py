@@ -205,6 +205,7 @@ def _json_curve(verdict: CurveVerdict) -> dict[str, Any]:
         "loss": _json_test(pair.loss, verdict.loss_level),
         "difference": pair.difference,
         "interval": verdict.interval,
+        "slack": pair.slack,
         "p_better_holm": verdict.p_better,
         "p_worse_holm": verdict.p_worse,
         "compared": verdict.compared,

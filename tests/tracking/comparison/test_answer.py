@@ -168,12 +168,12 @@ def test_every_number_of_a_line_is_in_the_json() -> None:
     assert answer["candidate"] == "car_ft kl_weight=1"
     test = next(it for it in document["tests"] if it["candidate"] == answer["candidate"])
     (curve,) = document["curves"]
-    for line, tests in (
-        (comparison.answer.lines[0], [curve["gain"]]),
-        (comparison.answer.lines[1], [test[it] for it in ("ood/mean/top1", "id/test/top1")]),
+    unmerged = [test[it] for it in ("ood/mean/top1", "id/test/top1")]
+    for line, numbers in (
+        (comparison.answer.lines[0], [curve["difference"], *curve["interval"]]),
+        (comparison.answer.lines[1], [n for it in unmerged for n in (it["mean"], *it["interval"])]),
     ):
         said = re.findall(r"[+-]\d+\.\d\d", line)
-        numbers = [end for it in tests for end in (it["mean"], *it["interval"])]
         assert said == [f"{100 * number:+.2f}" for number in numbers]
 
 
