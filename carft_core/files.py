@@ -159,9 +159,10 @@ def check_regular(path: Path, *, follow: bool = False) -> None:
 
 
 def check_archive(path: Path, *, sums: bool = False) -> None:
-    """Raise RequestError for a zip archive with compressed entries: PyTorch writes none, and would
-    read a thousand times the file's size into memory. Other files pass. With `sums` the checksums
-    of the entries are checked too, which PyTorch ignores; that reads the whole file."""
+    """Raise RequestError for a zip archive with compressed or encrypted entries: PyTorch writes
+    none, and they may unpack to a thousand times the size. TorchScript's `/code/` entries and files
+    that are no archive pass. With `sums` each entry's checksum is checked too, which PyTorch
+    ignores; that reads the whole file."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:

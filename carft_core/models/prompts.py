@@ -42,7 +42,8 @@ KNOWN_WORDS = "known_domain_words"
 
 @dataclass(frozen=True)
 class TemplateSet:
-    """Templates, each with one `{}` for the class. Raises InvalidConfig for others, or for none."""
+    """Prompt templates, each with one `{}` for the class name. Raises InvalidConfig for a template
+    without exactly one, RequestError for an empty set."""
 
     name: str
     templates: tuple[str, ...]

@@ -36,7 +36,7 @@ class TwoClassifiers(Classifier):
 
 
 class CalibratedClassifiers(TwoClassifiers):
-    """The two classifiers, each with the temperature that `temperature` gives it."""
+    """The zero-shot and the tuned classifier, the logits of each divided by its `temperature()`."""
 
     def __init__(self, teacher: Teacher, tuned: Classifier) -> None:
         super().__init__(teacher, tuned)

@@ -193,8 +193,8 @@ class Loop:
         }
 
     def _without(self, job: Job) -> frozenset[str]:
-        """Return the nodes on which a job is not to be placed: those it avoids only while there is
-        another one."""
+        """Return the nodes on which a job may not be placed: the bad ones, and those that it avoids
+        as long as another good node is left."""
         avoided = self._bad.union(id_ for id_, name in self._names.items() if name in job.avoid)
         return self._bad if avoided >= self._good else avoided
 

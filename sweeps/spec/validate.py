@@ -196,7 +196,7 @@ _TASKS: Route = ("tasks",)
 
 
 def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings: Settings) -> None:
-    """Report mistakes in `tasks`, and warn of settings that miss some of the tasks."""
+    """Add to `document` the errors in `tasks`, and a warning where the last setting misses some."""
     name = document.get(_TASKS)
     if name is None and TASK in str(document.mapping(("metric",)).get("name")):
         message = f"{TASK} stands for the name of a task, and there are no tasks"

@@ -256,9 +256,9 @@ class LeftOut(NamedTuple):
 def leave_out(
     every: Sequence[Hits | None], id_metric: str, ood_metric: str
 ) -> tuple[list[LeftOut], int, int] | None:
-    """Return both accuracies of each model without each of `GROUPS` groups of units, the same
-    groups for all models, and the numbers of units and images. None where a model has no
-    predictions, or a metric is no mean of accuracies."""
+    """Return for each model both accuracies with each group of units left out (a jackknife), at
+    most `GROUPS` groups and the same for all models, and the numbers of units and images. None
+    where a model has no predictions, a metric is no mean of accuracies, or a split has one unit."""
     models = [hits for hits in every if hits is not None]
     axes = [(hits.weights(id_metric), hits.weights(ood_metric)) for hits in models]
     if len(models) < len(every) or any(weights is None for pair in axes for weights in pair):

@@ -37,9 +37,9 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
     """Return the setting selected by the rule; None where no arm has a value.
 
     Arms with a failed or missing seed count only when no arm is complete, and then those with the
-    most seeds. Those that miss the rule's constraint count only when all do. With a margin,
-    strength is compared among settings of the best arm's algorithm. Ties go to the better value,
-    then to the earlier arm.
+    most seeds. Those that miss the rule's constraint count only when all do. With
+    `rule.within` it is the strongest regularised setting (`rule.strength`) of the best arm's
+    algorithm within that margin. Ties go to the better value, then to the earlier arm.
     """
     models = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
     valued = [(arm, value) for arm in models if (value := arm.mean(rule.metric)) is not None]

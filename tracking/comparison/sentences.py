@@ -389,7 +389,8 @@ def _moves(
     ends: tuple[float | None, float | None],
     margin: float,
 ) -> str:
-    """Return how a metric moves along a field, as `OOD mean rises from 38.8 to 39.2`."""
+    """Return how `metric` changes from the field's lowest to its highest value, with the means
+    `ends`: it rises or falls by `test`, is unchanged within `margin`, or shows no change."""
     low, high = map(_percent, ends)
     ci = test.ci95
     if ci is None or not effect.has_seeds:

@@ -147,8 +147,8 @@ def _bound(ids: Floats, oods: Floats, at: Floats, nearer: np.ufunc, outer: np.uf
 
 
 def _chords(ids: Floats, oods: Floats, at: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the lines through neighbouring points at ID accuracies [..., K - 1, M], and whether
-    these lie between the two points."""
+    """Return the OOD accuracy [..., K - 1, M] at each ID accuracy of `at` on the chord through each
+    two neighbouring points (inf: upright), and whether `at` lies between the two."""
     steps = _steps(ids)
     slopes = np.diff(oods, axis=-1) / np.where(steps == 0, np.nan, steps)
     x = at[..., None, :]

@@ -58,11 +58,10 @@ class ServedModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return a row for each row of `model_input`, whose column `image` holds image files in
-        base64.
-
-        `params`: `top` classes and `contexts` templates are in each. Raises MlflowException (400
-        from a server) that names the row which is no image.
+        """Return a row for each image file, in base64, in the column `image` of `model_input`: the
+        best class as `label`, its `probability`, and lists of the likeliest classes (`top`) and
+        context templates (`contexts`). `params` says how many of both, 5 each by default. Raises
+        MlflowException (400 from a server) that names the row which is no image.
         """
         del context
         import torch
