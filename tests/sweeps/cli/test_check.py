@@ -32,8 +32,9 @@ RANDOM: dict[str, Any] = {
     "run_cap": 3,
 }
 CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
-NINE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-FEW = "! so few alphas of wise_ft bound a curve badly"
+NINE = {"name": "wise_ft", "alphas": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]}
+NINE_ALPHAS = {"algorithm": {"name": "car_ft"}, "merges": [NINE], "device": "cpu"}
+FEW_ALPHAS = "! so few alphas of wise_ft bound a curve badly"
 
 
 def check(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> str:
@@ -53,10 +54,10 @@ def timed(step: float = 1.0, **changes: Any) -> TimedRun:
 @pytest.mark.parametrize(
     ("changes", "warned"),
     [
-        ({**RANDOM, "method": "tpe"}, ["! the first 10 trials of tpe are random", FEW]),
-        ({**RANDOM, "method": "tpe", "run_cap": 11}, [FEW]),
+        ({**RANDOM, "method": "tpe"}, ["! the first 10 trials of tpe are random", FEW_ALPHAS]),
+        ({**RANDOM, "method": "tpe", "run_cap": 11}, [FEW_ALPHAS]),
         ({"baselines": []}, []),
-        ({"trial": {**TOY["trial"], "merges": [{"name": "wise_ft", "alphas": NINE}]}}, []),
+        ({"trial": NINE_ALPHAS}, []),
     ],
     ids=["random alone", "searches", "nothing to compare", "nine alphas"],
 )
