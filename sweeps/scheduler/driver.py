@@ -17,9 +17,10 @@ from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import BAD_NODES, has_work_left
 from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, run_label, setting_record
+from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
 from carft_sweep.sweeps.scheduler.progress import Progress
-from carft_sweep.sweeps.scheduler.proposer import ActiveTrial, TrialProposer, trial_values
+from carft_sweep.sweeps.scheduler.proposer import TrialProposer
 from carft_sweep.sweeps.scheduler.pruning import PruningController
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
 from carft_sweep.tracking.comparison.runs import NUMBER, UNMERGED, setting

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, history
 from carft_sweep.sweeps.plan.tasks import PlannedRun
-from carft_sweep.sweeps.scheduler.proposer import ActiveTrial, seed_values, violations
+from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
+from carft_sweep.sweeps.scheduler.proposer import violations
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
 from carft_sweep.sweeps.spec.settings import EarlyTerminate, RaceSeeds
 from carft_sweep.sweeps.spec.spec import SweepSpec
