@@ -47,7 +47,7 @@ coverage: $(VENV)/.installed-dev
 	$(PYTEST) $(COVERAGE)
 
 test-full: check docs
-	$(PYTEST) $(COVERAGE) -m ""
+	$(PYTEST) $(COVERAGE) -m "" --hypothesis-profile=thorough
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

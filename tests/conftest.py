@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.services.fixtures"]
 # How long an example takes says nothing where other tests run beside it.
 settings.register_profile("untimed", deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None)
 settings.load_profile("untimed")
 SERVICES = frozenset({"postgres", "s3", "mlflow_server"})
 """The fixtures there; tests that ask for one run in one process, which starts each once."""

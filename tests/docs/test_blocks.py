@@ -124,10 +124,7 @@ def said_here(block: Block) -> str | None:
     """The same of a block of calls alone, in this process: a start takes longer than most do."""
     for words in calls(block):
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
-            try:
-                code = main(tiny(words))
-            except SystemExit as leaving:
-                code = leaving.code  # type: ignore[assignment]
+            code = main(tiny(words))
         if code:
             return f"exit code {code}\n{out.getvalue()[-3000:]}"
     return None
