@@ -14,13 +14,14 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from carft_sweep import regular_files
 from carft_sweep.carft_core.errors import RequestError, dotted
 from carft_sweep.regular_files import RefusedFile
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic.plugin._schema_validator import PluggableSchemaValidator
     from pydantic_core import SchemaValidator
 
@@ -232,8 +233,8 @@ def checked_json(content: bytes, source: object, shape: object) -> Any:
     """Return JSON as an instance of `shape`, with its dataclasses; else like `parse_json`."""
     try:
         return _validator(shape).validate_json(content, strict=True)
-    except ValueError as error:  # pydantic's ValidationError
-        first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
+    except ValueError as error:
+        first = cast("ValidationError", error).errors(include_url=False)[0]
         place = f" {dotted(first['loc'])}:" if first["loc"] else ""
         raise RequestError(f"{source} is damaged:{place} {first['msg']}") from None
 

@@ -175,9 +175,12 @@ class Algorithm(Registered):
     needs_plain_tower: ClassVar[bool] = False
     """Whether it looks at the image tower's own weights, in whose place `lora` trains others, or
     trains no tower."""
-    copies: ClassVar[int] = 1
-    """How many models the module of `build` holds, with averages of the one that trains: what a run
-    keeps on disk is so much larger."""
+
+    @property
+    def copies(self) -> int:
+        """How many models the module of `build` holds, with averages of the one that trains: what a
+        run keeps on disk is so much larger."""
+        return 1
 
     @property
     def takes_steps(self) -> bool:

@@ -38,7 +38,7 @@ class Ema(Wrapper):
     """How much of the average a step leaves; the average is over about 1 / (1 - decay) steps."""
 
     @property
-    def copies(self) -> int:  # type: ignore[override]
+    def copies(self) -> int:
         """What trains, and its average."""
         return 2 * self.of.copies
 

@@ -71,7 +71,7 @@ class Swad(Wrapper):
     """How far the threshold is above the valley's first losses."""
 
     @property
-    def copies(self) -> int:  # type: ignore[override]
+    def copies(self) -> int:
         """What trains, two means, and those of the last epochs."""
         return (3 + max(self.converge, self.tolerance)) * self.of.copies
 

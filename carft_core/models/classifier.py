@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Module = TypeVar("Module", bound=nn.Module)
+T = TypeVar("T")
 
 
 class Classifier(nn.Module):
@@ -72,7 +72,7 @@ class ImageClassifier(Classifier):
         return out
 
 
-def built(model: object, kind: type[Module]) -> Module:
+def built(model: object, kind: type[T]) -> T:
     """Return the module typed as what `build` made. Raises TypeError for another kind."""
     if not isinstance(model, kind):
         raise TypeError(f"the algorithm trains {kind.__name__}, not {type(model).__name__}")

@@ -62,8 +62,7 @@ class OpenedClip:
     @property
     def logit_scale(self) -> float:
         """The factor by which CLIP multiplies cosines to get logits, such as 100."""
-        scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
-        return float(scale.detach().exp())
+        return float(built(self.model.logit_scale, Tensor).detach().exp())
 
     def text_tower(self, device: torch.device) -> nn.Module:
         """Return a copy of the model on the device, without the image tower, the larger part."""

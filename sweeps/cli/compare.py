@@ -318,9 +318,9 @@ def _options(arguments: argparse.Namespace) -> list[str]:
     """Return the command's options that change what is compared and how."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     options["reference"] = None if arguments.reference == REFERENCE else arguments.reference
-    given = ((name.replace("_", "-"), text) for name, text in options.items() if text is not None)
+    texts = ((name.replace("_", "-"), text) for name, text in options.items() if text is not None)
     conditions = (f"--where={condition}" for condition in arguments.where)
-    return [*conditions, *(f"--{name}={text}" for name, text in given)]
+    return [*conditions, *(f"--{name}={text}" for name, text in texts)]
 
 
 PAGES = (".html", ".htm")

@@ -176,10 +176,10 @@ def _local(spec: SweepSpec, machine: Node) -> Engine:
     devices = devices_of(gpus, machine, at_once)
     memory = None
     if by_memory and need.gpus:
-        sizes, names = machine.gpu_memory_mb, machine.devices
-        known = sizes if len(sizes) == len(names) else [0.0] * len(names)
-        room = (GPU_SHARE * size for size in known)
-        memory = SharedMemory(dict(zip(names, room, strict=True)), memory_on_gpu_mb)
+        room = [GPU_SHARE * size for size in machine.gpu_memory_mb]
+        if len(room) != len(machine.devices):  # not all sizes are known
+            room = [0.0] * len(machine.devices)
+        memory = SharedMemory(dict(zip(machine.devices, room, strict=True)), memory_on_gpu_mb)
     elif by_memory:
         memory = SharedMemory(dict.fromkeys(devices, memory_for_runs_mb()))
     threads = resources.cpus if at_once == 1 else int(need.cpus)

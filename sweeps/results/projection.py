@@ -762,8 +762,11 @@ def _params(run: _Run, claimed: Mapping[str, Any]) -> dict[str, Scalar]:
     fields |= {"data.digest": (identity.get("data") or {}).get("digest")}
     fields |= {"model.digest": identity.get("model")}
     left_out = ("algorithm.name", *(("optim.",) if identity.get("optim") is None else ()))
-    kept = {name: value for name, value in fields.items() if not name.startswith(left_out)}
-    params = {name: scalar(value) for name, value in kept.items() if value is not None}
+    params = {
+        name: scalar(value)
+        for name, value in fields.items()
+        if value is not None and not name.startswith(left_out)
+    }
     params |= {name: scalar(value) for name, value in run.setting.params.items()}
     params |= {"algorithm": run.setting.algorithm}
     return params if run.seed == NO_SEED else {**params, "seed": int(run.seed)}

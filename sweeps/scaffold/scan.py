@@ -308,8 +308,8 @@ def list_images(layout: Layout) -> Inventory:
     ]
     splits = {split: {name: named[name] for name in classes} for split, named in splits.items()}
     for shift, folder in list(layout.shifts.items()):
-        found = listing(folder)
-        usable = {name: found[name] for name in found if found[name] and name not in exclude}
+        paths = listing(folder)
+        usable = {name: paths[name] for name in paths if paths[name] and name not in exclude}
         if usable:
             splits[shift] = usable
         else:

@@ -270,8 +270,8 @@ def _put(document: SpecDocument, route: Route, value: object, place: Place) -> N
     elif route[0] == "parameters" and route[-1] in ("value", "values") and len(route) == 3:
         # A new list of values replaces whatever described the parameter, but for its condition.
         parameter = document.get(whole)
-        kept = parameter if isinstance(parameter, dict) else {}
-        condition = {key: kept[key] for key in kept if key == "when"}
+        has_condition = isinstance(parameter, dict) and "when" in parameter
+        condition = {"when": parameter["when"]} if has_condition else {}
         document.set(whole, {**condition, route[-1]: value}, place)
     elif route == ("selection", "within"):
         document.set(("selection",), {"within": value}, place)

@@ -38,7 +38,7 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
 
     Arms with a failed or missing seed count only when no arm is complete, and then those with the
     most seeds. Those that miss the rule's constraint count only when all do. With
-    `rule.within` it is the strongest regularised setting (`rule.strength`) of the best arm's
+    `rule.within` it is the most strongly regularised setting (`rule.strength`) of the best arm's
     algorithm within that margin. Ties go to the better value, then to the earlier arm.
     """
     models = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]

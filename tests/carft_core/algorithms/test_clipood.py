@@ -8,7 +8,7 @@ import torch
 
 from carft_sweep.carft_core.algorithms.clipood import ClipOod
 from carft_sweep.carft_core.models.averages import Averaged, beta_decay
-from carft_sweep.carft_core.models.classifier import built
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.testing import batch_for, loss_of, started, toy_teacher
 from tests.carft_core.algorithms.pairs import log_softmax, walked
@@ -17,12 +17,13 @@ from tests.carft_core.algorithms.pairs import log_softmax, walked
 def test_the_loss_is_the_formula_and_the_head_stays(tiny_clip: OpenedClip) -> None:
     teacher = toy_teacher(tiny_clip)
     student, batch = started(ClipOod(), teacher), batch_for(teacher)
-    assert built(student, Averaged).model.head.weight.requires_grad is False  # type: ignore[union-attr]
+    trained = built(built(student, Averaged).model, ImageClassifier)
+    assert trained.head.weight.requires_grad is False
     with torch.no_grad():
         for parameter in student.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn(parameter.shape))
-        features = built(student, Averaged).model.features(batch.images).double().numpy()  # type: ignore[operator]
+        features = trained.features(batch.images).double().numpy()
     texts, labels = teacher.w_cls.double().numpy(), batch.labels.numpy()
     logits = features @ texts.T + 0.3 * (1 - texts[labels] @ texts.T)
     for margin, values in ((0.3, logits), (0.0, features @ texts.T)):
