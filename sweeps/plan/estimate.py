@@ -24,8 +24,8 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import changes, effect, in_kept_order, taken_name
 from carft_sweep.sweeps.ledger.ledger import Ledger, newest_generation
 from carft_sweep.sweeps.ledger.runs import RunStore, history, measured
+from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, digests, merge_labels, run_label
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of, power_of
-from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, digests, merge_labels, run_label
 from carft_sweep.sweeps.spec.settings import After, RunsOf
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED
@@ -205,19 +205,21 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
     planner = Planner(spec, hardware, notes.append)
     taken = taken_name(spec, ledger)
     trials = dict(_known_trials(planner, ledger))
-    planned = [tasks for tasks in trials.values() if tasks]
-    settings = [*planner.baselines(), *planned]
-    trained = [tasks for tasks in settings if tasks[0].config.algorithm.trains]
+    planned_trials = [planned for planned in trials.values() if planned]
+    settings = [*planner.baselines(), *planned_trials]
+    trained = [planned for planned in settings if planned[0].config.algorithm.trains]
     numbers = (number for number in range(spec.trial_count) if number not in trials)
-    to_come = [*itertools.islice(numbers, max(0, spec.distinct_trials - len(planned)))]
+    to_come = [*itertools.islice(numbers, max(0, spec.distinct_trials - len(planned_trials)))]
     unknown = spec.runs_per_trial * len(to_come)
     fresh = list(_known_confirmations(planner, ledger))
-    confirmed = {tasks[0].algorithm for tasks in fresh}
+    confirmed = {planned[0].algorithm for planned in fresh}
     to_confirm = [name for name in spec.trained_algorithms if name not in confirmed]
     confirming = [work for name in to_confirm for work in _typical_runs(planner, settings, name)]
-    soups = [(item, tasks) for item in spec.after for tasks in _known_soups(planner, ledger, item)]
+    soups = [
+        (item, planned) for item in spec.after for planned in _known_soups(planner, ledger, item)
+    ]
     to_combine = sum(item not in [soup for soup, _ in soups] for item in spec.after)
-    settings += [*fresh, *(tasks for _, tasks in soups)]
+    settings += [*fresh, *(planned for _, planned in soups)]
     estimate = SweepEstimate(
         spec.name,
         spec.method,
@@ -232,14 +234,14 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         warnings=(*spec.warnings, *notes, *([] if taken is None else [taken])),
     )
     runs, seen = RunStore(home.runs), set[str]()
-    for tasks in settings:
-        estimate.rows.append(_row(estimate, tasks, runs, seen))
+    for planned in settings:
+        estimate.rows.append(_row(estimate, planned, runs, seen))
     deviations = dict.fromkeys(
         note
-        for tasks in settings
-        for task in tasks
-        if task.config.algorithm.starts_at_zero_shot and not task.config.algorithm.trains
-        for note in _deviations(task, runs)
+        for planned in settings
+        for run in planned
+        if run.config.algorithm.starts_at_zero_shot and not run.config.algorithm.trains
+        for note in _deviations(run, runs)
     )
     estimate.calibration = calibration.sentences(deviations)
     estimate.warnings += calibration.warnings(deviations)
@@ -247,7 +249,7 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         sum(row[state] for row in estimate.rows) for state in ("done", "evaluate", "train")
     )
     estimate.work += [*_to_come(planner, unknown), *confirming]
-    estimate.of_a_seed += [_work(tasks[0].config) for tasks in trained]
+    estimate.of_a_seed += [_work(planned[0].config) for planned in trained]
     estimate.of_a_seed += _to_come(planner, len(to_come))
     estimate.obstacles = obstacles_of(planner)
     estimate.power = "" if estimate.obstacles else power_of(planner)
@@ -274,12 +276,12 @@ def _known_trials(
         if number >= spec.trial_count or (spec.is_adaptive and outcome == "restart"):
             continue
         params = trials[number].params if spec.is_adaptive else spec.point(number)
-        tasks = planner.trial(params, number)
-        runs = frozenset(digests(tasks).values())
+        planned = planner.trial(params, number)
+        runs = frozenset(digests(planned).values())
         if spec.is_adaptive and trial is not None and runs != {*trial.runs.values()}:
             continue  # code, model or data changed: the sweep begins anew
         is_pruned = trial is not None and trial.state == "pruned"
-        yield number, [] if is_pruned or runs in seen else tasks
+        yield number, [] if is_pruned or runs in seen else planned
         seen.add(runs)
 
 
@@ -288,11 +290,11 @@ def _unchanged(
 ) -> Iterator[list[PlannedRun]]:
     """Yield the runs that `plan` returns, if their digests are those in the ledger."""
     try:
-        tasks = plan()
+        planned = plan()
     except ValueError:  # the space has changed, and has no such point any more
         return
-    if digests(tasks) == dict(runs):
-        yield tasks
+    if digests(planned) == dict(runs):
+        yield planned
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
@@ -320,37 +322,37 @@ def _typical_runs(
 ) -> list[RemainingWork]:
     """Return the work of the runs that confirm a setting not chosen yet, taken from the algorithm's
     first setting."""
-    configs = (tasks[0].config for tasks in settings if tasks[0].algorithm == algorithm)
+    configs = (planned[0].config for planned in settings if planned[0].algorithm == algorithm)
     config, count = next(configs, None), len(planner.spec.confirm_seeds)
     return _to_come(planner, count) if config is None else [_work(config)] * count
 
 
 def _row(
-    estimate: SweepEstimate, tasks: Sequence[PlannedRun], runs: RunStore, seen: set[str]
+    estimate: SweepEstimate, planned: Sequence[PlannedRun], runs: RunStore, seen: set[str]
 ) -> dict[str, Any]:
     states = {"done": 0, "evaluate": 0, "train": 0}
-    for task in tasks:
-        folder = runs.folder(task.digest)
-        twice = task.digest in seen
-        seen.add(task.digest)
-        if twice or is_complete(folder, task.config):
+    for run in planned:
+        folder = runs.folder(run.digest)
+        twice = run.digest in seen
+        seen.add(run.digest)
+        if twice or is_complete(folder, run.config):
             states["done"] += 1
-            state = runs.read(task.digest)
+            state = runs.read(run.digest)
             estimate.reused += twice or (state is not None and state.sweep != estimate.sweep)
             continue
-        work = _work(task.config, folder)
+        work = _work(run.config, folder)
         states["train" if work.epochs else "evaluate"] += 1
         estimate.work.append(work)
-    first = tasks[0]
+    first = planned[0]
     label = run_label(first.algorithm, first.params, None)
     label += CONFIRMED if first.role == "confirmation" else ""
-    seeds = [task.seed for task in tasks if task.seed is not None]
+    seeds = [run.seed for run in planned if run.seed is not None]
     return {"label": label, "role": first.role, "seeds": seeds, **states}
 
 
-def _deviations(task: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
+def _deviations(run: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
     """Yield the differences of a zero-shot run from LAION's table, or what to expect of it."""
-    config, own = task.config, measured(runs.folder(task.digest), UNMERGED)
+    config, own = run.config, measured(runs.folder(run.digest), UNMERGED)
     fields = {
         "model.name": config.model.name,
         "model.pretrained": config.model.pretrained,

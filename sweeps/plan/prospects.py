@@ -12,7 +12,7 @@ from carft_sweep.tracking.comparison.spec import REFERENCE, SEEDS_FOR_CLAIM
 from carft_sweep.tracking.errors import counted
 
 if TYPE_CHECKING:
-    from carft_sweep.sweeps.plan.tasks import Planner
+    from carft_sweep.sweeps.plan.planner import Planner
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from carft_sweep.sweeps.engines.base import Failure
 from carft_sweep.sweeps.ledger.ledger import Trial
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
-from carft_sweep.sweeps.plan.tasks import PlannedRun
+from carft_sweep.sweeps.plan.planner import PlannedRun
 from carft_sweep.sweeps.spec.settings import Metric
 from carft_sweep.tracking.comparison.runs import UNMERGED
 
@@ -23,7 +23,7 @@ class ActiveTrial:
     """A trial whose runs its driver collects."""
 
     trial: Trial
-    tasks: Sequence[PlannedRun]
+    planned: Sequence[PlannedRun]
     """One for each seed, in order."""
     recorded: bool
     """Its end is in the ledger."""
@@ -43,7 +43,7 @@ class ActiveTrial:
     @property
     def is_settled(self) -> bool:
         """Whether every run of the trial has ended."""
-        return all(task.digest in self.outcomes for task in self.tasks)
+        return all(run.digest in self.outcomes for run in self.planned)
 
     @property
     def is_over(self) -> bool:
@@ -55,7 +55,7 @@ class ActiveTrial:
 
     def seed_index(self, digest: str) -> int:
         """Return the index of a run among the trial's runs."""
-        return next(i for i, task in enumerate(self.tasks) if task.digest == digest)
+        return next(i for i, run in enumerate(self.planned) if run.digest == digest)
 
 
 def trial_values(
@@ -64,7 +64,7 @@ def trial_values(
     """Return the mean over the trial's runs for each goal; a Failure where a value is missing."""
     for failure in filter(None, trial.outcomes.values()):
         return failure
-    digests = [task.digest for task in trial.tasks]
+    digests = [run.digest for run in trial.planned]
     means: list[float] = []
     for goal in goals:
         values = seed_values(runs, digests, goal)

@@ -16,7 +16,7 @@ from carft_sweep.sweeps.ledger.claim import Claim, Limits
 from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import BAD_NODES, has_work_left
-from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, run_label, setting_record
+from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, run_label, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, trial_values
 from carft_sweep.sweeps.scheduler.final_runs import FinalRuns
 from carft_sweep.sweeps.scheduler.progress import Progress
@@ -103,11 +103,11 @@ class SweepDriver:
     def begin(self) -> None:
         """Plan the baselines, and record what a comparison needs to know about them."""
         settings = self.planner.baselines()
-        self.ledger.remember("baselines", [setting_record(tasks) for tasks in settings])
+        self.ledger.remember("baselines", [setting_record(planned) for planned in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         if self.ledger.recall(BAD_NODES):
             self.ledger.remember(BAD_NODES, {})  # they are tried again
-        self._queue.extend(task for tasks in settings for task in tasks)
+        self._queue.extend(run for planned in settings for run in planned)
         of_trials = sum(map(self._spec.expected_runs, range(self._spec.trial_count)))
         self.ledger.remember(TRIAL_RUNS, of_trials)
         self.progress.begin(len(self._queue) + of_trials + self._final_runs.begin())
@@ -127,7 +127,7 @@ class SweepDriver:
             if not self._queue and not self._queue_trial():
                 if self._active or self._waiting:
                     return Wait.LATER
-                self._queue.extend(self._final_runs.tasks())
+                self._queue.extend(self._final_runs.plan())
                 if not self._queue:
                     return Wait.NEVER
             if self._queue:
@@ -168,13 +168,13 @@ class SweepDriver:
     def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
         """Record the report of an epoch; return whether early termination lets the run continue."""
         self._claim.renew()
-        task = self._active[job.digest]
+        run = self._active[job.digest]
         self.progress.epoch(job.label, report)
         self._note(job.digest)
-        trial = self._trial(task)
+        trial = self._trial(run)
         if trial is None:
             return Decision.CONTINUE
-        reason = None if trial.recorded else self._pruning.reported(trial, task, report)
+        reason = None if trial.recorded else self._pruning.reported(trial, run, report)
         if reason is not None:
             self._prune(trial, reason)
         return Decision.STOP if trial.is_over else Decision.CONTINUE
@@ -182,34 +182,34 @@ class SweepDriver:
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
         """Record that a run is trained and evaluated, and show its warnings."""
         self._claim.renew()
-        task = self._active.pop(job.digest)
+        run = self._active.pop(job.digest)
         state = self.runs.release(job.digest, "done")
         self._breaker.succeeded("" if state is None else state.worker)
         for warning in result.get("warnings", ()):
-            self.progress.note(f"{task.label}: {warning}")
-        self._done(task, reused=False)
+            self.progress.note(f"{run.label}: {warning}")
+        self._done(run, reused=False)
 
     def stopped(self, job: Job) -> None:
         """Record a run that was closed early: pruned, given up with its trial, or interrupted."""
         self._claim.renew()
-        task = self._active.pop(job.digest)
+        run = self._active.pop(job.digest)
         self.runs.release(job.digest, "stopped")
         self._note(job.digest)
-        trial = self._trial(task)
+        trial = self._trial(run)
         if trial is not None and trial.pruned:
-            self.progress.forget(task.label)
+            self.progress.forget(run.label)
             return
         if trial is not None and trial.is_over:
-            self.progress.stopped(task.label, "another seed of its trial became NaN")
+            self.progress.stopped(run.label, "another seed of its trial became NaN")
             self.progress.skip(1)
         else:
-            self.progress.stopped(task.label)
+            self.progress.stopped(run.label)
 
     def failed(self, job: Job, failure: Failure) -> None:
         """Queue a failed run again, or record its failure for good, as `retries` decides."""
         self._claim.renew()
-        task = self._active[job.digest]
-        trial = self._trial(task)
+        run = self._active[job.digest]
+        trial = self._trial(run)
         if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
             self.stopped(job)
             return
@@ -220,22 +220,22 @@ class SweepDriver:
         if isinstance(decision, Retry):
             # Not failed: whoever drives the sweep next tries it again too.
             self.runs.release(job.digest, "stopped", halve=decision.halve)
-            self._note_failure(task, failure, again=True)
-            self._queue.appendleft(task)
+            self._note_failure(run, failure, again=True)
+            self._queue.appendleft(run)
             return
-        logger.info("%s is not tried again: %s", task.label, decision.reason)
+        logger.info("%s is not tried again: %s", run.label, decision.reason)
         self.runs.release(job.digest, "failed", failure.as_dict())
-        self._note_failure(task, failure, again=False)
+        self._note_failure(run, failure, again=False)
         if self.runs.restore_backup(job.digest):
             self.runs.release(job.digest, "done")
-            self.progress.note(f"{task.label}: the earlier result of this run was kept")
+            self.progress.note(f"{run.label}: the earlier result of this run was kept")
         self._note(job.digest)
-        self._settle(task, failure)
+        self._settle(run, failure)
 
     def abandon(self) -> None:
         """Release all jobs as stopped after the engine failed; a later execution resumes them."""
-        for task in self._active.values():
-            self.runs.release(task.digest, "stopped")
+        for run in self._active.values():
+            self.runs.release(run.digest, "stopped")
         self._active.clear()
 
     def close(self) -> None:
@@ -243,8 +243,8 @@ class SweepDriver:
         self._claim.renew()
         self.budget.count(now=True)
 
-    def _trial(self, task: PlannedRun) -> ActiveTrial | None:
-        return None if task.trial is None else self._open[task.trial]
+    def _trial(self, run: PlannedRun) -> ActiveTrial | None:
+        return None if run.trial is None else self._open[run.trial]
 
     def _queue_trial(self) -> bool:
         """Queue the runs of the next trial; return False if none is left or can be proposed yet."""
@@ -254,74 +254,74 @@ class SweepDriver:
         if trial is None:
             return False
         self._open[trial.number] = trial
-        tasks = list(trial.tasks)
-        if NUMBER in tasks[0].label:
-            name = tasks[0].label.partition(" seed ")[0]
-            self.progress.note(f"{name}: {setting(tasks[0].params)}")
-        self.progress.skip(self._spec.expected_runs(trial.trial.point) - len(tasks))
+        planned = list(trial.planned)
+        if NUMBER in planned[0].label:
+            name = planned[0].label.partition(" seed ")[0]
+            self.progress.note(f"{name}: {setting(planned[0].params)}")
+        self.progress.skip(self._spec.expected_runs(trial.trial.point) - len(planned))
         if trial.trial.state == "pruned":
             trial.pruned = True
-            self.progress.skip(len(tasks))
-            for task in tasks:
-                self._stop_if_left(self._read(task))
+            self.progress.skip(len(planned))
+            for run in planned:
+                self._stop_if_left(self._read(run))
             return True
         if self._pruning.in_order and not trial.recorded:
-            trial.pending_seeds.extend(tasks[1:])
-            del tasks[1:]
-        self._queue.extend(tasks)
+            trial.pending_seeds.extend(planned[1:])
+            del planned[1:]
+        self._queue.extend(planned)
         return True
 
-    def _job(self, task: PlannedRun) -> Job | None:
+    def _job(self, run: PlannedRun) -> Job | None:
         """Return the job that a run still needs; None if it has ended or is claimed elsewhere."""
-        trial = self._trial(task)
-        if task.digest in self.outcomes:
+        trial = self._trial(run)
+        if run.digest in self.outcomes:
             if trial is None or not trial.pruned:  # what is pruned is counted off already
                 self.progress.skip(1)
-            self._settle(task, self.outcomes[task.digest])
+            self._settle(run, self.outcomes[run.digest])
             return None
-        state = self._read(task)
-        if self._is_running(task, state):
-            logger.info("%s waits for whoever runs it now", task.label)
-            self._waiting.append(task)
+        state = self._read(run)
+        if self._is_running(run, state):
+            logger.info("%s waits for whoever runs it now", run.label)
+            self._waiting.append(run)
             return None
-        if self._is_settled_by_earlier(task, state):
+        if self._is_settled_by_earlier(run, state):
             return None
         if trial is not None and trial.is_over:
             if not trial.pruned:
                 self.progress.skip(1)
             self._stop_if_left(state)
-            self._note(task.digest)
+            self._note(run.digest)
             return None
         is_outdated = self._is_outdated(state)
         if trial is not None and not trial.recorded and not is_outdated:
-            reason = self._pruning.catch_up(trial, task)
+            reason = self._pruning.catch_up(trial, run)
             if reason is not None:
                 self._prune(trial, reason)
                 return None
-        state = self.runs.acquire(task.digest, task.label, self.ledger.name)
+        state = self.runs.acquire(run.digest, run.label, self.ledger.name)
         if state is None:
-            self._waiting.append(task)
+            self._waiting.append(run)
             return None
         if is_outdated:
-            self.runs.back_up(task.digest)
-        self._active[task.digest] = task
+            self.runs.back_up(run.digest)
+        self._active[run.digest] = run
         return Job(
-            digest=task.digest,
-            label=task.label,
+            digest=run.digest,
+            label=run.label,
             # In smaller batches where memory was short before.
-            config=halved(task.config, state.halvings).as_dict(),
-            seed=task.seed or 0,
-            workdir=str(self.runs.folder(task.digest)),
+            config=halved(run.config, state.halvings).as_dict(),
+            seed=run.seed or 0,
+            workdir=str(self.runs.folder(run.digest)),
             imports=self._spec.imports,
-            avoid=self._retries.nodes_to_avoid(task.digest),
+            avoid=self._retries.nodes_to_avoid(run.digest),
         )
 
-    def _read(self, task: PlannedRun) -> RunState | None:
+    def _read(self, run: PlannedRun) -> RunState | None:
         """Return the state of a run; its damaged files are set aside, and made again."""
-        if not self.runs.is_live(task.digest):
-            for reason in self.runs.set_damaged_aside(task.digest):
-                self.progress.note(f"{task.label}: {reason}; it is set aside and made again")
-        return self.runs.read(task.digest)
+        if not self.runs.is_live(run.digest):
+            for reason in self.runs.set_damaged_aside(run.digest):
+                self.progress.note(f"{run.label}: {reason}; it is set aside and made again")
+        return self.runs.read(run.digest)
 
     def _is_outdated(self, state: RunState | None) -> bool:
         """Return whether a run is trained again, since nobody did so since `--fresh` was said."""
@@ -334,45 +334,45 @@ class SweepDriver:
         if state is not None and state.state == "running":
             self.runs.release(state.digest, "stopped")
 
-    def _is_running(self, task: PlannedRun, state: RunState | None) -> bool:
+    def _is_running(self, run: PlannedRun, state: RunState | None) -> bool:
         """Return whether this or another driver works on a run now."""
-        return task.digest in self._active or (state is not None and state.is_live)
+        return run.digest in self._active or (state is not None and state.is_live)
 
-    def _is_settled_by_earlier(self, task: PlannedRun, state: RunState | None) -> bool:
+    def _is_settled_by_earlier(self, run: PlannedRun, state: RunState | None) -> bool:
         """Reuse a run's earlier result, or failure that would repeat; return whether one exists."""
         if self._is_outdated(state):
             return False
-        if is_complete(self.runs.folder(task.digest), task.config):
+        if is_complete(self.runs.folder(run.digest), run.config):
             if state is not None and state.state != "done":
-                self.runs.release(task.digest, "done")  # its driver died before it could say so
-            self._done(task, reused=True)
+                self.runs.release(run.digest, "done")  # its driver died before it could say so
+            self._done(run, reused=True)
             return True
         if self._failed_again or state is None or not state.is_permanent_failure:
             return False
         earlier = state.failure or {}
         failure = Failure("nan", earlier.get("message", ""), earlier.get("log_tail", ""))
-        self.progress.fail(task.label, failure.kind, failure.message, again=False)
-        self._note(task.digest)
-        self._settle(task, failure)
+        self.progress.fail(run.label, failure.kind, failure.message, again=False)
+        self._note(run.digest)
+        self._settle(run, failure)
         return True
 
-    def _done(self, task: PlannedRun, *, reused: bool) -> None:
-        own = measured(self.runs.folder(task.digest), UNMERGED)
-        self.progress.done(task.label, own["metrics"] if own else {}, reused=reused)
-        self._note(task.digest)
-        self._settle(task, None)
+    def _done(self, run: PlannedRun, *, reused: bool) -> None:
+        own = measured(self.runs.folder(run.digest), UNMERGED)
+        self.progress.done(run.label, own["metrics"] if own else {}, reused=reused)
+        self._note(run.digest)
+        self._settle(run, None)
 
-    def _settle(self, task: PlannedRun, failure: Failure | None) -> None:
+    def _settle(self, run: PlannedRun, failure: Failure | None) -> None:
         """Count an ended run; after the last run of a trial, record the trial's value."""
-        self.outcomes[task.digest] = failure
-        trial = self._trial(task)
+        self.outcomes[run.digest] = failure
+        trial = self._trial(run)
         if trial is None:
             return
-        trial.outcomes[task.digest] = failure
+        trial.outcomes[run.digest] = failure
         if trial.recorded:
             return
         if failure is None:
-            reason = self._pruning.seed_done(trial, task)
+            reason = self._pruning.seed_done(trial, run)
             if reason is not None:
                 self._prune(trial, reason)
                 return
@@ -400,11 +400,11 @@ class SweepDriver:
         """Record the pruning in the ledger before any run is stopped."""
         trial.recorded = trial.pruned = True
         pruned = self.ledger.prune(trial.number, "pruned", reason)
-        runs = sum(task.digest not in trial.outcomes for task in trial.tasks)
+        runs = sum(run.digest not in trial.outcomes for run in trial.planned)
         trial.pending_seeds.clear()
-        self.progress.prune(trial.tasks[0].label, reason, runs=runs)
-        for task in trial.tasks:
-            self._note(task.digest)
+        self.progress.prune(trial.planned[0].label, reason, runs=runs)
+        for run in trial.planned:
+            self._note(run.digest)
         self._on_trial_end(pruned)
 
     def _on_trial_end(self, trial: Trial) -> None:
@@ -425,11 +425,11 @@ class SweepDriver:
             setting = run_label(trial.algorithm, trial.params, None, trial.number)
             self.progress.best(setting, metric.name, trial.value)
 
-    def _note_failure(self, task: PlannedRun, failure: Failure, *, again: bool) -> None:
-        self.progress.fail(task.label, failure.kind, failure.message, again=again)
+    def _note_failure(self, run: PlannedRun, failure: Failure, *, again: bool) -> None:
+        self.progress.fail(run.label, failure.kind, failure.message, again=again)
         if again and failure.kind in ("out_of_memory", "preempted"):
             return  # with less to hold, or elsewhere, it may do: nothing is broken yet
-        setting = task.role if task.trial is None else f"trial {task.trial}"
+        setting = run.role if run.trial is None else f"trial {run.trial}"
         if self.broken is not None:
             return  # a run that was still under way
         self.broken = self._breaker.failed(failure, setting)
@@ -447,8 +447,8 @@ class SweepDriver:
     def _retry_waiting(self) -> None:
         """Queue the waiting runs that are free now."""
         for _ in range(len(self._waiting)):
-            task = self._waiting.popleft()
-            if self._is_running(task, self._read(task)):
-                self._waiting.append(task)
+            run = self._waiting.popleft()
+            if self._is_running(run, self._read(run)):
+                self._waiting.append(run)
             else:
-                self._queue.append(task)
+                self._queue.append(run)

@@ -11,7 +11,7 @@ from typing import Any
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.sweeps.ledger.ledger import CONFIRMATIONS, FINAL_RUNS, SOUPS, Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, setting_record
+from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, setting_record
 from carft_sweep.sweeps.results.records import comparison_spec, records
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.space.points import baseline_params
@@ -41,10 +41,10 @@ class FinalRuns:
 
     @property
     def are_due(self) -> bool:
-        """Whether the sweep has final runs that `tasks` has not returned yet."""
+        """Whether the sweep has final runs that `plan` has not returned yet."""
         return not self._are_planned and bool(self._spec.confirm_seeds or self._spec.after)
 
-    def tasks(self) -> list[PlannedRun]:
+    def plan(self) -> list[PlannedRun]:
         """Return all confirmations and soups, once, as soon as every trial has ended."""
         if not self.are_due:
             return []
@@ -59,11 +59,11 @@ class FinalRuns:
             soups = [soup for item in self._spec.after for soup in self._soups(item, arms)]
             self._ledger.remember(SOUPS, [setting_record(each) for each in soups])
             settings += soups
-        tasks = [task for each in settings for task in each]
-        self._progress.skip(self._to_come - len(tasks))
-        self._to_come = len(tasks)
+        planned = [run for each in settings for run in each]
+        self._progress.skip(self._to_come - len(planned))
+        self._to_come = len(planned)
         self._keep_count()
-        return tasks
+        return planned
 
     def _keep_count(self) -> None:
         """Record the number of final runs, which `watch` shows."""

@@ -15,7 +15,7 @@ from carft_sweep.sweeps.ledger.ledger import POINTS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
 from carft_sweep.sweeps.ledger.study import frozen_trial
-from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
+from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.space import RANDOM_TRIALS
 from carft_sweep.sweeps.space.samplers import encode, optuna_distributions, sampler, suggest
@@ -141,17 +141,17 @@ class TrialProposer:
         if trial is None:
             if is_target_reached(self._ledger):
                 return None
-            trial, tasks = self._propose(point, None)
+            trial, planned = self._propose(point, None)
         elif is_tried_again(trial, failed_again=self._failed_again):
             # What broke it may be mended by now; a trial ends once, so this is another one.
-            trial, tasks = self._propose(point, trial.params)
+            trial, planned = self._propose(point, trial.params)
         else:
-            tasks = self._planner.trial(trial.params, trial.number)
-        algorithm = tasks[0].config.algorithm
+            planned = self._planner.trial(trial.params, trial.number)
+        algorithm = planned[0].config.algorithm
         if algorithm.trains or not algorithm.starts_at_zero_shot:
             # What the file asks for now; a finished trial keeps what it was asked with.
-            self._ledger.remember("merges", merge_labels(tasks[0].config))
-        return ActiveTrial(trial, tasks, recorded=trial.state != "running", is_new=is_new)
+            self._ledger.remember("merges", merge_labels(planned[0].config))
+        return ActiveTrial(trial, planned, recorded=trial.state != "running", is_new=is_new)
 
     def on_trial_end(self, trial: Trial) -> None:
         """Remember the first trial with these runs, for later trials with the same runs."""
@@ -166,10 +166,10 @@ class TrialProposer:
         proposal = Proposal(params or {})
         if params is None:
             proposal = propose(spec, ledger, point, violations(spec, ledger, self._runs))
-        tasks = self._planner.trial(proposal.params, ledger.next_number)
-        trial = self._as_its_twin(ledger.propose(point, setting_record(tasks), proposal.sampler))
+        planned = self._planner.trial(proposal.params, ledger.next_number)
+        trial = self._as_its_twin(ledger.propose(point, setting_record(planned), proposal.sampler))
         logger.info("trial %d: %s", trial.number, dict(proposal.params))
-        return trial, tasks
+        return trial, planned
 
     def _as_its_twin(self, trial: Trial) -> Trial:
         """Return the trial, pruned if its runs are exactly those of a pruned trial, since it would

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, history
-from carft_sweep.sweeps.plan.tasks import PlannedRun
+from carft_sweep.sweeps.plan.planner import PlannedRun
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.scheduler.proposer import violations
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
@@ -221,14 +221,14 @@ class PruningController:
         return self._pruner is not None or self._spec.race_seeds is not None
 
     def reported(
-        self, trial: ActiveTrial, task: PlannedRun, report: Mapping[str, Any]
+        self, trial: ActiveTrial, run: PlannedRun, report: Mapping[str, Any]
     ) -> str | None:
         """Report an epoch of one seed; return why to prune the trial, or None."""
         value = report["metrics"].get(self.metric)
         epoch = int(report["epoch"])
         if value is None or epoch == 0:  # the model before training says nothing of the trial
             return None
-        seed = trial.seed_index(task.digest)
+        seed = trial.seed_index(run.digest)
         self._record_mean(trial, seed, epoch, value)
         if self._pruner is None:
             return None
@@ -237,27 +237,27 @@ class PruningController:
         self._pruner.replay(trial.number, seed, epoch, value)  # nothing is saved by stopping here
         return None
 
-    def catch_up(self, trial: ActiveTrial, task: PlannedRun) -> str | None:
+    def catch_up(self, trial: ActiveTrial, run: PlannedRun) -> str | None:
         """Report the past epochs of a run that resumes from a checkpoint; return why to prune the
         trial, or None. The decision on the last epoch may have been lost with its driver; earlier
         epochs were decided, unless the run was begun for another trial."""
-        reports = list(self._history(task.digest))
+        reports = list(self._history(run.digest))
         undecided = reports if trial.is_new else reports[-1:]
-        reasons = (self.reported(trial, task, report) for report in undecided)
+        reasons = (self.reported(trial, run, report) for report in undecided)
         return next(filter(None, reasons), None)
 
-    def seed_done(self, trial: ActiveTrial, task: PlannedRun) -> str | None:
+    def seed_done(self, trial: ActiveTrial, run: PlannedRun) -> str | None:
         """Mark one seed's run as complete; return why the trial needs no more seeds, or None."""
-        seed = trial.seed_index(task.digest)
+        seed = trial.seed_index(run.digest)
         if self._pruner is not None:
-            self._recall(self._pruner, trial.number, seed, self._history(task.digest))
+            self._recall(self._pruner, trial.number, seed, self._history(run.digest))
             self._pruner.finish_run(trial.number, seed)
         race, done = self._spec.race_seeds, seed + 1
-        if race is None or not race.after <= done < len(trial.tasks):
+        if race is None or not race.after <= done < len(trial.planned):
             return None
         if not (best := self._best_values()):
             return None
-        digests = [item.digest for item in trial.tasks[:done]]
+        digests = [item.digest for item in trial.planned[:done]]
         values = seed_values(self._runs, digests, self._spec.metric)
         return clearly_worse(race, self._spec.metric.goal, values, best[:done])
 
@@ -292,8 +292,8 @@ class PruningController:
         if curves is None:
             curves = self._curves[trial.number] = {}
             # Of this seed and later ones too: another driver may have heard of their epochs.
-            for index, task in enumerate(trial.tasks):
-                for report in self._history(task.digest):
+            for index, run in enumerate(trial.planned):
+                for report in self._history(run.digest):
                     earlier = report["metrics"].get(self.metric)
                     if earlier is not None:
                         curves.setdefault(int(report["epoch"]), {})[index] = earlier

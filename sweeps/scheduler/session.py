@@ -26,8 +26,8 @@ from carft_sweep.sweeps.ledger.ledger import Ledger, Trial, check_case, newest_g
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME, State
 from carft_sweep.sweeps.ledger.study import StudyProjection
+from carft_sweep.sweeps.plan.planner import Planner, digests
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
-from carft_sweep.sweeps.plan.tasks import Planner, digests
 from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE, write_comparison
 from carft_sweep.sweeps.results.export import log_selected
 from carft_sweep.sweeps.results.projection import SweepProjection
@@ -250,13 +250,13 @@ class Projections:
 def changed_parts(planner: Planner, trial: Trial, runs: RunStore) -> str | None:
     """Return what has changed (code, model, data) where a trial's runs would have other digests
     now, as far as a run's folder records it; None where the digests would be the same."""
-    tasks = planner.trial(trial.params)
-    if not trial.runs or dict(trial.runs) == digests(tasks):
+    planned = planner.trial(trial.params)
+    if not trial.runs or dict(trial.runs) == digests(planned):
         return None
     before = {key: _identity(runs.folder(digest)) for key, digest in trial.runs.items()}
-    for key, task in zip(digests(tasks), tasks, strict=True):
+    for key, run in zip(digests(planned), planned, strict=True):
         if was := before.get(key):
-            now = json.loads(json.dumps(task.identity.parts))
+            now = json.loads(json.dumps(run.identity.parts))
             parts = [name for name in {**was, **now} if was.get(name) != now.get(name)]
             if parts:
                 return ", ".join(PARTS.get(name, name) for name in parts)

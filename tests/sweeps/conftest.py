@@ -152,10 +152,10 @@ def _one_shift(config: object) -> SimpleNamespace:
 
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
-    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", toy_core.toy_identity)
-    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.open_data", _one_shift)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", toy_core.toy_identity)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.open_data", _one_shift)
     monkeypatch.setattr(
-        "carft_sweep.sweeps.plan.tasks.check_measured", lambda *_: None
+        "carft_sweep.sweeps.plan.planner.check_measured", lambda *_: None
     )  # of a real family's splits
     # The page takes longer than all the rest.
     monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PACE", 0.01)

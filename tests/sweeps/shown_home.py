@@ -27,7 +27,7 @@ from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.ledger.study import StudyProjection
-from carft_sweep.sweeps.plan.tasks import PlannedRun, Planner, merge_labels, setting_record
+from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.carft_core.random_predictions import write_predictions
 

@@ -210,7 +210,7 @@ def test_a_worker_without_what_the_job_says_fails_and_is_not_tried_again(toy: To
     """On the real core: this machine has no GPU."""
     engine = Elsewhere(ONE_GPU)
     engine._entry = InProcessEngine()._entry
-    toy.monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
+    toy.monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
     toy.run(engine, trial=AUTO, seeds=[0], baselines=[], breaker=0)
     reasons = [trial.reason or {} for trial in toy.ledger().trials()]
     assert [(r["kind"], r["message"]) for r in reasons] == [

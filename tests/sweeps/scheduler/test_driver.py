@@ -441,7 +441,7 @@ def changes_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         parts = {**identity.parts, "own_code": 2}
         return Identity(digest_of(parts), parts)
 
-    return lambda: monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", other_code)
+    return lambda: monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", other_code)
 
 
 def test_changed_code_begins_anew_and_trains_again(

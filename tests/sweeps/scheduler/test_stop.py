@@ -269,7 +269,7 @@ def test_a_request_is_taken_while_the_sweep_is_planned(
         until(lambda: any("stopping after this epoch" in line for line in toy.lines))
         return toy_core.toy_identity(config, seed)
 
-    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
     assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
     assert not toy.evaluated()
 
@@ -285,7 +285,7 @@ def test_a_signal_is_not_lost_where_a_library_loses_what_its_handler_raises(
                 signal.raise_signal(signals.pop())
         return toy_core.toy_identity(config, seed)
 
-    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
     assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
     assert not toy.evaluated()
 
@@ -296,7 +296,7 @@ def test_a_second_signal_ends_the_planning(toy: ToySweep, monkeypatch: pytest.Mo
         signal.raise_signal(signal.SIGINT)
         return toy_core.toy_identity(config, seed)
 
-    monkeypatch.setattr("carft_sweep.sweeps.plan.tasks.identify", identify)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
     with pytest.raises(KeyboardInterrupt):
         toy.run()
 

@@ -75,7 +75,7 @@ def run_label(
 
 
 class Planner:
-    """Maker of a sweep's run tasks."""
+    """Plans a sweep's runs: the config, the seed and the digest of each."""
 
     def __init__(
         self, spec: SweepSpec, hardware: Hardware, note: Callable[[str], None] | None = None
@@ -102,13 +102,13 @@ class Planner:
             return _role(point.config) == "soup", point.config.algorithm.trains
 
         return [
-            list(self._tasks(_role(point.config), point.params, point.config, point=point.number))
+            list(self._runs(_role(point.config), point.params, point.config, point=point.number))
             for point in sorted(self.spec.baseline_configs(), key=order)
         ]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[PlannedRun]:
         """Return the runs of one trial, one for each seed."""
-        return list(self._tasks("trial", params, self.spec.config_for(params), number))
+        return list(self._runs("trial", params, self.spec.config_for(params), number))
 
     def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[PlannedRun]:
         """Return the runs of a trial's or baseline's setting on fresh seeds, one for each. Raises
@@ -118,7 +118,7 @@ class Planner:
         config = next(own, None) or self.spec.config_for(params)
         if config.algorithm.name != algorithm:
             raise ValueError(f"{algorithm} at {dict(params)} is no setting of {self.spec.name}")
-        return list(self._tasks("confirmation", params, config, seeds=self.spec.confirm_seeds))
+        return list(self._runs("confirmation", params, config, seeds=self.spec.confirm_seeds))
 
     def soup(
         self, item: After, params: Mapping[str, Any], members: Sequence[str]
@@ -129,9 +129,9 @@ class Planner:
         config = baseline_at(self.spec.trial, own, params)
         which = {"of": item.of.algorithm}
         which |= {} if item.of.settings == "selected" else {"settings": item.of.settings}
-        return list(self._tasks("soup", {**params, **which}, config))
+        return list(self._runs("soup", {**params, **which}, config))
 
-    def _tasks(
+    def _runs(
         self,
         role: Role,
         params: Mapping[str, Any],
@@ -177,21 +177,21 @@ class Planner:
                 self._note(text)
 
 
-def digests(tasks: Sequence[PlannedRun]) -> dict[str, str]:
+def digests(planned: Sequence[PlannedRun]) -> dict[str, str]:
     """Return the digests of one setting's runs, by seed."""
-    return {NO_SEED if task.seed is None else str(task.seed): task.digest for task in tasks}
+    return {NO_SEED if run.seed is None else str(run.seed): run.digest for run in planned}
 
 
-def setting_record(tasks: Sequence[PlannedRun]) -> dict[str, Any]:
+def setting_record(planned: Sequence[PlannedRun]) -> dict[str, Any]:
     """Return the ledger's record of one setting, as plain data."""
-    algorithm = tasks[0].config.algorithm
+    algorithm = planned[0].config.algorithm
     return {
-        "algorithm": tasks[0].algorithm,
-        "params": dict(tasks[0].params),
-        "runs": digests(tasks),
-        "merges": merge_labels(tasks[0].config),
-        "result": tasks[0].config.keep.result,
-        **({"untrained": True} if tasks[0].untrained else {}),
+        "algorithm": planned[0].algorithm,
+        "params": dict(planned[0].params),
+        "runs": digests(planned),
+        "merges": merge_labels(planned[0].config),
+        "result": planned[0].config.keep.result,
+        **({"untrained": True} if planned[0].untrained else {}),
         **({"members": list(algorithm.members)} if isinstance(algorithm, Soup) else {}),
     }
 
