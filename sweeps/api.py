@@ -18,7 +18,7 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.ledger.study import check_storage
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
-from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, execute
+from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, drive_sweep
 from carft_sweep.sweeps.spec.spec import BestOf, SweepSpec, load_spec
 from carft_sweep.sweeps.spec.user_code import refuse_unimported
 from carft_sweep.tracking.comparison.compare import Comparison
@@ -28,7 +28,7 @@ from carft_sweep.tracking.store.base import Tracker
 from carft_sweep.tracking.store.mlflow_store import open_store
 
 
-def perform(
+def run_with_services(
     spec: SweepSpec,
     home: Home,
     progress: Progress,
@@ -54,7 +54,7 @@ def perform(
         for note in notes:
             progress.note(note)
         _preflight(store, progress)
-        return execute(spec, home, engine, store, progress, options)
+        return drive_sweep(spec, home, engine, store, progress, options)
 
 
 def _preflight(store: Tracker, progress: Progress) -> None:
@@ -102,7 +102,7 @@ def run_sweep(
     warn = partial(warnings.warn, stacklevel=2)
     progress = Progress(to_stderr, quiet=quiet)
     options = RunOptions(address=address, fresh=fresh, undelivered=warn)
-    result = perform(spec, place, progress, options, in_process=in_process)
+    result = run_with_services(spec, place, progress, options, in_process=in_process)
     if result.state == "failed":
         raise SweepFailed(_why(result))
     if result.interrupted:

@@ -243,7 +243,7 @@ def test_the_architecture_names_what_there_is() -> None:
     """Every path of the page, and in its picture every room of every package."""
     page = (DOCS / "architecture.md").read_text()
     paths = re.findall(r"`((?:carft_core|sweeps|tracking)/[\w/.]*)`", page)
-    assert len(paths) > 30
+    assert len(paths) > 20
     assert [path for path in paths if not (ROOT / path).exists()] == []
     picture = (DOCS / "images" / "architecture.svg").read_text()
     rooms = {

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.files import read_json, write_json, write_text
-from carft_sweep.sweeps.engines.base import Decision
+from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.entry import Report
 
 ENTRY = "benchmarks.chaos.chain_core:train_run"

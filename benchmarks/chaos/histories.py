@@ -39,7 +39,7 @@ from PIL import Image
 from benchmarks.chaos import chain_core, history_laws, processes
 from benchmarks.chaos.history_laws import NAME, Breach, differing
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.tracking.report.calibration import calibration_table
+from carft_sweep.tracking.report.published_zero_shot import published_table
 
 LIMIT = 180.0
 """Seconds that a step may take."""
@@ -769,7 +769,7 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_OPTUNA_STORAGE"):
         os.environ.pop(name, None)
     processes.load_all()
-    calibration_table()
+    published_table()
     from carft_sweep.sweeps.space import RANDOM_TRIALS
 
     chain_core.simulate_training()

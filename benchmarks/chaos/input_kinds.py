@@ -23,7 +23,7 @@ from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, Transform
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.images import read_rgb
-from carft_sweep.carft_core.data.views import evaluation_view
+from carft_sweep.carft_core.data.transforms import evaluation_view
 from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.export.predictor import Predictor
 from carft_sweep.carft_core.models.clip import open_model

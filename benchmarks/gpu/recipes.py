@@ -32,7 +32,7 @@ from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Source, Sp
 from carft_sweep.carft_core.data.base import DataConfig, forget_data
 from carft_sweep.carft_core.data.class_names import class_list
 from carft_sweep.carft_core.data.families.imagenet import SHIFTS
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.training import setup
 from carft_sweep.carft_core.training.memory import run_cost
 from carft_sweep.sweeps.engines.resources import Node, requirements_of

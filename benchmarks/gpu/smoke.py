@@ -62,11 +62,12 @@ from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data.loader import BatchSource, EpochPlan
 from carft_sweep.carft_core.models.teacher import on_device
 from carft_sweep.carft_core.runs.folder import RunFolder
+from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.memory import run_cost
 from carft_sweep.carft_core.training.numerics import MIB, arithmetic, to_device
 from carft_sweep.carft_core.training.setup import open_setup
-from carft_sweep.sweeps.engines.base import Decision, Job
+from carft_sweep.sweeps.engines.base import Job
 from carft_sweep.sweeps.engines.ranks import RANKS
 from carft_sweep.sweeps.engines.supervisor import Supervisor
 from carft_sweep.sweeps.plan.gpu_cost import GPUS

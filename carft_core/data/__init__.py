@@ -27,8 +27,8 @@ from carft_sweep.carft_core.data.families.imagenet import IMAGENET
 from carft_sweep.carft_core.data.families.wilds import FMOW, IWILDCAM
 from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.data.splits import carve, take_fraction, take_shots
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.data.unreadable import refuse_bad_files, without_bad_files
-from carft_sweep.carft_core.data.views import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 FAMILIES: Registry[Family] = Registry("family", Family, function="open")

@@ -27,7 +27,7 @@ from carft_sweep.carft_core.config.fields import (
     each_once,
 )
 from carft_sweep.carft_core.data.images import state_of
-from carft_sweep.carft_core.data.views import (
+from carft_sweep.carft_core.data.transforms import (
     AUGMENTATIONS,
     Transform,
     evaluation_view,

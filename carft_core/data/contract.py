@@ -12,7 +12,7 @@ from carft_sweep.carft_core.config.user_code import blame_user_code, is_own
 from carft_sweep.carft_core.data.base import Arrays, DataConfig, FamilyData, Source, Split
 from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

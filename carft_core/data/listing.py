@@ -180,13 +180,13 @@ def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[st
 
     @functools.cache
     def by_content(size: int) -> dict[str, str]:
-        return {_content(root / path): path for path in by_size[size]}
+        return {_content_digest(root / path): path for path in by_size[size]}
 
     for name, files in files_of.items():
         twins = {
             path: twin
             for path, size in files
-            if size in by_size and (twin := by_content(size).get(_content(root / path)))
+            if size in by_size and (twin := by_content(size).get(_content_digest(root / path)))
         }
         if twins:
             path, twin = next(iter(twins.items()))
@@ -196,7 +196,7 @@ def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[st
             )
 
 
-def _content(file: Path) -> str:
+def _content_digest(file: Path) -> str:
     """Return a digest of a file's bytes; of an unreadable file its name, which equals no digest."""
     try:
         with file.open("rb") as stream:

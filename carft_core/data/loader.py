@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from carft_sweep.carft_core.data.bank import Bank
 from carft_sweep.carft_core.data.base import Source, Split
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.training.ranks import World
 

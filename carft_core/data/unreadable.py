@@ -17,7 +17,7 @@ from carft_sweep.carft_core.data.base import FamilyData, Split
 from carft_sweep.carft_core.data.images import MEGAPIXELS
 from carft_sweep.carft_core.data.listing import READ_UNASKED, join_names, refusal
 from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, user_cache, write_cache
 

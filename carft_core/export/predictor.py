@@ -17,13 +17,12 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.data import Transform
 from carft_sweep.carft_core.data.images import image_errors, open_image, read_rgb, upright_rgb
-from carft_sweep.carft_core.data.views import evaluation_view
+from carft_sweep.carft_core.data.transforms import evaluation_view
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import CONTEXTS, FACTS, HEAD, NAMES, read_facts
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, linear_head
 from carft_sweep.carft_core.models.clip import open_image_tower
-from carft_sweep.carft_core.models.teacher import linear_head
 from carft_sweep.carft_core.runs.folder import load_weights
 from carft_sweep.carft_core.training.numerics import resolve_device
 

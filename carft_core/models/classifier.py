@@ -91,3 +91,12 @@ def tower_outputs(visual: Callable[[Tensor], Any], images: Tensor) -> Tensor:
         out = out[0]  # Towers that also return tokens (CoCa) return the pooled feature first.
     pooled: Tensor = out.float()
     return pooled
+
+
+def linear_head(rows: Tensor) -> nn.Linear:
+    """Return a head without bias whose weight is `rows` [C, d]."""
+    classes, width = rows.shape
+    head = nn.Linear(width, classes, bias=False, device=rows.device)
+    with torch.no_grad():
+        head.weight.copy_(rows)
+    return head

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError, unknown
 from carft_sweep.carft_core.models.classifier import built, towers_in
 from carft_sweep.carft_core.models.source import (

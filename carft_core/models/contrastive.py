@@ -9,9 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.models.averages import Averaged
-from carft_sweep.carft_core.models.classifier import ImageClassifier, built, tower_outputs
+from carft_sweep.carft_core.models.classifier import (
+    ImageClassifier,
+    built,
+    linear_head,
+    tower_outputs,
+)
 from carft_sweep.carft_core.models.prompts import TEXTS_PER_BATCH, TemplateSet, class_weights
-from carft_sweep.carft_core.models.teacher import Teacher, evaluating, linear_head
+from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 from carft_sweep.carft_core.models.towers import projection
 
 

@@ -227,7 +227,7 @@ def named_domains(templates: TemplateSet, words: Iterable[str]) -> tuple[str, ..
     return tuple(word for word in words if _plain(word) in declared or word in spoken)
 
 
-def words_to_mark(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
+def leaked_domains(contexts: TemplateSet, data: DataConfig, domains: Iterable[str]) -> list[str]:
     """Return the domains that the contexts name though tests are on them: the held-out one, or any
     of `domains` for a family that holds none out."""
     held_out = data.test_domain

@@ -22,7 +22,7 @@ from carft_sweep.carft_core.data import Split, Transform
 from carft_sweep.carft_core.data.bank import Bank
 from carft_sweep.carft_core.data.loader import BatchRange, BatchSource, EpochPlan, Loader, RankPlan
 from carft_sweep.carft_core.files import digest_of, user_cache, write_cache
-from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier, linear_head
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import (
     TemplateSet,
@@ -308,15 +308,6 @@ def open_teacher(
 def is_convolutional(tower: nn.Module) -> bool:
     """Return whether an image tower is convolutional: a ViT only cuts patches by one."""
     return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
-
-
-def linear_head(rows: Tensor) -> nn.Linear:
-    """Return a head without bias whose weight is `rows` [C, d]."""
-    classes, width = rows.shape
-    head = nn.Linear(width, classes, bias=False, device=rows.device)
-    with torch.no_grad():
-        head.weight.copy_(rows)
-    return head
 
 
 M = TypeVar("M", bound=nn.Module)

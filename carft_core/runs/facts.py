@@ -7,7 +7,7 @@ from typing import Any
 
 from carft_sweep.carft_core.algorithms import Soup
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.models.prompts import words_to_mark
+from carft_sweep.carft_core.models.prompts import leaked_domains
 from carft_sweep.carft_core.runs.identity import (
     MEASURING_REVISION,
     TRAINING_REVISION,
@@ -51,7 +51,7 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
         "precision": teacher.precision,
         "device": teacher.device.type,
         "contexts": contexts.name,
-        "contexts_name": words_to_mark(contexts, config.data, domains),
+        "contexts_name": leaked_domains(contexts, config.data, domains),
         "skipped": {name: sorted(bad) for name, bad in data.skipped.items()},
         "outside_means": sorted(data.outside_mean),
         "images": {name: len(split) for name, split in setup.measured().items()},

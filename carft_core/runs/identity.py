@@ -13,7 +13,7 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.config.user_code import own_code
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data
 from carft_sweep.carft_core.data.splits import TRAINING_SPLITS
-from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of
 from carft_sweep.carft_core.merges import Model

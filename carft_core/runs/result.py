@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any, ClassVar
 
 from carft_sweep.carft_core.errors import RequestError
@@ -30,6 +31,13 @@ def check_label(label: str) -> None:
             f"{label[:40]!r} is no label of a merged model: it begins with a letter or digit, and "
             "has no slash and at most 200 characters"
         )
+
+
+class Decision(Enum):
+    """What becomes of a run that has reported an epoch."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
 import math
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,12 +33,13 @@ from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import on_device, to_views
 from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish, is_complete
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
-from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.runs.result import Decision, EpochReport
 from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless
 from carft_sweep.carft_core.training.numerics import (
     autocast,
     peak_memory_mb,
     reset_peak_memory,
+    seeded,
     to_device,
 )
 from carft_sweep.carft_core.training.optim import (
@@ -66,27 +65,11 @@ FIRST_SAVING = 0.1
 """Seconds that a run's first checkpoint is taken to need."""
 
 
-class Decision(Enum):
-    """What an epoch's callback decides: whether the run continues."""
-
-    CONTINUE = "continue"
-    STOP = "stop"
-
-
-EpochCallback = Callable[[EpochReport], Decision]
-
-
-def always_continue(report: EpochReport) -> Decision:
-    """Return CONTINUE for every report."""
-    del report
-    return Decision.CONTINUE
-
-
 def train(
     config: TrialConfig,
     seed: int,
     *,
-    report: EpochCallback = always_continue,
+    report: Callable[[EpochReport], Decision] = lambda _: Decision.CONTINUE,
     workdir: Path | None = None,
 ) -> RunResult | None:
     """Train one run, evaluate it, and return its result. None when `report` returned STOP before
@@ -201,7 +184,7 @@ class Run:
 
     def _build(self) -> None:
         """Build module and optimiser as they are before the first step."""
-        with _seeded(self.seed, 0, self.device):
+        with seeded(self.seed, 0, self.device):
             model = self.algorithm.build(self.teacher)
         self.model = on_device(model, self.device)
         if self.optim.grad_checkpointing and not self.algorithm.solves:
@@ -211,8 +194,8 @@ class Run:
         self.optimiser = self.algorithm.optimiser(groups, self.optim)
 
     @functools.cached_property
-    def views(self) -> list[object]:
-        """Plain data that decides the views of the batch of a step."""
+    def views_key(self) -> list[object]:
+        """Key of the cache of training views: what decides them but for the number of the step."""
         whole_passes = self.optim.steps_per_epoch is None
         plan = self.config.data.balanced, whole_passes, self.optim.batch_size
         return self.teacher.training_views(self.seed, *plan, *self.world.cache_key())
@@ -221,12 +204,12 @@ class Run:
     def view_bank(self) -> Bank:
         """The bank of training views of photographs."""
         side = self.teacher.transform.size
-        return self._bank("views", self.views, torch.empty(3, side, side, dtype=torch.uint8))
+        return self._bank("views", self.views_key, torch.empty(3, side, side, dtype=torch.uint8))
 
     @functools.cached_property
     def feature_bank(self) -> Bank:
         """The bank of the teacher's features of this run's batches."""
-        key = self.teacher.training_features(self.optim.micro_batch, self.views)
+        key = self.teacher.training_features(self.optim.micro_batch, self.views_key)
         return self._bank("features", key, self.teacher.w_cls[0].cpu())
 
     def _bank(self, kind: Kind, key: list[object], like: Tensor) -> Bank:
@@ -250,7 +233,7 @@ class Run:
         if self.world.agree([resumed, self.step]) != [resumed, self.step]:
             raise RuntimeError("another rank resumed from another checkpoint")
         if not resumed:
-            with self.teacher.arithmetic(), _seeded(self.seed, 0, self.device):
+            with self.teacher.arithmetic(), seeded(self.seed, 0, self.device):
                 self.algorithm.start(self.model, self.teacher)
         if self.teacher.compiled:
             set_training_mode(self.model, self.optim.batch_norm)
@@ -336,7 +319,7 @@ class Run:
 
     def _solve(self) -> dict[str, float]:
         """Train an algorithm that solves its problem; return the metrics of its one epoch."""
-        with self.teacher.arithmetic(), _seeded(self.seed, 1, self.device):
+        with self.teacher.arithmetic(), seeded(self.seed, 1, self.device):
             values = self.algorithm.solve(self.model, self.teacher)
         self.world.copy(self.model.state_dict())
         self.step = 1
@@ -355,7 +338,7 @@ class Run:
         set_training_mode(self.model, self.optim.batch_norm)
         self.world.copy(self.model.state_dict())  # so that roundings of devices never add up
         self.step_log.begin_epoch()
-        with self.teacher.arithmetic(), _seeded(self.seed, epoch, self.device, self.world.rank):
+        with self.teacher.arithmetic(), seeded(self.seed, epoch, self.device, self.world.rank):
             steps = self.schedule.of_epoch(epoch)
             for number, loaded in enumerate(self.teacher.loader.steps(self.batches, steps)):
                 count = len(loaded.labels)
@@ -470,22 +453,22 @@ class Run:
         for epoch in range(len(self.history), self.epoch_count + 1):
             if epoch and not self.algorithm.solves:
                 yield self.batches, self.schedule.of_epoch(epoch)
-            yield from map(self.teacher.part, self._validated())
+            yield from map(self.teacher.part, self._splits_per_epoch())
 
-    def _validated(self) -> list[str]:
+    def _splits_per_epoch(self) -> list[str]:
         """Return the names of the splits that are predicted after each epoch: `id/val`; with
         `eval.every_epoch` test and shifts too."""
         names = list(self.setup.measured()) if self.config.eval.every_epoch else ["id/val"]
         return [name for name in names if not name.startswith(RETENTION)]
 
     def _validate(self) -> dict[str, float]:
-        """Return the metrics of the model in its present state on the splits of `_validated`."""
+        """Return the metrics of the present model on the splits of `_splits_per_epoch`."""
         if not self.step and self.algorithm.starts_at_zero_shot:
             classifier: Classifier = self.teacher.classifier
         else:
             classifier = self.algorithm.classifier(self.model, self.teacher)
         metrics = {}
-        for name in self._validated():
+        for name in self._splits_per_epoch():
             (predictions,) = predict([classifier], name, self.teacher)
             for metric, value in split_metrics(predictions, self.setup.family.metrics).items():
                 metrics[f"{name}/{metric}"] = value
@@ -506,19 +489,6 @@ def set_training_mode(model: nn.Module, batch_norm: Literal["frozen", "train"]) 
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(batch_norm == "train")
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Iterator[None]:
-    """Within the context, set global random state (dropout, stochastic depth) as a function of
-    (seed, epoch, rank) alone. So a resumed epoch draws the same numbers, and the caller's random
-    state is not touched."""
-    devices = [device] if device.type == "cuda" else []
-    name = f"{seed}/{epoch}/{rank}" if rank else f"{seed}/{epoch}"
-    digest = hashlib.sha256(name.encode()).digest()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        yield
 
 
 def _results(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import resource
 import sys
@@ -160,3 +161,16 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_reserved(device) / MIB + context
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (MIB if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, epoch: int, device: torch.device, rank: int = 0) -> Iterator[None]:
+    """Within the context, set global random state (dropout, stochastic depth) as a function of
+    (seed, epoch, rank) alone. So a resumed epoch draws the same numbers, and the caller's random
+    state is not touched."""
+    devices = [device] if device.type == "cuda" else []
+    name = f"{seed}/{epoch}/{rank}" if rank else f"{seed}/{epoch}"
+    digest = hashlib.sha256(name.encode()).digest()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        yield

@@ -17,8 +17,9 @@ from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData, Split, ope
 from carft_sweep.carft_core.data.base import DataConfig, cache_open
 from carft_sweep.carft_core.data.contract import open_checked
 from carft_sweep.carft_core.data.loader import default_workers
-from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.models.classifier import linear_head
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model, weights_digest
 from carft_sweep.carft_core.models.prompts import (
     TemplateSet,
@@ -27,7 +28,7 @@ from carft_sweep.carft_core.models.prompts import (
     template_set,
     text_features,
 )
-from carft_sweep.carft_core.models.teacher import Teacher, linear_head, open_teacher
+from carft_sweep.carft_core.models.teacher import Teacher, open_teacher
 from carft_sweep.carft_core.training.compilation import should_compile
 from carft_sweep.carft_core.training.numerics import (
     Precision,

@@ -164,7 +164,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         yield "  by the size of the model's weights; trial.keep.weights=false keeps no models"
     if estimate.power:
         yield f"  {estimate.power}"
-    yield from estimate.calibration
+    yield from estimate.published_zero_shot
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:

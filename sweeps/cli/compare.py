@@ -37,8 +37,8 @@ from carft_sweep.tracking.comparison.spec import (
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.program import program
-from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.formats import latex, markdown, to_csv, to_json
+from carft_sweep.tracking.report.published_zero_shot import check_zero_shot
 from carft_sweep.tracking.report.table import MOST, TableOptions, power_table, resolve_columns
 from carft_sweep.tracking.report.terminal import table_text, terminal
 
@@ -140,8 +140,8 @@ def compare_command(arguments: argparse.Namespace, emit: Emit) -> None:
     sweeps = override_specs(_read(arguments), arguments)
     comparison = compare_sweeps(sweeps, where=arguments.where)
     fields = {digest: own for part in sweeps for digest, own in part.fields.items()}
-    comparison, sentences = calibrate(comparison, fields)
-    options = replace(options, calibration=sentences)
+    comparison, sentences = check_zero_shot(comparison, fields)
+    options = replace(options, published_zero_shot=sentences)
     rendered = _render(comparison, options, owners(sweeps) if len(sweeps) > 1 else None, arguments)
     if arguments.json:
         # Not indented: that takes four times as long, half a minute for ten thousand trials.
@@ -305,8 +305,8 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> None:
         with written("--figures", figures):
             files = write_figures(report.data, figures)
     if arguments.json:
-        paths = {"page": str(out), "figures": [str(file) for file in files]}
-        plain = {**paths, "verdict": comparison.verdict, "calibration": report.calibration}
+        plain: dict[str, Any] = {"page": str(out), "figures": [str(file) for file in files]}
+        plain |= {"verdict": comparison.verdict, "published_zero_shot": report.published_zero_shot}
         emit(json.dumps(plain, indent=1))
         return
     emit("\n".join((*comparison.answer.lines, f"The report is {out}")))

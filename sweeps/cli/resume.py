@@ -50,7 +50,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
             emit(change)
         return 0
 
-    from carft_sweep.sweeps.cli.run import carry_out
+    from carft_sweep.sweeps.cli.run import run_and_print
     from carft_sweep.sweeps.engines.factory import vet_address
     from carft_sweep.sweeps.scheduler.session import RunOptions
     from carft_sweep.sweeps.spec.user_code import resolve, vet_of
@@ -67,7 +67,7 @@ def resume_command(arguments: argparse.Namespace, emit: Emit) -> int:
             address = vet_address(before.address, home)  # the cluster that it was run on
         options = RunOptions(address=address, failed_again=failed_again)
         notes = [note for note in (changed, lost) if note]
-        return carry_out(spec, home, arguments, emit, options, notes)
+        return run_and_print(spec, home, arguments, emit, options, notes)
 
 
 def _unpause(arguments: argparse.Namespace, folder: Path) -> None:

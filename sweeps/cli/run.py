@@ -13,7 +13,7 @@ from functools import partial
 from rich.console import Console
 
 from carft_sweep.carft_core.data.images import UNREADABLE
-from carft_sweep.sweeps.api import perform
+from carft_sweep.sweeps.api import run_with_services
 from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.cli.status import FailedRun, failed_runs
@@ -39,7 +39,7 @@ TAIL = 12
 """Lines of a log that the end shows."""
 
 
-def carry_out(
+def run_and_print(
     spec: SweepSpec,
     home: Home,
     arguments: argparse.Namespace,
@@ -48,7 +48,7 @@ def carry_out(
     notes: Sequence[str] = (),
 ) -> int:
     """Run a sweep with progress, print its result and the next command; return the exit code.
-    Raises as `perform` does."""
+    Raises as `run_with_services` does."""
     console = PlainConsole(stderr=True)
 
     def out(line: str) -> None:
@@ -56,7 +56,7 @@ def carry_out(
 
     try:
         show = partial(_print_result, arguments=arguments, emit=emit)
-        ended = perform(
+        ended = run_with_services(
             spec,
             home,
             _progress(spec.name, arguments, console),
@@ -175,4 +175,4 @@ def run_command(arguments: argparse.Namespace, emit: Emit) -> int:
     best_of = partial(best_points, home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports, best_of=best_of)
     options = RunOptions(address=arguments.address, fresh=arguments.fresh)
-    return carry_out(spec, home, arguments, emit, options)
+    return run_and_print(spec, home, arguments, emit, options)

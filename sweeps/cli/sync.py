@@ -14,8 +14,8 @@ from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import begun_sweeps, newest_generation, sweep_folder
 from carft_sweep.sweeps.ledger.study import mend_studies
 from carft_sweep.sweeps.results.export import log_missing_model
-from carft_sweep.sweeps.results.projection import project
 from carft_sweep.sweeps.results.sent_log import place_of
+from carft_sweep.sweeps.results.sync import project
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, counted
 from carft_sweep.tracking.location import resolve_location, without_password
 from carft_sweep.tracking.store.base import Tracker, describe
@@ -78,21 +78,21 @@ def _sync_all(home: Home, names: Sequence[str]) -> Iterator[_News]:
 def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
     """Send all records that the tracking store lacks of a sweep; yield messages about them."""
     try:
-        projection = project(home, name, store)
+        sync = project(home, name, store)
     except AccessDenied:
         raise
     except ServiceUnreachable as away:
         raise ServiceUnreachable(f"{away}; the runs of {name} are not all sent. {_LATER}") from away
-    if projection.sent:
-        yield _News(name, f"{counted(projection.sent, 'run')} sent.")
-    yield from (_News(name, note) for note in projection.notes)
+    if sync.sent:
+        yield _News(name, f"{counted(sync.sent, 'run')} sent.")
+    yield from (_News(name, note) for note in sync.notes)
     if (note := log_missing_model(home, name)) is not None:
         yield _News(name, note)
-    for (run, what), reason in projection.refused.items():
+    for (run, what), reason in sync.refused.items():
         yield _News(name, f"{what} of {describe(run)} was refused: {reason}")
-    if projection.unlisted:
-        yield _News(name, f"its files could not be listed: {projection.unlisted}")
-    for run, reason in projection.unreadable.items():
+    if sync.unlisted:
+        yield _News(name, f"its files could not be listed: {sync.unlisted}")
+    for run, reason in sync.unreadable.items():
         yield _News(name, f"{describe(run)} is not sent, since it cannot be read: {reason}", 1)
 
 

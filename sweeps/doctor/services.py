@@ -187,8 +187,8 @@ def _trials(home: Home) -> Iterator[Finding]:
     seconds=60.0,
 )
 def _runs(home: Home) -> Iterator[Finding]:
-    from carft_sweep.sweeps.results.projection import SweepProjection
     from carft_sweep.sweeps.results.sent_log import place_of
+    from carft_sweep.sweeps.results.sync import SweepSync
 
     idle, is_well = [*_idle(home)], True
     if not idle:
@@ -197,15 +197,15 @@ def _runs(home: Home) -> Iterator[Finding]:
     places = [place_of(home, ledger) for ledger in idle]
     stores = {place.key: _recorded(home, place) for place in places}
     for ledger, place in zip(idle, places, strict=True):
-        projection = SweepProjection(home, ledger, stores[place.key])
-        projection.compare_with_store()
-        if count := projection.count_unsent():
+        sent = SweepSync(home, ledger, stores[place.key])
+        sent.compare_with_store()
+        if count := sent.count_unsent():
             yield warning(f"{count} of the runs of {ledger.name} are not recorded as here", sync)
-        elif projection.is_end_unsent:
+        elif sent.is_end_unsent:
             yield warning(f"the end of {ledger.name} is not recorded as here", sync)
-        for digest, reason in projection.unreadable.items():
+        for digest, reason in sent.unreadable.items():
             yield wrong(f"{describe(digest)} of {ledger.name} cannot be read: {reason}")
-        is_well = is_well and not (count or projection.is_end_unsent or projection.unreadable)
+        is_well = is_well and not (count or sent.is_end_unsent or sent.unreadable)
     if is_well:
         yield ok("every run is recorded, in its state")
 

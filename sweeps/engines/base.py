@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from carft_sweep.carft_core.runs.result import Decision
     from carft_sweep.sweeps.engines.resources import Hardware
 
 POLL = 0.25
@@ -58,13 +59,6 @@ class Failure:
         return {"kind": self.kind, "message": self.message, "log_tail": self.log_tail}
 
 
-class Decision(Enum):
-    """What becomes of a run that has reported an epoch."""
-
-    CONTINUE = "continue"
-    STOP = "stop"
-
-
 class Wait(Enum):
     """What `next_job` returns when there is no job just now."""
 
@@ -95,7 +89,8 @@ class Handler(Protocol):
         """Record an epoch's report (`EpochReport.as_dict()`); return whether the run continues."""
 
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-        """Record the result (`RunResult.as_dict()`) of a run that is trained and evaluated."""
+        """Record that a run is trained and evaluated. Its metrics are in its folder; of `result`
+        (`RunResult.as_dict()`) only the warnings are read."""
 
     def stopped(self, job: Job) -> None:
         """Record a run that was closed between epochs, by decision or because the engine stops."""

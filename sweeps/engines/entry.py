@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.regular_files import RefusedFile, open_regular
-from carft_sweep.sweeps.engines.base import Decision, FailureClass
+from carft_sweep.sweeps.engines.base import FailureClass
 
 CORE = "carft_sweep.sweeps.engines.training:train_with_core"
 """The entry of every job outside tests, as `module:function`."""

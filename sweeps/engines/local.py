@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from carft_sweep.sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import POLL, Engine, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.entry import CORE, classify, run_entry
 from carft_sweep.sweeps.engines.resources import Hardware, hardware_here
 from carft_sweep.sweeps.engines.supervisor import NODE, SILENCE, Supervisor, dispatch

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from carft_sweep.sweeps.engines.base import Decision, FailureClass
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import FailureClass
 from carft_sweep.sweeps.engines.entry import RankFailed, classify, run_entry
 
 RANKS = "CARFT_RANKS"

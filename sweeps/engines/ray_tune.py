@@ -22,7 +22,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from carft_sweep.sweeps.engines.base import POLL, Decision, Engine, Failure, Handler, Job, Wait
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import POLL, Engine, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.entry import CORE, log_tail
 from carft_sweep.sweeps.engines.ray_cluster import Cluster, restored_signals
 from carft_sweep.sweeps.engines.resources import (

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from carft_sweep.sweeps.engines.base import Decision, Failure, FailureClass, Handler, Job
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import Failure, FailureClass, Handler, Job
 from carft_sweep.sweeps.engines.entry import CORE, log_tail
 from carft_sweep.sweeps.secrets import of_workers
 
@@ -249,7 +250,14 @@ class Supervisor:
         if self.job is not None:
             self.kill()
         self._may_be_dead = self._worker is not None
-        self._give(job, self._worker or self._fresh())
+        worker = self._worker or self._fresh()
+        self._worker, self.job = worker, job
+        self._began = time.monotonic()
+        self._clock.turn()
+        self._heard = self._clock.now
+        self._kills_before = oom_kills()
+        with suppress(WorkerDied):  # the next event tells
+            worker.send({"kind": "job", **vars(job)})
 
     def next(self, within: float) -> Event | None:
         """Return the next event of the job; None when nothing happens within the timeout."""
@@ -303,15 +311,6 @@ class Supervisor:
     def _fresh(self) -> WorkerProcess:
         environ = of_workers(os.environ) | self._environ
         return WorkerProcess(self._entry, environ, cwd=self._cwd)
-
-    def _give(self, job: Job, worker: WorkerProcess) -> None:
-        self._worker, self.job = worker, job
-        self._began = time.monotonic()
-        self._clock.turn()
-        self._heard = self._clock.now
-        self._kills_before = oom_kills()
-        with suppress(WorkerDied):  # the next event tells
-            worker.send({"kind": "job", **vars(job)})
 
     def _working(self) -> WorkerProcess:
         if self._worker is None or self.job is None:

@@ -12,8 +12,7 @@ from typing import Any
 import open_clip  # noqa: F401 - what models are opened with, which the core imports only then
 
 from carft_sweep.carft_core.config.trial import trial_config
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.training.loop import train
 from carft_sweep.sweeps.engines.entry import Report
 
 
@@ -21,9 +20,7 @@ def train_with_core(
     config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any] | None:
     """Train and evaluate a run with `carft_core`; return its result, None if stopped."""
-
-    def decide(epoch: EpochReport) -> Decision:
-        return Decision(report(epoch.as_dict()).value)
-
-    result = train(trial_config(config), seed, report=decide, workdir=workdir)
+    result = train(
+        trial_config(config), seed, report=lambda epoch: report(epoch.as_dict()), workdir=workdir
+    )
     return None if result is None else result.as_dict()

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.engines.base import Decision, FailureClass
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import FailureClass
 from carft_sweep.sweeps.engines.entry import classify, load_entry, open_log, run_entry
 from carft_sweep.sweeps.engines.ranks import count_ranks, die_with, forget_torchrun, started_ranks
 from carft_sweep.sweeps.secrets import WORKERS, read_secret_files

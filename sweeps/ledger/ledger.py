@@ -350,7 +350,7 @@ class Ledger:
         """Number of the next trial."""
         return len(self._trials)
 
-    def propose(
+    def add_trial(
         self, point: int, setting: Mapping[str, Any], sampler: Mapping[str, Any] | None = None
     ) -> Trial:
         """Record a new running trial with all its fields (those of Trial), and return it."""

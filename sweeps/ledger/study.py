@@ -213,7 +213,7 @@ def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
     return [last] if trial.state == "pruned" and math.isfinite(last) else None
 
 
-class StudyProjection:
+class StudySync:
     """Keeps the Optuna studies of a sweep's generations up to date with its ledger."""
 
     def __init__(self, home: Home, ledger: Ledger) -> None:
@@ -263,7 +263,7 @@ def mend_studies(home: Home, name: str) -> int:
             set_aside_if_damaged(study_file(home))
         ledger = find_ledger(home, name)
         lacking = lacking_trials(home, ledger)
-        StudyProjection(home, ledger).update()
+        StudySync(home, ledger).update()
     return lacking
 
 

@@ -29,7 +29,7 @@ from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of, power_of
 from carft_sweep.sweeps.spec.settings import After, RunsOf
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.tracking.comparison.runs import CONFIRMED, UNMERGED
-from carft_sweep.tracking.report import calibration
+from carft_sweep.tracking.report import published_zero_shot
 
 MOST = 200
 """Runs of a home that are read, the newest."""
@@ -143,7 +143,7 @@ class SweepEstimate:
     """The most that the runs to be trained will keep, by the size of the models' weights."""
     at_once: int = 1
     """Runs side by side."""
-    calibration: tuple[str, ...] = ()
+    published_zero_shot: tuple[str, ...] = ()
     """Of the zero-shot models from LAION's table, or what to expect of them."""
     at_most: bool = False
     """Whether the sweep may well need less: it stops trials early, or when a target is reached,
@@ -243,8 +243,8 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
         if run.config.algorithm.starts_at_zero_shot and not run.config.algorithm.trains
         for note in _deviations(run, runs)
     )
-    estimate.calibration = calibration.sentences(deviations)
-    estimate.warnings += calibration.warnings(deviations)
+    estimate.published_zero_shot = published_zero_shot.sentences(deviations)
+    estimate.warnings += published_zero_shot.warnings(deviations)
     estimate.done, estimate.to_evaluate, estimate.to_train = (
         sum(row[state] for row in estimate.rows) for state in ("done", "evaluate", "train")
     )
@@ -350,7 +350,7 @@ def _row(
     return {"label": label, "role": first.role, "seeds": seeds, **states}
 
 
-def _deviations(run: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviation]:
+def _deviations(run: PlannedRun, runs: RunStore) -> Iterator[published_zero_shot.Deviation]:
     """Yield the differences of a zero-shot run from LAION's table, or what to expect of it."""
     config, own = run.config, measured(runs.folder(run.digest), UNMERGED)
     fields = {
@@ -360,10 +360,11 @@ def _deviations(run: PlannedRun, runs: RunStore) -> Iterator[calibration.Deviati
         "prompts.classes": config.prompts.classes,
     }
     if own:
-        return calibration.deviations(fields, own["facts"].get("images", {}), own["metrics"])
+        counts = own["facts"].get("images", {})
+        return published_zero_shot.deviations(fields, counts, own["metrics"])
     splits = open_data(config.data).measured()
     images = {name: len(split) for name, split in splits.items()}
-    return calibration.deviations(fields, images, metrics=None)
+    return published_zero_shot.deviations(fields, images, metrics=None)
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:

@@ -31,8 +31,8 @@ from carft_sweep.tracking.comparison.pooling import SweepRuns
 from carft_sweep.tracking.comparison.runs import RunRecord, fields
 from carft_sweep.tracking.location import is_server, pages_address, resolve_location
 from carft_sweep.tracking.provenance import describe_code, provenance_tags
-from carft_sweep.tracking.report.calibration import calibrate
 from carft_sweep.tracking.report.html import Export, Provenance, RunPages, without_user
+from carft_sweep.tracking.report.published_zero_shot import check_zero_shot
 from carft_sweep.tracking.store.base import ARM
 from carft_sweep.tracking.store.mlflow_pages import run_page
 
@@ -106,7 +106,7 @@ def provenance(
     sweeps: Sequence[Ledger],
     comparison: Comparison,
     options: Sequence[str] = (),
-    calibration: tuple[str, ...] = (),
+    published_zero_shot: tuple[str, ...] = (),
 ) -> Provenance:
     """Return what a reader needs to judge the numbers, and to reproduce them. `options` are those
     of `report`. The result names neither user nor machine, and stays the same until a run
@@ -114,8 +114,8 @@ def provenance(
     ran = [_command(sweep) for sweep in sweeps]
     again = shlex.join(["carft-sweep", "report", *(sweep.name for sweep in sweeps), *options])
     facts = dict(_facts(home, sweeps, comparison))
-    if calibration:
-        facts["zero-shot and LAION's table"] = calibration
+    if published_zero_shot:
+        facts["zero-shot and LAION's table"] = published_zero_shot
     return Provenance(
         facts=facts,
         commands=(*(command for command, _ in ran), again),
@@ -204,7 +204,7 @@ class Page:
 
     text: str
     data: ChartData
-    calibration: tuple[str, ...] = ()
+    published_zero_shot: tuple[str, ...] = ()
     """Sentences on the zero-shot models beside LAION's table."""
 
 
@@ -218,7 +218,7 @@ def page(
 
     claims = ((run.digest, _claim(run)) for run in comparison.runs() if run.is_zero_shot)
     own_fields = {digest: fields(claim) for digest, claim in claims if claim is not None}
-    comparison, sentences = calibrate(comparison, own_fields)
+    comparison, sentences = check_zero_shot(comparison, own_fields)
     data = ChartData(comparison)
     text = document(
         comparison,

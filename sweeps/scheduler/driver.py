@@ -11,7 +11,8 @@ from typing import Any
 
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.runs.folder import is_complete
-from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim, Limits
 from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured

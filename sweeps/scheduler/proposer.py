@@ -88,7 +88,7 @@ def known_trials(
         yield frozen
 
 
-def propose(
+def next_point(
     spec: SweepSpec, ledger: Ledger, point: int, missed: Mapping[int, float] = NOTHING_MISSED
 ) -> Proposal:
     """Return the point with the number `point`: a planned one, or the proposal of a new sampler,
@@ -165,9 +165,10 @@ class TrialProposer:
         spec, ledger = self._spec, self._ledger
         proposal = Proposal(params or {})
         if params is None:
-            proposal = propose(spec, ledger, point, violations(spec, ledger, self._runs))
+            proposal = next_point(spec, ledger, point, violations(spec, ledger, self._runs))
         planned = self._planner.trial(proposal.params, ledger.next_number)
-        trial = self._as_its_twin(ledger.propose(point, setting_record(planned), proposal.sampler))
+        record = setting_record(planned)
+        trial = self._as_its_twin(ledger.add_trial(point, record, proposal.sampler))
         logger.info("trial %d: %s", trial.number, dict(proposal.params))
         return trial, planned
 

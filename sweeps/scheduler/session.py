@@ -25,15 +25,15 @@ from carft_sweep.sweeps.ledger.generations import COPY, in_kept_order, open_gene
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial, check_case, newest_generation
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME, State
-from carft_sweep.sweeps.ledger.study import StudyProjection
+from carft_sweep.sweeps.ledger.study import StudySync
 from carft_sweep.sweeps.plan.planner import Planner, digests
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
 from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE, write_comparison
 from carft_sweep.sweeps.results.export import log_selected
-from carft_sweep.sweeps.results.projection import SweepProjection
-from carft_sweep.sweeps.results.projection_thread import Projector
 from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.results.report import write_page
+from carft_sweep.sweeps.results.sync import SweepSync
+from carft_sweep.sweeps.results.sync_thread import SyncThread
 from carft_sweep.sweeps.scheduler.driver import SweepDriver
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -55,9 +55,9 @@ PARTS = {
 }
 """What people call a part of a run's identity, where it is not its own name."""
 PACE = 1.0
-"""Seconds between two updates of a projection, at least."""
+"""Seconds between two updates of a store, at least."""
 PATIENCE = 30.0
-"""Seconds that the end of a sweep waits for a projection that takes nothing."""
+"""Seconds that the end of a sweep waits for a store that takes nothing."""
 CLOSING = 15.0
 """Seconds that closing them waits for a request that is under way."""
 EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
@@ -106,7 +106,7 @@ class RunOptions:
     """Called with messages on what could not be sent."""
 
 
-def execute(
+def drive_sweep(
     spec: SweepSpec,
     home: Home,
     engine: Engine,
@@ -139,14 +139,14 @@ def execute(
             progress.note(note)
         write_text(folder / COPY, spec.text)
         ledger.remember(OUTCOME, {"state": "running"})
-        with closing(Projections(home, ledger, store, runs.owner)) as projections:
+        with closing(Syncs(home, ledger, store, runs.owner)) as syncs:
             driver = SweepDriver(
                 planner,
                 ledger,
                 runs,
                 claim=claim,
                 progress=progress,
-                note=projections.note,
+                note=syncs.note,
                 failed_again=options.failed_again,
             )
             driver.begin()
@@ -154,12 +154,12 @@ def execute(
             for obstacle in obstacles:
                 progress.note(obstacle.describe())
             try:
-                interrupted = _drive(driver, engine, interruption)
+                interrupted = _run_engine(driver, engine, interruption)
             except ClaimLost:
-                raise  # the sweep is another driver's, and so are its projections
+                raise  # the sweep is another driver's, and so are its syncs
             except Exception:
-                projections.end_driver()  # nothing stays running when its driver is gone
-                projections.flush(haste=True)
+                syncs.end_driver()  # nothing stays running when its driver is gone
+                syncs.flush(haste=True)
                 raise
             before = _read(folder / COMPARISON)
             result, part = _finish(driver, folder, obstacles, interrupted=interrupted)
@@ -167,16 +167,16 @@ def execute(
             try:
                 options.ended(result)
             except Exception:  # whoever reads the output has closed it
-                projections.end_driver(part, result.comparison)
-                projections.flush(haste=True)
+                syncs.end_driver(part, result.comparison)
+                syncs.flush(haste=True)
                 raise
             is_new = not (folder / PAGE).exists() or _read(folder / COMPARISON) != before
             if result.state == "done" and spec.report.page and is_new:
                 write_page(home, ledger, result.comparison, progress.note)
-            projections.end_driver(part, result.comparison)
+            syncs.end_driver(part, result.comparison)
             # Not where somebody wants it to end, and Slurm kills it soon.
-            is_sent = projections.flush(haste=result.interrupted)
-            for complaint in projections.complaints():
+            is_sent = syncs.flush(haste=result.interrupted)
+            for complaint in syncs.complaints():
                 options.undelivered(complaint)
             if is_sent and result.state == "done" and spec.report.model:
                 outcome = log_selected(home, spec, result.comparison)
@@ -185,17 +185,17 @@ def execute(
     return result
 
 
-class Projections:
+class Syncs:
     """The threads that update a sweep's Optuna study and tracking store from its ledger."""
 
     def __init__(self, home: Home, ledger: Ledger, store: Tracker, owner: str) -> None:
-        self._study = StudyProjection(home, ledger)
-        self._runs = SweepProjection(home, ledger, store, owner=owner)
-        self._study_thread = Projector("study", self._study.update, pace=PACE)
-        self._store_thread = Projector("tracking", self._runs.update, pace=PACE, idle=EVERY)
+        self._study = StudySync(home, ledger)
+        self._runs = SweepSync(home, ledger, store, owner=owner)
+        self._study_thread = SyncThread("study", self._study.update, pace=PACE)
+        self._store_thread = SyncThread("tracking", self._runs.update, pace=PACE, idle=EVERY)
 
     def note(self, digest: str) -> None:
-        """Tell the projections of new records: of a run, or with "" of the ledger alone."""
+        """Tell the syncs of new records: of a run, or with "" of the ledger alone."""
         if digest:
             self._runs.note(digest)
             self._store_thread.wake()
@@ -242,7 +242,7 @@ class Projections:
             )
 
     def close(self) -> None:
-        """Stop the projections, after the update under way."""
+        """Stop the syncs, after the update under way."""
         for thread in (self._study_thread, self._store_thread):
             thread.close(CLOSING)
 
@@ -271,7 +271,7 @@ def _identity(folder: Path) -> dict[str, Any]:
     return parts
 
 
-def _drive(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
+def _run_engine(driver: SweepDriver, engine: Engine, interruption: Interruption) -> bool:
     """Run the engine until its end and close it; return whether it was stopped with runs left."""
     interruption.phase = "running"
     try:

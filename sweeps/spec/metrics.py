@@ -58,11 +58,6 @@ def natural_goal(name: str) -> Goal:
     return "minimize" if _SMALLER_IS_BETTER.search(name) else "maximize"
 
 
-def is_selectable(name: str) -> bool:
-    """Return whether selection by a metric uses neither a test split nor a shift."""
-    return name.startswith(("id/val/", "train/", "ood/val/"))
-
-
 def is_reported(name: str, *, every_epoch: bool) -> bool:
     """Return whether runs report a metric each epoch; with `every_epoch` test and shifts too."""
     if name.startswith(("id/val/", "train/")):

@@ -12,11 +12,11 @@ from carft_sweep.carft_core.errors import RequestError, Route, unknown
 from carft_sweep.carft_core.models.source import brings_weights, find_model
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params, canonical
 from carft_sweep.sweeps.spec.document import SpecDocument, validated_in_part
-from carft_sweep.sweeps.spec.metrics import is_reported, is_selectable
+from carft_sweep.sweeps.spec.metrics import is_reported
 from carft_sweep.sweeps.spec.settings import RUN_CAP, EarlyTerminate, Report, Settings
 from carft_sweep.sweeps.spec.space_checks import OF_TRAINING, TrialSpace
 from carft_sweep.tracking.comparison.metrics import TOP1
-from carft_sweep.tracking.comparison.spec import TASK
+from carft_sweep.tracking.comparison.spec import TASK, looks_at_tests
 
 MOST_SHOWN = 20
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _check_constraint(document: SpecDocument, settings: Settings, space: TrialSp
 
 def _check_honest(document: SpecDocument, name: str, route: Route) -> None:
     """Report a metric that uses a test split or a shift, unless the file says `oracle`."""
-    if not is_selectable(name) and document.get(("selection",)) != "oracle":
+    if looks_at_tests(name) and document.get(("selection",)) != "oracle":
         document.add_error(
             route,
             f"selecting on {name} looks at what is to be measured; select on id/val/top1, or say "

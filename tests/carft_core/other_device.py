@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from carft_sweep.carft_core.data.views import _per_channel
+from carft_sweep.carft_core.data.transforms import _per_channel
 from carft_sweep.carft_core.models.teacher import Teacher, on_device
 
 ELSEWHERE, HERE = torch.device("meta"), torch.device("cpu")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.runs.folder import RunFolder, RunResult, load_weights
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.runs.result import Decision, EpochReport
+from carft_sweep.carft_core.training.loop import train
 
 
 def trained(config: TrialConfig, folder: Path, seed: int = 0) -> RunResult:

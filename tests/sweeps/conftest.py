@@ -20,7 +20,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import open_storage, study_name
 from carft_sweep.sweeps.scheduler.progress import Progress
-from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, execute
+from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, drive_sweep
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
@@ -98,7 +98,7 @@ class ToySweep:
         )
         progress = Progress(self.lines.append)
         engine = engine or InProcessEngine(toy_core.ENTRY)
-        return execute(spec, self.home, engine, self.tracker, progress, options)
+        return drive_sweep(spec, self.home, engine, self.tracker, progress, options)
 
     def ledger(self, name: str = "toy") -> Ledger:
         return find_ledger(self.home, name)

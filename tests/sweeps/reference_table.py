@@ -11,8 +11,8 @@ import pytest
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.tracking.report import calibration
-from carft_sweep.tracking.report.calibration import ReferenceSplit, calibration_table
+from carft_sweep.tracking.report import published_zero_shot
+from carft_sweep.tracking.report.published_zero_shot import ReferenceSplit, published_table
 
 EXPECTED = 0.6
 
@@ -27,8 +27,8 @@ def show_one_row(patch: pytest.MonkeyPatch, family: str = "icon_shift") -> None:
     """Let the product know this table and no other."""
     column = ReferenceSplit(family, "id/test/top1", images(family), templates="icon_shift")
     rows = {"builtin": [100 * EXPECTED]}
-    table = calibration_table()._replace(columns=(column,), rows=rows)
-    patch.setattr(calibration, "calibration_table", lambda: table)
+    table = published_table()._replace(columns=(column,), rows=rows)
+    patch.setattr(published_zero_shot, "published_table", lambda: table)
 
 
 def measure(folder: Path, top1: float, count: int | None = None) -> None:

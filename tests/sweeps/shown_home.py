@@ -26,7 +26,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.ledger.study import StudyProjection
+from carft_sweep.sweeps.ledger.study import StudySync
 from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.carft_core.random_predictions import write_predictions
@@ -78,10 +78,10 @@ def make(home: Home) -> None:
         _write(home, tasks)
     for number, params in enumerate(spec.points()):
         tasks = planner.trial(params, number)
-        trial = ledger.propose(number, setting_record(tasks))
+        trial = ledger.add_trial(number, setting_record(tasks))
         ledger.complete(trial.number, [_write(home, tasks)])
     ledger.remember(OUTCOME, {"state": "done", "at": BEGAN + 60, "broken": None})
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
 
 
 def _write(home: Home, tasks: Sequence[PlannedRun]) -> float:

@@ -14,7 +14,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import UMASK
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
-from carft_sweep.sweeps.ledger.study import StudyProjection, study_file
+from carft_sweep.sweeps.ledger.study import StudySync, study_file
 from tests.mounts import mount
 from tests.owners import give_away
 
@@ -103,11 +103,11 @@ def test_a_home_may_move_to_a_network_disk(home: Home, monkeypatch: pytest.Monke
     home.prepare()
     spec = {"name": "toy", "parameters": {}, "metric": {"name": "m", "goal": "maximize"}}
     ledger = Ledger.create(home.sweep("toy"), 1, spec, {})
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     database = (home.path / "optuna.db").read_bytes()
     mount(monkeypatch, home.path.parent, "nfs4")
     home.prepare()
-    StudyProjection(home, find_ledger(home, "toy")).update()
+    StudySync(home, find_ledger(home, "toy")).update()
     assert (home.path / "optuna.journal").exists()
     assert (home.path / "optuna.db").read_bytes() == database
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.engines.entry import Report
 
 ENTRY = "tests.sweeps.toy_runs:act"

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from carft_sweep.carft_core.data.base import FamilyData
 from carft_sweep.carft_core.data.families.icon_shift import read_subset
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 
 LEFT, TOP, CELL, GAP = 112, 24, 80, 8
 """Pixels beside and above the images, of an image, and between two."""

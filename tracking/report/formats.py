@@ -86,7 +86,7 @@ def to_json(
     if owners is not None:
         document["sweeps"] = comparison.sweep.split(" + ")
     if options is not None:
-        document["calibration"] = options.calibration
+        document["published_zero_shot"] = options.published_zero_shot
     return document
 
 

@@ -46,7 +46,7 @@ class TableOptions:
     """None: every trial."""
     all_alphas: bool = False
     """Whether every merged model has a row, or the selected one of each merge alone."""
-    calibration: tuple[str, ...] = ()
+    published_zero_shot: tuple[str, ...] = ()
     """Sentences on the zero-shot models beside LAION's table."""
 
 
@@ -144,7 +144,7 @@ def build_table(
         lines=tuple(lines),
         notes=(
             *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
-            *options.calibration,
+            *options.published_zero_shot,
         ),
         fixed=2,
         shifts=frozenset(2 + column for column in apart),

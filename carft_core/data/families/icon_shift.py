@@ -26,7 +26,7 @@ from carft_sweep.carft_core.data.base import (
     refuse_held_out,
 )
 from carft_sweep.carft_core.data.images import open_image
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 Keys = npt.NDArray[np.uint64]

@@ -311,7 +311,7 @@ class Layout:
         del route
         return 0
 
-    def title(self, root: Path) -> str:
+    def error_heading(self, root: Path) -> str:
         """Return the first line of an error message, with the expected layout."""
         return f"data.root: {root} cannot be used ({LAYOUT}):"
 
@@ -348,7 +348,7 @@ def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
             )
     if problems:
         ordered = sorted(problems, key=lambda text: problems[text])
-        raise RequestError(refusal(layout.title(root), ordered))
+        raise RequestError(refusal(layout.error_heading(root), ordered))
     splits = {name: _split(root, listing, tree.classes) for name, listing in tree.splits.items()}
     digests = {name: listing_digest(listing) for name, listing in tree.splits.items()}
     if declared.test_fraction is not None:
@@ -517,6 +517,6 @@ class Declared(Layout):
             route = route[:-1]
         return self.lines.get(route, 0) if route else 0
 
-    def title(self, root: Path) -> str:
+    def error_heading(self, root: Path) -> str:
         """Return the first line of an error message, with the family's name."""
         return f"data.family: {self.declaration.name} is not as declared in {root}:"

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import ClassVar
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
-from carft_sweep.carft_core.data.views import training_view
+from carft_sweep.carft_core.data.transforms import training_view
 from carft_sweep.carft_core.errors import RequestError
 import numpy as np
 

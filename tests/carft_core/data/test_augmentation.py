@@ -15,7 +15,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
-from carft_sweep.carft_core.data.views import (
+from carft_sweep.carft_core.data.transforms import (
     ATTEMPTS,
     AUGMENTATIONS,
     Augmentation,

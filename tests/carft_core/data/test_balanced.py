@@ -14,7 +14,7 @@ from torch import Tensor
 
 from carft_sweep.carft_core.data.base import Source, Split
 from carft_sweep.carft_core.data.loader import BatchSource, Loader, shuffled, training_plan
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -24,7 +24,7 @@ from carft_sweep.carft_core.data.bank import BANK_GB_ENV, RECENT, Bank
 from carft_sweep.carft_core.data.base import Source, Split, forget_data
 from carft_sweep.carft_core.data.families import image_folder
 from carft_sweep.carft_core.data.images import read_rgb
-from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher

@@ -27,7 +27,7 @@ from carft_sweep.carft_core.data.loader import (
     default_workers,
     shuffled,
 )
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

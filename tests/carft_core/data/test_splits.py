@@ -17,7 +17,7 @@ from torch import Tensor
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig, FamilyData, Source, Split
 from carft_sweep.carft_core.data.splits import carve, take_fraction
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 TRANSFORM = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -12,10 +12,10 @@ from carft_sweep.carft_core.models.prompts import (
     KNOWN_WORDS,
     TemplateSet,
     context_set,
+    leaked_domains,
     named_domains,
     template_set,
     without,
-    words_to_mark,
 )
 
 HELD_OUT = [(name, domain) for name, found in FOLDERS.items() for domain in found]
@@ -29,7 +29,7 @@ def contexts(family: str, test: str | None, named: str | None = None) -> Templat
 
 def marked(templates: TemplateSet, family: str, test: str | None) -> list[str]:
     data = DataConfig(family=family, test_domain=test)
-    return words_to_mark(templates, data, FAMILIES[family].domains)
+    return leaked_domains(templates, data, FAMILIES[family].domains)
 
 
 @pytest.mark.parametrize(("family", "domain"), HELD_OUT)

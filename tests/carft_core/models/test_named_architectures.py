@@ -16,10 +16,9 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.evaluation.measure import predict
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, linear_head
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import class_weights, template_set, text_features
-from carft_sweep.carft_core.models.teacher import linear_head
 from tests.carft_core.bare_teacher import bare_teacher
 from tests.carft_core.trained import trained
 

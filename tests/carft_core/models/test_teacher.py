@@ -12,7 +12,7 @@ import torch
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import Source
-from carft_sweep.carft_core.data.views import AUGMENTATIONS
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.models import teacher
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.teacher import Teacher, is_convolutional

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.data.base import DataConfig, Split
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.models.source import BUILTIN
 from tools.builtin.batches import Batches, related
 from tools.builtin.corpus import Corpus

@@ -32,9 +32,9 @@ from carft_sweep.carft_core.runs.folder import (
     load_weights,
     read_result,
 )
-from carft_sweep.carft_core.runs.result import EpochReport
+from carft_sweep.carft_core.runs.result import Decision, EpochReport
 from carft_sweep.carft_core.training import loop as train_module
-from carft_sweep.carft_core.training.loop import Decision, epochs, set_training_mode, train
+from carft_sweep.carft_core.training.loop import epochs, set_training_mode, train
 from carft_sweep.carft_core.training.optim import OPTIMISERS, OptimConfig
 from carft_sweep.carft_core.training.resumption import DamagedCheckpoint, restore
 from tests.carft_core.other_device import other_device

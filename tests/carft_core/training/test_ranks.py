@@ -19,8 +19,8 @@ from carft_sweep.carft_core.data.loader import EpochPlan, RankPlan
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.runs.result import Decision, EpochReport
+from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.ranks import World, current_ranks
 from tests.carft_core.ranks import on_ranks
 from tests.carft_core.trained import stopped, weights

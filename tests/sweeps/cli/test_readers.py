@@ -15,7 +15,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME, summaries
-from carft_sweep.sweeps.ledger.study import StudyProjection, open_storage
+from carft_sweep.sweeps.ledger.study import StudySync, open_storage
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.tracking.program import command
 from tests.sweeps.conftest import Carft
@@ -47,7 +47,7 @@ class Made:
         point = len(self.ledger.trials())
         digest = f"{point:064d}"
         self.runs.acquire(digest, f"car_ft {weight}", "made")
-        return self.ledger.propose(
+        return self.ledger.add_trial(
             point,
             {
                 "params": {"algorithm.kl_weight": weight},
@@ -156,7 +156,7 @@ def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
     assert shown["front"] == [accurate, calibrated]
     assert [goal["name"] for goal in shown["metrics"]] == ["id/val/top1", "id/val/nll"]
     assert shown["trials"][1]["values"] == [0.7, 0.5]
-    StudyProjection(made.home, made.ledger).update()
+    StudySync(made.home, made.ledger).update()
     study = optuna.load_study(study_name="made", storage=open_storage(made.home))
     assert shown["front"] == [trial.number for trial in study.best_trials]
     found = carft("compare", "made", "--json").json

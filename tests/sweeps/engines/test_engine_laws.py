@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.engines.base import Decision, Engine, Job, Wait
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import Engine, Job, Wait
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from carft_sweep.sweeps.spec.settings import Asha
 from tests.sweeps.engines.conftest import SLOW_RAY, MakeEngine, MakeJob

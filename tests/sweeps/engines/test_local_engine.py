@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
+from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines import supervisor as supervisor_module
-from carft_sweep.sweeps.engines.base import POLL, Decision, Failure, Job
+from carft_sweep.sweeps.engines.base import POLL, Failure, Job
 from carft_sweep.sweeps.engines.entry import classify, log_tail
 from carft_sweep.sweeps.engines.supervisor import ENDS, TURN, Event, ListeningClock, Supervisor
 from carft_sweep.sweeps.secrets import NAMES

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines import ranks
-from carft_sweep.sweeps.engines.base import Decision, Job
+from carft_sweep.sweeps.engines.base import Job
 from carft_sweep.sweeps.engines.ranks import RANKS, count_ranks
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import NonFinite, OutOfMemoryError, Recorder, epoch_report, gone_within

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.engines.base import Decision, Failure, Job, Wait
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, is_running

@@ -18,8 +18,8 @@ import optuna
 import optuna.visualization as plots
 import pytest
 
-from carft_sweep.sweeps.ledger.study import StudyProjection, study_file
-from carft_sweep.sweeps.scheduler.proposer import propose
+from carft_sweep.sweeps.ledger.study import StudySync, study_file
+from carft_sweep.sweeps.scheduler.proposer import next_point
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep, toy_in
 
@@ -73,11 +73,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
 def leave_one_running(toy: ToySweep) -> None:
     """As a driver that was killed in the first epoch of the last trial."""
     ledger, spec = toy.ledger("search"), load_spec(toy.file(**SEARCH))
-    found = propose(spec, ledger, SEARCH["run_cap"])
+    found = next_point(spec, ledger, SEARCH["run_cap"])
     setting = {"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []}
-    trial = ledger.propose(SEARCH["run_cap"], setting, found.sampler)
+    trial = ledger.add_trial(SEARCH["run_cap"], setting, found.sampler)
     ledger.report(trial.number, 1, 0.25)
-    StudyProjection(toy.home, ledger).update()
+    StudySync(toy.home, ledger).update()
 
 
 def study(toy: ToySweep, name: str) -> optuna.Study:

@@ -61,7 +61,7 @@ def propose(ledger: Ledger, point: int, lr: float = 0.1, **more: Any) -> int:
         "runs": {"0": "d"},
         "merges": ["wise_ft@0.5"],
     }
-    return ledger.propose(point, setting, **more).number
+    return ledger.add_trial(point, setting, **more).number
 
 
 def contents(ledger: Ledger) -> str:

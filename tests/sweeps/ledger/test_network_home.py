@@ -32,7 +32,7 @@ def run(toy: ToySweep, **changes: Any) -> int:
     return main(["run", str(toy.file(**changes)), "--in-process"])
 
 
-@pytest.mark.parametrize("victim", ["complete", "propose"])
+@pytest.mark.parametrize("victim", ["complete", "add_trial"])
 def test_a_driver_that_dies_in_a_write_loses_nothing(shared: ToySweep, victim: str) -> None:
     with dying(victim):
         run(shared)

@@ -16,8 +16,8 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
-from carft_sweep.sweeps.ledger.study import StudyProjection
-from carft_sweep.sweeps.results.projection_thread import Projector
+from carft_sweep.sweeps.ledger.study import StudySync
+from carft_sweep.sweeps.results.sync_thread import SyncThread
 from tests.mounts import mount
 from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
@@ -222,7 +222,7 @@ def test_several_homes_may_begin_in_a_new_database_at_once(
             home.prepare()
             spec = {"name": "toy", "parameters": {}, "metric": {"name": "m", "goal": "maximize"}}
             ledger = Ledger.create(home.sweep("toy"), 1, spec, {})
-            thread = Projector("study", StudyProjection(home, ledger).update, pace=0.1)
+            thread = SyncThread("study", StudySync(home, ledger).update, pace=0.1)
             done, error = thread.flush(60), thread.last_error
             thread.close(60)
             assert done, error

@@ -16,7 +16,7 @@ from carft_sweep.sweeps.ledger.claim import DRIVER, Claim, Limits, holder, limit
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import Lease
-from carft_sweep.sweeps.scheduler.session import Projections, SweepResult, execute
+from carft_sweep.sweeps.scheduler.session import SweepResult, Syncs, drive_sweep
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.sweeps.spec.user_code import vet_of
 from tests.sweeps import toy_core
@@ -67,7 +67,7 @@ def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Projections, "end_driver", _crash)
+        patch.setattr(Syncs, "end_driver", _crash)
         with pytest.raises(Crash):
             run(toy_cli)
     file = toy_cli.home.sweep("toy") / DRIVER
@@ -146,9 +146,9 @@ def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
 
     def watched(*told: Any, **named: Any) -> SweepResult:
         seen.append(Path.cwd())
-        return execute(*told, **named)
+        return drive_sweep(*told, **named)
 
-    monkeypatch.setattr("carft_sweep.sweeps.api.execute", watched)
+    monkeypatch.setattr("carft_sweep.sweeps.api.drive_sweep", watched)
     assert resume() == 0
     assert seen == [there]
     assert Path.cwd() == elsewhere
@@ -311,7 +311,7 @@ def test_what_to_type_after_an_interruption_names_the_cluster(
         raise KeyboardInterrupt
 
     run(toy_cli, "--address", "head:6379")
-    monkeypatch.setattr("carft_sweep.sweeps.cli.run.perform", interrupted)
+    monkeypatch.setattr("carft_sweep.sweeps.cli.run.run_with_services", interrupted)
     assert run(toy_cli, "--address", "head:6379") == 3
     assert "To go on: carft-sweep resume toy --address head:6379" in capsys.readouterr().err
 

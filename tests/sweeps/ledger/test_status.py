@@ -34,7 +34,7 @@ def a_run(toy: ToySweep) -> Path:
 
 
 def test_work_is_left_until_every_run_has_ended(toy: ToySweep) -> None:
-    for verb in ("propose", "complete"):
+    for verb in ("add_trial", "complete"):
         with dying(verb):
             toy.run()
         assert is_work_left(toy)

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import (
-    StudyProjection,
+    StudySync,
     check_storage,
     frozen_trial,
     named_database,
@@ -77,7 +77,7 @@ def ledger(home: Home) -> Ledger:
 def propose(ledger: Ledger, point: int, **params: Any) -> int:
     params = {"optim.lr": 1e-3, "optim.clip": None, "merges": [], **params}
     setting = {"params": params, "algorithm": "car_ft", "runs": {"0": "d"}, "merges": ["m@0.5"]}
-    return ledger.propose(point, setting, {GENERATION: point // 2}).number
+    return ledger.add_trial(point, setting, {GENERATION: point // 2}).number
 
 
 def fill(ledger: Ledger) -> None:
@@ -131,7 +131,7 @@ def assert_equal(home: Home, ledger: Ledger) -> None:
 @everywhere
 def test_the_study_has_each_trial_as_the_ledger_has_it(home: Home, ledger: Ledger) -> None:
     fill(ledger)
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     assert_equal(home, ledger)
     trials = load(home).get_trials()
     states = [trial.state.name for trial in trials]
@@ -162,13 +162,13 @@ def test_whenever_it_is_written_the_study_equals_the_ledger_in_the_end(
     home.prepare()
     ledger = begin(home, 1, *goals)
     values = max(1, len(goals))
-    study, running = StudyProjection(home, ledger), list[int]()
+    study, running = StudySync(home, ledger), list[int]()
     for index, (change, value) in enumerate(changes):
         if change == "update":
             study.update()
         elif change == "restart":
             ledger = find_ledger(home, "toy")
-            study = StudyProjection(home, ledger)
+            study = StudySync(home, ledger)
         elif change == "propose" or not running:
             running.append(propose(ledger, index % 4))
         elif change == "report":
@@ -189,7 +189,7 @@ def test_a_pruned_trial_of_several_goals_has_no_value_as_optuna_has_it(home: Hom
     number = propose(ledger, 1)
     ledger.report(number, 1, 0.5)
     ledger.prune(number, "asha", "m")
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     assert_equal(home, ledger)
     assert [trial.values for trial in load(home).trials] == [[0.5, 2.0], None]
     assert load(home).trials[1].intermediate_values == {}, "its samplers take none"
@@ -199,11 +199,11 @@ def test_a_pruned_trial_of_several_goals_has_no_value_as_optuna_has_it(home: Hom
 @everywhere
 def test_a_new_projection_adds_only_what_a_study_lacks(home: Home, ledger: Ledger) -> None:
     fill(ledger)
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     before = load(home)
     ledger.complete(3, [0.25])
     propose(ledger, 4)
-    StudyProjection(home, find_ledger(home, "toy")).update()
+    StudySync(home, find_ledger(home, "toy")).update()
     assert_equal(home, ledger)
     assert load(home)._study_id == before._study_id, "the same study, further on"
     written = [trial.datetime_complete for trial in load(home).trials[:3]]
@@ -242,9 +242,9 @@ def test_a_study_that_is_missing_or_another_is_written_anew(
     home: Home, ledger: Ledger, harm: Callable[[optuna.Study], None]
 ) -> None:
     fill(ledger)
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     harm(load(home))
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     assert_equal(home, ledger)
 
 
@@ -275,7 +275,7 @@ def test_killed_among_the_first_tables_it_leaves_no_database(tmp_path: Path) -> 
 
 @everywhere
 def test_a_study_deleted_during_the_sweep_comes_again(home: Home, ledger: Ledger) -> None:
-    study = StudyProjection(home, ledger)
+    study = StudySync(home, ledger)
     number = propose(ledger, 0)
     study.update()
     delete(load(home))
@@ -290,7 +290,7 @@ def test_a_study_deleted_during_the_sweep_comes_again(home: Home, ledger: Ledger
 def test_a_trial_whose_writing_failed_behind_its_commit_is_not_there_twice(
     home: Home, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = StudyProjection(home, ledger)
+    study = StudySync(home, ledger)
     study.update()
 
     def lost(storage: type[optuna.storages.BaseStorage]) -> Callable[..., int]:
@@ -319,11 +319,11 @@ def test_a_changed_trial_of_an_equal_point_is_noticed(home: Home, ledger: Ledger
     lines = ledger.file.read_bytes()
     ledger.report(number, 1, 0.5)
     ledger.complete(number, [0.5])
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     ledger.file.write_bytes(lines)
     ledger = find_ledger(home, "toy")
     ledger.complete(number, [0.75])
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     assert_equal(home, ledger)
 
 
@@ -332,7 +332,7 @@ def test_every_generation_has_a_study(home: Home, ledger: Ledger) -> None:
     fill(ledger)
     second = begin(home, 2, TOP1, NLL, earlier=[ledger])
     propose(second, 0)
-    StudyProjection(home, second).update()
+    StudySync(home, second).update()
     assert_equal(home, ledger)
     assert_equal(home, second)
     names = optuna.get_all_study_names(open_storage(home))
@@ -345,7 +345,7 @@ def test_every_generation_has_a_study(home: Home, ledger: Ledger) -> None:
 def test_a_broken_file_is_left_alone_until_deleted(home: Home, ledger: Ledger) -> None:
     fill(ledger)
     study_file(home).write_text("another program's\nfile\n")
-    study = StudyProjection(home, ledger)
+    study = StudySync(home, ledger)
     with pytest.raises(Exception, match=r"not a database|Expecting value"):
         study.update()
     assert study_file(home).read_text() == "another program's\nfile\n"
@@ -357,11 +357,11 @@ def test_a_broken_file_is_left_alone_until_deleted(home: Home, ledger: Ledger) -
 @pytest.mark.parametrize("home", ["optuna.journal"], indirect=True)
 def test_a_torn_line_of_the_journal_is_passed_over(home: Home, ledger: Ledger) -> None:
     fill(ledger)
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     with study_file(home).open("ab") as file:
         file.write(b'{"op_code":4,"wor')
     ledger.complete(3, [0.25])
-    StudyProjection(home, ledger).update()
+    StudySync(home, ledger).update()
     assert_equal(home, ledger)
 
 

@@ -21,7 +21,7 @@ from carft_sweep.sweeps.results.arms import (
     selected_values,
 )
 from carft_sweep.sweeps.results.artifacts import FIGURES
-from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.results.sync import project
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.comparison.compare import Comparison, Row, compare
 from carft_sweep.tracking.comparison.spec import ComparisonSpec

@@ -22,7 +22,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.study import open_storage
 from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.sweeps.conftest import Carft, ToySweep, toy_in
-from tests.sweeps.results.test_projection import PRUNING
+from tests.sweeps.results.test_sync import PRUNING
 
 APART = ("carft.home", "mlflow.parentRunId", "mlflow.log-model.history")
 """Tags of MLflow's own ids."""

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.results.sync import project
 from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.sweeps.results.troubled import MadeSweep

@@ -10,9 +10,9 @@ import pytest
 from mlflow import MlflowClient
 
 from carft_sweep.carft_core.training.step_log import FILE
-from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.results.sync import project
 from carft_sweep.sweeps.scheduler import session
-from carft_sweep.sweeps.scheduler.session import Projections
+from carft_sweep.sweeps.scheduler.session import Syncs
 from carft_sweep.tracking.store.base import RunKey
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.sweeps.results.troubled import MadeSweep, Troubled, digest_of
@@ -41,44 +41,44 @@ def test_points_are_sent_within_an_epoch_that_nobody_reports(
     """In one request, and only when ten seconds have passed since runs were looked at."""
     now = [0.0]
     clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
-    monkeypatch.setattr("carft_sweep.sweeps.results.projection.time", clock)
+    monkeypatch.setattr("carft_sweep.sweeps.results.sync.time", clock)
     store = Troubled()
-    projection = made.projection(store)
-    assert projection.update()
+    sync = made.sync(store)
+    assert sync.update()
     calls = store.calls
     for _ in range(3):
         made.point(0)
     now[0] = 9.0
-    assert projection.update()
+    assert sync.update()
     assert (steps(store), store.calls) == ([], calls)
     now[0] = 10.0
-    assert projection.update()
+    assert sync.update()
     assert (steps(store), steps(store, CPU), store.calls) == ([1, 2, 3], [1, 2, 3], calls + 1)
     made.point(0)
     now[0] = 20.0
-    assert projection.update()
+    assert sync.update()
     now[0] = 30.0
-    assert projection.update()
+    assert sync.update()
     assert (steps(store), store.calls) == ([1, 2, 3, 4], calls + 2), "what was sent is not again"
 
 
 def test_the_thread_of_a_driver_sends_them_without_news(
     made: MadeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("results.projection", "scheduler.session"):
+    for module in ("results.sync", "scheduler.session"):
         monkeypatch.setattr(f"carft_sweep.sweeps.{module}.EVERY", 0.01)
     monkeypatch.setattr(session, "PACE", 0.01)
     store = MemoryTracker()
-    projections = Projections(made.home, made.ledger, store, made.runs.owner)
+    syncs = Syncs(made.home, made.ledger, store, made.runs.owner)
     try:
-        assert projections.flush()
+        assert syncs.flush()
         made.point(0)
         deadline = time.monotonic() + 60
         while not steps(store) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert steps(store) == [1]
     finally:
-        projections.close()
+        syncs.close()
 
 
 def test_a_run_without_points_and_one_with_a_damaged_file_are_sent(made: MadeSweep) -> None:

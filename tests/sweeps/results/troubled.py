@@ -14,8 +14,8 @@ from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.artifacts import write_comparison
-from carft_sweep.sweeps.results.projection import SweepProjection
 from carft_sweep.sweeps.results.records import load_part
+from carft_sweep.sweeps.results.sync import SweepSync
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
 from tests.sweeps.toy_runs import epoch_report
@@ -94,15 +94,15 @@ class MadeSweep:
         self.ledger = Ledger.create(self.home.sweep("made"), 1, SPEC, EXECUTION)
         self.runs = RunStore(self.home.runs)
 
-    def projection(self, store: Tracker, *, driven: bool = True) -> SweepProjection:
+    def sync(self, store: Tracker, *, driven: bool = True) -> SweepSync:
         owner = self.runs.owner if driven else None
-        return SweepProjection(self.home, self.ledger, store, owner=owner)
+        return SweepSync(self.home, self.ledger, store, owner=owner)
 
     def propose(self) -> int:
         number = len(self.ledger.proposals())
         setting = {"algorithm": "car_ft", "params": {"algorithm.kl_weight": number}}
         setting |= {"runs": {"0": digest_of(number)}, "merges": ["wise_ft@0.5"]}
-        return self.ledger.propose(number, setting).number
+        return self.ledger.add_trial(number, setting).number
 
     def start(self, number: int) -> None:
         digest = digest_of(number)

@@ -105,7 +105,7 @@ def test_a_line_that_cannot_be_read_is_not_written(toy: ToySweep) -> None:
     trial = ledger.trials()[0]
     setting = {"algorithm": "car_ft", "params": {}, "runs": dict(trial.runs)}
     with pytest.raises(RequestError, match=r"ledger\.jsonl: .*'halves@a/b' is no label"):
-        ledger.propose(9, {**setting, "merges": ["halves@a/b"]})
+        ledger.add_trial(9, {**setting, "merges": ["halves@a/b"]})
     assert ledger.file.read_bytes() == before
     assert toy.run().state == "done"
 

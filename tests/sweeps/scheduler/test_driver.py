@@ -17,7 +17,8 @@ import pytest
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of, write_json
 from carft_sweep.carft_core.runs.identity import Identity
-from carft_sweep.sweeps.engines.base import Decision, Failure, Handler, Job, Wait
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.ledger.runs import Lease, RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
@@ -234,7 +235,7 @@ def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_seco
     assert toy.run(**ONE_RUN, name="other").state == "done"
 
 
-@pytest.mark.parametrize("victim", ["complete", "propose"])
+@pytest.mark.parametrize("victim", ["complete", "add_trial"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_driver_that_dies_loses_nothing(toy: ToySweep, victim: str, when: str) -> None:
     with dying(victim, before=when == "before"):

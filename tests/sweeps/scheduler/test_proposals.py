@@ -19,7 +19,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import planned_points
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
 from carft_sweep.sweeps.ledger.study import frozen_trial
-from carft_sweep.sweeps.scheduler.proposer import GENERATION, Proposal, propose
+from carft_sweep.sweeps.scheduler.proposer import GENERATION, Proposal, next_point
 from carft_sweep.sweeps.space import RANDOM_TRIALS
 from carft_sweep.sweeps.space.points import is_active
 from carft_sweep.sweeps.spec.settings import METHODS
@@ -72,12 +72,12 @@ class Search:
 
     def begin(self, point: int) -> tuple[Proposal, int]:
         """Propose a point, and let its trial run."""
-        found = propose(self.spec, self.ledger, point)
+        found = next_point(self.spec, self.ledger, point)
         return found, self.keep(point, found)
 
     def keep(self, point: int, found: Proposal) -> int:
         setting = {"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []}
-        return self.ledger.propose(point, setting, found.sampler).number
+        return self.ledger.add_trial(point, setting, found.sampler).number
 
     def run(self, points: range, value: Value = closeness, *, restarts: bool = False) -> list[Any]:
         """One trial after another."""
@@ -149,9 +149,9 @@ def test_a_proposal_is_what_is_active_in_order(search: Callable[..., Search], me
 def test_a_random_point_does_not_depend_on_what_is_known(search: Callable[..., Search]) -> None:
     for method in ("random", "qmc"):
         made = search(method=method)
-        alone = propose(made.spec, made.ledger, 9)
+        alone = next_point(made.spec, made.ledger, 9)
         made.run(range(9))
-        assert propose(made.spec, made.ledger, 9) == alone
+        assert next_point(made.spec, made.ledger, 9) == alone
 
 
 @pytest.mark.parametrize("method", SEARCHES)
@@ -188,7 +188,7 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
             made.end(number, closeness(dict(found.params)))
     states = Counter(trial.state for trial in made.frozen())
     assert {state.name for state in states} == {"RUNNING", "PRUNED", "FAIL", "COMPLETE"}
-    assert propose(made.spec, made.ledger, 30) == propose(made.spec, made.ledger, 30)
+    assert next_point(made.spec, made.ledger, 30) == next_point(made.spec, made.ledger, 30)
 
 
 @pytest.mark.parametrize("method", ["tpe", "gp"])
@@ -196,7 +196,7 @@ def test_a_running_trial_is_kept_away_from(search: Callable[..., Search], method
     made = search(method=method)
     made.run(range(12))
     found, _ = made.begin(12)
-    assert propose(made.spec, made.ledger, 13).params != found.params
+    assert next_point(made.spec, made.ledger, 13).params != found.params
 
 
 def test_each_goal_is_followed_in_its_direction(search: Callable[..., Search]) -> None:
@@ -233,10 +233,10 @@ def test_a_trial_that_is_tried_again_stays_in_its_generation(search: Callable[..
     made.ledger.fail(number, "crashed", "a worker")
     # As a later execution does it: the same parameters at the same point.
     made.end(made.keep(25, Proposal(found.params)), 0.0)
-    more = [generations(made)[-2], *(propose(made.spec, made.ledger, 26).sampler.values())]
+    more = [generations(made)[-2], *(next_point(made.spec, made.ledger, 26).sampler.values())]
     assert more == [1, 1]
     made.run(range(26, 40))
-    assert propose(made.spec, made.ledger, 40).sampler == {GENERATION: 2}
+    assert next_point(made.spec, made.ledger, 40).sampler == {GENERATION: 2}
     assert len(points) == 25
 
 
@@ -246,15 +246,15 @@ def test_points_carried_over_are_a_population_too(search: Callable[..., Search])
     later = search(**keys_of("nsga2", 1))
     for point, params in enumerate(points):
         later.end(later.keep(point, Proposal(params)), closeness(params))
-    assert propose(later.spec, later.ledger, 30) == propose(made.spec, made.ledger, 30)
+    assert next_point(later.spec, later.ledger, 30) == next_point(made.spec, made.ledger, 30)
 
 
 def test_a_sweep_of_the_shipped_kind_has_its_grid_in_order(search: Callable[..., Search]) -> None:
     made = search(method="grid", parameters={"optim.lr": {"values": [1e-3, 1e-4]}})
-    points = [propose(made.spec, made.ledger, point).params for point in range(2)]
+    points = [next_point(made.spec, made.ledger, point).params for point in range(2)]
     assert points == made.spec.points() == [{"optim.lr": 1e-3}, {"optim.lr": 1e-4}]
     with pytest.raises(ValueError, match="the points of a grid sweep are planned"):
-        propose(made.spec, made.ledger, 2)
+        next_point(made.spec, made.ledger, 2)
 
 
 def generations(made: Search) -> list[int | None]:
@@ -276,7 +276,7 @@ def test_a_search_looks_where_its_constraint_is_met(
     for is_constrained in (False, True):
         made, missed = search(method=method, run_cap=points), dict[int, float]()
         for point in range(points):
-            found = propose(made.spec, made.ledger, point, missed if is_constrained else {})
+            found = next_point(made.spec, made.ledger, point, missed if is_constrained else {})
             number = made.keep(point, found)
             made.end(number, closeness(dict(found.params)))
             missed[number] = too_fast(dict(found.params))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.sweeps.engines.base import Decision, Handler
+from carft_sweep.carft_core.runs.result import Decision
+from carft_sweep.sweeps.engines.base import Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.ledger.runs import RunStore
 from tests.sweeps import toy_core

@@ -22,7 +22,7 @@ from carft_sweep.carft_core.evaluation.measure import summary
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS
 from carft_sweep.sweeps.space.points import draw_point, hashed
 from carft_sweep.sweeps.spec.document import parse
-from carft_sweep.sweeps.spec.metrics import NAMES, is_selectable, natural_goal, problem
+from carft_sweep.sweeps.spec.metrics import NAMES, natural_goal, problem
 from carft_sweep.sweeps.spec.normalize import IGNORED, KEYS
 from carft_sweep.sweeps.spec.schema import sweep_schema
 from carft_sweep.sweeps.spec.settings import (
@@ -35,6 +35,7 @@ from carft_sweep.sweeps.spec.settings import (
     Retries,
 )
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
+from carft_sweep.tracking.comparison.spec import looks_at_tests
 
 Load = Callable[..., SweepSpec]
 
@@ -469,11 +470,11 @@ def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
     retained = ("retention/dtd/top1", "retention/mean/top1", "retention/gain/top1")
     names = [*summary(splits, splits), *retained]
     assert [name for name in names if problem(name)] == []
-    assert {name for name in names if is_selectable(name)} == {
+    assert {name for name in names if not looks_at_tests(name)} == {
         f"id/val/{quantity}" for quantity in quantities
     }
-    assert is_selectable("ood/val/macro_f1")
-    assert not is_selectable("ood/val_2/macro_f1")
+    assert not looks_at_tests("ood/val/macro_f1")
+    assert looks_at_tests("ood/val_2/macro_f1")
     assert {name for name in names if natural_goal(name) == "maximize"} == {
         *(f"{split}/top1" for split in (*splits, "ood/mean")),
         "hmean/top1",

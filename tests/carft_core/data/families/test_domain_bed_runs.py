@@ -17,8 +17,8 @@ from carft_sweep.carft_core.data.families.domainbed import DOMAIN_BED
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.runs.folder import RunFolder, RunResult
 from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.runs.result import EpochReport
-from carft_sweep.carft_core.training.loop import Decision, train
+from carft_sweep.carft_core.runs.result import Decision, EpochReport
+from carft_sweep.carft_core.training.loop import train
 from tests.carft_core.trained import trained
 
 Config = Callable[..., TrialConfig]

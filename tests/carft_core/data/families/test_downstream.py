@@ -19,7 +19,7 @@ from carft_sweep.carft_core.data import FAMILIES, FamilyData, Transform, open_da
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.downstream import _open_data
 from carft_sweep.carft_core.data.families.downstream_tasks import TASKS, by_lists, by_number
-from carft_sweep.carft_core.data.views import evaluation_view
+from carft_sweep.carft_core.data.transforms import evaluation_view
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
 from tests import downstream_tree

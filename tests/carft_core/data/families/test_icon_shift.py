@@ -24,7 +24,7 @@ from carft_sweep.carft_core.data.families.icon_shift import (
     TRAIN_VIEWS,
     decode,
 )
-from carft_sweep.carft_core.data.views import Transform
+from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 from tools.builtin.check import read_labels
 from tools.builtin.copies import (

@@ -27,7 +27,7 @@ from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Decl
 from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.listing import EXTENSIONS
 from carft_sweep.carft_core.data.loader import BatchSource, EpochPlan, LoadedBatch, Loader
-from carft_sweep.carft_core.data.views import AUGMENTATIONS, evaluation_view, training_view
+from carft_sweep.carft_core.data.transforms import AUGMENTATIONS, evaluation_view, training_view
 from carft_sweep.carft_core.errors import RequestError
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -46,7 +46,7 @@ def test_check_names_what_to_expect_and_then_by_how_much_it_differs(
         "Expect of zero-shot builtin on icon_shift, by LAION's table (CLIP_benchmark, 17 June "
         in (said(carft, "check", file))
     )
-    (before,) = carft("check", file, "--json").json["calibration"]
+    (before,) = carft("check", file, "--json").json["published_zero_shot"]
     assert before.endswith(": ID test: 60.00.")
     toy_cli.run()
     measure(toy_cli, 0.597)
@@ -58,7 +58,7 @@ def test_check_names_what_to_expect_and_then_by_how_much_it_differs(
     text = said(carft, "check", file)
     assert "! zero-shot builtin on icon_shift differs from LAION's table: -6.00 points" in text
     found = carft("check", file, "--json").json
-    assert "-6.00 on ID test" in found["calibration"][0]
+    assert "-6.00 on ID test" in found["published_zero_shot"][0]
     assert any("LAION's table" in warning for warning in found["warnings"])
 
 
@@ -71,4 +71,4 @@ def test_the_end_of_a_run_warns_and_its_files_have_it(measured: ToySweep) -> Non
     result = measured.run()
     assert "LAION's table" in result.comparison.warnings[-1]
     kept: Any = read_json(measured.home.sweep("toy") / "comparison.json")
-    assert "-6.00 on ID test" in kept["calibration"][0]
+    assert "-6.00 on ID test" in kept["published_zero_shot"][0]

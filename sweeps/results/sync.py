@@ -1,4 +1,4 @@
-"""The projection of a sweep: what a tracking store is sent of its ledger and its run folders.
+"""Sends a sweep's runs to a tracking store, from its ledger and its run folders.
 
 No result is read back from the store: it is only looked up which runs it has, and in which state.
 One file for each place says what was sent of each run; sending twice changes nothing.
@@ -45,9 +45,9 @@ from carft_sweep.sweeps.results.arms import (
 )
 from carft_sweep.sweeps.results.datasets import run_datasets, sweep_datasets
 from carft_sweep.sweeps.results.merged_metrics import merged_metrics
-from carft_sweep.sweeps.results.projection_thread import SOON
 from carft_sweep.sweeps.results.records import CONFIG, comparison_spec, load_part
 from carft_sweep.sweeps.results.sent_log import STARTED, SentLog, place_of
+from carft_sweep.sweeps.results.sync_thread import SOON
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, comparison_input
 from carft_sweep.tracking.comparison.metrics import has_series
@@ -151,7 +151,7 @@ class _Postponed(Exception):
     """A call of the store failed and is repeated later; other runs are sent meanwhile."""
 
 
-class SweepProjection:
+class SweepSync:
     """Sends to a tracking store what it lacks of one sweep's ledger and run folders."""
 
     def __init__(
@@ -564,7 +564,7 @@ class SweepProjection:
         is_mended = self._is_thorough and "at" in outcome and self._mend_files(part)
         files = [self._folder / name for name in artifacts.FILES if (self._folder / name).exists()]
         runs = comparison_input(part, self._ledger.generation)
-        content = f"{state} {_content(files, runs)}"
+        content = f"{state} {_content_digest(files, runs)}"
         if content == self._sent.fingerprint("") and not is_mended:
             return
         self._start_sweep()
@@ -843,7 +843,7 @@ def _modified(file: Path) -> int:
     return file.stat().st_mtime_ns // 1_000_000
 
 
-def _content(files: Sequence[Path], runs: str) -> str:
+def _content_digest(files: Sequence[Path], runs: str) -> str:
     """Return a digest of the files and the run ids that decide the report's content."""
     hashed = hashlib.sha256(runs.encode())
     for file in files:
@@ -852,11 +852,11 @@ def _content(files: Sequence[Path], runs: str) -> str:
     return hashed.hexdigest()[:16]
 
 
-def project(home: Home, name: str, store: Tracker) -> SweepProjection:
-    """Send all records that a store lacks of a sweep without a driver; return the projection.
+def project(home: Home, name: str, store: Tracker) -> SweepSync:
+    """Send all records that a store lacks of a sweep without a driver; return what sent them.
     Raises RequestError while a driver runs, and ServiceUnreachable where the store is away."""
     with undriven(home.sweep(name)):
-        projection = SweepProjection(home, find_ledger(home, name), store, is_thorough=True)
-        while not projection.update():
+        sync = SweepSync(home, find_ledger(home, name), store, is_thorough=True)
+        while not sync.update():
             time.sleep(SOON)
-    return projection
+    return sync

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.results.projection import TRIES, SweepProjection, project
-from carft_sweep.sweeps.results.projection_thread import Projector
+from carft_sweep.sweeps.results.sync import TRIES, SweepSync, project
+from carft_sweep.sweeps.results.sync_thread import SyncThread
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
@@ -97,16 +97,16 @@ def test_a_crash_at_any_call_changes_no_run(steps: list[tuple[int, int] | Troubl
     with tempfile.TemporaryDirectory() as name:
         made, store = MadeSweep(Path(name)), Troubled()
         states = {made.propose(): "new" for _ in range(2)}
-        projection = made.projection(store)
+        sync = made.sync(store)
         for step in steps:
             if isinstance(step, Trouble):
                 store.before, store.after = step.hooks()
                 for digest in map(digest_of, states):
-                    projection.note(digest)
+                    sync.note(digest)
                 try:
-                    projection.update()
+                    sync.update()
                 except Crash:
-                    projection = made.projection(store)
+                    sync = made.sync(store)
                 except ServiceUnreachable:
                     pass  # the same one tries again later
                 continue
@@ -121,8 +121,8 @@ def test_a_crash_at_any_call_changes_no_run(steps: list[tuple[int, int] | Troubl
             if state == "running":
                 made.stop(number)
         made.end()
-        projection.end_driver()
-        assert projection.update()
+        sync.end_driver()
+        assert sync.update()
         reference = MemoryTracker()
         project(made.home, "made", reference)
         known = {key: run for key, run in store.runs.items() if key in reference.runs}
@@ -139,11 +139,11 @@ def nothing() -> None:
 def test_a_store_that_is_away_costs_nothing_and_is_sent_everything_later(two: MadeSweep) -> None:
     store = Troubled()
     store.before = away
-    projection = two.projection(store)
-    thread = Projector("test", projection.update, pace=0.01, longest=0.05)
+    sync = two.sync(store)
+    thread = SyncThread("test", sync.update, pace=0.01, longest=0.05)
     for _ in range(20):
         two.epoch(0)
-        projection.note(RUN.digest)
+        sync.note(RUN.digest)
         thread.wake()
     assert not thread.flush(0.3)
     assert thread.last_error == "away"
@@ -164,7 +164,7 @@ def test_waiting_for_a_store_that_is_away_does_not_spin() -> None:
         tries += 1
         raise ServiceUnreachable("away")
 
-    thread = Projector("test", update, pace=0.01, longest=60)
+    thread = SyncThread("test", update, pace=0.01, longest=60)
     time.sleep(0.5)
     assert 1 <= tries <= 7  # 0.01, 0.02, 0.04, ... doubled each time
     assert not thread.flush(0.6)
@@ -182,7 +182,7 @@ def test_a_place_that_still_takes_what_is_sent_is_waited_for() -> None:
         return True
 
     for progress, is_waited_for in ((lambda: 0, False), (lambda: len(taken), True)):
-        thread = Projector("test", update, pace=0.01)
+        thread = SyncThread("test", update, pace=0.01)
         assert thread.flush(0.4, progress=progress) == is_waited_for
         thread.close(5)
 
@@ -196,7 +196,7 @@ def test_an_error_that_nobody_expects_does_not_end_the_thread() -> None:
             raise mood
         return True
 
-    thread = Projector("test", update, pace=0.01, longest=0.05)
+    thread = SyncThread("test", update, pace=0.01, longest=0.05)
     assert thread.flush(5)
     thread.close(1)
 
@@ -212,15 +212,15 @@ def test_a_slow_store_is_sent_more_at_a_time(made: MadeSweep) -> None:
 
     store = Slow()
     numbers = [made.propose() for _ in range(10)]
-    projection = made.projection(store)
-    thread = Projector("test", projection.update, pace=0.01)
+    sync = made.sync(store)
+    thread = SyncThread("test", sync.update, pace=0.01)
     for number in numbers:
         made.start(number)
     threads = threading.active_count()
     for _ in range(60):
         for number in numbers:
             made.epoch(number)
-            projection.note(digest_of(number))
+            sync.note(digest_of(number))
             thread.wake()
     assert threading.active_count() == threads
     assert thread.flush(20)
@@ -237,15 +237,15 @@ def test_metrics_that_are_refused_cost_no_others(two: MadeSweep) -> None:
     store = Troubled()
     two.epoch(0, {"poison": 1.0})
     two.epoch(0)
-    projection = two.projection(store)
-    assert projection.update()
+    sync = two.sync(store)
+    assert sync.update()
     history = store.runs[RUN].history
     assert [point.step for point in history["train/loss"]] == [0, 1, 2]
     assert "poison" not in history
     assert OTHER in store.runs
-    ((digest, what),) = projection.refused
+    ((digest, what),) = sync.refused
     assert (digest, what) == (RUN.digest, "epochs from 0: poison")
-    assert projection.refused[digest, what] == "poisonous"
+    assert sync.refused[digest, what] == "poisonous"
 
 
 @pytest.mark.parametrize("error", [KeyError("bug"), RequestFailed("pool exhausted")])
@@ -253,15 +253,15 @@ def test_a_failing_request_holds_up_no_other(two: MadeSweep, error: Exception) -
     store = Troubled()
     store.poison = {"bug": error}
     two.epoch(0, {"bug": 1.0})
-    projection = two.projection(store)
+    sync = two.sync(store)
     for _ in range(TRIES - 1):
-        assert not projection.update()
+        assert not sync.update()
         assert OTHER in store.runs
-    assert projection.update()
-    assert [what for _, what in projection.refused] == ["epochs from 0"]
+    assert sync.update()
+    assert [what for _, what in sync.refused] == ["epochs from 0"]
     two.finish(0)
-    projection.note(RUN.digest)
-    assert projection.update()
+    sync.note(RUN.digest)
+    assert sync.update()
     assert store.runs[RUN].state == "finished"
     assert "config.json" in store.runs[RUN].artifacts
 
@@ -276,14 +276,14 @@ def test_a_start_that_is_refused_is_tried_by_the_next_driver(two: MadeSweep) -> 
             super().start_run(start)
 
     store = Picky()
-    projection = two.projection(store)
+    sync = two.sync(store)
     for _ in range(TRIES - 1):
-        assert not projection.update()
-    assert projection.update()
-    assert [*projection.refused] == [(RUN.digest, "start")]
+        assert not sync.update()
+    assert sync.update()
+    assert [*sync.refused] == [(RUN.digest, "start")]
     assert {*store.runs} == {SWEEP, OTHER}
     store.refuses = False
-    assert two.projection(store).update()
+    assert two.sync(store).update()
     assert RUN in store.runs
 
 
@@ -294,14 +294,14 @@ def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
 
     store = Full()
     two.finish(0)
-    projection = two.projection(store)
-    assert projection.update()
+    sync = two.sync(store)
+    assert sync.update()
     assert store.runs[RUN].state == "finished"
-    assert {what for _, what in projection.refused} == {"config.json", COMPARISON_INPUT}
-    assert two.projection(store).count_unsent() == 1
+    assert {what for _, what in sync.refused} == {"config.json", COMPARISON_INPUT}
+    assert two.sync(store).count_unsent() == 1
     mended = Troubled()
     mended.runs = store.runs
-    again = two.projection(mended)
+    again = two.sync(mended)
     assert again.update()
     assert {*mended.runs[RUN].artifacts} == {"config.json"}
     assert {*mended.runs[SWEEP].artifacts} == {COMPARISON_INPUT}
@@ -313,33 +313,33 @@ def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
     two: MadeSweep, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
     """A large sweep does not send all of its runs at each end of one."""
-    monkeypatch.setattr("carft_sweep.sweeps.results.projection._INPUT_PAUSE", pause)
+    monkeypatch.setattr("carft_sweep.sweeps.results.sync._INPUT_PAUSE", pause)
     store = Troubled()
 
     def sent_states() -> list[str]:
         text = store.runs[SWEEP].artifacts[COMPARISON_INPUT].decode()
         return [run.state for run in read_comparison_input(text, "made")[1].records[:2]]
 
-    projection = two.projection(store)
-    assert projection.update()
+    sync = two.sync(store)
+    assert sync.update()
     assert COMPARISON_INPUT not in store.runs[SWEEP].artifacts
     two.finish(0)
-    projection.note(RUN.digest)
-    assert projection.update()
+    sync.note(RUN.digest)
+    assert sync.update()
     assert sent_states() == ["done", "running"]
     two.finish(1)
-    projection.note(OTHER.digest)
-    assert projection.update()
+    sync.note(OTHER.digest)
+    assert sync.update()
     assert sent_states() == ["done", "running" if pause else "done"]
     two.end()
-    projection.end_driver()
-    assert projection.update()
+    sync.end_driver()
+    assert sync.update()
     assert sent_states() == ["done", "done"]
 
 
 def test_a_run_of_another_sweep_is_sent_when_it_is_done(two: MadeSweep) -> None:
     store = Troubled()
-    other = SweepProjection(two.home, two.ledger, store, owner="somebody else")
+    other = SweepSync(two.home, two.ledger, store, owner="somebody else")
     assert other.update()
     assert store.runs == {}
     two.finish(0)
@@ -356,7 +356,7 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
     (folder / "report.html").write_text("<p>")
     two.end()
     compared = json.loads((folder / "comparison.json").read_text())
-    assert two.projection(store, driven=False).update()
+    assert two.sync(store, driven=False).update()
     sweep = store.runs[SWEEP]
     tables = {"comparison.json", "comparison.md", "comparison.csv"}
     assert {*sweep.artifacts} == {"report.html", COMPARISON_INPUT, *tables}
@@ -377,7 +377,7 @@ def test_a_crash_at_any_call_leaves_each_arm_once(tmp_path: Path, is_lost: bool)
             end_run(made, made.propose(), 0.1 * number)
         made.ledger.remember("merges", ["wise_ft@0.5"])
         made.end()
-        assert made.projection(store, driven=False).update()
+        assert made.sync(store, driven=False).update()
         assert {*arms_of(store)} > {"car_ft kl_weight=0", "car_ft kl_weight=1 + wise_ft@0.5"}
         made.ledger.remember("merges", [])
         end_run(made, made.propose(), 0.3)
@@ -385,7 +385,7 @@ def test_a_crash_at_any_call_leaves_each_arm_once(tmp_path: Path, is_lost: bool)
         made.ledger.remember(OUTCOME, {"state": "done", "at": 3.0})
         store.before, store.after = Trouble(calls, is_crash=True, is_lost=is_lost).hooks()
         try:
-            made.projection(store, driven=False).update()
+            made.sync(store, driven=False).update()
         except Crash:
             is_over = False
         else:
@@ -393,7 +393,7 @@ def test_a_crash_at_any_call_leaves_each_arm_once(tmp_path: Path, is_lost: bool)
         if "car_ft kl_weight=2" in arms_of(store):  # they take long on a slow server
             assert store.runs[SWEEP].state == "finished"
         store.before = store.after = nothing
-        assert made.projection(store, driven=False).update()
+        assert made.sync(store, driven=False).update()
         reference = MemoryTracker()
         shutil.rmtree(made.home.sweep("made") / "sent")
         project(made.home, "made", reference)

@@ -1,4 +1,4 @@
-"""Views: what training and evaluation show of an image."""
+"""Transforms: an image cropped, resized and augmented into the view that the model sees."""
 
 from __future__ import annotations
 

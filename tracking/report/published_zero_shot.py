@@ -14,7 +14,7 @@ from carft_sweep.tracking.comparison.runs import Scalar
 if TYPE_CHECKING:
     from carft_sweep.tracking.comparison.compare import Comparison
 
-FILE = Path(__file__).with_name("calibration.yaml")
+FILE = Path(__file__).with_name("published_zero_shot.yaml")
 
 
 class ReferenceSplit(NamedTuple):
@@ -32,7 +32,7 @@ class ReferenceSplit(NamedTuple):
     """What else differs there."""
 
 
-class CalibrationTable(NamedTuple):
+class PublishedTable(NamedTuple):
     """The data file."""
 
     title: str
@@ -42,13 +42,13 @@ class CalibrationTable(NamedTuple):
 
 
 @functools.cache
-def calibration_table() -> CalibrationTable:
+def published_table() -> PublishedTable:
     """Return LAION's table of zero-shot accuracies, read from the data file."""
     import yaml
 
     data = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     columns = tuple(ReferenceSplit(**column) for column in data["columns"])
-    return CalibrationTable(data["title"], columns, data["rows"])
+    return PublishedTable(data["title"], columns, data["rows"])
 
 
 class Deviation(NamedTuple):
@@ -98,7 +98,7 @@ def deviations(
     # OpenAI's weights have quick GELU under either name.
     name = str(model).removesuffix("-quickgelu") if weights == "openai" else model
     backbone, words = (f"{name} {weights}", f" ({weights})") if weights else (str(name), "")
-    table = calibration_table()
+    table = published_table()
     for split, expected in zip(table.columns, table.rows.get(backbone, ()), strict=False):
         if (
             split.family == family
@@ -112,7 +112,7 @@ def deviations(
 def sentences(every: Iterable[Deviation]) -> tuple[str, ...]:
     """Return for each zero-shot model by how many points it differs from the table, or before it is
     measured which accuracies to expect."""
-    title, texts = calibration_table().title, []
+    title, texts = published_table().title, []
     for group in _grouped(every):
         first = group[0]
         if first.measured is None:
@@ -146,7 +146,7 @@ def warnings(every: Iterable[Deviation]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def calibrate(
+def check_zero_shot(
     comparison: Comparison, fields: Mapping[str, Mapping[str, Scalar]]
 ) -> tuple[Comparison, tuple[str, ...]]:
     """Compare finished zero-shot runs with the table, each accuracy once.

@@ -17,7 +17,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.results.projection import project
+from carft_sweep.sweeps.results.sync import project
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.store.base import VARIED, RunKey
@@ -172,9 +172,9 @@ def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
     copy.unlink()
     copy.symlink_to(private)
     toy.tracker = MemoryTracker()
-    projection = project(toy.home, "toy", toy.tracker)
-    assert set(projection.refused) == {(digest, LOG), ("", "sweep.yaml")}
-    assert {*projection.refused.values()} == {
+    sync = project(toy.home, "toy", toy.tracker)
+    assert set(sync.refused) == {(digest, LOG), ("", "sweep.yaml")}
+    assert {*sync.refused.values()} == {
         "a link leads out of the home, and only files in it are sent"
     }
     for run in toy.tracker.runs.values():

@@ -11,11 +11,11 @@ import pytest
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
 from carft_sweep.tracking.report import terminal as report
-from carft_sweep.tracking.report.calibration import (
+from carft_sweep.tracking.report.published_zero_shot import (
     Deviation,
-    calibrate,
-    calibration_table,
+    check_zero_shot,
     deviations,
+    published_table,
     sentences,
     warnings,
 )
@@ -88,7 +88,7 @@ def test_a_number_is_that_of_laions_file(
     """One of each row and column, as `benchmark/benchmark.csv` of LAION-AI/CLIP_benchmark at
     48de38c1 has it.
     """
-    table = calibration_table()
+    table = published_table()
     columns = [(split.family, split.metric) for split in table.columns]
     row = table.rows[f"{model} {pretrained}"]
     assert row[columns.index((family, metric))] == pytest.approx(100 * printed, abs=0.005)
@@ -178,9 +178,9 @@ def test_only_finished_zero_shot_models_count_and_each_number_once() -> None:
     failed = replace(zero_shot(digest="failed"), state="failed")
     runs = [*shots, tuned, soup, failed, zero_shot(digest="without fields")]
     known = {record.digest: fields() for record in runs[:-1]}
-    _, (text,) = calibrate(compare(runs, sweep="s"), known)
+    _, (text,) = check_zero_shot(compare(runs, sweep="s"), known)
     assert text.count(" on ") == 1 + 6
-    assert calibrate(compare([tuned, soup, failed, runs[-1]], sweep="s"), known)[1] == ()
+    assert check_zero_shot(compare([tuned, soup, failed, runs[-1]], sweep="s"), known)[1] == ()
 
 
 def test_before_anything_is_measured_the_numbers_to_expect_are_named() -> None:
@@ -196,8 +196,8 @@ def test_before_anything_is_measured_the_numbers_to_expect_are_named() -> None:
 
 def whole(record: RunRecord) -> tuple[Comparison, TableOptions]:
     runs = [record, *arm("fine_tune", [0.8] * 3, [0.5] * 3)]
-    comparison, texts = calibrate(compare(runs, sweep="s"), {record.digest: fields()})
-    return comparison, TableOptions(calibration=texts)
+    comparison, texts = check_zero_shot(compare(runs, sweep="s"), {record.digest: fields()})
+    return comparison, TableOptions(published_zero_shot=texts)
 
 
 def test_the_table_says_it_below_and_warns_above() -> None:
@@ -207,5 +207,5 @@ def test_the_table_says_it_below_and_warns_above() -> None:
     above, _, below = text.partition("s: settings chosen by")
     assert "! zero-shot ViT-B-16 (openai) on imagenet differs from LAION's table:" in above
     assert "-7.67 on r" in below.partition("Zero-shot ViT-B-16")[2]
-    again, _ = calibrate(comparison, {record.digest: fields()})
+    again, _ = check_zero_shot(comparison, {record.digest: fields()})
     assert again.warnings == comparison.warnings

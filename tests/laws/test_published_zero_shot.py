@@ -8,9 +8,9 @@ import pytest
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataFolder
 from carft_sweep.tracking.comparison.metrics import kind_of
-from carft_sweep.tracking.report.calibration import ReferenceSplit, calibration_table
+from carft_sweep.tracking.report.published_zero_shot import ReferenceSplit, published_table
 
-SPLITS = {f"{it.family} {it.metric}": it for it in calibration_table().columns}
+SPLITS = {f"{it.family} {it.metric}": it for it in published_table().columns}
 
 
 def folder_of(split: ReferenceSplit) -> DataFolder:
@@ -33,7 +33,7 @@ def test_the_accuracy_is_the_one_that_the_family_is_judged_by(split: ReferenceSp
     assert kind_of(split.metric) == FAMILIES[split.family].ranked_by
 
 
-@pytest.mark.parametrize("name", calibration_table().rows)
+@pytest.mark.parametrize("name", published_table().rows)
 def test_a_backbone_is_one_that_open_clip_has_weights_of(name: str) -> None:
     assert tuple(name.split()) in open_clip.list_pretrained()
 

@@ -1,4 +1,4 @@
-"""The thread that keeps a projection behind what it shows."""
+"""The thread that sends again and again what a store lacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TURNS = 20
 logger = logging.getLogger(__name__)
 
 
-class Projector:
+class SyncThread:
     """Calls `update` in a thread as long as there is news, about once a `pace` in seconds.
 
     The pause grows with the time that updates take, and doubles while the place is away, up to
