@@ -83,7 +83,7 @@ class Server:
 
 
 def serve(
-    uri: str, artifacts: Path | None, *, port: int = UI_PORT, start_seconds: float = 120.0
+    uri: str, artifacts: Path | None, *, port: int = UI_PORT, start_seconds: float = 600.0
 ) -> Server:
     """Start a server that shows the runs at `uri`, wait until it answers, and return it.
 

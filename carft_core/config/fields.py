@@ -18,6 +18,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     ValidationError,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
@@ -177,14 +178,18 @@ def explained(
         yield Problem(where, message)
 
 
-def _unknown_field(place: tuple[str | int, ...], known: Iterable[str]) -> str:
-    """Return a suggestion for an unknown field, from the fields of its section: another tool's name
-    for one of them, else a similar spelling."""
+def _unknown_field(place: tuple[str | int, ...], known: Mapping[str, FieldInfo]) -> str:
+    """Return a suggestion for an unknown field, from the fields of its section: one of a section
+    below it, another tool's name for one of them, else a similar spelling."""
     *section, name = place
-    meant = SYNONYMS.get(str(name), "")
-    field = next((field for field in known if dotted((*section, field)) == meant), None)
-    if field is not None:
-        return f"unknown field {name!r}; did you mean {field!r}?"
+    below = [
+        f"{field}.{name}"
+        for field, info in known.items()
+        if any(name in model.model_fields for model in _models_in(info.annotation))
+    ]
+    meant = SYNONYMS.get(str(name), "").removeprefix(f"{dotted(section)}.")
+    if len(below) == 1 or meant.partition(".")[0] in known:
+        return f"unknown field {name!r}; did you mean {below[0] if below else meant!r}?"
     return unknown("field", name, known)
 
 
@@ -198,7 +203,7 @@ def _is_branch(place: tuple[str | int, ...]) -> bool:
     return bool(place) and isinstance(place[-1], str) and bool(_BRANCH.fullmatch(place[-1]))
 
 
-def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Iterable[str]:
+def _fields_at(cls: type[BaseModel], path: Iterable[str | int]) -> Mapping[str, FieldInfo]:
     """Return the fields of the nested model at `path`."""
     for step in path:
         field = cls.model_fields.get(step) if isinstance(step, str) else None

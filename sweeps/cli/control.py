@@ -11,6 +11,7 @@ from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import FILE, ask_to_stop, holder, set_limits
 from carft_sweep.sweeps.ledger.ledger import sweep_folder
+from carft_sweep.tracking.errors import counted
 from carft_sweep.tracking.program import command
 
 LOOK = 0.25
@@ -34,7 +35,8 @@ def stop_command(arguments: argparse.Namespace, emit: Emit) -> None:
     since, told_deaf = time.monotonic(), False
     waits_for = _what_runs(home, arguments.sweep)
     if waits_for:
-        emit(f"Waiting for {waits_for}.")
+        sooner = "" if arguments.now else "; with --now it is not waited for"
+        emit(f"Waiting for {waits_for}{sooner}.")
     while (current := holder(folder)) is not None and current.owner == driver.owner:
         if not told_deaf and time.monotonic() - since > DEAF and (folder / FILE).exists():
             told_deaf = True
@@ -69,8 +71,8 @@ def set_command(arguments: argparse.Namespace, emit: Emit) -> None:
             f"{arguments.change}: of a running sweep parallel=N is set, N from 1; other keys are "
             "changed in the file, and taken up by `run`"
         )
-    name = arguments.sweep
-    _request(arguments, emit, f"at most {text} runs of {name} at once", parallel=int(text))
+    most = f"{counted(int(text), 'run')} of {arguments.sweep} at once"
+    _request(arguments, emit, f"at most {most}, and no more than it began with", parallel=int(text))
 
 
 def pause_command(arguments: argparse.Namespace, emit: Emit) -> None:

@@ -18,7 +18,7 @@ from rich.text import Text
 from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.table import table_lines
 from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.claim import holder, limits_of
+from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import (
     FINAL_RUNS,
     TRIAL_RUNS,
@@ -101,10 +101,9 @@ def sweep_status(home: Home, name: str) -> SweepStatus:
     settled |= {run.digest for run in open_runs if run.state in ("done", "failed")}
     ended = len(settled)
     running = tuple(_running_run(runs, run) for run in open_runs if run.is_live)
-    is_paused = driver is not None and limits_of(folder, driver).is_paused
     return SweepStatus(
         name=name,
-        state="paused" if is_paused else summary["state"],
+        state=summary["state"],
         driver=driver,
         generation=ledger.generation,
         metric=summary["metric"],

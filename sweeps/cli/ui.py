@@ -34,6 +34,8 @@ def ui_command(arguments: argparse.Namespace, emit: Emit) -> None:
             raise RequestError(f"there is no home {home.path} yet; run a sweep, or name --home")
         refuse_outdated("mlflow", "ui lets browsers reach MLflow's server")
     refuse_if_moved(place)
+    if not is_server(place.uri):
+        emit("MLflow's server starts; on a busy machine that takes minutes.")
     server = serve(place.uri, place.artifacts, port=arguments.port)
     for line in _pages(home, place, server.address):
         emit(line)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.claim import holder
+from carft_sweep.sweeps.ledger.claim import holder, limits_of
 from carft_sweep.sweeps.ledger.ledger import (
     CONFIRMATIONS,
     SOUPS,
@@ -82,8 +82,11 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
     best = max(rivals, key=lambda trial: sign * (trial.value or 0.0), default=None)
     states = Counter(trial.state for trial in trials)
     state = ledger.recall(OUTCOME, {"state": "running"})["state"]
-    if state == "running" and holder(ledger.file.parent) is None:
-        state = "interrupted"  # its driver was killed
+    driver = holder(ledger.file.parent)
+    if driver is not None and limits_of(ledger.file.parent, driver).is_paused:
+        state = "paused"
+    elif driver is None and state == "running":
+        state = "interrupted"  # it was killed
     return {
         "name": ledger.name,
         "description": description,

@@ -42,7 +42,7 @@ _PLAINER = (
     ("expected <block end>", "this line does not fit the lines above it; fix the indentation"),
     ("end of stream", "a quote that opens here is never closed"),
     ("stream end", "a bracket that opens here is never closed"),
-    ("expected ',' or", "a comma or a closing bracket is missing before this"),
+    ("expected ',' or", "a comma or a closing bracket is missing before {}"),
     ("found unexpected document", "a quote is still open where the document ends"),
     ("that cannot start any token", "a text that begins with this character must be quoted"),
     ("second occurrence", "an anchor (&) is given twice"),
@@ -115,7 +115,12 @@ def parse(text: str) -> Document:
         unclosed = "end of stream" in problem or "stream end" in problem
         mark = (error.context_mark if unclosed else None) or error.problem_mark
         plain = next((words for key, words in _PLAINER if key in problem), problem)
-        raise YamlError(mark.line + 1 if mark else 1, plain) from None
+        row, column = (mark.line, mark.column) if mark else (0, 0)
+        written = [*text.splitlines(), ""][row]
+        # A comma that is missing before a key is missed at the colon behind the key.
+        words = written[:column].split()[-1:] if written[column:].startswith(":") else []
+        word = "".join(words or written[column:].split()[:1])
+        raise YamlError(row + 1, plain.replace("{}", repr(word))) from None
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise YamlError(line, f"the character {chr(error.character)!r} is not allowed") from None

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.algorithms.car_ft import CarFt
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
-from carft_sweep.carft_core.config.trial import field_names, flatten, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, field_names, flatten, trial_config
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
@@ -247,6 +247,14 @@ def test_every_mistake_in_both_is_told_at_once() -> None:
     )
     assert problems({"algorithm": {"name": "averaged", "of": 3}}) == [
         "algorithm.of: must be a mapping of fields, got 3"
+    ]
+
+
+def test_a_field_of_a_section_that_stands_beside_it_is_named_by_its_section() -> None:
+    assert problems({"algorithm": "fine_tune", "lr": 1e-4, "learning_rate": 1e-4, "name": "x"}) == [
+        "lr: unknown field 'lr'; did you mean 'optim.lr'?",
+        "learning_rate: unknown field 'learning_rate'; did you mean 'optim.lr'?",
+        f"name: unknown field 'name'; Known: {', '.join(sorted(TrialConfig.model_fields))}.",
     ]
 
 

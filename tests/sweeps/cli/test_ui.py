@@ -40,7 +40,8 @@ def test_by_itself_it_is_this_machines_and_asks_for_nothing(
     assert main(["ui"]) == 0
     assert {*started} == {"uri", "artifacts", "port"}
     assert started["port"] == 5000
-    first, _, banner, warning, last = capsys.readouterr().out.splitlines()
+    starts, first, _, banner, warning, last = capsys.readouterr().out.splitlines()
+    assert starts.startswith("MLflow's server starts")
     assert first == "MLflow shows experiment carft-sweep at http://here:5000"
     assert "usage data does not apply" in banner
     assert warning.startswith("Every account of this machine may read, change and delete every run")
@@ -97,6 +98,7 @@ def test_it_leads_to_the_pages_of_the_newest_sweeps(
     page = "http://here:5000/#/experiments/7/runs"
     training = "workflowType=machine_learning"
     assert capsys.readouterr().out.splitlines()[:-4] == [
+        "MLflow's server starts; on a busy machine that takes minutes.",
         f"MLflow shows experiment carft-sweep at {page}?{training}&viewStateShareKey=carft-sweeps",
         "second",
         f"  arms    {page}?{training}&viewStateShareKey=second/",

@@ -26,6 +26,7 @@ from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import EVERY, FILE, LIMITS, Claim, ask_to_stop
 from carft_sweep.sweeps.ledger.ledger import Ledger
+from carft_sweep.sweeps.ledger.status import summaries
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
@@ -411,6 +412,7 @@ class Limited(InProcessEngine):
                 assert isinstance(job, Job)
                 self._execute(handler, job)
         assert sweep_status(find_home(None), "toy").state == "paused"
+        assert [each["state"] for each in summaries(find_home(None))] == ["paused"]
         assert main(["resume", "toy"]) == 0
         time.sleep(3 * EVERY)
         super().run(handler)
