@@ -31,6 +31,8 @@ from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.data.unreadable import refuse_bad_files, without_bad_files
 from carft_sweep.carft_core.errors import RequestError
 
+FEW_TO_CHOOSE = 50
+"""Images of a carved validation set: with fewer a note says how coarse its accuracy is."""
 FAMILIES: Registry[Family] = Registry("family", Family, function="open")
 FAMILIES.register(ICON_SHIFT)
 FAMILIES.register(ICON_SHIFT_DEV)
@@ -94,7 +96,7 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
         data = without_bad_files(data)
     else:
         refuse_bad_files(data)
-    train, val = data.train, data.val
+    train, val, notes = data.train, data.val, data.notes
     if val is None:
         train, val = carve(
             train,
@@ -102,11 +104,13 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
             split_seed=config.split_number,
             class_names=data.class_names,
         )
+        if len(val) < FEW_TO_CHOOSE:
+            points = f"each is {100 / len(val):.1f} points of the accuracy that chooses settings"
+            notes = (*notes, f"id/val, carved from train, has {len(val)} images: {points}")
     if config.shots is None:
         train = take_fraction(train, config.train_fraction, config.split_number)
-        return replace(data, train=train, val=val)
+        return replace(data, train=train, val=val, notes=notes)
     train, short = take_shots(train, config.shots, config.split_number)
-    notes = data.notes
     if short:
         names = join_names([data.class_names[label] for label in short])
         notes = (*notes, f"data.shots: train has fewer than {config.shots} images of {names}")

@@ -15,7 +15,7 @@ from carft_sweep.sweeps.ledger.ledger import begun_sweeps, newest_generation, sw
 from carft_sweep.sweeps.ledger.study import mend_studies
 from carft_sweep.sweeps.results.export import log_missing_model
 from carft_sweep.sweeps.results.sent_log import place_of
-from carft_sweep.sweeps.results.sync import project
+from carft_sweep.sweeps.results.sync import sync_sweep
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, counted
 from carft_sweep.tracking.location import resolve_location, without_password
 from carft_sweep.tracking.store.base import Tracker, describe
@@ -78,7 +78,7 @@ def _sync_all(home: Home, names: Sequence[str]) -> Iterator[_News]:
 def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
     """Send all records that the tracking store lacks of a sweep; yield messages about them."""
     try:
-        sync = project(home, name, store)
+        sync = sync_sweep(home, name, store)
     except AccessDenied:
         raise
     except ServiceUnreachable as away:

@@ -852,7 +852,7 @@ def _content_digest(files: Sequence[Path], runs: str) -> str:
     return hashed.hexdigest()[:16]
 
 
-def project(home: Home, name: str, store: Tracker) -> SweepSync:
+def sync_sweep(home: Home, name: str, store: Tracker) -> SweepSync:
     """Send all records that a store lacks of a sweep without a driver; return what sent them.
     Raises RequestError while a driver runs, and ServiceUnreachable where the store is away."""
     with undriven(home.sweep(name)):

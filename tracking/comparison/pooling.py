@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from carft_sweep.tracking.comparison.caveats import FAMILY
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import (
     RunRecord,
@@ -176,9 +177,10 @@ def compare_sweeps(
             settings that they leave out still count as tried.
 
     Raises:
-        TrackingError: The sweeps compare differently, no run is left by the filter, or no run is
-            of the reference algorithm.
+        TrackingError: The sweeps compare differently or are on different data sets, no run is left
+            by the filter, or no run is of the reference algorithm.
     """
+    _refuse_other_data(sweeps)
     spec = spec or agreed({part.sweep: part.spec for part in sweeps})
     records = list(sweeps[0].records) if len(sweeps) == 1 else unified(sweeps)
     warnings = [*_differing_seeds(sweeps), *(text for part in sweeps for text in part.warnings)]
@@ -203,6 +205,15 @@ def compare_sweeps(
         filtered, spec, sweep=" + ".join(part.sweep for part in sweeps), tried=tried
     )
     return replace(compared, warnings=(*warnings, *compared.warnings))
+
+
+def _refuse_other_data(sweeps: Sequence[SweepRuns]) -> None:
+    """Raise TrackingError for sweeps of different data sets, whose accuracies cannot be ranked."""
+    runs = [(part.sweep, run) for part in sweeps for run in part.records if not part.spec.tasks]
+    owner = {str(run.facts[FAMILY]).split()[0]: of for of, run in runs if FAMILY in run.facts}
+    if len(owner) > 1:
+        listed = ", ".join(f"{sweep} of {family}" for family, sweep in owner.items())
+        raise TrackingError(f"accuracies on different data do not compare: {listed}; compare each")
 
 
 def _remaining(

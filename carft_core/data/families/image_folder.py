@@ -366,7 +366,16 @@ def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
         digest=_digest(tree, names, splits),
         training_digest=_digest(tree, names, of_training),
         digests=digests,
-        notes=(*copies_of_training(root, tree.splits), *unread_notes(tree.unread)),
+        notes=(
+            *copies_of_training(root, tree.splits),
+            *(
+                f"ood/{name} has {len(shown)} of {len(names)} classes; there the model chooses "
+                "among these alone, so it is easier than id/test"
+                for name in declared.shifts
+                if (shown := splits[f"shifts/{name}"].classes) is not None
+            ),
+            *unread_notes(tree.unread),
+        ),
     )
 
 

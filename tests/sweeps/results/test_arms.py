@@ -21,7 +21,7 @@ from carft_sweep.sweeps.results.arms import (
     selected_values,
 )
 from carft_sweep.sweeps.results.artifacts import FIGURES
-from carft_sweep.sweeps.results.sync import project
+from carft_sweep.sweeps.results.sync import sync_sweep
 from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.comparison.compare import Comparison, Row, compare
 from carft_sweep.tracking.comparison.spec import ComparisonSpec
@@ -281,6 +281,6 @@ def test_a_sweep_whose_driver_was_killed_has_no_arms_of_a_half(toy: ToySweep) ->
     ledger.remember(OUTCOME, {"state": "running"})
     store = MemoryTracker()
     shutil.rmtree(toy.home.sweep("toy") / "sent")
-    project(toy.home, "toy", store)
+    sync_sweep(toy.home, "toy", store)
     assert store.runs[PARENT].state == "killed"
     assert not [key for key in store.runs if key.arm]

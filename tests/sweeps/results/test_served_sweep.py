@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from carft_sweep.sweeps.results.sync import project
+from carft_sweep.sweeps.results.sync import sync_sweep
 from carft_sweep.tracking.location import EXPERIMENT
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.sweeps.results.troubled import MadeSweep
@@ -51,7 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     made.end()
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     store = MlflowStore(uri, EXPERIMENT, folder / "artifacts")
-    assert not project(made.home, "made", store).refused
+    assert not sync_sweep(made.home, "made", store).refused
     store.close()
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)

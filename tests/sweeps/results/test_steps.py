@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from carft_sweep.carft_core.training.step_log import FILE
-from carft_sweep.sweeps.results.sync import project
+from carft_sweep.sweeps.results.sync import sync_sweep
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.session import Syncs
 from carft_sweep.tracking.store.base import RunKey
@@ -85,11 +85,11 @@ def test_a_run_without_points_and_one_with_a_damaged_file_are_sent(made: MadeSwe
     made.finish(0)
     made.end()
     store = MemoryTracker()
-    project(made.home, "made", store)
+    sync_sweep(made.home, "made", store)
     assert steps(store) == []
     (made.runs.folder(digest_of(0)) / FILE).write_bytes(b"\xff\n[]\n{}\n")
     again = MemoryTracker()
-    assert not project(made.home, "made", again).unreadable
+    assert not sync_sweep(made.home, "made", again).unreadable
     assert (again.runs[RUN].state, steps(again)) == ("finished", [])
 
 
@@ -102,7 +102,7 @@ def test_mlflow_has_them_once_beside_the_epochs(made: MadeSweep, tmp_path: Path)
     made.end()
     for _ in range(2):
         store = MlflowStore(uri, "steps", tmp_path / "mlartifacts")
-        run_id = project(made.home, "made", store)._store.run_id(RUN)
+        run_id = sync_sweep(made.home, "made", store)._store.run_id(RUN)
         for file in (made.home.sweep("made") / "sent").iterdir():
             file.unlink()  # so that all is sent again
         store.close()

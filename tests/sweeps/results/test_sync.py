@@ -17,7 +17,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.results.sync import project
+from carft_sweep.sweeps.results.sync import sync_sweep
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.store.base import VARIED, RunKey
@@ -172,7 +172,7 @@ def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
     copy.unlink()
     copy.symlink_to(private)
     toy.tracker = MemoryTracker()
-    sync = project(toy.home, "toy", toy.tracker)
+    sync = sync_sweep(toy.home, "toy", toy.tracker)
     assert set(sync.refused) == {(digest, LOG), ("", "sweep.yaml")}
     assert {*sync.refused.values()} == {
         "a link leads out of the home, and only files in it are sent"
@@ -189,7 +189,7 @@ def test_runs_that_a_link_keeps_on_another_disk_are_sent(toy: ToySweep) -> None:
     shutil.move(toy.home.runs, toy.folder / "large")
     toy.home.runs.symlink_to(toy.folder / "large")
     toy.tracker = MemoryTracker()
-    assert not project(toy.home, "toy", toy.tracker).refused
+    assert not sync_sweep(toy.home, "toy", toy.tracker).refused
     (run,) = toy.tracked().values()
     assert "config.json" in run.artifacts
 
@@ -202,7 +202,7 @@ def test_a_digest_that_leads_out_of_the_runs_is_refused(toy: ToySweep, digest: s
     ledger = toy.home.sweep("toy") / "ledger.jsonl"
     ledger.write_text(ledger.read_text().replace(before, digest))
     with pytest.raises(RequestError, match="is no digest of a run"):
-        project(toy.home, "toy", MemoryTracker())
+        sync_sweep(toy.home, "toy", MemoryTracker())
     before_it = {*toy.folder.rglob("*")}
     with pytest.raises(RequestError, match="is no digest of a run"):
         RunStore(toy.home.runs).acquire(digest, "car_ft", "toy")
@@ -338,7 +338,7 @@ def test_a_sweep_whose_driver_was_killed_keeps_the_verdict_of_its_last_end(toy: 
     before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in kept}
     toy.ledger().remember(OUTCOME, {"state": "running"})
     (toy.home.sweep("toy") / "comparison.json").unlink()
-    project(toy.home, "toy", toy.tracker)
+    sync_sweep(toy.home, "toy", toy.tracker)
     run = toy.tracker.runs[RunKey("toy")]
     assert (run.state, run.tags["carft.state"]) == ("killed", "interrupted")
     assert {name: run.tags[name] for name in kept} == before

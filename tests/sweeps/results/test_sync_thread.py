@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.results.sync import TRIES, SweepSync, project
+from carft_sweep.sweeps.results.sync import TRIES, SweepSync, sync_sweep
 from carft_sweep.sweeps.results.sync_thread import SyncThread
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
@@ -124,7 +124,7 @@ def test_a_crash_at_any_call_changes_no_run(steps: list[tuple[int, int] | Troubl
         sync.end_driver()
         assert sync.update()
         reference = MemoryTracker()
-        project(made.home, "made", reference)
+        sync_sweep(made.home, "made", reference)
         known = {key: run for key, run in store.runs.items() if key in reference.runs}
         assert {key: whole(run) for key, run in known.items()} == {
             key: whole(run) for key, run in reference.runs.items()
@@ -396,7 +396,7 @@ def test_a_crash_at_any_call_leaves_each_arm_once(tmp_path: Path, is_lost: bool)
         assert made.sync(store, driven=False).update()
         reference = MemoryTracker()
         shutil.rmtree(made.home.sweep("made") / "sent")
-        project(made.home, "made", reference)
+        sync_sweep(made.home, "made", reference)
         assert arms_of(store) == arms_of(reference)
         assert "car_ft kl_weight=1 + wise_ft@0.5" not in arms_of(store)
         if is_over:

@@ -102,6 +102,19 @@ def test_what_decides_no_weights_parts_no_setting(field: str) -> None:
     assert labels(unified([weights(), other])) == labels(list(weights().records))
 
 
+def test_sweeps_on_different_data_sets_are_not_ranked_in_one_table() -> None:
+    theirs = replace(rates(), records=[_on(run, "pets v1") for run in rates().records])
+    ours = replace(weights(), records=[_on(run, "icon_shift v2") for run in weights().records])
+    with pytest.raises(TrackingError, match=r"weights of icon_shift, rates of pets; compare each"):
+        compare_sweeps([ours, theirs])
+    newer = replace(theirs, records=[_on(run, "icon_shift v3") for run in theirs.records])
+    assert compare_sweeps([ours, newer]).rows
+
+
+def _on(record: RunRecord, family: str) -> RunRecord:
+    return replace(record, facts={**record.facts, "family": family})
+
+
 def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> None:
     again = [
         replace(r, digest=f"new-{r.digest}") for r in weights().records if r.params.get(KL) == 0.3

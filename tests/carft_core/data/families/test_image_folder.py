@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from carft_sweep.carft_core.data import FamilyData, Source, Split, Transform
+from carft_sweep.carft_core.data import FamilyData, Source, Split, Transform, open_data
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.declaration import Declaration
 from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Declared
@@ -128,6 +128,16 @@ def test_hidden_files_and_other_files_are_left_out(root: Path) -> None:
         "2 pictures are left out, since .HEIC is not read; save them as JPEG: "
         "shifts/art/cat/IMG_1.HEIC, train/cat/IMG_0.HEIC"
     )
+
+
+def test_what_makes_accuracies_coarse_or_unlike_is_said(root: Path) -> None:
+    notes = open_data(DataConfig(family="image_folder", root=str(root))).notes
+    assert [text for text in notes if "byte by byte" not in text] == [
+        "ood/art has 2 of 3 classes; there the model chooses among these alone, so it is easier "
+        "than id/test",
+        "id/val, carved from train, has 3 images: each is 33.3 points of the accuracy that "
+        "chooses settings",
+    ]
 
 
 def opened_freshly(root: Path) -> FamilyData:
