@@ -131,13 +131,13 @@ def published() -> str:
 
 
 def rivals() -> str:
-    """A row for each method of the recipe `rivals`, on fresh seeds."""
-    titles = ("method", "ID test", "OOD mean", "ID at 0.5", "OOD at 0.5")
+    """A row for each model and method of the recipe `rivals`, on fresh seeds (`tools.rivals`)."""
+    titles = ("model", "method", "ID test", "OOD mean", "ID at 0.5", "OOD at 0.5")
     curves = "over fine_tune's curve | over car_ft's curve"
-    rows = [f"| {' | '.join(titles)} | {curves} |", f"|---|{'---:|' * 4}---|---|"]
+    rows = [f"| {' | '.join(titles)} | {curves} |", f"|---|---|{'---:|' * 4}---|---|"]
     with (ROOT / "docs" / "rivals.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            cells = [" ".join(filter(None, [row["method"], row["setting"]]))]
+            cells = [row["model"], " ".join(filter(None, [row["method"], row["setting"]]))]
             for name in ("id", "ood", "wise_id", "wise_ood"):
                 half = row[f"{name}_half"]
                 cells.append(f"{row[name]} ±{half}" if half else row[name])

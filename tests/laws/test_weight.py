@@ -16,7 +16,7 @@ LINES = {
     ("sweeps",): 19_520,
     ("tracking",): 11_497,
     ("tests",): 59_276,
-    ("benchmarks", "tools"): 6_521,
+    ("benchmarks", "tools"): 6_600,
 }
 """Of Python, blank ones too."""
 WORDS, PAGES = 36_000, 36
