@@ -291,7 +291,7 @@ def report_command(arguments: argparse.Namespace, emit: Emit) -> None:
         parts = [load_part(sweep, runs, with_fields=several or is_folder) for sweep in sweeps]
         parts = override_specs(parts, arguments)
         comparison = compare_sweeps(parts, where=arguments.where)
-        report = page(home, sweeps, comparison, options=options)
+        report = page(home, sweeps, comparison, options=options, for_others=is_folder)
         if is_folder:
             with written("--out", out):
                 publish(out, sweeps[0], parts[0])

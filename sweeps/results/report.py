@@ -52,11 +52,12 @@ def _claim(run: RunRecord) -> dict[str, Any] | None:
     return claim if claim and "identity" in claim else None
 
 
-def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
-    """Return MLflow's pages of the runs that were sent; None where MLflow's address is unknown."""
+def _run_pages(home: Home, sweeps: Sequence[Ledger], *, for_others: bool) -> RunPages | None:
+    """Return MLflow's pages of the runs that were sent; None where MLflow's address is unknown, or
+    is one that others do not reach."""
     place = resolve_location(home.path)
-    address = pages_address(place)
-    if address is None:
+    address, is_own = pages_address(place), not is_server(place.named)
+    if address is None or (for_others and is_own):
         return None
     logs = (SentLog(home.sweep(sweep.name), place_of(home, sweep)) for sweep in sweeps)
     pages = {
@@ -65,7 +66,7 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger]) -> RunPages | None:
         for digest, run_id in log.run_ids().items()
         if log.experiment and digest and run_id and not digest.startswith(ARM)
     }
-    return RunPages(address, pages, is_own=not is_server(place.named))
+    return RunPages(address, pages, is_own=is_own)
 
 
 def has_dead_links(page: Path, run_ids: Iterable[str]) -> bool:
@@ -209,10 +210,16 @@ class Page:
 
 
 def page(
-    home: Home, sweeps: Sequence[Ledger], comparison: Comparison, *, options: Sequence[str] = ()
+    home: Home,
+    sweeps: Sequence[Ledger],
+    comparison: Comparison,
+    *,
+    options: Sequence[str] = (),
+    for_others: bool = False,
 ) -> Page:
     """Return the report of one sweep, or of several that were compared as one. `options` are those
-    of the command that makes the report again, besides the sweeps."""
+    of the command that makes the report again, besides the sweeps; a page `for_others` has no link
+    to this machine."""
     from carft_sweep.tracking.charts.data import ChartData
     from carft_sweep.tracking.report.html import document
 
@@ -225,7 +232,7 @@ def page(
         data,
         description=sweeps[0].spec["description"] if len(sweeps) == 1 else "",
         provenance=provenance(home, sweeps, comparison, options, sentences),
-        run_pages=_run_pages(home, sweeps),
+        run_pages=_run_pages(home, sweeps, for_others=for_others),
         exports=_exports(sweeps, comparison, options),
     )
     return Page(text, data, sentences)

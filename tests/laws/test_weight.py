@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_089,
-    ("sweeps",): 19_520,
+    ("sweeps",): 19_527,
     ("tracking",): 11_497,
-    ("tests",): 59_276,
+    ("tests",): 59_278,
     ("benchmarks", "tools"): 6_600,
 }
 """Of Python, blank ones too."""

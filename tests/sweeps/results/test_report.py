@@ -96,9 +96,9 @@ def sent(home: Home, experiment: str | None = "3") -> list[str]:
     return digests
 
 
-def page_of(home: Home, *options: str) -> str:
-    ledger = find_ledger(home, NAME)
-    return sweep_page.page(home, [ledger], compared_in(home), options=options).text
+def page_of(home: Home, *options: str, for_others: bool = False) -> str:
+    ledger, compared = find_ledger(home, NAME), compared_in(home)
+    return sweep_page.page(home, [ledger], compared, options=options, for_others=for_others).text
 
 
 def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,12 +109,14 @@ def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyP
     text = page_of(home)
     assert {*re.findall(r'href="http://127.0.0.1:5000([^"]*)"', text)} == pages
     assert "at http://127.0.0.1:5000 while <code>carft-sweep ui</code> serves this home" in text
+    assert "127.0.0.1" not in page_of(home, for_others=True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.lab/")
     assert "mlflow.lab" not in page_of(home), "it was sent nothing"
     sent(home)
     served = page_of(home)
     assert {*re.findall(r'href="https://mlflow.lab([^"]*)"', served)} == pages
     assert "at https://mlflow.lab." in served
+    assert "at https://mlflow.lab." in page_of(home, for_others=True)
     assert "secret" not in served
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks://profile")
     sent(home)
