@@ -682,7 +682,7 @@ def _have_no_store() -> None:
     import carft_sweep.sweeps.api as api
     from tests.tracking.memory_store import MemoryTracker
 
-    setattr(api, "open_store", lambda _: MemoryTracker())  # noqa: B010 - a name that it imports
+    setattr(api, "open_store", lambda *_, **__: MemoryTracker())  # noqa: B010 - a name that it imports
 
 
 def run_undisturbed(history: History, scene: Scene) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
@@ -173,12 +172,10 @@ def _domain_and_range(channel: Any) -> tuple[list[str], list[str]]:
     return (domain, scale["range"]) if named and domain else ([], [])
 
 
-def test_two_thousand_runs_are_drawn_in_seconds_and_megabytes() -> None:
-    data = searched(2_000)
-    began, letters = time.process_time(), 0
+def test_two_thousand_runs_are_drawn_in_megabytes() -> None:
+    data, letters = searched(2_000), 0
     for chart in CHARTS.values():
         picture = chart.draw(data)
         if picture is not None:
             letters += len(json.dumps(picture.to_dict(validate=False)))
-    assert time.process_time() - began < 4  # 1.3 s on a quiet machine.
     assert letters < 4_000_000

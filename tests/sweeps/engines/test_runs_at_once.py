@@ -134,7 +134,9 @@ def test_the_first_run_is_alone_until_it_reports(on_local: MakeEngine, job: Make
             return super().reported(job, report)
 
     engine = on_local(devices=[None] * 3, memory=SharedMemory({None: 700.0}))
-    recorder = Begun([job(d, epochs=3, pause=0.4) for d in "abc"])
+    # Long enough that b begins during it on a busy machine too.
+    first = job("a", epochs=8, pause=0.4)
+    recorder = Begun([first, *(job(d, epochs=1, pause=0.4) for d in "bc")])
     engine.run(recorder)
     told = recorder.events
     assert told[:3] == [("started", "a"), ("epoch 1", "a"), ("epoch 2", "a")]
