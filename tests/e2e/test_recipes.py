@@ -139,8 +139,8 @@ def test_a_rival_beside_its_references_on_fresh_seeds(smoke: Smoke, tiny_clip_fi
     children = smoke.children("rivals_l2_sp")
     rivals = ("fine_tune", "car_ft", "l2_sp")
     assert len(children) == 1 + 8 * len(rivals) + len(rivals)
-    tuned = {f"l2_sp alpha={a} lr={b} s0" for a in ("0.001", "1") for b in ("0.001", "0.002")}
-    assert tuned | {f"fine_tune lr={rate} s0" for rate in ("0.0002", "0.004")} <= {*children}
+    tuned = {f"l2_sp alpha={a} lr={b} s0" for a in ("0.001", "1") for b in ("0.0005", "0.001")}
+    assert tuned | {f"fine_tune lr={rate} s0" for rate in ("0.0001", "0.002")} <= {*children}
     assert sum(name.endswith(" s1") for name in children) == len(rivals)
     for reference in ("fine_tune", "car_ft"):
         table = smoke.call("compare", "rivals_l2_sp", "--reference", reference, "--markdown")
