@@ -1,4 +1,4 @@
-"""The algorithms by name: one file and one line here each; users register their own."""
+"""The algorithms by name: one file and one `register` line each; users register their own."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 
 
 class HeadedClip(nn.Module):
-    """A whole CLIP that trains, and a head of its image tower that does too."""
+    """A trainable CLIP, and a trainable linear head on its image tower."""
 
     def __init__(self, clip: ContrastiveClip, head: nn.Linear) -> None:
         super().__init__()
@@ -32,17 +32,17 @@ class AutoFt(Algorithm):
 
         hinge        mean over images of sum over c != y of max(0, 1 + z_c - z_y)
         entropy      mean entropy of softmax(z)
-        confidence   the same, of the images that are wrong alone, the others count 0
+        confidence   the same mean, in which images that are classified right count 0
         contrastive  FLYP's loss of both towers and captions
         l1, l2       mean |w| and w^2 over the weights of image tower and head
         l1_start, l2_start   likewise of w - w_0, the zero-shot weights
 
-    AutoFT is the search for these weights, with rate and decay, by OOD validation: see
+    AutoFT is the search for the terms' weights, the rate and the decay by OOD validation: see
     `sweeps/autoft.yaml`. The defaults here are the middle of the range that it searches.
 
     Source: Choi et al. 2024, "AutoFT: Learning an Objective for Robust Fine-Tuning" (arXiv
-    2401.10220), section 4, and its code. There the last four are of the text tower too, and the
-    run's seed is searched with the weights, where here a trial is valued over its seeds.
+    2401.10220), section 4, and its code. There the last four cover the text tower too, and the seed
+    is searched as well, while here a trial's value is a mean over seeds.
     """
 
     name: ClassVar[str] = "autoft"
@@ -60,20 +60,20 @@ class AutoFt(Algorithm):
     contrastive_weight: NonNegative = 0.03
     """The weight of FLYP's loss."""
     l1_weight: NonNegative = 0.03
-    """The weight of the weights' mean size."""
+    """The weight of the model's mean absolute weight."""
     l2_weight: NonNegative = 0.03
-    """The weight of their mean square."""
+    """The weight of the model's mean squared weight."""
     l1_start_weight: NonNegative = 0.03
-    """The weight of the mean distance to the zero-shot weights."""
+    """The weight of the mean absolute change from the zero-shot weights."""
     l2_start_weight: NonNegative = 0.03
-    """The weight of its mean square."""
+    """The weight of the mean squared change from the zero-shot weights."""
 
     def build(self, teacher: Teacher) -> HeadedClip:
         """Return a trainable copy of the teacher's CLIP, and of its head."""
         return HeadedClip(contrastive_clip(teacher), teacher.new_classifier().head)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return the sum; a term of weight 0 is logged and trains nothing."""
+        """Return the weighted sum, and each term to log; a term of weight 0 trains nothing."""
         model = built(model, HeadedClip)
         clip, head = model.clip, model.head
         images, texts = batch.pairs(clip)

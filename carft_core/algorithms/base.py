@@ -42,12 +42,12 @@ PARTS: Mapping[str, Callable[[OpenedClip], object]] = {
     "projections": lambda clip: [*map(projection, (clip.image_tower, clip.model))],
     "random_texts": lambda clip: clip.random_texts(1, 1, torch.Generator()),
 }
-"""Parts of a model that an algorithm may use, and what looks for them before anything trains: it
-raises RequestError for a model, opened without weights, that lacks the part."""
+"""Parts of a model that an algorithm may use, each with a function that looks for it before
+training: it raises RequestError for a model (opened without weights) that lacks the part."""
 USES = frozenset({"contexts", "text", "domains", *PARTS})
-"""What an algorithm may say that it uses beside images and labels."""
+"""The values that `Algorithm.uses` may hold: what is used beside images and labels."""
 Loss = tuple[Tensor, Mapping[str, Tensor]]
-"""What is minimised, a scalar, and the scalars that are logged beside it, by name."""
+"""The scalar that is minimised, and the scalars that are logged beside it, by name."""
 T = TypeVar("T")
 State = Mapping[str, Tensor]
 """A state dict of a classifier: encoder and head, parameters and buffers."""
@@ -59,7 +59,7 @@ def _without_teacher(_: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as the loss sees it, or a micro-batch of it."""
+    """A batch, or a part of a batch (a micro-batch), as the loss gets it."""
 
     images: Tensor
     """[B, 3, S, S] normalised views, on the device."""
@@ -70,15 +70,15 @@ class Batch:
     domain: Tensor | None = None
     """[B] int64, the number of each image's domain, where the family has domains."""
     step: int = 0
-    """Of the optimiser, from 0."""
+    """The number of the optimiser's step, from 0."""
     steps: int = 1
-    """How many the run has."""
+    """How many steps the run has."""
     label_smoothing: float = 0.0
     micro_batch: int | None = None
     """How many images fit into memory at once, where the loss gets the whole batch because its
     items are coupled; see `in_parts`."""
     teacher_features: Callable[[Tensor], Tensor] = _without_teacher
-    """The frozen tower's features of images; those of the batch's own it may have already."""
+    """Returns the frozen tower's features [B, d] of images, the batch's own or others."""
 
     def zero_shot(self) -> Tensor:
         """Return the frozen zero-shot tower's unit-norm features [B, d] of the batch's views: read
@@ -100,13 +100,13 @@ class Batch:
         return torch.Generator().manual_seed(torch.initial_seed() + self.step)
 
     def captions(self, tokens: Tensor) -> Tensor:
-        """Return a caption [B, L] for each image: a template drawn from `tokens` [K, C, L], with
-        the image's class."""
+        """Return the tokens [B, L] of a caption for each image: of the K templates and C classes in
+        `tokens` [K, C, L], a drawn template with the image's class."""
         drawn = torch.randint(len(tokens), self.labels.shape, generator=self.generator())
         return tokens[to_device(drawn, self.labels.device), self.labels]
 
     def pairs(self, clip: ContrastiveClip) -> tuple[Tensor, Tensor]:
-        """Return unit-norm features [B, d] of the images, and of a caption for each."""
+        """Return unit-norm features [B, d] of the images, and of a drawn caption for each."""
         captions = self.captions(clip.tokens)
         images = self.in_parts(clip.image_features, self.images)
         return images, self.in_parts(clip.text_features, captions)
@@ -128,17 +128,17 @@ class Batch:
         )
 
     def _features_of_part(self, part: Tensor, rows: slice, images: Tensor) -> Tensor:
-        # The whole batch has them once for every pass over its parts.
+        # Computed once for the whole batch, however often its parts are passed.
         return self.zero_shot()[rows] if images is part else self.teacher_features(images)
 
     def in_parts(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Return `function(inputs)` in parts of `micro_batch` rows, each computed again on the way
-        back.
+        """Return `function(inputs)` in parts of `micro_batch` rows, each computed again in the
+        backward pass.
 
-        Memory then holds the activations of one part. For a loss that couples the items of a
-        batch, which sees all outputs at once; where the function treats each row by itself, the
-        gradient is that of the whole. Source: Gao et al. 2021, "Scaling Deep Contrastive Learning
-        Batch Size under Memory Limited Setup" (GradCache); here by activation checkpointing.
+        Memory then holds the activations of one part. A loss that couples the items of a batch sees
+        all outputs at once. Where `function` treats each row by itself, the gradient is that of the
+        whole batch. Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
+        Memory Limited Setup" (GradCache); here by activation checkpointing.
         """
         if self.micro_batch is None or len(inputs) <= self.micro_batch:
             return function(inputs)
@@ -155,31 +155,31 @@ class Algorithm(Registered):
     """
 
     trains: ClassVar[bool] = True
-    """False: the result is there without a step (the zero-shot model, a soup); no seed either."""
+    """False: the result exists without training (the zero-shot model, a soup), and has no seed."""
     solves: ClassVar[bool] = False
     """Whether `solve` finds the weights at once, in place of steps along a gradient of batches. The
     run then has one epoch of one step, and `optim` has no part in it."""
     couples_items: ClassVar[bool] = False
-    """Whether the loss is no mean over images (contrastive losses, covariances), or modules of its
-    own draw at random (dropout). It then gets whole batches, and `optim.micro_batch` is a part of
-    the run's identity."""
+    """Whether the loss is no mean over images (contrastive losses, covariances), or its own modules
+    draw at random (dropout). It then gets whole batches, and `optim.micro_batch` is in a run's
+    identity."""
     uses: ClassVar[frozenset[str]] = frozenset()
-    """What it needs beside images and labels, of USES; "text" is the text tower, and those of
-    PARTS a model must have. What it does not use is not in the identity of its runs."""
+    """Which of USES it needs beside images and labels: "text" is the text tower, and a model must
+    have what is in PARTS. What it does not use is not in the identity of its runs."""
     starts_at_zero_shot: ClassVar[bool] = True
     """Whether its classifier is the teacher's before the first step."""
     keeps_shape: ClassVar[bool] = True
     """Whether its classifier has the teacher's tensors, so that weights can be interpolated."""
     needs_last_epoch: ClassVar[bool] = False
-    """Whether its result is there after the last epoch alone, not after the best on `id/val`."""
+    """Whether only the last epoch has its result, so that `keep.result: best_val` is refused."""
     needs_plain_tower: ClassVar[bool] = False
-    """Whether it looks at the image tower's own weights, in whose place `lora` trains others, or
-    trains no tower."""
+    """Whether `lora` cannot wrap it: it looks at the image tower's own weights, in whose place
+    `lora` trains others, or it trains no tower."""
 
     @property
     def copies(self) -> int:
-        """How many models the module of `build` holds, with averages of the one that trains: what a
-        run keeps on disk is so much larger."""
+        """How many copies of the model the module of `build` holds, averages included: the files of
+        a run are that many times as large."""
         return 1
 
     @property
@@ -190,7 +190,7 @@ class Algorithm(Registered):
     def build(self, teacher: Teacher) -> nn.Module:
         """Return the module that is trained; by default a copy of the zero-shot classifier.
 
-        Called under the run's seed, and again without it before saved weights are read.
+        Called under the run's seed, and again, without a seed, to load saved weights into.
         """
         return teacher.new_classifier()
 
@@ -203,7 +203,7 @@ class Algorithm(Registered):
         raise NotImplementedError(f"{type(self).__name__} does not say how it solves its problem")
 
     def groups(self, model: nn.Module, optim: OptimConfig) -> list[Group]:
-        """Return the trained parameters in groups with `lr_scale`; all others are frozen."""
+        """Return torch parameter groups, with `lr_scale`, of what trains; the rest is frozen."""
         return decay_groups(model.named_parameters(), optim)
 
     def optimiser(self, groups: list[Group], optim: OptimConfig) -> Optimizer:
@@ -211,7 +211,7 @@ class Algorithm(Registered):
         return OPTIMISERS[optim.name].make(groups, optim)
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Return what to minimise and what to log, all means over the batch."""
+        """Return the loss, and terms to log by name, all of them means over the batch."""
         raise NotImplementedError(f"{type(self).__name__} declares no loss")
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
@@ -228,7 +228,7 @@ class Algorithm(Registered):
         return model
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """Return warnings for readers of the result, from the metrics of epochs 0, 1, ..."""
+        """Return warnings for readers of the result; `history` has each epoch's metrics."""
         return []
 
     def identity(self) -> dict[str, Any]:
@@ -238,8 +238,8 @@ class Algorithm(Registered):
 
 
 def loss_and_terms(algorithm: Algorithm, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-    """Return the loss of a batch and its logged terms, as tensors. Raises RequestError where `loss`
-    returns anything else."""
+    """Return a batch's loss and its logged terms, as tensors. Raises RequestError for other
+    results."""
     returned: object = algorithm.loss(model, batch, teacher)
     match returned:
         case (Tensor() as loss, Mapping() as terms):
@@ -257,7 +257,7 @@ def penalised(
 ) -> tuple[Tensor, Tensor]:
     """Return `cross_entropy + weight * penalty()`, and the penalty.
 
-    With weight 0 it does not touch the graph: the weights are fine_tune's bit for bit.
+    With weight 0 the penalty gets no gradient: training is fine_tune's bit for bit.
     """
     with torch.set_grad_enabled(weight > 0 and torch.is_grad_enabled()):
         value = penalty()
@@ -265,8 +265,8 @@ def penalised(
 
 
 def classes_of(value: object) -> Iterator[type]:
-    """Yield the class of an algorithm or merge, and the classes of those in its fields, such as the
-    algorithm that it wraps, or several in a list."""
+    """Yield the class of the algorithm or merge `value`, and the classes of the algorithms in its
+    fields, also in lists, such as the one that it wraps."""
     if isinstance(value, Registered):
         yield type(value)
     if isinstance(value, (BaseModel, Mapping)):
@@ -294,7 +294,7 @@ def blame_own_code(algorithm: Algorithm) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Loaded(Sequence[T]):
-    """A sequence whose items are loaded when they are taken, and not kept."""
+    """A sequence of `length` items, each loaded by `load(index)` when it is taken, and not kept."""
 
     load: Callable[[int], T]
     length: int
@@ -340,9 +340,9 @@ class Soup(Algorithm):
     def combine(self, teacher: Teacher, members: Sequence[Classifier]) -> Classifier:
         """Return the soup of the members' classifiers, which are on the device and must not change.
 
-        A member is loaded each time it is taken from `members`, so that one after another needs the
-        memory of one. By default a classifier with the weights of `state`. Raises RequestError when
-        a member has other tensors than the zero-shot model.
+        A member is loaded each time it is taken from `members`, so that taking one after another
+        needs the memory of one. By default a classifier with the weights of `state`. Raises
+        RequestError when a member has other tensors than the zero-shot model.
         """
         soup = copy.deepcopy(members[0])
         zero_shot = teacher.classifier.state_dict()
@@ -391,12 +391,12 @@ def _lacks(cls: type[Algorithm]) -> str | None:
 
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", Algorithm, lacks=_lacks)
-"""By `algorithm.name`."""
+"""The algorithms by `algorithm.name`."""
 Algorithm.registry = ALGORITHMS
 
 
 class Contrastive(Algorithm):
-    """An algorithm that trains a whole CLIP, by images and texts of a batch."""
+    """An algorithm that trains both towers of a CLIP, by the images and captions of a batch."""
 
     couples_items: ClassVar[bool] = True
     uses: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -411,7 +411,7 @@ class Contrastive(Algorithm):
 
 
 class AnchoredContrastive(Contrastive):
-    """One with a running average of both towers; the classifier is of what trains."""
+    """A contrastive algorithm with a running average of both towers, which does not classify."""
 
     uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
     copies: ClassVar[int] = 2
@@ -426,7 +426,7 @@ class AnchoredContrastive(Contrastive):
 
 
 class Wrapper(Algorithm):
-    """Another algorithm, `of`, with something around it. What a subclass leaves alone is `of`'s.
+    """An algorithm around another one, `of`, whose methods it has unless a subclass overrides them.
 
     A subclass whose module holds more than that of `of` overrides `build` and `inner`.
     """

@@ -31,8 +31,8 @@ class CaRot(AnchoredContrastive):
              + distillation_weight (CE(p_image(average), p_image) + CE(p_text(average), p_text))
 
     with Frobenius norms, and CE a sum over the batch's other side and a mean over the batch. The
-    average holds both towers; behind the steps 0, `every`, 2 `every`, ... it keeps a momentum of
-    itself and takes the rest from the weights. The momentum rises from 0.05 to 0.9 over the first
+    average holds both towers; after the steps 0, `every`, 2 `every`, ... it becomes the momentum
+    times itself plus the rest times the weights. The momentum rises from 0.05 to 0.9 over the first
     fifth of the run. The classifier is of the weights, not of the average.
 
     Source: Oh et al. 2024, "Towards Calibrated Robust Fine-Tuning of Vision-Language Models"
@@ -78,6 +78,5 @@ class CaRot(AnchoredContrastive):
 
 
 def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    """Return the mean over rows of the cross-entropy between softmax(target) and
-    softmax(logits)."""
+    """Return the mean cross-entropy of the rows of softmax(target) and softmax(logits) [N, C]."""
     return F.cross_entropy(logits, target.softmax(dim=1))

@@ -1,4 +1,4 @@
-"""CLIP-Adapter: a bottleneck behind the frozen image tower, mixed with what the tower gives."""
+"""CLIP-Adapter: a bottleneck network on frozen image features, mixed with these features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 
 
 class Adapter(nn.Module):
-    """Features [B, d] to features [B, d] by two layers, each with a ReLU and without a bias."""
+    """A network from features [B, d] to features [B, d]: two layers with a ReLU, without a bias."""
 
     def __init__(self, width: int, reduction: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class ClipAdapter(Algorithm):
     alpha: UnitInterval = 0.2
     """How much of the mixture is the adapter's; 0 is the zero-shot model."""
     reduction: PositiveInt = 4
-    """By what the width of the features is divided between the layers."""
+    """How many times narrower than the features the adapter's hidden layer is."""
 
     def build(self, teacher: Teacher) -> nn.Module:
         """Return the adapter, with random weights."""

@@ -22,9 +22,9 @@ class ClipOod(Algorithm):
 
         s (f' t_c + margin (1 - t_y' t_c))
 
-    so that a class counts as the more wrong, the less its text is like the label's. The result is
-    the average of the weights behind t = 0, 1, ..., T of T steps, weighted by the density of
-    Beta(beta, beta) at (t + 1/2) / (T + 1).
+    so that a class has a larger margin, the less its text is like the label's. The result is the
+    average of the weights after t = 0, 1, ..., T of T steps, weighted by the density of Beta(beta,
+    beta) at (t + 1/2) / (T + 1).
 
     Source: Shu et al. 2023, "CLIPood: Generalizing CLIP to Out-of-Distributions" (arXiv
     2302.00864), equations of MMS and BMA, and thuml/CLIPood. There the rate is 5e-6 without
@@ -38,8 +38,8 @@ class ClipOod(Algorithm):
     margin: NonNegative = 0.3
     """The weight of the margins, the paper's lambda."""
     beta: Positive = 0.5
-    """Of the average; below 1 it is mostly of the zero-shot and the last weights, at 1 a plain
-    mean."""
+    """The Beta distribution's parameter: below 1 the average is mostly of the zero-shot and the
+    last weights, at 1 of all equally."""
 
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the zero-shot classifier, and its average."""
@@ -54,7 +54,7 @@ class ClipOod(Algorithm):
         """Return the cross-entropy with margins; the logged `cross_entropy` has no margins."""
         classifier = built(built(model, Averaged).model, ImageClassifier)
         features = classifier.features(batch.images)
-        # Without `margin * s`, the same for each class.
+        # Without the constant `margin * s`, which is the same for each class.
         shifted = features - self.margin * teacher.w_cls[batch.labels]
         plain = batch.cross_entropy(classifier.logits(features.detach()))
         return batch.cross_entropy(classifier.logits(shifted)), {"cross_entropy": plain}

@@ -58,7 +58,7 @@ class Coral(Algorithm):
         return total, {"cross_entropy": cross_entropy, "coral": distance}
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
-        """Warn when no batch held two domains."""
+        """Warn when no batch held two images each of two domains."""
         distances = [metrics["train/coral"] for metrics in history[1:]]
         if not distances or any(distances):
             return []
@@ -83,7 +83,7 @@ def distance_of_domains(features: Tensor, domain: Tensor) -> Tensor:
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean [d] and covariance [d, d] of rows [N, d]; unlike `torch.cov` no value is read."""
+    """Return mean [d] and covariance [d, d] of rows [N, d]. A GPU is not waited for."""
     mean = rows.mean(0)
     centred = rows - mean
     return mean, centred.T @ centred / (len(rows) - 1)

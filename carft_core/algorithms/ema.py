@@ -16,7 +16,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 class Ema(Wrapper):
     """Any algorithm, evaluated at the exponential moving average of the weights it goes through.
 
-    Behind step t = 1, 2, ... of the optimiser, with w_t the weights and a_0 = w_0,
+    After step t = 1, 2, ... of the optimiser, with w_t the weights and a_0 = w_0,
 
         a_t = d_t a_(t-1) + (1 - d_t) w_t,    d_t = min(decay, (1 + t) / (10 + t))
 
@@ -39,7 +39,7 @@ class Ema(Wrapper):
 
     @property
     def copies(self) -> int:
-        """What trains, and its average."""
+        """Twice those of `of`: what trains, and its average."""
         return 2 * self.of.copies
 
     def inner(self, model: nn.Module) -> nn.Module:

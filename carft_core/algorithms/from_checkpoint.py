@@ -16,7 +16,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.weights import file_digest, fit, read_state
 
 OTHER_NAMES = {"image_encoder.model.": "", "classification_head.": "head."}
-"""How names begin in the checkpoints of WiSE-FT's code and its descendants, and how here."""
+"""How tensors' names begin in checkpoints of WiSE-FT's code -> how they begin here."""
 
 
 class FromCheckpoint(Algorithm):
@@ -28,7 +28,7 @@ class FromCheckpoint(Algorithm):
       the rows scaled by CLIP's logit scale and in the order of the family's classes;
     * the same in WiSE-FT's names, `image_encoder.model.visual.*` and `classification_head.*`;
     * a CLIP of open_clip's or OpenAI's: its image tower, with the zero-shot head of this config's
-      prompts, of the model's own text tower. That of the file is not used.
+      prompts, by the model's own text tower; the file's text tower is not used.
 
     Source: the names of Wortsman et al. 2022 (arXiv 2109.01903), its code; the others are ours and
     open_clip's.
@@ -40,12 +40,12 @@ class FromCheckpoint(Algorithm):
     starts_at_zero_shot: ClassVar[bool] = False
 
     weights: str = ""
-    """The file's path, required. A run is known by the file's content, wherever it is."""
+    """The file's path, required. A run's identity has the file's content, not its path."""
 
     def build(self, teacher: Teacher) -> ImageClassifier:
         """Return the classifier with the file's weights. Raises RequestError where there is no such
-        file, where it would have to be run to be read, and where tensors are missing, unexpected or
-        of another shape."""
+        file, where reading it would run code, and where tensors are missing, unexpected or of
+        another shape."""
         path = self._path()
         classifier = teacher.new_classifier()
         texts = teacher.clip.model.state_dict().keys() - classifier.state_dict().keys()
@@ -59,7 +59,8 @@ class FromCheckpoint(Algorithm):
         return classifier
 
     def identity(self) -> dict[str, Any]:
-        """Return the sha256 of the checkpoint file. Raises RequestError for a missing file."""
+        """Return the fields, `weights` as the file's sha256. Raises RequestError for a missing
+        file."""
         return {**super().identity(), "weights": file_digest(self._path())}
 
     def _path(self) -> Path:
@@ -73,7 +74,7 @@ class FromCheckpoint(Algorithm):
 
 def _renamed(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return a state dict in WiSE-FT's names with the names of this package. Raises RequestError
-    for a head with a bias, which heads here do not have."""
+    for a head with a bias other than 0, since heads here have none."""
     named = {}
     for name, tensor in state.items():
         old = next((old for old in OTHER_NAMES if name.startswith(old)), "")

@@ -16,8 +16,8 @@ class L2Sp(Algorithm):
     """Fine-tuning with CE + alpha / 2 * |w - w0|^2, w0 the zero-shot weights of the image tower.
 
     The head is left free. The paper adds beta / 2 * |v|^2 for the weights v of a new head, which is
-    weight decay; a head here starts at the zero-shot one. In the paper the penalty takes the place
-    of the tower's weight decay, which `optim.weight_decay` is.
+    weight decay; a head here starts at the zero-shot one. In the paper the penalty replaces the
+    tower's weight decay; here `optim.weight_decay` acts besides.
 
     Source: Li et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional
     Networks" (arXiv 1802.01483), the penalty L2-SP. The default is what omegafragger/ldifs_code

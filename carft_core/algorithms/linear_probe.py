@@ -21,8 +21,8 @@ class LinearProbe(Probe, Algorithm):
 
         mean CE(V f, y) + |V - V0|^2 / (2 C N)
 
-    which is scikit-learn's objective for V0 = 0. It is strictly convex: the solution depends on
-    neither seed nor optimiser, and is the one that linear probes of CLIP are published with.
+    which is scikit-learn's objective for V0 = 0. It is strictly convex: its minimum depends on
+    neither seed nor optimiser. Published linear probes of CLIP minimise it too.
 
     Source: Radford et al. 2021 (arXiv 2103.00020), section 3.2 and appendix A.3; as a baseline of
     robust fine-tuning Kumar et al. 2022 (arXiv 2202.10054). Theirs have a bias, which a head of
@@ -38,8 +38,7 @@ class LinearProbe(Probe, Algorithm):
         return decay_groups(built(model, ImageClassifier).head.named_parameters(), optim)
 
     def solve(self, model: nn.Module, teacher: Teacher) -> Mapping[str, float]:
-        """Solve the regression; return its objective, cross-entropy, gradient and iterations, to
-        log."""
+        """Solve the regression; return objective, cross-entropy, gradient and iterations to log."""
         model = built(model, ImageClassifier)
         labels = teacher.splits["train"].labels
         features = teacher.features("train")

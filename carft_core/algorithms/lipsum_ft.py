@@ -40,7 +40,7 @@ class LipsumFt(Algorithm):
     texts: PositiveInt = 80
     """How many random texts a step has."""
     tokens: Annotated[int, Field(ge=1, le=75)] = 8
-    """Of a text, without its marks; no more than the text tower reads."""
+    """How many tokens a random text has, without the marks; the text tower must read them all."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return cross-entropy plus the weighted gap. Raises RequestError for a text tower with

@@ -19,7 +19,7 @@ from carft_sweep.carft_core.models.towers import stem_and_blocks
 
 
 class LowRank(nn.Module):
-    """What makes `W + scale * B A` of a matrix W [m, n], with A [rank, n] and B [m, rank]."""
+    """A parametrization of a matrix W [m, n]: `W + scale * B A` with A [rank, n], B [m, rank]."""
 
     def __init__(self, weight: Tensor, rank: int, scale: float) -> None:
         super().__init__()
@@ -39,22 +39,22 @@ class Lora(Wrapper):
     """Any algorithm, with `W + alpha / rank * B A` in place of each matrix W of the image tower.
 
     A and B train, W does not, nor does the rest of the tower; B is 0 at the start. The matrices are
-    those of the blocks: of attention, where query, key and value are one, of the MLPs, and of
-    convolutions of one pixel. What else the algorithm trains, such as the head, it trains as ever.
-    The result has the sums as its weights: it is merged and exported like that of fine-tuning.
+    those in the blocks: of attention (one for query, key and value), of the MLPs, and of 1x1
+    convolutions. What else the algorithm trains, such as the head, trains as without LoRA. The
+    result has the sums as its weights: it is merged and exported like that of fine-tuning.
 
     Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685),
-    section 4.1, which leaves the MLPs as they are; the defaults are those of the library peft. It
-    is not used: of torch's attention its version 0.21 adds the output's change twice.
+    section 4.1, which leaves the MLPs as they are; the defaults are those of the library peft,
+    which is not used: in torch's attention its version 0.21 adds the output matrix's change twice.
     """
 
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "Low-rank changes of the image tower, trained by another algorithm"
 
     rank: PositiveInt = 8
-    """Of the changes."""
+    """The rank of each change B A."""
     alpha: Positive = 8.0
-    """The changes count `alpha / rank`."""
+    """Each change is multiplied by `alpha / rank`."""
 
     @model_validator(mode="after")
     def _of_keeps_its_tower(self) -> Self:

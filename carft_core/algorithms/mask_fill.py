@@ -44,9 +44,9 @@ class MaskFill(Algorithm):
     mask: Literal["random", "object"] = "random"
     """What is masked; the authors recommend `object`, which needs a ViT."""
     share: UnitInterval = 0.5
-    """Of the cells that the random mask hides."""
+    """The probability with which the random mask hides a cell."""
     cells: PositiveInt = 7
-    """In a row of the random mask's grid; by default a ViT-B/32's patches."""
+    """How many cells a row of the random mask's grid has; 7 are a ViT-B/32's patches."""
     threshold: UnitInterval = 0.3
     """The relevance, relative to an image's greatest, from which the object mask hides a patch."""
 
@@ -83,7 +83,7 @@ class MaskFill(Algorithm):
 
 
 def label_relevance(model: ImageClassifier, images: Tensor, labels: Tensor) -> Tensor:
-    """Return how relevant each patch [B, 1, h, w] of images is for the logit of their labels."""
+    """Return the relevance [B, 1, h, w] of each image's patches for the logit of its label."""
     with torch.enable_grad(), evaluating(model), attention_maps(model.visual) as maps:
         outputs = tower_outputs(model.visual.forward, images)
         logits = model.logits(F.normalize(outputs, dim=-1))

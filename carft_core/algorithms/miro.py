@@ -21,7 +21,7 @@ START, LEAST = 0.1, 1e-5
 
 
 class WithVariances(nn.Module):
-    """A classifier, and for each of some layers the variance of each channel."""
+    """A classifier, and a trainable variance for each channel of some layers."""
 
     def __init__(self, classifier: ImageClassifier, channels: list[int]) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class Miro(Algorithm):
     """The weight of R, the paper's lambda; its search found 0.01 for some data. At 0 it is logged
     and trains nothing."""
     rate_scale: Positive = 10.0
-    """By what the learning rate of the variances is larger."""
+    """By what factor the variances' learning rate is larger than that of the weights."""
 
     def build(self, teacher: Teacher) -> WithVariances:
-        """Return a trainable copy of the zero-shot classifier with trained variances."""
+        """Return a trainable copy of the zero-shot classifier, with trainable variances."""
         classifier, side = teacher.new_classifier(), teacher.transform.size
         with torch.no_grad():
             blank = torch.zeros(1, 3, side, side, device=teacher.device)

@@ -52,8 +52,7 @@ def _stock(before: Tensor, tuned: Sequence[Tensor]) -> Tensor:
 
 
 def interpolation_ratio(offsets: Tensor) -> Tensor:
-    """Return the scalar t in [0, 1] for the offsets [N, P] of N members from the zero-shot
-    weights."""
+    """Return the scalar t in [0, 1] for the members' offsets [N, P] from the zero-shot weights."""
     count = len(offsets)
     pairs = itertools.combinations(offsets, 2)
     cosines = torch.stack([F.cosine_similarity(one, two, dim=0) for one, two in pairs])

@@ -49,9 +49,9 @@ class RAdapter(Algorithm):
 
         s (f' t + margin [another class])
 
-    to the captions of the image's class, which share 1 - smoothing, while the others share
-    smoothing. The classifier is the moving average of the adapters, folded into the image tower:
-    W becomes (I + a F) W. Its authors report half of the change, (I + a F / 2) W, which is
+    with targets in which the captions of the image's class share 1 - smoothing, and the others
+    share smoothing. The classifier is the moving average of the adapters, folded into the image
+    tower: W becomes (I + a F) W. Its authors report half of the change, (I + a F / 2) W, which is
     `wise_ft` at 0.5 of this tower; their head is that of the text tower at half of its change.
 
     Source: Kim et al. 2024, "Efficient and Versatile Robust Fine-Tuning of Zero-shot Models"
@@ -67,13 +67,13 @@ class RAdapter(Algorithm):
     copies: ClassVar[int] = 2
 
     drop: Share = 0.2
-    """How often an adapter is left out for an image."""
+    """The probability with which an adapter is left out for an image in training."""
     decay: Share = 0.999
     """How much of the moving average a step leaves."""
     margin: NonNegative = 0.05
-    """By how much another class counts as more similar."""
+    """What is added to the similarity of an image and a caption of another class."""
     smoothing: Share = 0.02
-    """The share of other classes; `optim.label_smoothing` has no part in it."""
+    """The part of a target for captions of other classes; `optim.label_smoothing` is not used."""
 
     def build(self, teacher: Teacher) -> Averaged:
         """Return a trainable copy of the teacher's CLIP with adapters, and its average."""

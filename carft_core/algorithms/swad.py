@@ -28,15 +28,15 @@ class Valley(nn.Module):
         self.model = model
         copies = [copy.deepcopy(model).requires_grad_(False) for _ in range(2 + epochs)]
         self.sums, self.average, self.recent = copies[0], copies[1], nn.ModuleList(copies[2:])
-        """Of the epoch so far; the valley's mean; the means over the last epochs, newest last."""
+        """Sums over the epoch's steps; the valley's mean; the last epochs' means, newest last."""
         torch._foreach_zero_(_floats(self.sums))
         self.losses = nn.Buffer(torch.full((epochs,), 1e30))
-        """Behind these, on `id/val`."""
+        """Of the epochs in `recent`: the loss on `id/val` after each."""
         self.threshold = nn.Buffer(torch.tensor(-1.0))
-        """Of the valley; -1 before and behind it."""
+        """The loss above which the valley ends; -1 before the valley and after it."""
         self.steps, self.averaged, self.waiting = map(nn.Buffer, torch.tensor([0, 0, -1]))
-        """Steps in `sums`, epochs in `average`, and of the valley's last ones how many are not; -1
-        before the valley."""
+        """How many steps `sums` has, how many of the valley's epochs `average` has, and how many of
+        them it does not have yet (-1 before the valley)."""
         self.is_last, self.is_done = map(nn.Buffer, torch.tensor([False, False]))
         """Whether the last step is taken, and then whether `average` is the result."""
 
@@ -44,7 +44,7 @@ class Valley(nn.Module):
 class Swad(Wrapper):
     """Any algorithm, evaluated at the mean of its weights after each step of the valley.
 
-    With l_i the loss on `id/val` behind epoch i, the valley begins at the first epoch s with
+    With l_i the loss on `id/val` after epoch i, the valley begins at the first epoch s with
 
         l_s = min(l_s, ..., l_(s + converge - 1))
 
@@ -72,7 +72,7 @@ class Swad(Wrapper):
 
     @property
     def copies(self) -> int:
-        """What trains, two means, and those of the last epochs."""
+        """How many models it holds: what trains, two means, and the last epochs' means."""
         return (3 + max(self.converge, self.tolerance)) * self.of.copies
 
     def inner(self, model: nn.Module) -> nn.Module:

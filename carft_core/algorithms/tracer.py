@@ -30,9 +30,9 @@ class Tracer(AnchoredContrastive):
         ICL = CE(s f t_a', 1..B)
         CKD = KL(P_a || Q)
 
-    of which the last three are the mean of this and of the same with images and texts exchanged,
+    Each of the last three is the mean of this form and of the form with images and texts exchanged,
     a sum over the batch's other side and a mean over the batch. W_v and W_t are the projections of
-    the towers. The average, of both towers, weights what is behind t = 0, 1, ..., T of T steps by
+    the towers. The average, of both towers, weights the state after t = 0, 1, ..., T of T steps by
     the density of Beta(beta, beta) at (t + 1/2) / (T + 1), and is updated after every step. The
     classifier is of the weights.
 
@@ -50,9 +50,10 @@ class Tracer(AnchoredContrastive):
     distillation_weight: NonNegative = 0.9
     """The weight of the four terms of distillation together."""
     feature_weight: NonNegative = 2000.0
-    """The weight of the features' distance among them."""
+    """The weight of FD, the features' distance, among the four terms."""
     beta: Positive = 0.5
-    """Of the average; below 1 it is mostly of the start and the present, at 1 a plain mean."""
+    """The Beta distribution's parameter: below 1 the average is mostly of the first and the present
+    weights, at 1 of all equally."""
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         """Return the sum of the terms of the class's formula, and each term to log."""

@@ -1,4 +1,4 @@
-"""Zero-shot: the model as it was pre-trained, the row that every other is compared with."""
+"""Zero-shot: the model as it was pre-trained, with which every tuned model is compared."""
 
 from __future__ import annotations
 

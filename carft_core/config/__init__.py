@@ -1,1 +1,1 @@
-"""What a run is asked for: its config, the types of its fields, registries, and the user's code."""
+"""The config of a run: its fields and their types, the registries, and the user's own code."""

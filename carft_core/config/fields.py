@@ -46,7 +46,7 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clip_val"), "optim.clip"),
     **dict.fromkeys(("num_workers", "n_workers"), "workers"),
 }
-"""What other programs call the fields of a trial, without the section that they may name."""
+"""Other programs' names of a trial's fields, without their sections -> the names here."""
 
 
 def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -87,7 +87,7 @@ def _accept_lists(schema: Any) -> None:
 
 
 class Section(BaseModel):
-    """A part of the trial config. Values are not converted to a field's type, but for lists, as
+    """A part of the trial config. Values are not converted to a field's type, except lists, as
     files hold them, to tuples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -116,12 +116,12 @@ class Section(BaseModel):
 
 
 _BRANCH = re.compile(r"bool|constrained-\w+|literal\[.*\]")
-"""What pydantic puts behind a field that may be of several kinds, with an error for each."""
+"""The last part of pydantic's path to an error in one alternative of a union type."""
 
 
 def error_of(problems: Iterable[Problem]) -> ValidationError:
-    """Return an error for a validator to raise, with problems in its own words, at their paths
-    below the validated value."""
+    """Return a ValidationError for a validator to raise, with the message of each of the `problems`
+    at its path below the validated value."""
     details: list[InitErrorDetails] = [
         {
             "type": PydanticCustomError("problem", "{message}", {"message": problem.message}),
@@ -163,7 +163,7 @@ def explained(
         elif item["type"] == "missing":
             beside = (place[-1] for place in extra if place[:-1] == item["loc"][:-1])
             if misspelt(str(item["loc"][-1]), beside):
-                continue  # that is reported
+                continue  # the misspelt name is reported
             message = "is required"
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
@@ -179,8 +179,8 @@ def explained(
 
 
 def _unknown_field(place: tuple[str | int, ...], known: Mapping[str, FieldInfo]) -> str:
-    """Return a suggestion for an unknown field, from the fields of its section: one of a section
-    below it, another tool's name for one of them, else a similar spelling."""
+    """Return the message for an unknown field at `place`. It suggests the field of this name in a
+    section below, the field that other tools call so, else a similar one of `known`."""
     *section, name = place
     below = [
         f"{field}.{name}"

@@ -45,14 +45,14 @@ class Registry(dict[str, T]):
         self.kind, self._base, self._function, self._lacks = kind, base, function, lacks
 
     def code(self, thing: T) -> Any:
-        """Return the class or function that defines a thing: its source is a part of the identity
-        of runs."""
+        """Return the class or function that defines a thing; its source is in the identity of
+        runs."""
         return getattr(thing, self._function) if self._function else thing
 
     def register(self, thing: Anything) -> Anything:
         """Add a thing under its own name and return it, so that this method serves as a decorator.
         A thing defined again in the same place, as in a reloaded module, replaces the old one.
-        Raises RequestError for a thing of another kind, or a name that is taken."""
+        Raises RequestError for a thing of another kind, or a wrong or taken name."""
         wrong = self._refusal(thing) or _misnamed(thing) or self._conflict(cast(T, thing))
         if wrong:
             shown = getattr(thing, "__qualname__", repr(getattr(thing, "name", thing))[:80])
@@ -61,7 +61,7 @@ class Registry(dict[str, T]):
         return thing
 
     def unknown(self, name: object) -> str:
-        """Return a message for an unregistered name: the nearest name, or all and how to add
+        """Return a message for an unregistered name: the nearest name, or all, and how to add
         one."""
         own = " One of your own is registered in a file that `import:` or --import names."
         return unknown(self.kind, name, self, own)
@@ -94,12 +94,12 @@ class Registry(dict[str, T]):
 
 
 class Registered(Section):
-    """A frozen model whose fields are settings, and which configs name: `{name: car_ft, kl_weight:
-    3}`, or `car_ft` alone.
+    """A frozen pydantic model whose fields are settings, and which configs name: `{name: car_ft,
+    kl_weight: 3}`, or `car_ft` alone.
 
-    The base class of a kind has a `registry`. Wherever a field is annotated with it, in the trial
-    config or in another algorithm (`of: Algorithm`), such a mapping becomes an instance of the
-    class that is registered under the name, and a dump has the name again.
+    The base class of a kind has a `registry`. Wherever a field is annotated with that base class,
+    in the trial config or in another algorithm (`of: Algorithm`), such a mapping becomes an
+    instance of the class that is registered under the name, and a dump has the name again.
     """
 
     # A default `1` of a float is 1.0 then, as it is in a worker, whose config went through JSON.

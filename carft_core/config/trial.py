@@ -25,7 +25,7 @@ from carft_sweep.carft_core.training.optim import OptimConfig
 
 DEFAULT_EPOCHS = 10
 SMALL, SMALL_RATE = ("builtin", "builtin_vit"), 5e-4
-"""The models in the package, and a rate at which ones so small learn."""
+"""The small models in the package, and their default learning rate."""
 DEVICE = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
 
 
@@ -82,7 +82,7 @@ class PromptsConfig(Section):
 
 
 EVALUATED = 256
-"""Images that are evaluated at once, where nothing says otherwise."""
+"""How many images are evaluated at once by default."""
 
 
 class EvalConfig(Section):
@@ -94,12 +94,12 @@ class EvalConfig(Section):
     """Images at once, which decides speed and memory only; left out, 256, or on a GPU that does not
     hold them the largest half, quarter, ... that fits."""
     context_probe: bool = True
-    """Whether it is measured how well features still tell contexts apart."""
+    """Whether `context/<split>/kl` and `entropy` are measured: how far the context distribution has
+    moved from the zero-shot model's."""
     logits: Literal["auto", "always", "never"] = "auto"
     """Whether full logits are kept beside the predictions; `auto`: below 50 MB a split."""
     retention: Annotated[tuple[FamilyName, ...], AfterValidator(each_once)] = ()
-    """Other families: how much of the zero-shot model's accuracy on their tests is left. The
-    run's own among them is left out."""
+    """Other families than the run's own, on whose test splits forgetting is measured."""
     retention_root: str | None = None
     """The data root of these families, where it is not `data.root`."""
 
@@ -115,7 +115,7 @@ class KeepConfig(Section):
     result: Literal["last", "best_val"] = "last"
     """Which epoch is the result: the last, or the best on `id/val`."""
     weights: bool = True
-    """Whether a run's weights stay on disk, for `export`, soups and merges of later."""
+    """Whether a run's weights stay on disk, for `export`, soups and later merges."""
     predictions: bool = True
     """Whether the prediction for each image stays on disk, for charts and intervals over images."""
 
@@ -164,7 +164,7 @@ class TrialConfig(Section):
     algorithm: Algorithm
     optim: OptimConfig
     merges: Annotated[tuple[Merge, ...], BeforeValidator(_listed), AfterValidator(_named_once)] = ()
-    """Models that are made of each run and the zero-shot model, by name or with fields."""
+    """The merges of each run with the zero-shot model: names, or mappings with fields."""
     eval: EvalConfig
     keep: KeepConfig
     device: Device = "auto"
@@ -174,11 +174,10 @@ class TrialConfig(Section):
     deterministic: bool = False
     """Only kernels that give the same bits each time; slower on a GPU."""
     compile: bool | Literal["auto"] = "auto"
-    """Whether the image towers are compiled for training; `auto`: on CUDA from 2 million training
-    images on."""
+    """Whether the image towers are compiled for training; `auto`: on CUDA where all steps together
+    have 2 million images or more."""
     workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
-    """Processes that load images; `auto`: on a GPU the cores of a run but one, at most 16, else
-    none."""
+    """Processes that load images; `auto`: on a GPU a run's cores but one, at most 16; else none."""
 
     @property
     def follows_seed(self) -> bool:
@@ -214,8 +213,8 @@ def trial_config(data: Mapping[str, Any]) -> TrialConfig:
 
 
 def _refusals(config: TrialConfig) -> Iterator[Problem]:
-    """Yield a problem for each merge without labels for its points, or that cannot be made of the
-    algorithm, and for an epoch that cannot be the algorithm's result."""
+    """Yield a problem for `keep.result` where the algorithm needs the last epoch, for each merge
+    without labels for its points, and for each merge that refuses the algorithm."""
     algorithm = config.algorithm
     if algorithm.needs_last_epoch and config.keep.result != "last":
         message = f"{algorithm.name} has its result behind the last epoch; write last"
@@ -226,7 +225,7 @@ def _refusals(config: TrialConfig) -> Iterator[Problem]:
         except RequestError as error:
             yield Problem(("merges", index), str(error))
     if not algorithm.trains and algorithm.starts_at_zero_shot:
-        return  # the zero-shot model itself, of which none is made
+        return  # the zero-shot model itself, which has no merges
     for index, merge in enumerate(config.merges):
         reason = merge.refuses(algorithm)
         if reason is not None:
@@ -235,7 +234,8 @@ def _refusals(config: TrialConfig) -> Iterator[Problem]:
 
 
 def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the data with missing fields filled in, and the problems of the family's defaults."""
+    """Return the data with missing fields filled in, and the problems of the family: an unknown
+    name, a wrong default, an `augmentation` that it does not take."""
     problems: list[Problem] = []
     complete: dict[str, Any] = {"algorithm": None, **data}
     # What is no mapping stays, and is refused when the config is validated.
@@ -245,7 +245,7 @@ def _with_defaults(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
     sections: dict[str, dict[str, Any]] = {
         name: complete[name] if isinstance(complete[name], dict) else {} for name in SECTIONS
     }
-    for length in ("epochs", "steps"):  # null is left out
+    for length in ("epochs", "steps"):  # null counts as left out
         if sections["optim"].get(length) is None:
             sections["optim"].pop(length, None)
     name = sections["data"].get("family", "icon_shift")

@@ -47,8 +47,8 @@ def own_code_digest(thing: type | Callable[..., object]) -> str:
 
 
 def brings(top: str) -> set[str]:
-    """Return the top-level names of the user's module and of all modules that its files import;
-    these files are those that `own_code_digest` reads."""
+    """Return `top`, the name of the user's module, and the top-level names of what its files
+    import: of the files that `own_code_digest` reads."""
     return {top}.union(*map(_imported, _sources(top).values()))
 
 
@@ -87,8 +87,8 @@ def module_place(top: str) -> Path | None:
 
 @contextmanager
 def blame_user_code(what: str, code: Callable[..., object]) -> Iterator[None]:
-    """Raise RequestError, which begins with `what`, for any exception of the user's own code; this
-    package's errors pass unchanged."""
+    """Turn any exception within the context, if `code` is the user's own, into a RequestError that
+    begins with `what`. RequestErrors pass unchanged."""
     try:
         yield
     except RequestError:
@@ -111,7 +111,8 @@ def reason(error: BaseException, name: str) -> str:
 
 
 def own_lines(error: BaseException, name: str) -> Iterator[str]:
-    """Yield `file:line` of each line of the user's code in the traceback, innermost last."""
+    """Yield `file:line` of each line of the user's module `name`, or of a file beside it, in the
+    traceback of `error`, innermost last."""
     place = module_place(_top(name))
     if place is None:
         return

@@ -83,17 +83,17 @@ class DataConfig(Section):
     split_seed: Annotated[int, Field(ge=0)] | Literal["seed"] = 0
     """The seed by which splits are drawn; `seed`: each run's own, as DomainBed's trial seed."""
     test_domain: str | None = None
-    """The domain that does not train and is measured; required in families of domains."""
+    """The domain that is held out of training and measured; required in families of domains."""
     balanced: bool = False
-    """Whether a batch has `optim.batch_size` images of each domain that trains; families of domains
-    say true."""
+    """Whether a batch has `optim.batch_size` images of each training domain; DomainBed's sets say
+    true."""
     shifts: Annotated[tuple[ShiftName, ...] | None, AfterValidator(each_once)] = None
     """The shifts that are measured, maybe none; left out, the family's choice. `c-fog` stands for
     every shift that begins with `c-fog-`."""
 
     augmentation: AugmentationName | None = None
-    """What training views draw; left out, the family's. Some families have views of their own, and
-    take none."""
+    """How training images are augmented, by name; left out, the family's default. Some families
+    make training views of their own, and take none."""
     bad_files: Literal["refuse", "skip"] = "refuse"
     """What happens to images that cannot be read; `skip` looks for them before anything begins."""
 
@@ -115,7 +115,7 @@ class Source:
     """Where the images of a split come from, by row; it goes to worker processes by fork or pickle,
     so what it holds of a million images is one array.
 
-    Implement `read`, and the views are those of photographs; or `views` itself.
+    Implement `read`, whose images are then transformed as photographs are, or `views` itself.
     """
 
     decodes: ClassVar[bool] = False
@@ -123,8 +123,8 @@ class Source:
 
     @functools.cached_property
     def state(self) -> str:
-        """Text that changes with the files that images are read from, whatever these are called, so
-        that stored views of other files are not used. Empty without files."""
+        """Text that changes when a file that images are read from is replaced, so that views stored
+        of the old files are not used. Empty for a source without files."""
         return ""
 
     def read(self, row: int) -> Image.Image:
@@ -147,15 +147,16 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Files(Source):
-    """Image files."""
+    """A source of image files below a folder."""
 
     decodes: ClassVar[bool] = True
 
     root: Path
     paths: pa.Array
-    """Below `root`, by row. Arrow: forked workers count no references in it, so it stays shared."""
+    """Paths below `root`, by row; in Arrow, so that forked workers share the memory."""
     decode: Callable[[Path], Image.Image]
-    """A function of a module, such as `read_rgb`: raises RequestError naming a broken file."""
+    """Reads a file: a module's function, such as `read_rgb`. Raises RequestError naming the
+    file."""
 
     @functools.cached_property
     def state(self) -> str:
@@ -169,7 +170,7 @@ class Files(Source):
 
 @dataclass(frozen=True, eq=False)
 class Arrays(Source):
-    """Images [N, H, W, 3] uint8 RGB."""
+    """A source of images in memory: one array [N, H, W, 3] uint8 RGB."""
 
     pixels: NDArray[np.uint8]
 
@@ -188,20 +189,20 @@ class Split:
     """[N] int64, each an index into `FamilyData.class_names`."""
     source: Source
     units: tuple[str, ...] = ()
-    """What intervals over images take as one: the image (when left out), or in IconShift the
-    drawing."""
+    """[N] names; intervals over images count all images with one name as one. Left out, each image
+    counts; in IconShift a drawing is a unit."""
     classes: tuple[int, ...] | None = None
-    """The classes that can occur here, when they are a subset; logits are restricted to them."""
+    """The classes that can occur in the split, to which logits are restricted; None: all."""
     alike: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """One of `classes` -> all classes of the family that count as it here, itself among them; its
-    logit is the greatest of theirs."""
+    """Class -> all classes of the family that count as this class in the split, itself among them;
+    the logit of the class is the greatest of theirs."""
     groups: tuple[str, ...] | None = None
-    """What each item belongs to, such as its domain or region, where accuracy is also told by
-    group: empty for an item of none; None where there are no groups."""
+    """[N] names of the items' groups (such as domain or region), by which accuracy is measured too:
+    empty for an item without a group; None where the split has no groups."""
     whole: Split | None = field(default=None, repr=False)
     """The split of which this is a part; None where it is whole."""
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
-    """[N]: of each item the row in the whole split, which its view is of."""
+    """[N] row of each item in `whole`, which decides its view; None where the split is whole."""
 
     def __post_init__(self) -> None:
         if not self.units:
@@ -256,44 +257,44 @@ class Split:
 
 @dataclass(frozen=True)
 class Derived:
-    """A metric over existing predictions: a class subset of one split, or several splits joined."""
+    """A set measured from existing predictions: some classes of a split, or splits joined."""
 
     of: tuple[str, ...]
     """Metric names of splits, whose items follow one another in this order."""
     classes: tuple[int, ...] | None = None
-    """Only items of these classes, predicted among these alone; None: all, as they are."""
+    """Only items of these classes count, and predictions among these classes; None: all."""
 
 
 @dataclass(frozen=True)
 class FamilyData:
-    """An opened family."""
+    """The data of an opened family: its classes, splits and digests."""
 
     class_names: tuple[str, ...]
     train: Split
     val: Split | None
-    """None: carved from `train` (design: `data.val_fraction`, `data.split_seed`)."""
+    """None: to be carved from `train`, by `data.val_fraction` and `data.split_seed`."""
     test: Split | None
     """None: nothing in distribution is kept for the end, as in DomainBed; no `id/test` then."""
     shifts: Mapping[str, Split]
     digest: str
     """sha256 of the data's content, independent of where it lies."""
     training_digest: str | None = None
-    """That of what decides the weights, where the family tells it from what is only measured;
-    then another test set or shift trains nothing again."""
+    """sha256 of the data that decide the weights, where the family tells them from data that are
+    only measured; then another test set or shift makes no run train again."""
     extras: Mapping[str, Split] = field(default_factory=dict)
-    """Splits that are measured as `ood/<name>` whatever `data.shifts` says, and are in no mean.
-    `val` is one that was made for choosing, of other images than the shifts': selecting on
+    """Splits that are measured as `ood/<name>` whatever `data.shifts` says, and are in no mean. The
+    extra `val` is an OOD validation set, of other images than the shifts': selecting on
     `ood/val/...` looks at no test."""
     derived: Mapping[str, Derived] = field(default_factory=dict)
-    """By metric name, `id/test_<name>` or `ood/<name>`; in no mean."""
+    """Derived sets by metric name, `id/test_<name>` or `ood/<name>`; they are in no mean."""
     own_means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By metric name, `ood/<name>`, the metric names of shifts that are not in `ood/mean`: this is
-    their mean, each counting the same. A set of corruptions is one."""
+    """Metric name `ood/<name>` -> metric names of the shifts of which it is the unweighted mean,
+    such as a set of corruptions. These shifts are not in `ood/mean`."""
     uneven: str = ""
     """Why some classes of `train` may have no image in `val` or `test`, where the official splits
     are so; empty: each has some everywhere."""
     notes: tuple[str, ...] = ()
-    """What people should know of the data as found, such as counts that are not the published."""
+    """What readers should know of the data, such as other numbers of images than published."""
     skipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By split (`train`, `val`, `test`, `shifts/<name>`, `extras/<name>`): the ids that
     `data.bad_files: skip` left out, and what is wrong with each."""
@@ -348,17 +349,17 @@ class DataFolder:
     """A folder that a family reads below the data root, as its makers publish it."""
 
     names: tuple[str, ...]
-    """Its paths below the root, of which one is there; the usual one first."""
+    """The paths below the root at which it may lie, the usual one first."""
     layout: str
     """What lies in it, such as `<wnid>/<image>`."""
     origin: str
     """Where to get it."""
     images: int
-    """How many images of it the whole data set has."""
+    """How many images it holds as published."""
     classes: tuple[str, ...] = ()
-    """The class folders that it must have; empty: its images do not lie in such."""
+    """The class folders that it must have; empty: its images do not lie in class folders."""
     has_others: bool = False
-    """Whether other folders may lie beside them; they are left out."""
+    """Whether folders that are no class may lie beside these; they are left out."""
     advice: str = ""
     """What to do about images that lie outside of class folders."""
 
@@ -376,16 +377,16 @@ class Family:
     domains: tuple[str, ...] = ()
     """Words for the family's domains; contexts that name one of them are marked."""
     folders: Mapping[str, DataFolder] = field(default_factory=dict)
-    """What it reads below the data root, by split: `train`, `test`, or a shift. Where there is
-    any, `data.root` left out is CARFT_DATA."""
+    """The folders that it reads below the data root, by split (`train`, `test`, or a shift) or by
+    domain. Where there are any, a `data.root` left out is CARFT_DATA."""
     shared_names: tuple[str, ...] = ()
     """Names that several of its classes have, as published: their prompts are the same."""
     metrics: tuple[str, ...] = ()
-    """What its splits are measured by besides, of `evaluation.measure.FURTHER_METRICS`."""
+    """Further metrics of its splits, of `evaluation.measure.FURTHER_METRICS`."""
     validated_by: str = "top1"
-    """The metric of `id/val` by which the best epoch is known, where that is the result."""
+    """The metric on `id/val` that picks the best epoch, for `keep.result: best_val`."""
     ranked_by: str = "top1"
-    """The accuracy by which its benchmark ranks methods: what verdicts go by, `top1` or one of
+    """The accuracy that its benchmark ranks methods by, and verdicts too: `top1` or one of
     `metrics`."""
     version: int = 1
     """Raised by hand when its images, labels or splits change on purpose; a digest says whether
@@ -413,14 +414,12 @@ def refuse_held_out(config: DataConfig, instead: str) -> None:
 
 SHIFT_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 RESERVED = ("mean", "val")
-"""No shift is called so: `ood/mean` is the mean over shifts, `ood/val` what settings may be chosen
-on."""
+"""Names that no shift has: `ood/mean` is the mean over shifts, `ood/val` a validation set."""
 
 
 def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, ...]:
     """Return the requested shifts in that order, each once; `c-fog` also stands for all of
-    `c-fog-...`. Raises RequestError for a name that is none of `allowed` and begins none of
-    them."""
+    `c-fog-...`. Raises RequestError for a name that neither is nor begins one of `allowed`."""
     shifts: dict[str, None] = {}
     for name in names:
         matching = [shift for shift in allowed if shift == name or shift.startswith(f"{name}-")]

@@ -21,8 +21,8 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.result import check_label
 
 Mark = Literal["sample-wise", "transductive"]
-"""`sample-wise`: each image has its own mix of models; `transductive`: that depends on the other
-images of a split, without their labels."""
+"""`sample-wise`: each image has its own mix of models; `transductive`: the mix depends on the other
+images of a split, not on labels."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class MergePoint:
     step: int
     """Where it stands on the merge's curve in the tracker: round(1000 * alpha) for WiSE-FT."""
     values: Mapping[str, float]
-    """What distinguishes it, such as {"alpha": 0.5}."""
+    """The parameters of this point, such as {"alpha": 0.5}."""
 
     def __post_init__(self) -> None:
         check_label(self.label)
 
 
 class Merge(Registered):
-    """A frozen model whose fields are the merge's hyperparameters.
+    """How a model is made after training. The fields of a subclass are its hyperparameters.
 
     A merge in weight space overrides `state`; one whose result is another module overrides `model`.
     """
 
     point_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that only list the points, whose values stand for them in an evaluation's digest."""
+    """Fields that only list the points; an evaluation's digest has the point's values instead."""
     mark: ClassVar[Mark | None] = None
-    """What every table says of its rows."""
+    """How tables mark rows of merged models, see `Mark`; None: not at all."""
     needs_shape: ClassVar[bool] = True
     """Whether it works on the weights of both classifiers, which then must have one shape."""
 

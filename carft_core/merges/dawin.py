@@ -15,8 +15,8 @@ from carft_sweep.carft_core.models.two_classifiers import CalibratedClassifiers
 
 
 class Dawin(Merge):
-    """`(1 - l) softmax(zero-shot / T_0) + l softmax(tuned / T_1)`, with a weight for each image, of
-    the entropies H_0 and H_1 of these two probabilities:
+    """`(1 - l) softmax(zero-shot / T_0) + l softmax(tuned / T_1)`, with a weight l for each image,
+    from the entropies H_0 and H_1 of these two distributions:
 
         l = (exp(-H_1) + b / w) / (exp(-H_0) + exp(-H_1) + b)
 
@@ -56,7 +56,7 @@ class CertaintyWeighted(CalibratedClassifiers):
 
 def tuned_share(before: Tensor, after: Tensor) -> Tensor:
     """Return the tuned model's weight [N] for each image, from both models' entropies [N]."""
-    # A certain model's are all 0 in float32, and their spread would be 0 / 0.
+    # A certain model's entropies are all 0 in float32: their spread would be 0 / 0.
     before, after = (of.clamp(min=1e-12) for of in (before, after))
     spread = [of.std(correction=min(1, len(of) - 1)) / of.mean() for of in (before, after)]
     offset = sum(spread) / 2

@@ -44,7 +44,7 @@ class Vrf(Merge):
     shift: Annotated[float, Field(allow_inf_nan=False)] = 1.5
     """The distance at which both models count the same; the paper's a."""
     width: Positive = 0.6
-    """How far the distances are over which the weight changes; the paper's b."""
+    """How wide the range of distances is in which the weight changes; the paper's b."""
     neighbours: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Which neighbour's distance counts, as a share of the failures."""
     squared: bool = False

@@ -40,13 +40,11 @@ class OptimConfig(Section):
     decay_norms_and_biases: bool = True
     """Whether norms and biases decay too, as WiSE-FT has it."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Passes over train; left out, and without `steps`, the family's (20 for images of your own)
-    or 10."""
+    """Passes over train; left out, without `steps`: the family's (20 for your own images) or 10."""
     steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Steps of the optimiser, instead of `epochs`."""
     steps_per_epoch: PositiveInt | None = None
-    """With `steps`: after so many `id/val` is measured, which is called an epoch; left out, a
-    pass."""
+    """With `steps`: how many make an epoch, after which `id/val` is measured; left out, a pass."""
     batch_size: PositiveInt = 512
     """Images a step; left out, the family's: 32 for images of your own."""
     micro_batch: PositiveInt | None = None
@@ -58,7 +56,7 @@ class OptimConfig(Section):
     warmup: NonNegative = 0.1
     """Below 1 the fraction of all steps, from 1 on a number of steps."""
     clip: Positive | None = 1.0
-    """The norm that the gradient is cut to; null: it is not."""
+    """The greatest norm of a gradient; greater ones are scaled down to it; null: none is."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of each label that is spread over all classes."""
     batch_norm: Literal["frozen", "train"] = "frozen"
@@ -89,8 +87,8 @@ class Optimiser:
     name: str
     summary: str
     make: Callable[[list[Group], OptimConfig], Optimizer]
-    """Gets the groups, and the configuration. Its source is part of a run's identity. What the
-    optimiser keeps is in its `state_dict`; the rate is each group's `lr`, which the loop sets."""
+    """Returns the torch optimiser of parameter groups. Its source is part of a run's identity. What
+    the optimiser keeps is in its `state_dict`; the loop sets each group's `lr`."""
 
 
 OPTIMISERS: Registry[Optimiser] = Registry("optimiser", Optimiser, function="make")
@@ -189,7 +187,7 @@ def _spd(groups: list[Group], optim: OptimConfig) -> Optimizer:
 class Spd(Optimizer):
     """Selective projection decay: Adam, drawn towards the weights before training, selectively.
 
-    For each tensor with the weights w before a step, w' behind Adam's step, w0 before training, and
+    For each tensor with the weights w before a step, w' after Adam's step, w0 before training, and
     the gradient g at w: where <g, w - w0> > 0, thus where descent and the offset disagree, and only
     as far as the step led away from w0,
 
@@ -260,7 +258,7 @@ def warmup_steps(warmup: float, steps: int) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of the optimiser, counted from 0; epochs from 1."""
+    """How long a run trains: steps counted from 0, in epochs counted from 1."""
 
     steps: int
     per_epoch: int
