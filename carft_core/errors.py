@@ -1,4 +1,4 @@
-"""What goes wrong because of what the user asked for, and how it is said."""
+"""Errors that the user's request causes, and the wording of their messages."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str], others: str = "") -> str:
-    """Return `unknown algorithm 'car_tf'; did you mean 'car_ft'?`, or the known names, of a dotted
-    name those of its section, and `others`, how to add more."""
+    """Return a message such as `unknown algorithm 'car_tf'; did you mean 'car_ft'?`; without a
+    similar name it lists `allowed` (for a dotted name its section), then `others`."""
     names = sorted(allowed)
     field = re.fullmatch(r"(?:trial\.)?([a-z_.]+)\.(\w+)", str(name))
     section, last = field.groups() if field else ("", "")

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and where the user's paths lead."""
+"""Atomic writes of files and folders, safe reads, digests, and the user's cache."""
 
 from __future__ import annotations
 
@@ -223,14 +223,14 @@ def parse_json(content: bytes, source: object, shape: object = None) -> Any:
     try:
         # A third of the time of `json`: a large home has tens of thousands of files.
         data = _validator(Any).validate_json(content)
-    except ValueError:  # that says why, or reads what only it reads: half a pair of surrogates
+    except ValueError:  # `json` says why, or reads what this does not: half a surrogate pair
         data = _plain(content, source)
     checked_json(content, source, shape)
     return data
 
 
 def checked_json(content: bytes, source: object, shape: object) -> Any:
-    """Return JSON as an instance of `shape`, with its dataclasses; else like `parse_json`."""
+    """Return JSON as an instance of the type `shape`, such as a dataclass; else as `parse_json`."""
     try:
         return _validator(shape).validate_json(content, strict=True)
     except ValueError as error:
@@ -257,7 +257,7 @@ def _validator(shape: Any) -> SchemaValidator | PluggableSchemaValidator:
 
 
 def path_or_none(text: str) -> Path | None:
-    """Return the path that `text` names, `~` expanded; None if it is empty or invalid."""
+    """Return the existing path that `text` names, `~` expanded; None where nothing is there."""
     if not text:
         return None
     try:

@@ -118,9 +118,8 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
 
 
 def _with_shifts(data: FamilyData, asked: Sequence[str] | None) -> FamilyData:
-    """Return the same data measured on the requested shifts only, which become a part of the
-    digest; None requests all. Extras are always measured, as are the derived sets of the splits
-    that remain."""
+    """Return the same data measured only on the shifts `asked`, which become a part of the digest;
+    None: all. Extras are always measured, as are derived sets of the remaining splits."""
     if asked is None:
         return data
     shifts = {name: data.shifts[name] for name in named_shifts(asked, data.shifts)}

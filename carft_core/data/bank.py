@@ -1,4 +1,4 @@
-"""The bank: what is computed of batches and is the same in every run that has them."""
+"""The bank: views and teacher features of batches, stored for other runs with the same batches."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from carft_sweep.carft_core.files import digest_of, user_cache
 BANK_GB_ENV = "CARFT_BANK_GB"
 """Sets another bound than `GIGABYTES`; at 0 nothing is kept or read."""
 GIGABYTES = 20
-"""So much (of 1e9 bytes) all files together take at most, and half of what their disk has free."""
+"""The most that all files take together (1e9 bytes); new files leave half of the free disk."""
 FOR_VIEWS = 0.75
-"""Of that, what may be taken when views are added: they are seventy times as large as features, and
-would leave these no room."""
+"""The share of the bank up to which views are added: they are seventy times as large as features,
+and would leave these no room."""
 RECENT = 24 * 3600.0
-"""Seconds after its last use in which a file makes no room for another. In a sweep that needs more
-than the bound the oldest file is the one that is needed next: without this none would be there."""
+"""For so many seconds after its last use a file is not deleted for another. In a sweep that needs
+more than the bound, the oldest file is needed next: without this rule it would always be gone."""
 Kind = Literal["features", "views"]
 """What the tensors are: the teacher's features [B, d], or views [B, 3, S, S]."""
 CHECKSUM = 4
@@ -49,8 +49,8 @@ class Bank:
     """A tensor for each batch of a run, in files of the user's cache.
 
     A file is of one epoch and has a place for each step: the tensor, then a CRC-32 of the batch's
-    rows and it. Runs with the same batches share it, also while several of them write. A place
-    that is empty, half written or damaged is a missing one.
+    rows and the tensor. Runs with the same batches share it, also while several of them write. A
+    place that is empty, half written or damaged is a missing one.
 
     A file is opened for each batch, so that a node on shared storage sees what others have written.
     It is not mapped into memory, since a full disk, or a node that deletes a mapped file, ends the
@@ -61,9 +61,9 @@ class Bank:
     def __init__(
         self, kind: Kind, key: Sequence[object], *, steps: int, per_epoch: int, like: Tensor
     ) -> None:
-        """Prepare a bank: `key`, plain data, is all that decides the tensor of the batch of a step;
-        `like` has the type and the shape [B, ...] of the largest one. Raises RequestError for a
-        wrong value of BANK_GB_ENV."""
+        """Prepare the bank of a run of `steps` steps, `per_epoch` in each file. `key`, plain data,
+        is all that decides a step's tensor; `like` has the type and shape [B, ...] of the largest
+        tensor. Raises RequestError for a wrong value of BANK_GB_ENV."""
         self._kind, self._key, self._count, self._per_epoch = kind, key, steps, per_epoch
         self._type, self._shape = like.dtype, like.shape[1:]
         self._place = like.nbytes + CHECKSUM
@@ -89,7 +89,8 @@ class Bank:
         return None
 
     def write(self, step: int, rows: Tensor, tensor: Tensor) -> None:
-        """Store the tensor [B, ...] of the batch of a step, if the bank's size permits."""
+        """Store the tensor [B, ...] of the batch at `step`, of the split's `rows` ([B] int64, CPU),
+        if the bank's size permits."""
         file, offset = self._at(step)
         if not self._most or not self._writes:
             return
@@ -132,8 +133,8 @@ def _folder() -> Path:
 
 
 def _make_room(size: int, most: int) -> bool:
-    """Delete the least recently used files until `size` more bytes fit; return False where that
-    would delete recently used ones. Raises OSError."""
+    """Delete the least recently used files until `size` more bytes fit into `most`; return False,
+    and delete nothing, where files used within RECENT would have to go. Raises OSError."""
     files = []
     for file in _folder().iterdir():
         with contextlib.suppress(FileNotFoundError):

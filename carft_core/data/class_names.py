@@ -12,9 +12,9 @@ from carft_sweep.carft_core.data.listing import is_text, join_names, nearest
 from carft_sweep.carft_core.files import read_regular
 
 CLASS_FILE = "classes.json"
-"""Beside the folders of a data set: what its classes are called."""
+"""The file beside a data set's folders that says what its classes are called."""
 MOST_NAMES = 1 << 24
-"""Bytes of such a file."""
+"""The most bytes that such a file may have."""
 LISTS = Path(__file__).parent / "classes"
 """The classes of published data sets, a line each; sources are in each folder's README."""
 

@@ -1,4 +1,4 @@
-"""The contract of a family, as far as a glance at what it opens shows it."""
+"""Cheap checks that the data which a family opens keep the contract of families."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
 
 TRANSFORM = Transform(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-"""That of the views by which a family is held to its contract."""
+"""The transform of the views that these checks, and a family's laws, look at."""
 
 
 def open_checked(config: DataConfig, open_: Callable[[DataConfig], FamilyData]) -> FamilyData:
-    """Open a family's data with `open_`, and check cheaply that the data keep the contract of
-    families. Tests check this package's own families. Raises RequestError with each breach, or with
-    what the family's code raised and where."""
+    """Open a family's data with `open_`, and check the data of a user's own family cheaply (this
+    package's families have tests). Raises RequestError with each breach, or with what the user's
+    code raised and where."""
     with blame_user_code(f"data.family: {config.family}", open_):
         data = open_(config)
         problems = list(_breaches(data)) if is_own(open_) else []
@@ -85,8 +85,7 @@ def wrong_items(split: Split, classes: int) -> str | None:
 
 
 def _wrong_view(split: Split) -> str | None:
-    """Return what is wrong with the views of the first and last image, without decoding files, or
-    None."""
+    """Return what is wrong with the first and last view, or None. Files are not decoded."""
     source, kind = split.source, type(split.source)
     if isinstance(source, Arrays):
         pixels = source.pixels

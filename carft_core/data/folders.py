@@ -19,7 +19,7 @@ from carft_sweep.carft_core.data.listing import (
 from carft_sweep.carft_core.errors import RequestError
 
 DATA_ROOT_ENV = "CARFT_DATA"
-"""Taken for a `data.root` that is left out, by whoever reads the sweep file."""
+"""The environment variable that the reader of a sweep file takes for a missing `data.root`."""
 
 
 def data_root(config: DataConfig, folders: Mapping[str, DataFolder]) -> Path:
@@ -51,8 +51,8 @@ def require_folder(folder: Path, advice: str = "", *, named: str = "data.root") 
 def find_folders(
     root: Path, folders: Mapping[str, DataFolder], *, advice: str = ""
 ) -> dict[str, Path]:
-    """Find a family's folders below the data root. Raises RequestError that names all missing ones,
-    followed by `advice`."""
+    """Return the path of each of a family's `folders` below the data root. Raises RequestError that
+    names all missing ones, followed by `advice`."""
     places = {name: find_folder(root, folder) for name, folder in folders.items()}
     missing = [folders[name] for name, path in places.items() if path is None]
     if missing:
@@ -61,7 +61,7 @@ def find_folders(
 
 
 def find_folder(root: Path, folder: DataFolder) -> Path | None:
-    """Return the first folder below `root` that has one of `folder.names`; None where none has."""
+    """Return the first of `folder.names` that is a folder below `root`; None where none is."""
     return next((root / name for name in folder.names if (root / name).is_dir()), None)
 
 
@@ -111,8 +111,8 @@ def read_folders(
 
 
 def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
-    """Return a note for each split whose number of images here differs from the published number;
-    `counts` has both."""
+    """Return a note for each split whose number of images, the first in `counts`, is not the
+    published number, the second."""
     return tuple(
         f"{family}: {name} has {here:,} images here, {published:,} as published; its numbers are "
         "not those of papers"
@@ -122,7 +122,8 @@ def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str
 
 
 def problems_of(folder: Path, manifest: Manifest, expected: DataFolder) -> Iterator[str]:
-    """Yield how a folder differs from the published one; numbers of images do not count."""
+    """Yield how a folder, which holds `manifest`, differs from the published one, `expected`: in
+    class folders; other numbers of images are no difference."""
     counts, classes = manifest.counts, dict.fromkeys(expected.classes)
     if not counts:
         yield no_class_folders(folder, f", expected {expected.layout}", expected.advice)

@@ -17,28 +17,27 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from carft_sweep.carft_core.errors import RequestError
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""Pillow's names of the formats in `folders.EXTENSIONS`, and GIF, which published data sets have
-behind such names; its JPEG includes MPO. It goes by a file's content whatever the name: of its
+"""Pillow's names of the formats in `listing.EXTENSIONS`, and GIF, which published data sets have
+under such names; JPEG includes MPO. Pillow goes by a file's content, whatever its name: of its
 other formats one starts Ghostscript."""
 MEGAPIXELS = 64
-"""So many million pixels are decoded at most. A camera's largest photographs have about 60."""
+"""The most pixels that an image may have, in millions; a camera's largest have about 60."""
 LONGEST = 100
-"""Times the shorter side. The shorter one becomes the model's image size, and the longer one what
-follows from that, before the rest is cut off."""
+"""The longer side is at most so many times the shorter side, which becomes the model's image size:
+the longer one grows in proportion before it is cropped."""
 THREADS, STATED = 8, 1000
-"""So many threads list and look at files, since that mostly waits for the disk; so many files at a
-time."""
+"""The threads that list and look at files, mostly waiting for the disk; the files of each task."""
 BORDER = 2
-"""Pixels. Source: wise-ft's `src/datasets/objectnet.py`."""
+"""Pixels of ObjectNet's border. Source: wise-ft's `src/datasets/objectnet.py`."""
 
 # Ours is stricter, and says what is wrong.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def state_of(files: Sequence[Path]) -> str:
-    """Return a digest of the sizes and times of files, which changes when a file is replaced: the
-    time of a file's last change of state cannot be set. A missing file counts as empty; whoever
-    reads it raises the error."""
+    """Return a digest of the sizes and times of files, which changes when a file is replaced: no
+    program can set a file's ctime. A missing file counts as empty; whoever reads it raises the
+    error."""
     parts = [files[first : first + STATED] for first in range(0, len(files), STATED)]
     digest = hashlib.sha256()
     with ThreadPoolExecutor(THREADS) as pool:  # network storage takes its time for each
@@ -58,8 +57,8 @@ def _sizes_and_times(files: Sequence[Path]) -> bytes:
 
 def open_image(file: Path | io.BytesIO) -> Image.Image:
     """Open an image file; as with Pillow's own function its pixels are decoded on demand. Raises
-    ValueError for a pipe, another irregular file and a file too large, and any error of Pillow's
-    decoders."""
+    ValueError for a pipe or another irregular file and for an image with too many pixels, and any
+    error of Pillow's decoders."""
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("it is not a regular file")
     try:
@@ -104,7 +103,7 @@ def read_inside_border(path: Path) -> Image.Image:
 
 
 UNREADABLE = "cannot be read as an image"
-"""In the message of each image that is broken."""
+"""A part of the message on each broken image."""
 
 
 @contextlib.contextmanager

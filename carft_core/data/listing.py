@@ -1,4 +1,4 @@
-"""Images on disk: listed once, and known again by name, size and time."""
+"""Listings of image files on disk, stored in the user's cache and renewed where folders change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from carft_sweep.carft_core.errors import RequestError, misspelt
 from carft_sweep.carft_core.files import user_cache, write_cache
 
 VERSION = 1
-"""Of what the cache holds of listings and indices: another is made anew."""
+"""The version of cached listings; one of another version is made anew."""
 SETTLED = 2_000_000_000
 """Nanoseconds: what changed shorter ago than this may change again and bear the same time."""
 _ABOUT = b"carft.manifest"
@@ -60,9 +60,9 @@ class Manifest:
 def read_manifest(folder: Path, folders: Sequence[str] | None = None) -> Manifest:
     """Return the images one level below a folder's subfolders; hidden and other files are left out.
 
-    `folders` are the class folders, where these lie deeper; missing ones are left out. The listing
-    is stored in the user's cache. Raises OSError for an unreadable folder, RequestError for a name
-    that is no text.
+    `folders` names the class folders instead, where these lie deeper; missing ones are left out.
+    The listing is stored in the user's cache. Raises OSError for an unreadable folder, RequestError
+    for a name that is no text.
     """
     file = user_cache() / "manifests" / f"{_sha256(str(folder.resolve()))}.parquet"
     started = time.time_ns()
@@ -161,13 +161,13 @@ def listing_digest(listing: Listing) -> str:
 
 
 READ_UNASKED = 10_000
-"""Images; of more none is read before runs begin, to compare it or to find out whether it can be
-decoded."""
+"""Up to so many images are read before runs begin, to compare them and to see whether they can be
+decoded; of more images none is."""
 
 
 def copies_of_training(root: Path, splits: Mapping[str, Listing]) -> Iterator[str]:
-    """Yield for each split but train how many of its files have the same bytes as a file of train.
-    Only files of one size are read."""
+    """Yield a sentence for each split but train that has files equal to a file of train, byte by
+    byte. Files of equal size alone are read; of more than READ_UNASKED images none is."""
     files_of = {
         name: [item for files in listing.values() for item in files.items()]
         for name, listing in splits.items()
@@ -212,7 +212,7 @@ def nearest(name: str, allowed: Collection[str]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Return the first few names, and the number of the others."""
+    """Return a text with the first few names, and the number of the others."""
     more = len(names) - LISTED_AT_MOST
     return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
@@ -254,7 +254,8 @@ class ImageScan:
     def images(
         self, below: str, above: tuple[tuple[int, int], ...] = ()
     ) -> Iterator[tuple[str, int]]:
-        """Yield (path below the root, size) of every visible image in a folder, at any depth."""
+        """Yield (path below the root, size) of every visible image in the folder `below`, at any
+        depth. `above` has (device, inode) of the folders around it."""
         status = (self.root / below).stat()
         here = (status.st_dev, status.st_ino)
         if here in above:

@@ -33,14 +33,14 @@ def default_workers(device_type: str, cores: int) -> int:
 
 
 class BatchIndices(NamedTuple):
-    """What is in a batch: rows of a split, and the pass of each row's view; int64 [B]."""
+    """A batch's rows of a split, and the pass (epoch) that each row's view is of; int64 [B]."""
 
     rows: NDArray[np.int64]
     passes: NDArray[np.int64]
 
 
 BatchPlan = Callable[[int], BatchIndices]
-"""What is in the batch of a step, by the number of the step alone."""
+"""Returns what is in the batch of a step, from the number of the step alone."""
 
 
 def shuffled(count: int, *, seed: int, epoch: int, stream: int = 0) -> NDArray[np.int64]:
@@ -119,7 +119,7 @@ class StreamPlan:
 
 @dataclass(frozen=True)
 class RankPlan:
-    """Of each batch of a plan the rows of one rank."""
+    """The rows that one rank loads of each batch of `plan`."""
 
     plan: BatchPlan
     world: World
@@ -151,7 +151,7 @@ class BatchSource:
     """Batches of a split by number: batch `step` is a pure function of (`plan`, `seed`, step)."""
 
     split: str
-    """Its name in the loader."""
+    """The split's name in the loader."""
     plan: BatchPlan
     seed: int | None
     """None: evaluation views."""
@@ -160,11 +160,11 @@ class BatchSource:
 
 
 BatchRange = tuple[BatchSource, range]
-"""Batches, and the steps of some of them."""
+"""Batches by number, and the steps whose batches are to be loaded."""
 
 
 class LoadedBatch(NamedTuple):
-    """A batch."""
+    """A batch as the loader yields it, on the CPU."""
 
     images: Tensor
     """[B, 3, S, S] uint8."""
@@ -214,7 +214,7 @@ class _Images(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Views(Dataset["Tensor | _Refused"]):
-    """All that a worker starts with: whole batches of views, as items of a data set by task."""
+    """The data set that a worker starts with; its items are whole batches of views, by task."""
 
     splits: Mapping[str, _Images]
     transform: Transform
@@ -256,7 +256,7 @@ class _Views(Dataset["Tensor | _Refused"]):
 
 
 class _Tasks(Sampler[_Task]):
-    """What the workers are sent; they outlive it."""
+    """The sampler of the tasks that workers are sent; `coming` is replaced while workers live."""
 
     def __init__(self) -> None:
         self.coming: Iterator[_Task] = iter(())
@@ -266,11 +266,11 @@ class _Tasks(Sampler[_Task]):
 
 
 class Loader:
-    """Batches of some splits, which are evaluated or train, by one set of `workers` (processes).
+    """Loads batches of some splits, to train and to evaluate, with `workers` processes.
 
-    Neither their number nor global random state changes anything, and none is consumed. They start
-    with the first call of `steps`, and serve all splits until the outermost `with` of the loader
-    ends. Memory is pinned only where there is CUDA.
+    Batches depend neither on the number of workers nor on global random state, of which none is
+    consumed. Workers start with the first call of `steps`, and serve all splits until the outermost
+    `with` of the loader ends. Memory is pinned only where there is CUDA.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ class Loader:
         self._users = 0
         self._expected: deque[BatchRange] = deque()
         self._between = False
-        """Whether a part was loaded to its end, and the workers load what is expected behind it."""
+        """Whether a part was loaded to its end, and the workers load what is expected next."""
         self._tasks = _Tasks()
         self._returning: Iterator[_Task] = iter(())
         """The tasks that the workers are sent, once more, as their batches come back."""

@@ -13,7 +13,7 @@ from carft_sweep.carft_core.data.listing import join_names
 from carft_sweep.carft_core.errors import RequestError
 
 TRAINING_SPLITS = ("train", "val")
-"""Those that decide the weights; the others are only measured."""
+"""The splits that decide the weights; all others are only measured."""
 IN_DISTRIBUTION = (*TRAINING_SPLITS, "test")
 
 
@@ -42,11 +42,8 @@ def carve_test(images: Split, fraction: float) -> tuple[Split, Split]:
 
 
 def test_share(count: int, fraction: float) -> int:
-    """Return how many of a class's `count` units become a test: at least one, and two of three are
-    left.
-
-    One for train, one for a val that is carved from it.
-    """
+    """Return how many of a class's `count` units become a test: at least one, and of three or more
+    two are left, one for train and one for a val that is carved from train."""
     return min(_share(count, fraction), max(1, count - 2))
 
 

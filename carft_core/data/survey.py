@@ -1,4 +1,4 @@
-"""What a family has of each split: how many images, of which classes, under which digest."""
+"""The survey of a family's data: each split's images, classes and digest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class FoundSplit:
     """How many of its classes have an image."""
     expected_classes: int
     digest: str
-    """sha256 of its content, independent of where it lies."""
+    """sha256 of the split's content, independent of where it lies."""
     folder: Path | None = None
-    """Where it lies; None where its family does not say it."""
+    """The split's folder; None where the family does not say it."""
     published: int | None = None
     """How many images its makers published."""
 
@@ -42,13 +42,13 @@ class Survey:
     splits: Mapping[str, FoundSplit]
     """Named as in `FamilyData.splits`; none where the data cannot be opened."""
     data: FamilyData | None
-    """As a run uses it; None where a run would refuse it."""
+    """The data as a run uses them; None where a run would refuse them."""
     refusal: str | None
-    """Everything for which a run would refuse it."""
+    """Everything for which a run would refuse the data; None where a run uses it."""
 
 
 def survey(config: DataConfig) -> Survey:
-    """Return the number of images in each split of the data that a config names."""
+    """Return the survey of the data that a config names; errors become its `refusal`."""
     try:
         whole = open_whole(config)
     except RequestError as error:

@@ -34,9 +34,9 @@ class Augmentation:
     area: tuple[float, float] = (0.9, 1.0)
     """The least and the greatest part of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """The least and the greatest width by height."""
+    """The least and the greatest ratio of a crop's width to its height."""
     covered: float = 0.0
-    """What of the image a crop must show at least; a smaller one is drawn again."""
+    """The least part of the image that a `height` crop must show; a smaller one is drawn again."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     flip: float = 0.0
     """The chance of the mirror image."""
@@ -46,7 +46,7 @@ class Augmentation:
     hue: float = 0.0
     """These four are torchvision's `ColorJitter`: a factor of 1 ± so much, a hue of ± so much."""
     grey: float = 0.0
-    """The chance that colours go."""
+    """The chance that the view is made grey."""
 
 
 AUGMENTATIONS: Mapping[str, Augmentation] = {
@@ -79,7 +79,7 @@ CENTRAL = 224 / 256
 
 @dataclass(frozen=True)
 class Transform:
-    """What an image tower wants to see; it comes from the opened CLIP.
+    """How an image becomes the input of an image tower; it comes from the opened CLIP.
 
     `size` is the side of the square input in pixels; `mean` and `std` are per RGB channel, for
     pixels in [0, 1].

@@ -1,4 +1,4 @@
-"""Images that cannot be read are found before anything begins, and named."""
+"""Find and name the images that cannot be read, before runs begin."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LOOKED_AT = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 NAMED = 5
 """So many images are named in a sentence; a run's facts have them all."""
 PART = 32
-"""So many images are one thread's at a time."""
+"""How many images a thread decodes at a time."""
 Seen = Callable[[int], None]
-"""Is told how many images of a split have been looked at."""
+"""Called with the number of images of a split that have been decoded so far."""
 
 
 def bad_files(

@@ -1,4 +1,4 @@
-"""A family of class folders as a user declares it: which folders are what, and what they hold."""
+"""A user's declaration of a family: which folders are train, test and shifts, of which classes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_listed), _TEXTS]
 
 
 class ShiftFolders(Section):
-    """Where a shift's images are, and which of them count. A text or a list is its folders."""
+    """Where a shift's images are, and which of them count. A text or a list stands for
+    `folders`."""
 
     folders: Folders = Field(description="One folder of class folders, or a list of them.")
     classes: Texts | None = Field(

@@ -38,12 +38,12 @@ from carft_sweep.carft_core.errors import RequestError
 
 
 class Parts(NamedTuple):
-    """The places of a domain's images in their order on disk, in the order that DomainBed draws."""
+    """Two parts of a domain: places of images in the order on disk, in DomainBed's drawn order."""
 
     train: tuple[int, ...]
     """The greater part, DomainBed's `in`."""
     kept: tuple[int, ...]
-    """The smaller part, its `out`."""
+    """The smaller part, DomainBed's `out`."""
 
 
 def divided(count: int, fraction: float, *, trial_seed: int, environment: int) -> Parts:
@@ -68,14 +68,14 @@ def seed_hash(*of: object) -> int:
 
 
 def class_folders(family: str) -> tuple[str, ...]:
-    """Return the names of the class folders in torchvision's order, which labels count."""
+    """Return the names of the class folders in torchvision's order; a label is an index into it."""
     return class_list(f"domainbed/{family}")
 
 
 def _folders(root: str, origin: str, counts: Mapping[str, int]) -> Mapping[str, DataFolder]:
     """Return the folders of a set by domain (DomainBed's environment in small letters, with `_` for
-    a space), from the number of images of each environment; `root`'s name is the family's but for
-    capitals."""
+    a space), from the number of images of each environment (`counts`). `origin` says where to get
+    the set; `root` in small letters is the family's name."""
     folders = {
         environment.replace(" ", "_").lower(): DataFolder(
             tuple(f"{root}/{name}" for name in _spelled(environment)),
@@ -193,7 +193,8 @@ def open_domain_bed(config: DataConfig) -> FamilyData:
 
 
 def _parts_of(counts: Mapping[str, int], config: DataConfig) -> Mapping[str, Parts]:
-    """Return the two parts of each domain, as rows of the whole data set."""
+    """Return the two parts of each domain, as rows of the whole data set. Raises RequestError where
+    a smaller part would be empty."""
     parts, first = {}, 0
     for environment, (domain, count) in enumerate(counts.items()):
         places = divided(

@@ -178,8 +178,7 @@ def _check(
     missing: Sequence[str] = (),
     empty: Sequence[str] = (),
 ) -> None:
-    """Raise RequestError for unknown classes or classes without images, and missing or empty
-    files."""
+    """Raise RequestError for unknown classes, classes without images, missing or empty files."""
     classes_of_task = task.classes()
     count = len(classes_of_task)
     problems = []
@@ -209,7 +208,7 @@ def _labels(task: Task, classes: Sequence[str]) -> Tensor:
 
 
 def _digest(task: Task, names: Sequence[str], splits: Splits, content: str) -> str:
-    """Return a digest of class names, each split's images and labels, and their content."""
+    """Return a digest of class names, each split's images and labels, and `content`."""
     digest = hashlib.sha256(f"{task.name}/1\n{content}\n".encode())
     digest.update("\0".join(names).encode())
     for split in splits.values():

@@ -56,10 +56,10 @@ def _lines(file: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. Class names, their order and templates are CLIP's."""
+    """A downstream task. Class names, their order and templates are CLIP's."""
 
     name: str
-    """The family's, its list of classes' and its template set's."""
+    """The name of the family, of its list of classes and of its template set."""
     title: str
     dataset: str
     """Its class in `torchvision.datasets`."""
@@ -74,10 +74,10 @@ class Task:
     """What the data set is opened with, once for each official split that is joined to train."""
     test: Arguments = field(default_factory=lambda: {"split": "test"})
     divide: Callable[[Path, Classes], tuple[Classes, Classes]] | None = None
-    """Makes (train, test) of the folder and the whole, where torchvision knows no split."""
+    """Returns (train, test) of a folder and all its images, where torchvision knows no split."""
     contexts: str | None = None
-    """The default contexts, where the task's own set is a single template: with that, all images
-    have the same context, and nothing would be held."""
+    """The default contexts, where the task's own set is a single template: with one context all
+    images have the same context distribution, and CAR-FT holds nothing."""
     per_class: bool = False
     """Whether papers report the mean over classes of their accuracies."""
 
@@ -92,7 +92,7 @@ class Task:
         }
 
     def classes(self) -> Mapping[str, str]:
-        """Return CLIP's name of each class by the name in the data set, in order."""
+        """Return CLIP's name of each class, by its name in the data set, in CLIP's order."""
         lines = class_list(f"downstream/{self.name}")
         return {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
 

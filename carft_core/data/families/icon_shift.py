@@ -69,7 +69,7 @@ def uniforms(keys: Keys, count: int) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """What the keys decide: `affine` [N, 2, 3] for grid_sample, colours `ground`, `tint` [N, 3]."""
+    """What N keys decide: `affine` [N, 2, 3] for grid_sample, colours `ground`, `tint` [N, 3]."""
 
     affine: Tensor
     ground: Tensor
@@ -169,9 +169,9 @@ class Drawings(Source):
     """Drawings, each seen in a fixed number of views; a row is a (drawing, view number)."""
 
     split: str
-    """Its name, which draws other views than that of another split."""
+    """The split's name; under another name the same drawing has other views."""
     pngs: Sequence[bytes]
-    """Of the D drawings, as they are packed."""
+    """The PNG files of the D drawings."""
     monochrome: Tensor
     """[D] bool."""
     views_per_drawing: int

@@ -42,21 +42,21 @@ from carft_sweep.carft_core.data.splits import IN_DISTRIBUTION, TRAINING_SPLITS,
 from carft_sweep.carft_core.errors import RequestError, Route, dotted
 
 ProblemSink = Callable[[Route, str], None]
-"""Notes what is wrong, and at which key of the declaration, such as `("shifts", "night")`."""
+"""Called with a key of the declaration, such as `("shifts", "night")`, and its problem."""
 ClassFolders = Mapping[str, Sequence[str]]
-"""Class folder -> where it lies below the root, in the order in which its parents are declared."""
+"""Class folder -> its paths below the root, in the order in which their parents are declared."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies there. Of a tree with mistakes it is what is left of it."""
+    """The listed images of every split; of folders with mistakes, what is left without these."""
 
     classes: tuple[str, ...]
     """Train's class folders that count, sorted; a label is an index into them."""
     splits: Mapping[str, Listing]
     """`train`, `val` and `test` as far as they are declared, and the shifts as `shifts/<name>`."""
     unread: tuple[str, ...] = ()
-    """Pictures in formats that are not read."""
+    """Paths of pictures in formats that are not read."""
 
 
 def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
@@ -101,7 +101,7 @@ class Reader:
         return Tree(self.classes, splits, tuple(self._unread))
 
     def _class_folders(self, name: str, folders: Sequence[str]) -> ClassFolders:
-        """Return the class folders in the folders of one split, joined by class."""
+        """Return the class folders within `folders`, those of the split `name`, joined by class."""
         route = _route(name)
         places: dict[str, list[str]] = {}
         for index, folder in enumerate(folders):
@@ -145,7 +145,8 @@ class Reader:
         allowed: Collection[str],
         shown: Collection[str] = (),
     ) -> None:
-        """Report each name that is not among `allowed`, at its key; the message lists `shown`."""
+        """Report each (key, name) whose name is not among `allowed`. Messages list `shown`, if
+        any."""
         for key, name in names:
             if name not in allowed:
                 others = sorted(shown or allowed)
@@ -263,8 +264,8 @@ LAYOUT = (
 
 
 class Layout:
-    """Says which folder below a root is what, here those with the names of the splits: the
-    declaration with all defaults."""
+    """The layout of a data root: which folder is which split. Here, without a family file, folders
+    are named as the splits are."""
 
     advises: ClassVar[bool] = False
     """Whether a message may advise to change the declaration."""
@@ -354,7 +355,7 @@ def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
     if declared.test_fraction is not None:
         splits["train"], splits["test"] = carve_test(splits["train"], declared.test_fraction)
         del digests["train"]
-    # An image that a test is carved from has its place among those that train, and so their views.
+    # A carved test's images have rows among train's, and an image's row decides its views.
     trained = TRAINING_SPLITS if declared.test_fraction is None else IN_DISTRIBUTION
     of_training = {name: splits[name] for name in trained if name in splits}
     return FamilyData(
@@ -382,7 +383,7 @@ def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
 def _names(
     declared: Declaration, classes: Sequence[str], report: ProblemSink, *, where: str
 ) -> tuple[str, ...]:
-    """Return the name of each class for prompts; problems are reported at `where`."""
+    """Return each class's name for prompts; report problems, with `where` as the names' source."""
     if declared.class_names_file is None:
         names = {name: declared.class_names.get(name) or plain_name(name) for name in classes}
         for problem in repeated(names, where):
@@ -469,20 +470,20 @@ IMAGE_FOLDER = Family(
 
 @dataclass(frozen=True, eq=False)
 class Declared(Layout):
-    """A declaration with the file that it stands in. It equals nothing but itself."""
+    """The layout that a family file declares. It equals nothing but itself."""
 
     declaration: Declaration
     file: Path
-    """Absolute; `root` and `class_names_file` are relative to its folder."""
+    """The absolute path; `root` and `class_names_file` are relative to its folder."""
     text: str
-    """What the file held."""
+    """The file's text."""
     lines: Mapping[Route, int]
-    """Where each value stands in it, for messages."""
+    """The line of each key in the file, for messages."""
 
     advises = True
 
     def family(self, defaults: Mapping[str, object]) -> Family:
-        """Return the family to register, with its defaults for the fields of a trial."""
+        """Return the family to register; `defaults`, of a trial's fields, go before OWN_IMAGES."""
         given = self.declaration
         known = {**OWN_IMAGES, **defaults}
         return Family(given.name, given.summary, self.open, known, given.domains)

@@ -45,7 +45,7 @@ def wnids() -> tuple[str, ...]:
 
 @functools.cache
 def labels_of(split: str) -> Mapping[str, int]:
-    """Return the class of each class folder that `train`, `test` or a shift must have. A folder of
+    """Return the class index by class folder of a `split`: `train`, `test` or a shift. A folder of
     ObjectNet has the class that stands for all its classes."""
     everything = {wnid: index for index, wnid in enumerate(wnids())}
     if split == "v2":
@@ -77,7 +77,7 @@ def _objectnet() -> Mapping[str, tuple[int, ...]]:
 
 
 SHIFTS = ("v2", "r", "a", "sketch", "objectnet")
-"""Those that CAR-FT is reported on."""
+"""The shifts that CAR-FT's paper reports."""
 CORRUPTIONS = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
     *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
@@ -140,14 +140,13 @@ FOLDERS: Mapping[str, DataFolder] = MappingProxyType(
         )
     }
 )
-"""Sources of the counts: the ILSVRC 2012 development kit's readme; for the shifts the sizes in
-datacomp's `tasklist.yml`, where ObjectNet's is that of the 113 classes."""
+"""By split or shift. Sources of the counts: the ILSVRC 2012 development kit's readme; for the
+shifts the sizes in datacomp's `tasklist.yml`, where ObjectNet's is that of the 113 classes."""
 
 
 def corrupted() -> Mapping[str, str]:
     """Return the folder of each of ImageNet-C's shifts, below ImageNet-C's own: `c-fog-3` in
-    `fog/3`. The four corruptions outside of the benchmark's mean are `c_extra-spatter-3` and so
-    on."""
+    `fog/3`. The four corruptions outside of the benchmark's mean are `c_extra-...`."""
     kinds = {"c": CORRUPTIONS, "c_extra": EXTRA_CORRUPTIONS}
     return {
         f"{kind}-{corruption}-{severity}": f"{corruption}/{severity}"
@@ -218,8 +217,8 @@ def _open_data(places: tuple[tuple[str, Path], ...]) -> FamilyData:
 
 
 def _means_of_corruptions(shifts: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the shifts of `ood/c` and `ood/c_extra`: 75 corruptions are one benchmark, not as many
-    shifts."""
+    """Return the metric names of the shifts of which `ood/c` and `ood/c_extra` are means: 75
+    corruptions are one benchmark, not as many shifts."""
     means: dict[str, tuple[str, ...]] = {}
     corruptions = corrupted()
     for name in shifts:

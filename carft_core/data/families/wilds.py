@@ -32,17 +32,17 @@ from carft_sweep.carft_core.errors import RequestError, unknown
 
 
 class Image(NamedTuple):
-    """A row of a table that is in the benchmark."""
+    """An image of a benchmark, as a row of its table says."""
 
     file: str
-    """Its name in the folder of images."""
+    """The file's name in the folder of images."""
     split: str
     """WILDS' name: `train`, `val`, `test`, `id_val`, `id_test`."""
     label: int
     unit: str
-    """What shows the same thing as other images do, such as a burst of one camera."""
+    """A name that images of the same thing share, such as those of one camera's burst."""
     group: str = ""
-    """What it belongs to where accuracy is told by group; empty: nothing."""
+    """The group, such as a region, by which accuracy is measured too; empty: none."""
 
 
 def read_columns(
@@ -101,7 +101,7 @@ RECIPE: Mapping[str, object] = {
     "optim.weight_decay": 0.2,
     "optim.warmup": 500.0,
 }
-"""FLYP's for WILDS."""
+"""FLYP's recipe for WILDS."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +110,14 @@ class Benchmark:
 
     family: str
     folder: str
-    """Below the data root, as WILDS' own package makes it."""
+    """The folder below the data root, named as by WILDS' own package."""
     layout: str
     images: str
     """The folder in it that has the images, all in one place."""
     counts: Mapping[str, int]
     """How many images each of WILDS' splits has."""
     read: Callable[[Path, Sequence[str]], Sequence[Image]]
-    """The images that the tables of a folder name, given the names of the classes. Raises
+    """Returns the images that the tables in a folder name, given the names of the classes. Raises
     RequestError for a table that is not as published."""
     uneven: str = ""
     """As in `FamilyData`."""
@@ -281,13 +281,13 @@ FMOW_COLUMNS = {
     "timestamp": TIME,
 }
 PLACE = "img_path"
-"""Of the original file, in the folder of its place."""
+"""The column with the path of the original file, in a folder for each place."""
 ORIGINAL = ("train", "val", "test", "seq")
 """The splits of the original data set; WILDS leaves out `seq`, the sequestered images."""
 OOD_VAL, OOD_TEST = 2013, 2016
 """The years with which the shifts begin. Source: `time_after_2016` of WILDS' `FMoWDataset`."""
 OTHER = "Other"
-"""What WILDS calls the region of countries that have none; it leaves it out of the worst."""
+"""What WILDS calls the region of countries that have none; and leaves out of the worst region."""
 
 
 def split_of(original: str, year: int) -> str | None:
