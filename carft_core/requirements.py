@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROJECT = "carft-sweep"
 OPTIONAL = ("ray", "server", "cluster")
-"""The extras for those who use the product; the others are for who works on it."""
+"""The extras for those who use the product; the others are for its developers."""
 
 
 def requirements() -> list[Requirement]:

@@ -1,1 +1,1 @@
-"""What a model predicts, and what is measured of it."""
+"""Evaluation: the predictions of models, and the metrics of predictions."""

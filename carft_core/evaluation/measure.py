@@ -1,4 +1,4 @@
-"""The one evaluation: each split is read once for all models of a run, then metrics."""
+"""Evaluation: read each split once for all models of a run, and compute their metrics."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ METRICS = {"top1": top1, "nll": nll, "ece": ece, "brier": brier}
 OF_CLASSES = {"macro_f1": macro_f1, "mean_per_class_top1": mean_per_class_top1}
 OF_GROUPS = {"mean_group_top1": mean_group_top1, "worst_group_top1": worst_group_top1}
 FURTHER_METRICS = (*OF_CLASSES, *OF_GROUPS)
-"""What a family may ask for besides; those of groups are of the splits that have groups."""
+"""What `Family.metrics` may name; those of OF_GROUPS are measured on splits that have groups."""
 MEMORY_FOR_MODELS = 2**31
-"""Bytes that models and their features of a split take at once, and at least one model's."""
+"""Bytes of models, with their features of a split, that are measured together; at least one is."""
 
 
 def measure(
@@ -50,10 +50,10 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of each model on every measured split; see docs/metrics.md.
 
-    `models` make classifiers on any device, or return the teacher's own; `files` has paths for
-    predictions by a model's label. Each image is read once for as many models as fit into
-    MEMORY_FOR_MODELS. Raises RequestError when an image cannot be used, NonFinite when a logit is
-    NaN or +inf.
+    `models` has, by label, a function that returns the classifier, on any device; `files` the path
+    for its predictions, if they are to be written. Each image is read once for as many models as
+    fit into memory. Raises RequestError when an image cannot be used, NonFinite when a logit is NaN
+    or +inf.
     """
     metrics: dict[str, dict[str, float]] = {}
     waiting = dict(models)
@@ -69,8 +69,8 @@ def measure(
 def _load_some(
     waiting: dict[str, Callable[[], Classifier]], features: int, device: torch.device
 ) -> dict[str, Classifier]:
-    """Load one or more of the waiting models onto the device: as many as fit into memory, with
-    `features` bytes each; on CUDA into a quarter of the free memory."""
+    """Load one or more of the waiting models onto the device: as many as fit, with `features` bytes
+    each, into MEMORY_FOR_MODELS, on CUDA into a quarter of the free memory."""
     is_cuda = device.type == "cuda"
     room = 1 + torch.cuda.mem_get_info(device)[0] // 4 if is_cuda else MEMORY_FOR_MODELS
     models: dict[str, Classifier] = {}
@@ -123,13 +123,13 @@ class _Model:
     """Whether it is measured how far its context distributions moved."""
     write: Callable[[Predictions], None] | None = None
     values: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    """By the name of a split or of a derived set; of contexts by `context/<name>`."""
+    """Metrics by the name of a split or derived set; those of contexts under `context/<name>`."""
     waiting: dict[str, Predictions] = field(default_factory=dict)
     """By split the predictions that derived sets of several splits still need."""
 
     def completed(self, derived: Mapping[str, Derived]) -> Iterator[Predictions]:
-        """Yield the joined predictions of each derived set that has no value yet, once all its
-        splits are predicted."""
+        """Yield the joined predictions of each derived set without a value whose splits are
+        predicted."""
         for name, part in derived.items():
             if name not in self.values and self.waiting.keys() >= {*part.of}:
                 yield joined(name, [self.waiting[split] for split in part.of], part.classes)
@@ -143,8 +143,8 @@ class _Model:
 
 
 def _measure_split(name: str, models: Sequence[_Model], setup: RunSetup) -> None:
-    """Measure models on a split, and on each set of several splits whose last this is. The first
-    model is the zero-shot one."""
+    """Measure models, the first of which is the zero-shot one, on a split, and on each derived set
+    all of whose splits are then predicted."""
     teacher, head = setup.teacher, setup.other_heads.get(name)
     if head is not None:
         models = [model for model in models if model.classifier.clip_features]
@@ -170,10 +170,10 @@ def predict(
     """Yield each classifier's predictions of the fixed views of one of the teacher's splits, after
     one pass over its images.
 
-    The image towers run in the run's precision, the heads in float32; with `head` the classifiers'
-    own heads do not count. A part of several classifiers, as the tuned one of a logit ensemble at
-    every alpha, passes once. Raises RequestError for an unusable image, ValueError for an empty
-    split or a label outside `split.classes`.
+    The image towers run in the run's precision, the heads in float32; `head`, if given, replaces
+    the classifiers' own heads. A part of several classifiers, such as the tuned one of a logit
+    ensemble at every alpha, encodes the images once. Raises RequestError for an unusable image,
+    ValueError for an empty split or a label outside `split.classes`.
     """
     split = teacher.splits[name]
     _check_labels(split, name)
@@ -196,7 +196,8 @@ def predict(
 
 
 def joined(name: str, parts: Sequence[Predictions], classes: Sequence[int] | None) -> Predictions:
-    """Join several splits' predictions of the items of some classes, among these classes alone."""
+    """Return predictions of several splits as those of one, `name`: of the items of `classes`,
+    among these alone (None: of all items)."""
     if classes is not None:
         wanted = torch.tensor(classes, device=parts[0].labels.device)
         parts = [part.take(torch.isin(part.labels, wanted).nonzero()[:, 0]) for part in parts]
@@ -253,14 +254,15 @@ def summary(
     outside: Collection[str] = (),
     own_means: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, float]:
-    """Return flat metrics `<split>/<metric>`, and means and differences over several splits.
+    """Return metrics by `<split>/<metric>`, and means and differences over several splits.
 
     `ood/mean/<metric>` is the mean over shifts, each counting the same; `gap/top1` is ID test minus
     OOD mean, `hmean/top1` their harmonic mean; `gain/ood/top1` the OOD mean minus that of
-    `zero_shot`, which is given like `per_split`. `retention/mean/top1` is the mean over the other
-    tasks, and `retention/gain/top1` that mean minus the zero-shot model's: below 0 is forgetting. A
-    metric is absent where one of its splits was not measured. Splits `outside` are not in the mean
-    over shifts; `own_means` are means of some of these, by their names.
+    `zero_shot`, which is given like `per_split`. `retention/mean/top1` is the mean over
+    `retention/` tasks, and `retention/gain/top1` that mean minus the zero-shot model's: below 0 is
+    forgetting. A metric is absent where one of its splits was not measured. Splits named in
+    `outside` are not in `ood/mean`; `own_means` has the splits of further means, by the mean's
+    name.
     """
     flat = {
         f"{split}/{metric}": value
@@ -304,7 +306,7 @@ def context_probe(
 
 
 def _means(per_split: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> dict[str, float]:
-    """Return the mean of each metric over those of the splits that were measured by it."""
+    """Return the mean of each metric over those of `splits` that have the metric."""
     values: dict[str, list[float]] = {}
     for split in splits:
         for metric, value in per_split.get(split, {}).items():

@@ -1,4 +1,4 @@
-"""How good predictions are: pure functions of (logits, labels), and of context distributions.
+"""Metrics of predictions: pure functions of (logits, labels), and of context distributions.
 
 Everything is computed in float64. Logits may hold -inf for classes that cannot occur.
 """
@@ -88,7 +88,7 @@ def mean_group_top1(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> fl
 
     An item with an empty name belongs to no group. Over a validation set of several domains it is
     DomainBed's training-domain validation accuracy. Raises ValueError also where no item has a
-    group, as below.
+    group, as `worst_group_top1` does.
     """
     return float(_by_group(logits, labels, groups).mean())
 

@@ -20,7 +20,7 @@ from carft_sweep.carft_core.files import atomic_file
 
 SCHEMA_VERSION = "1"
 CLASS_NAMES = "carft.class_names"
-"""Key in the metadata of a file of the classes' names, as JSON, in the order of the labels."""
+"""The metadata key of a file under which the classes' names are, as JSON, by label."""
 LOGITS_LIMIT = 50_000_000
 """Bytes of fp16 logits per split up to which `auto` keeps them."""
 KeptLogits = Literal["auto", "always", "never"]
@@ -43,9 +43,9 @@ class Predictions:
     logits: Tensor
     """[N, C] float32; -inf for classes that cannot occur in the split."""
     features: Tensor
-    """[N, d]: what the logits are of; not written to disk."""
+    """[N, d], of which the logits are computed; not written to disk."""
     groups: Sequence[str] | None = None
-    """What each item belongs to, where the split has groups; not written to disk."""
+    """The name of each item's group, as in `Split.groups`; not written to disk."""
 
     def take(self, rows: Tensor) -> Predictions:
         """Return the items at `rows` [M], in that order."""

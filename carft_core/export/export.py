@@ -1,4 +1,4 @@
-"""A model leaves the home: a folder that open_clip, MLflow and people can read."""
+"""Export a run's model as a folder that open_clip, MLflow and people can read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ICONS = ("icon_shift", "icon_shift_dev")
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A line of the card's table; accuracies are fractions in [0, 1]."""
+    """A row of the model card's table; accuracies are fractions in [0, 1]."""
 
     name: str
     metrics: Mapping[str, float]
@@ -132,7 +132,7 @@ def _percent(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text with escapes of what would end a cell of a table."""
+    """Return the text with what would end a Markdown table's cell escaped."""
     return text.replace("|", r"\|").replace("\n", " ")
 
 
@@ -186,8 +186,8 @@ def export(
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return the description in an export's folder; None where the folder has none. Raises
-    RequestError for another format."""
+    """Return the content of `carft.json` in an export's folder; None where there is no such file.
+    Raises RequestError for another format."""
     facts: object = read_json(folder / FACTS, follow=True)
     if facts is None:
         return None
@@ -213,8 +213,8 @@ def _check_place(out: Path, digest: str, label: str, *, force: bool) -> None:
 
 
 def _computing(claimed: Mapping[str, Any]) -> dict[str, str]:
-    """Return device and precision of the run, with which the head is rebuilt to the last bit; the
-    CPU where this machine lacks that device."""
+    """Return the run's device and precision, with which the head is rebuilt to the last bit; the
+    CPU and fp32 where this machine lacks that device."""
     fields = {name: claimed["identity"][name] for name in ("device", "precision")}
     try:
         resolve_device(fields["device"])

@@ -32,7 +32,7 @@ Picture = Path | bytes | Image.Image
 
 @dataclass(frozen=True)
 class Texts:
-    """What is read of `classes.json`."""
+    """The lists that are read of an export's `classes.json`."""
 
     classes: list[str]
     contexts: list[str]

@@ -18,8 +18,8 @@ class Averaged(nn.Module):
         self.average = copy.deepcopy(model).requires_grad_(False)
 
     def update(self, decay: float) -> None:
-        """Set the average to `decay` times itself plus the rest times the weights; copy buffers
-        that are no floats."""
+        """Set the average to `decay * average + (1 - decay) * weights`; copy buffers of no float
+        type."""
         averages, weights = [], []
         for average, weight in zip(
             state_tensors(self.average), state_tensors(self.model), strict=True
@@ -33,9 +33,8 @@ class Averaged(nn.Module):
 
 
 def beta_decay(step: int, steps: int, beta: float) -> float:
-    """Return the decay with which the 0-based `step` updates an average of the weights w_t after t
-    = 0, 1, ..., `steps` steps, weighted by the density of Beta(beta, beta) at (t + 1/2) / (steps +
-    1)."""
+    """Return the decay with which the 0-based `step` updates an average of the weights after t = 0,
+    1, ..., `steps` steps, weighted by Beta(beta, beta)'s density at (t + 1/2) / (steps + 1)."""
     times = (torch.arange(step + 2, dtype=torch.float64) + 0.5) / (steps + 1)
     logarithms = (beta - 1) * (times * (1 - times)).log()  # of densities too small for a number
     return float(1 - logarithms.softmax(0)[-1])

@@ -1,4 +1,4 @@
-"""What is evaluated: a classifier of images, and the image tower with a head."""
+"""Classifiers of images, which are evaluated: the base class, and an image tower with a head."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ T = TypeVar("T")
 
 
 class Classifier(nn.Module):
-    """What is evaluated: unit-norm features [B, d] of images, and logits [B, C] of these.
+    """A model that is evaluated: it maps images to features [B, d], and these to logits [B, C].
 
     Whatever an algorithm or a merge returns derives from it.
     """
 
     clip_features: bool = True
-    """Whether its features lie in CLIP's own space, where contexts and other tasks' heads are
-    measured."""
+    """Whether features lie in CLIP's own space, where contexts and other heads are measured."""
 
     @property
     def parts(self) -> tuple[Classifier, ...]:
-        """The classifiers whose features, side by side, are this one's; by default itself. A
-        merge of several classifiers names them, so that each computes its features once for all
-        points."""
+        """The classifiers whose concatenated features are this classifier's; by default itself. A
+        merge of several names them, so that each encodes an image once for all points."""
         return (self,)
 
     def features(self, images: Tensor) -> Tensor:
@@ -34,8 +32,8 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return logits [B, C] in float32 of the features. Where a split is measured, these are
-        those of all its images."""
+        """Return float32 logits [B, C] of `features` [B, d]. When a split is measured, the features
+        are those of all its images."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,8 +59,7 @@ class ImageClassifier(Classifier):
 
     def features(self, images: Tensor) -> Tensor:
         """Return unit-norm float32 features [B, d] of normalised images [B, 3, S, S]. float32 under
-        autocast too: in bf16 a norm is off by up to 0.4 %, which the scale multiplies in every
-        logit."""
+        autocast too: in bf16 a norm is off by up to 0.4 %, and every logit with it."""
         return F.normalize(self.embed(images), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -73,7 +70,7 @@ class ImageClassifier(Classifier):
 
 
 def built(model: object, kind: type[T]) -> T:
-    """Return the module typed as what `build` made. Raises TypeError for another kind."""
+    """Return `model` typed as `kind`, what `build` returned. Raises TypeError for another type."""
     if not isinstance(model, kind):
         raise TypeError(f"the algorithm trains {kind.__name__}, not {type(model).__name__}")
     return model

@@ -49,8 +49,8 @@ class OpenedClip:
     tokenizer: Tokenizer
     transform: Transform
     digest: str
-    """sha256 over architecture, preprocessing, and the content of the weights file; where a folder
-    brings a tokenizer of its own, of that one's files too."""
+    """sha256 over architecture, preprocessing, and the content of the weights file; with a
+    tokenizer in the model's own folder, also over the tokenizer's files."""
     fixed: frozenset[str] = frozenset()
     """The parameters that no training changes, such as sine-cosine position embeddings."""
 
@@ -81,9 +81,8 @@ class OpenedClip:
         return features
 
     def random_texts(self, count: int, length: int, generator: torch.Generator) -> Tensor:
-        """Return [count, L] texts of `length` random tokens between the marks of start and end.
-        Raises RequestError for a tokenizer that is not CLIP's own, and for texts that are too
-        long."""
+        """Return tokens [count, L] of texts: `length` random tokens between the start and end
+        tokens. Raises RequestError for another tokenizer than CLIP's own and for too long texts."""
         start, end = (getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("sot", "eot"))
         if start is None or end is None:
             raise RequestError(

@@ -41,7 +41,7 @@ class ContrastiveClip(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The trained factor of cosines, a scalar."""
+        """The trained logit scale, a scalar."""
         logarithm = self.clip.logit_scale
         assert isinstance(logarithm, Tensor)  # `OpenedClip.logit_scale` has looked
         return logarithm.exp()
@@ -94,8 +94,8 @@ def caption_tokens(teacher: Teacher, templates: TemplateSet) -> Tensor:
 def contrastive_loss(
     scale: Tensor, images: Tensor, texts: Tensor, smoothing: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return CLIP's symmetric cross-entropy of unit-norm features [B, d], of which each image's
-    only positive is its own text."""
+    """Return CLIP's symmetric cross-entropy of unit-norm features [B, d], in which an image's only
+    positive is its own text, and the terms to log."""
     with torch.autocast(images.device.type, enabled=False):
         logits = scale * images @ texts.T
         pairs = torch.arange(len(logits), device=logits.device)

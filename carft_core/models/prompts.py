@@ -35,15 +35,15 @@ MAX_BYTES = 1_000_000
 EXAMPLE = 'such as "a photo of a {}"'
 TEXTS_PER_BATCH = 256
 TEXT_REVISION = 2
-"""Raised by hand when a text becomes another feature."""
+"""Raised by hand when equal texts get other features."""
 KNOWN_WORDS = "known_domain_words"
-"""The set that a run takes without the templates that name a domain held out of it."""
+"""The context set of which a run leaves out the templates that name its held-out domain."""
 
 
 @dataclass(frozen=True)
 class TemplateSet:
-    """Prompt templates, each with one `{}` for the class name. Raises InvalidConfig for a template
-    without exactly one, RequestError for an empty set."""
+    """Prompt templates, each with one `{}` for the class name. Raises InvalidConfig for the
+    `mistakes` of templates, RequestError for an empty set."""
 
     name: str
     templates: tuple[str, ...]
@@ -198,9 +198,9 @@ def template_set(name_or_path: str) -> TemplateSet:
 
 
 def context_set(name: str, data: DataConfig) -> TemplateSet:
-    """Return the set that `prompts.contexts: <name>` means in a run on `data`. Raises RequestError
-    for an unknown name, for each mistake in a file, and where every template names a domain that is
-    held out."""
+    """Return the set that `prompts.contexts: <name>` means in a run on `data`: of KNOWN_WORDS only
+    the templates that do not name the held-out domain. Raises RequestError for an unknown name, for
+    each mistake in a file, and where every template names a domain that is held out."""
     templates, held_out = template_set(name), data.test_domain
     if name != KNOWN_WORDS or held_out is None or not named_domains(templates, [held_out]):
         return templates
@@ -285,8 +285,7 @@ def class_weights(w_raw: Tensor) -> Tensor:
 
 
 def context_weights(w_raw: Tensor) -> Tensor:
-    """Return W_ctx [K, d]: the normalised mean over the classes, in any order, of W_raw [K, C,
-    d]."""
+    """Return W_ctx [K, d]: the normalised float64 mean over the classes of W_raw [K, C, d]."""
     return F.normalize(w_raw.mean(dim=1, dtype=torch.float64), dim=-1).to(w_raw.dtype)
 
 

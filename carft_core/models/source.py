@@ -45,8 +45,8 @@ SAFE_WEIGHTS, PICKLED_WEIGHTS = "open_clip_model.safetensors", "open_clip_pytorc
 _TRY_LATER = (408, 429)
 """The HTTP status of a timeout and of too many requests."""
 TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language")
-"""What a model's config may say of its tokenizer. open_clip passes on whatever stands there, and
-others of these options run the model's code, open any file, or draw at random."""
+"""The tokenizer options that a model's config may set. open_clip passes on any option, and others
+than these run the model's code, open any file, or draw at random."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ModelSource:
     tokenizer: str
     """The name by which open_clip finds the tokenizer."""
     tokenizer_files: tuple[Path, ...] = ()
-    """What a tokenizer in the model's own folder may be read from."""
+    """The files in the model's own folder that its tokenizer may be read from."""
 
 
 def brings_weights(name: str) -> bool:
@@ -151,7 +151,7 @@ def _folder_source(name: str, folder: Path) -> ModelSource:
     tokenizer = opener = f"{FOLDER}{folder}"
     tokenizer_files: tuple[Path, ...] = ()
     if present["text_cfg"].get("hf_tokenizer_name"):
-        if name.startswith(HUB):  # it is not among the files that are kept here of its model
+        if name.startswith(HUB):  # of the hub's model only config and weights are in this folder
             tokenizer = name
         else:
             tokenizer_files = _tokenizer_files(folder)

@@ -41,7 +41,7 @@ from carft_sweep.carft_core.training.numerics import (
 from carft_sweep.carft_core.training.ranks import current_ranks
 
 VIEWS_REVISION = 1
-"""Raised by hand when an image is shown otherwise."""
+"""Raised by hand when equal images get other views."""
 LIBRARIES = (torch.__version__, version("torchvision"), PIL.__version__)
 """What views are made with; torchvision is not imported for its version, which takes a second."""
 FEATURES_REVISION = 1
@@ -53,13 +53,12 @@ class Teacher:
     """A CLIP as the zero-shot classifier of a task, with the task's data; it never changes."""
 
     clip: OpenedClip
-    """With the text tower, on the CPU."""
+    """The whole CLIP with its text tower, on the CPU."""
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
     """`train`, and by metric name what is measured: `id/val`, `ood/<shift>`, ..."""
     digests: Mapping[str, str]
-    """sha256 of the data that each split is of, and the digest of the user's own code that shows
-    them."""
+    """By split: sha256 of its data, with the digest of a user's own code that makes its views."""
     transform: Transform
     classes: TemplateSet
     contexts: TemplateSet
@@ -79,7 +78,7 @@ class Teacher:
     compiled: bool = False
     """Whether the towers are to be compiled for the steps of training."""
     batch_size: int = 256
-    """Of passes over fixed views."""
+    """How many images a batch of fixed views has."""
     workers: int = 0
 
     @property
@@ -141,7 +140,7 @@ class Teacher:
         return features if current_ranks().all(features is not None) else None
 
     def cache_features(self, name: str, features: Tensor) -> None:
-        """Store the features of a split in the cache."""
+        """Store the features [N, d] of a split in the cache, on rank 0."""
         if not current_ranks().is_main:
             return
         tensors = {"features": features.contiguous()}
@@ -161,12 +160,12 @@ class Teacher:
         return [*self._views_key("train"), *drawn]
 
     def training_features(self, micro_batch: int | None, views: Sequence[object]) -> list[object]:
-        """Return the plain data that decides the teacher's features of these training views, as a
-        cache key.
+        """Return the plain data that decides the teacher's features of training views, as a cache
+        key; `views` is the key of these views (`training_views`).
 
-        The last bits depend on which images a batch has, on threads and kernels. With these in the
-        data, stored features of one process equal those that another would compute, to the bit on
-        one kind of processor.
+        The last bits depend on which images a batch has, on threads and kernels. With all these in
+        the key, stored features of one process equal those that another would compute, to the bit
+        on one kind of processor.
         """
         bits = torch.get_num_threads() if self.device.type == "cpu" else self.deterministic
         own = [FEATURES_REVISION, self.clip.digest, self.device.type, self.precision]
@@ -174,8 +173,8 @@ class Teacher:
         return [*own, bits, micro_batch, *views]
 
     def _views_key(self, name: str) -> list[object]:
-        """Return the plain data that decides the fixed views of a split; a digest may be over names
-        and sizes alone."""
+        """Return the plain data that decides the fixed views of a split. `Source.state` is in it,
+        since a digest may be over names and sizes alone."""
         split = self.splits[name]
         own = [self.digests[name], split.digest_of_ids, split.source.state, repr(self.transform)]
         return [VIEWS_REVISION, *own, *LIBRARIES]
@@ -273,8 +272,7 @@ def open_teacher(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Teacher:
-    """Open the teacher of a task on a device. Raises RequestError for a prompt that CLIP cannot
-    read."""
+    """Open a task's teacher on a device. Raises RequestError for a prompt that CLIP cannot read."""
     one_attention_path()
     w_raw = text_features(clip, classes, class_names, device=device)
     same = contexts.templates == classes.templates
@@ -306,7 +304,7 @@ def open_teacher(
 
 
 def is_convolutional(tower: nn.Module) -> bool:
-    """Return whether an image tower is convolutional: a ViT only cuts patches by one."""
+    """Return whether an image tower has several convolutions; a ViT has one, to cut patches."""
     return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
 

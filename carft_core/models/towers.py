@@ -15,9 +15,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import tower_outputs
 
 STEMS = ("ln_pre", "stem", "norm_pre", "patch_embed", "avgpool")
-"""What layer comes before the blocks; of those that a tower has, the first."""
+"""Names of the layer before the blocks; of those that a tower has, the first counts."""
 BLOCKS = ("resblocks", "stages", "blocks", "layers")
-"""What lists of blocks are called."""
+"""Names of lists of blocks."""
 RESNET = ("layer1", "layer2", "layer3", "layer4")
 """The stages of one of CLIP's own ResNets, which are in no list."""
 PROJECTIONS = (
@@ -88,7 +88,7 @@ def outputs_by_depth(visual: nn.Module, images: Tensor) -> tuple[Tensor, list[Te
     """Return the tower's float32 outputs [B, d] of images, and those of its `quarters`, each as
     float32 tokens [B, T, C].
 
-    A compiled tower is computed as it is written: a graph does not show its layers.
+    A compiled tower is run uncompiled, since the outputs of a graph's layers are not seen.
     """
     layers = quarters(visual)
     seen: dict[nn.Module, Tensor] = {}

@@ -49,8 +49,8 @@ class CalibratedClassifiers(TwoClassifiers):
 
 
 def temperature(classifier: Classifier, teacher: Teacher) -> float:
-    """Return the temperature from 0.1 to 10 at which the classifier's mean confidence on `id/val`
-    is its accuracy there: the one that divides its logits."""
+    """Return the temperature, from 0.1 to 10, that divides the logits so that the classifier's mean
+    confidence on `id/val` comes nearest to its accuracy there."""
     (features,) = teacher.encode([classifier], "id/val")
     with torch.no_grad():
         logits = classifier.logits(features)

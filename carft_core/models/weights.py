@@ -67,7 +67,7 @@ def _state_of(path: Path) -> dict[str, Any]:
 
 
 def read_tensor(file: Path, name: str) -> Tensor | None:
-    """Return a tensor of a safetensors file of the cache; None without a file that has it whole."""
+    """Return a tensor of a safetensors file of the cache; None for a missing or damaged one."""
     with contextlib.suppress(OSError, SafetensorError, KeyError):
         return load_file(file)[name]
     return None
@@ -162,7 +162,8 @@ def fit(
     model: nn.Module, state: Mapping[str, Tensor], *, name: str, path: Path
 ) -> dict[str, Tensor]:
     """Load `state` into `model` and return it in the model's layout. Of a model on `meta`, which
-    has no values, only names and shapes are compared.
+    has no values, only names and shapes are compared. `name` and `path`, of model and file, are for
+    messages.
 
     Older layouts are converted as open_clip does, but positional embeddings are not resized: a
     checkpoint for another image size is another model. Raises RequestError that names the tensors
