@@ -1,4 +1,4 @@
-"""The laws that hold for every algorithm, merge and family, for the tests of who adds one."""
+"""The laws that hold for every algorithm, merge and family, for the tests of those who add one."""
 
 from __future__ import annotations
 
@@ -49,13 +49,14 @@ def must(holds: bool, what: str) -> None:
 
 
 def must_be_registered(registry: Mapping[str, object], name: str, thing: object) -> None:
-    """Check that a sweep file finds a thing by its name."""
+    """Check that `registry` has the thing under `name`, by which a sweep file finds it."""
     must(registry.get(name) is thing, f"{name}: it must be registered under its name")
 
 
 def must_be_plain_settings(cls: type[Registered]) -> None:
-    """Check that a class is registered, that all fields have defaults, that none can be changed or
-    is unknown, and that JSON and pickle, by which settings reach other processes, lose nothing."""
+    """Check that a class is registered, that all fields have defaults, that none can be changed,
+    that unknown ones are refused, and that JSON and pickle, by which settings reach other
+    processes, lose nothing."""
     name = cls.name
     must_be_registered(cls.registry, name, cls)
     required = [field for field, info in cls.model_fields.items() if info.is_required()]
@@ -87,7 +88,7 @@ def must_be_plain_settings(cls: type[Registered]) -> None:
 LABELS = (0, 1, 2, 0, 1, 2)
 DOMAINS = (0, 0, 0, 1, 1, 1)
 SIDE = 32
-"""Pixels of the laws' images."""
+"""The side of the laws' images, in pixels."""
 
 
 def check_algorithm(cls: type[Algorithm], teacher: Teacher | None = None) -> None:
@@ -106,7 +107,7 @@ class _RandomImages(Source):
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Return uint8 [B, 3, 32, 32]."""
+        """Return the images [B, 3, 32, 32] uint8 at `rows`, whatever the other arguments."""
         del transform, seed, epoch
         generator = torch.Generator().manual_seed(0)
         shape = (2 * len(LABELS), 3, SIDE, SIDE)
@@ -121,7 +122,7 @@ def built_in_teacher() -> Teacher:
 
 
 def toy_teacher(clip: OpenedClip) -> Teacher:
-    """Return a CLIP for images of 32 pixels as a zero-shot classifier of three classes, on the
+    """Return a CLIP for images of 32 pixels as the teacher of a task of three classes, on the
     CPU."""
     templates = template_set("simple")
     images = Split(
@@ -244,7 +245,7 @@ def check_what_training_moves(cls: type[Algorithm], teacher: Teacher) -> None:
 
 
 class _OneDevice(TorchDispatchMode):
-    """Within: an operation on tensors of two devices breaks a contract, unless it copies one."""
+    """A mode: an operation on tensors of two devices raises BrokenContract, unless it copies."""
 
     COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
@@ -270,8 +271,8 @@ class _OneDevice(TorchDispatchMode):
 def check_devices(cls: type[Algorithm], teacher: Teacher) -> None:
     """Check that on another device than the CPU no operation takes tensors of both devices.
 
-    The device is `meta`, whose tensors have no numbers: a loss that looks at numbers, for which a
-    GPU would be waited for, is not held to it.
+    The device is `meta`, whose tensors have no numbers: a loss that looks at numbers is checked
+    only up to there.
     """
     algorithm, device = cls(), torch.device("meta")
     if not algorithm.takes_steps:
@@ -338,8 +339,8 @@ def check_loss_is_repeatable(cls: type[Algorithm], teacher: Teacher) -> None:
 
 def check_micro_batches(cls: type[Algorithm], teacher: Teacher) -> None:
     """Check that the loss of a batch is the mean over its micro-batches. A loss with
-    `couples_items`, such as a contrastive one, gets whole batches: there, that dividing them by
-    `batch.in_parts` changes neither loss nor gradient."""
+    `couples_items`, such as a contrastive one, gets whole batches: of it check that dividing a
+    batch by `batch.in_parts` changes neither loss nor gradient."""
     algorithm = cls()
     if not algorithm.takes_steps:
         return
@@ -536,10 +537,10 @@ MERGE_LAWS: tuple[Callable[[type[Merge]], None], ...] = (
 
 
 def check_own_methods(model: str) -> list[str]:
-    """Hold every registered algorithm and merge of the user's own to its laws.
+    """Hold every algorithm and merge of the user's own to its laws, with the built-in CLIP.
 
-    Return a warning for each that raised an exception with the built-in CLIP, where `model`, whose
-    tower it may need, is another. Raises RequestError with the first mistake of each other one.
+    Raises RequestError with the first mistake of each. Where `model`, the user's, is another CLIP,
+    whose tower a method may need, an exception is no mistake but a warning; return the warnings.
     """
     problems, warnings = [], []
     checks: list[tuple[type[Registered], Callable[[Any], None]]] = [
@@ -746,7 +747,7 @@ def check_evaluation_views(case: OpenFamily) -> None:
 
 
 def check_reopened(case: OpenFamily) -> None:
-    """Check that data opened again have the same digest, and with a fraction the same test."""
+    """Check that data opened again, with a fraction of train, have equal digest and tests."""
     less = open_data(case.config.model_copy(update={"train_fraction": 0.5}))
     must(less.digest == case.data.digest, f"{case.name}: the same data, the same digest")
     for name, split in case.data.measured().items():

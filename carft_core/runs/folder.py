@@ -50,12 +50,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. Metric names are those of docs/metrics.md; top-1 is in [0, 1]."""
+    """The result of a run. Metric names are those of docs/metrics.md; top-1 is in [0, 1]."""
 
     digest: str
     seed: int | None
     metrics: Mapping[str, float]
-    """Of the run's own model."""
+    """By metric name, of the run's own (unmerged) model."""
     merges: Mapping[str, Mapping[str, Any]]
     """By label (`wise_ft@0.5`): `step`, `values` and `metrics`."""
     warnings: Sequence[str]
@@ -65,7 +65,7 @@ class RunResult:
     """What a fair comparison must share: model, data, transform, budget, contexts."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the result as plain data."""
         return asdict(self)
 
 
@@ -75,7 +75,7 @@ class RunFolder:
 
     path: Path
     writes: bool = True
-    """Whether this process keeps them; of the ranks of one run the first does."""
+    """Whether this process writes the files; of the ranks of one run only rank 0 does."""
 
     @property
     def checkpoint(self) -> Path:
@@ -120,7 +120,7 @@ class RunFolder:
                 f"{self.path} holds another run ({claimed['digest'][:12]}), not "
                 f"{identity.digest[:12]}; give each run a folder of its own"
             )
-        # Others may be written by the driver just now.
+        # Not other temporary files, which the driver may be writing just now.
         for left in (*self.path.glob(".checkpoint.pt.*"), *self.path.glob("weights/.*.*")):
             left.unlink(missing_ok=True)
 
@@ -181,7 +181,7 @@ class RunFolder:
             save_weights(self.weights(kind), state)
 
     def mark_trained(self, *, seconds: float, warnings: Sequence[str] = ()) -> None:
-        """Record as training's last write that it is complete; delete the checkpoint."""
+        """Record, as the last write of training, that it is complete; delete the checkpoint."""
         if not self.writes:
             return
         mark = {"seconds": seconds, "ended": time.time(), "warnings": list(warnings)}
@@ -295,7 +295,7 @@ def _members(
 
 
 def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
-    """Make the classifier of one of a run's models, unmerged or merged, from the run's own."""
+    """Return the classifier of a run's `model`, unmerged or merged, from its own one, `tuned`."""
     if model is None:
         return tuned
     merge, point = model
@@ -323,7 +323,8 @@ def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
 
 
 def is_complete(workdir: Path, config: TrialConfig) -> bool:
-    """Return whether a run is claimed, trained, and every model that `config` requests measured."""
+    """Return whether a run has its `config.json`, is trained, and all models of `config`
+    measured."""
     folder = RunFolder(workdir)
     is_trained = (workdir / "config.json").exists() and folder.trained() is not None
     return is_trained and not _missing(folder, config)
@@ -358,7 +359,7 @@ def read_result(workdir: Path, config: TrialConfig) -> RunResult:
 
 
 def _missing(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
-    """Return by label the evaluation digest of each model without an evaluation under it."""
+    """Return, by label, the digest of each requested evaluation that the folder does not have."""
     claimed = folder.claimed()
     config, missing = config.for_seed(claimed["seed"]), dict[str, str]()
     for label, model in models_of(config).items():
@@ -370,7 +371,7 @@ def _missing(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
 
 
 def _evaluate(folder: RunFolder, config: TrialConfig, digests: Mapping[str, str]) -> None:
-    """Measure models of a run, by label, and write each evaluation under its digest."""
+    """Measure the models of a run that `digests` names by label; write each with its digest."""
     models = {label: model for label, model in models_of(config).items() if label in digests}
     setup = open_setup(config)
     tuned = load_classifier(folder, config, setup)

@@ -27,14 +27,14 @@ TRAINING_REVISION = 1
 """Raised by hand with every change of the code that moves the weights of some run; the golden test
 (tests/golden) fails where numbers move and this does not."""
 MEASURING_REVISION = 1
-"""The same of what is measured of given weights."""
+"""Raised likewise when equal weights get other metrics."""
 OUTSIDE = {"root", "shifts", "augmentation", "bad_files", "balanced"}
 """Data fields left out of the digest; the effects of the last three are added separately."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A run's digest, and what it was made of."""
+    """A run's digest, and the parts that it covers."""
 
     digest: str
     parts: Mapping[str, Any]
@@ -47,10 +47,10 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     `optim.grad_checkpointing` are outside; so are the number of ranks, and `optim.micro_batch`
     unless items of a batch are coupled, and what the algorithm does not use of contexts. Inside is
     what an augmentation does, not its name, and which images training lacks, not `data.bad_files`.
-    An algorithm that trains nothing has no seed, no optimiser, no
-    augmentation and no balance, but may have the split of a seed; one that solves its problem has
-    of these the seed alone, and a soup has the epoch of its members' weights. `auto` for device or
-    precision is what it is on this machine.
+    An algorithm that trains nothing has no seed, optimiser, augmentation or balance inside, but may
+    have the split of a seed; one that solves its problem has of these the seed alone; a soup has
+    `keep.result`, the epoch of its members' weights. For `auto`, device or precision are this
+    machine's.
 
     Raises RequestError when model or data cannot be opened.
     """
@@ -90,7 +90,7 @@ def identify(config: TrialConfig, seed: int) -> Identity:
     if algorithm.trains:
         parts["seed"] = seed
     if algorithm.takes_steps:
-        # A whole batch is not in it anyhow, and who needs no answer does without open_clip.
+        # Asked only where `micro_batch` is set, since the answer may need open_clip.
         coupled = config.optim.micro_batch is not None and coupling(config) is not None
         outside = {"grad_checkpointing"} | (set() if coupled else {"micro_batch"})
         parts["optim"] = present(**config.optim.model_dump(mode="json", exclude=outside))
@@ -102,8 +102,8 @@ def identify(config: TrialConfig, seed: int) -> Identity:
 
 @functools.lru_cache(maxsize=32)
 def check_parts(name: str, pretrained: str | None, digest: str, used: frozenset[str]) -> None:
-    """Raise RequestError for a model, with this digest, without the parts that an algorithm
-    uses. No weights are read."""
+    """Raise RequestError for a model, with this digest, that lacks one of the PARTS in `used`. No
+    weights are read."""
     del digest
     clip = open_shapes(name, pretrained)
     for part in sorted(used):
@@ -146,8 +146,8 @@ def _computing(config: TrialConfig) -> dict[str, str]:
 
 
 def present(**fields: Any) -> dict[str, Any]:
-    """Return the fields without those that are None or False, so that a new field changes no digest
-    of earlier runs."""
+    """Return the fields that are neither None nor False, so that new fields leave old digests as
+    they are."""
     return {
         name: value for name, value in fields.items() if value is not None and value is not False
     }

@@ -34,7 +34,7 @@ def check_label(label: str) -> None:
 
 
 class Decision(Enum):
-    """What becomes of a run that has reported an epoch."""
+    """Whether a run that has reported an epoch continues or stops."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -67,7 +67,7 @@ class KeptIdentity:
 
 @dataclass(frozen=True)
 class Claim:
-    """`config.json`: which run it is."""
+    """`config.json`: which run a folder belongs to."""
 
     digest: str
     seed: int
@@ -109,7 +109,7 @@ class Point:
     __pydantic_config__: ClassVar[Any] = FINITE | {"extra": "forbid"}
 
     step: int
-    """Of the run, counted from 1."""
+    """The step of the run, counted from 1."""
     timestamp: int
     """Milliseconds since the Unix epoch."""
     metrics: dict[str, float]
@@ -120,7 +120,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Facts:
-    """The recorded properties of a run that are computed with; a file may hold more."""
+    """The facts of a run (`facts_of`) that are computed with; a file may hold more."""
 
     data: str | None = None
     budget: str | None = None

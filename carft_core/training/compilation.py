@@ -15,9 +15,9 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.training.numerics import autocast
 
 IMAGES_THAT_PAY = 2_000_000
-"""From how many training images on `compile: auto` compiles. An estimate, not measured: a minute or
-two are spent at the start, and a fifth of what a ViT-B takes for so many, 10 to 20 minutes on an
-H100, is saved."""
+"""From how many images of all steps on `compile: auto` compiles. An estimate, not measured: a
+minute or two are spent at the start, and a fifth of what a ViT-B takes for so many, 10 to 20
+minutes on an H100, is saved."""
 BACKEND = "inductor"
 
 _compiled: list[tuple[str, str, int]] = []
@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def should_compile(setting: bool | Literal["auto"], device: torch.device, images: int) -> bool:
-    """Return whether to compile a run that trains on so many images; `auto` does on CUDA only."""
+    """Return whether to compile a run whose steps have `images` in all; `auto`: on CUDA only."""
     if setting == "auto":
         return device.type == "cuda" and images >= IMAGES_THAT_PAY
     return setting
@@ -47,9 +47,9 @@ def compile_towers(model: nn.Module, teacher: Teacher, batch_size: int) -> str |
     `eager_unless`.
 
     Compilation is tried first on copies, one step of each; where that fails nothing is compiled,
-    and the reason is logged and returned. Raises OutOfMemoryError.
+    and the reason is logged and returned, else None. Raises OutOfMemoryError.
     """
-    # PyTorch keeps 8 graphs of a function, and without a word computes no other; a run has 2 or 4.
+    # PyTorch keeps 8 graphs of a function and silently compiles no more; a run has 2 or 4.
     kind = (teacher.clip.digest, teacher.precision, batch_size)
     if kind not in _compiled:
         if len(_compiled) == 2:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from carft_sweep.carft_core.config.fields import Positive, PositiveInt, Section
 
 CONVERGED = 1e-6
-"""The largest absolute gradient of a solution; scikit-learn's own default is 1e-4."""
+"""The greatest entry of the gradient at a solution, absolute; scikit-learn's default is 1e-4."""
 LOGITS_AT_ONCE = 2**25
 """How many logits a probe has in memory together, in float64."""
 PAIRS = 10
@@ -31,7 +31,7 @@ class Solution:
     """Mean cross-entropy and penalty together."""
     cross_entropy: float
     gradient: float
-    """The largest absolute gradient of the loss."""
+    """The greatest entry of the loss's gradient, absolute."""
     iterations: int
 
 
@@ -111,8 +111,8 @@ def logistic_regression(
 
 
 def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the weight [C, d] in float64, and add its gradient to the
-    weight's, LOGITS_AT_ONCE after the others."""
+    """Return the mean cross-entropy of logits `features @ weight.T` in float64, and add its
+    gradient to `weight.grad`; LOGITS_AT_ONCE logits are in memory at a time."""
     total, rows = weight.new_zeros(()), max(1, LOGITS_AT_ONCE // len(weight))
     for some, targets in zip(features.split(rows), labels.split(rows), strict=True):
         logits = some.double() @ weight.T
@@ -123,7 +123,7 @@ def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def unsolved(gradient: float) -> str:
-    """Return a warning that the solver did not converge, with the norm of the last gradient."""
+    """Return a warning that the solver did not converge, with the greatest entry of `gradient`."""
     return (
         f"the linear probe was not solved to the end: its gradient is {gradient:.1e}, not "
         f"{CONVERGED:g}; raise algorithm.max_iter, or lower algorithm.C"

@@ -59,8 +59,8 @@ _LOG = logging.getLogger(__name__)
 FINITE_CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite: a look waits for the device."""
 CHECKPOINT_SHARE, CHECKPOINT_EVERY = 0.01, 300.0
-"""Checkpoints take this share of the time, more where they would be so many seconds apart. What is
-behind the last one is what a crash costs."""
+"""Checkpoints take this share of the time, but are at most so many seconds (or one epoch) apart. A
+crash costs what was trained after the last one."""
 FIRST_SAVING = 0.1
 """Seconds that a run's first checkpoint is taken to need."""
 
@@ -171,7 +171,7 @@ class Run:
         self.warmup = warmup_steps(self.optim.warmup, self.steps)
         self.step = 0
         self.compiled_size = 0
-        """Of the batches that the towers are compiled for; 0: they are not."""
+        """The size of the batches that the towers are compiled for; 0: they are not."""
         self.warnings: list[str] = []
         self.history: list[dict[str, Any]] = []
         self.reported = {report["epoch"]: report for report in self.folder.history()}
@@ -223,7 +223,7 @@ class Run:
         )
 
     def epochs(self) -> Generator[EpochReport, None, None]:
-        """Train after the checkpoint, and yield the report of each epoch."""
+        """Train from the checkpoint on, if there is one, and yield each epoch's report."""
         with blame_own_code(self.algorithm):
             yield from self._epochs()
 
@@ -289,13 +289,13 @@ class Run:
         self.saving_took = self.saved_at - began
 
     def _record(self, epoch: int, metrics: Mapping[str, float], seconds: float) -> EpochReport:
-        """Write an epoch's report durably and return it. Raises NonFinite for metrics that are no
-        numbers."""
+        """Write an epoch's report durably; return it. Raises NonFinite for metrics that are not
+        finite."""
         self._check_finite(metrics, epoch)
         report = EpochReport(epoch, self.epoch_count, self.step, self.steps, dict(metrics), seconds)
         earlier = self.reported.get(epoch)
         if earlier is not None and _results(earlier["metrics"]) == _results(metrics):
-            # Trained again, behind a checkpoint: with its first time it is tracked once.
+            # Trained again after a resumption: with its first time it is tracked once.
             report = EpochReport(**earlier)
         self.history.append(report.as_dict())
         if self.keeps_best and epoch > 0 and metrics[self.valued_by] > self.best:
@@ -303,7 +303,7 @@ class Run:
             self.folder.save_weights("best_val", self.model.state_dict())
         if epoch == self.epoch_count:
             self.folder.save_weights("last", self.model.state_dict())
-        # Before the checkpoint: behind one that is ahead of it, this epoch would never be reported.
+        # Before the checkpoint: a run that resumed from a newer one would never report this epoch.
         self._write_history()
         wait = min(CHECKPOINT_EVERY, self.saving_took / CHECKPOINT_SHARE)
         if epoch < self.epoch_count and time.monotonic() - self.saved_at > wait:
@@ -311,14 +311,14 @@ class Run:
         return report
 
     def _write_history(self) -> None:
-        """Write the reports of all epochs, also of those that an earlier process reported and this
-        one is to train again."""
+        """Write the reports of all epochs, also of those reported before that are to be trained
+        again."""
         written = {report["epoch"] for report in self.history}
         ahead = [report for epoch, report in self.reported.items() if epoch not in written]
         self.folder.write_history([*self.history, *ahead])
 
     def _solve(self) -> dict[str, float]:
-        """Train an algorithm that solves its problem; return the metrics of its one epoch."""
+        """Call `Algorithm.solve` in place of steps; return the metrics of the run's one epoch."""
         with self.teacher.arithmetic(), seeded(self.seed, 1, self.device):
             values = self.algorithm.solve(self.model, self.teacher)
         self.world.copy(self.model.state_dict())
@@ -436,8 +436,8 @@ class Run:
         )
 
     def _teacher_features(self, views: Tensor, rows: Tensor, step: int, images: Tensor) -> Tensor:
-        """Return the teacher's features of images, read from the bank where the images are the
-        views of a step."""
+        """Return the teacher's features of images, read from the bank where `images` are `views`,
+        those of `rows` at `step`."""
         features = self.feature_bank.read(step, rows) if images is views else None
         if features is not None:
             return to_device(features, self.device)

@@ -52,10 +52,10 @@ _LOG = logging.getLogger(__name__)
 REVISION = 2
 """Raised by hand when the same config gives another cost."""
 LIBRARIES = tuple(version(name) for name in ("torch", "open_clip_torch", "timm"))
-"""What makes a model's layers and computes them."""
+"""The versions of the libraries that make a model's layers and compute them."""
 CPU = torch.device("cpu")
 VECTORS = 2 * PAIRS + 7
-"""Of the size of a probe's weight, in float64, that L-BFGS has in memory at most."""
+"""How many float64 tensors of the size of a probe's weight L-BFGS has in memory at most."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class RunCost:
     """Bytes that the tensors of a step hold at most, with the models, the optimiser and the
     teacher; without what the libraries of a device take for themselves."""
     evaluation: int
-    """Bytes likewise while a model is validated; more of them at once only where there is room."""
+    """Bytes likewise while one model is evaluated; several at once only where there is room."""
     step: int
     """Floating-point operations of a step; a multiplication and an addition count as two."""
     image: int
-    """Those of one model for one image that is evaluated."""
+    """Floating-point operations of one model for one image that is evaluated."""
     solving: int = 0
-    """Bytes likewise while a linear probe is solved."""
+    """The most bytes, likewise, while a linear probe is solved."""
     objective: int = 0
-    """Operations, in float64, of one look at a probe's objective: at all training images."""
+    """Operations, in float64, of one probe's objective and gradient over all training images."""
 
     @property
     def peak(self) -> int:
@@ -162,8 +162,8 @@ def _part(images: int, micro_batch: int | None) -> int:
 
 
 def _without_sizes(value: object) -> object:
-    """Return plain data with each fraction replaced by whether it is 0, since only a term of weight
-    0 is left out of the computation."""
+    """Return plain data with each float replaced by whether it is not 0, since only a term of
+    weight 0 is left out of the computation."""
     if isinstance(value, dict):
         return {key: _without_sizes(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -172,8 +172,8 @@ def _without_sizes(value: object) -> object:
 
 
 def fit_batches(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
-    """Return the config with batches with which a run takes at most `room` bytes of each of `ranks`
-    GPUs.
+    """Return the config with batch sizes at which a run takes at most `room` bytes of each of
+    `ranks` GPUs.
 
     A missing `eval.batch_size`, and where it changes no result a missing `optim.micro_batch`, is
     the largest half, quarter, ... of the whole that fits; it stays missing where the whole fits,
@@ -190,8 +190,8 @@ def fit_batches(config: TrialConfig, room: int, ranks: int = 1) -> TrialConfig:
 def _fit(
     config: TrialConfig, ranks: int, section: str, field: str, whole: int, moment: str, room: int
 ) -> TrialConfig:
-    """Return the config with the largest part of `whole` in a field with which a moment of a run
-    takes at most `room` bytes."""
+    """Return the config with `section.field` set to the largest half, quarter, ... of `whole` at
+    which the `moment` of a run, a field of RunCost, takes at most `room` bytes."""
 
     def smaller(size: int) -> TrialConfig:
         changed = getattr(config, section).model_copy(update={field: size})
@@ -243,10 +243,10 @@ class PeakMemory(TorchDispatchMode):
 
 
 class _AsOnCuda(TorchFunctionMode):
-    """A mode in which tensors of the CPU without numbers are computed with as those of a GPU are.
+    """A mode in which tensors of the CPU without values are computed with as on CUDA.
 
-    Under autocast norms and softmaxes are in float32 there, and in the type of their input on the
-    CPU. And let them be copied, which PyTorch does not.
+    Under autocast norms and softmaxes are in float32 on CUDA, and in the type of their input on the
+    CPU. The mode also lets such tensors be deep-copied, which PyTorch does not.
     """
 
     IN_FLOAT32 = frozenset(
@@ -321,7 +321,7 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
 
 
 def _compute(config: TrialConfig, teacher: Teacher, ranks: int) -> RunCost:
-    """Return what a run takes, from a training step and predictions without values."""
+    """Return the cost of a run, computed by a training step and predictions without values."""
     training = step = solving = objective = 0
     with PeakMemory() as memory:
         for tensor in _tensors(teacher.clip.model):  # views of them are made to copy them
@@ -349,7 +349,7 @@ def _compute(config: TrialConfig, teacher: Teacher, ranks: int) -> RunCost:
 
 
 def _encode(teacher: Teacher, config: TrialConfig) -> int:
-    """Encode a batch that is evaluated, and return the operations."""
+    """Encode a batch of evaluation, and return its number of floating-point operations."""
     views = _batch(teacher, config.eval.images_at_once, config).images
     forward = FlopCounterMode(display=False)
     with torch.no_grad(), autocast(CPU, teacher.precision), forward:
@@ -359,7 +359,7 @@ def _encode(teacher: Teacher, config: TrialConfig) -> int:
 
 def _solve(teacher: Teacher, config: TrialConfig) -> int:
     """Solve a linear probe of all training images as far as it decides the memory, and return the
-    operations of one look at its objective."""
+    operations of one evaluation of its objective."""
     count, (classes, width) = len(teacher.splits["train"]), teacher.w_cls.shape
     model = teacher.new_classifier()
     features = torch.cat([torch.empty(count, width)])  # of all batches
@@ -382,7 +382,7 @@ def _first_step(
     images = _images_of_rank(config, teacher.splits["train"], ranks)
     size = _part(images, optim.micro_batch)
     parts = 1 if algorithm.couples_items else math.ceil(images / size)
-    # Behind the first part of a batch its gradients are there; a third one changes nothing.
+    # After the first part of a batch its gradients are there; a third one changes nothing.
     computed = min(parts, 2)
     model = algorithm.build(teacher)
     if optim.grad_checkpointing:

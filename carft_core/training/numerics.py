@@ -60,7 +60,7 @@ def usable_cores() -> int:
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """Return the context in which forward passes run."""
+    """Return the context of forward passes: autocast to bf16 with that precision, else none."""
     if precision != "bf16":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -31,9 +31,8 @@ Rows = TypeVar("Rows", bound=Any)
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as one of them sees them; by default it is alone.
-
-    All methods but `shard` and `device` are called by every rank, in the same order.
+    """The processes (ranks) of a run, as one of them sees them; by default it is the only one.
+    Methods that exchange data must be called by every rank, in the same order.
     """
 
     rank: int = 0
@@ -55,7 +54,7 @@ class World:
         return [self.rank, self.size] if self.size > 1 else []
 
     def share(self, count: int) -> float:
-        """Return the fraction of `count` rows that `shard` returns."""
+        """Return the fraction of `count` rows that this rank has; 0 for one with a surplus row."""
         return len(range(self.rank, count, self.size)) / count
 
     def sum_gradients(
@@ -156,8 +155,7 @@ class World:
 
 
 def flat_gradients(grads: Sequence[Tensor], more: Sequence[Tensor] = ()) -> Tensor:
-    """Return what ranks exchange: gradients, and vectors of more numbers, one after another in
-    float32."""
+    """Return what ranks exchange: gradients, then the vectors `more`, in one float32 vector."""
     return torch.cat([*(grad.float().flatten() for grad in grads), *more])
 
 

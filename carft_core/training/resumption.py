@@ -17,7 +17,7 @@ class DamagedCheckpoint(ValueError):
 
 
 class Progress(NamedTuple):
-    """How far a run is."""
+    """How far a run has been trained."""
 
     step: int
     best: float
@@ -34,8 +34,8 @@ def restore(
     best_by: str | None = None,
 ) -> Progress:
     """Load a checkpoint into model and optimiser, and return the run's progress. Raises
-    DamagedCheckpoint where the checkpoint does not fit, or is behind an epoch that is the best by
-    the metric `best_by`, of which no weights were kept; a part may be loaded by then."""
+    DamagedCheckpoint where the checkpoint does not fit, or came after an epoch that is the best by
+    the metric `best_by`, of which no weights were kept; it may be partly loaded by then."""
     try:
         model.load_state_dict(checkpoint["model"])
         saved = checkpoint["optimiser"]
@@ -56,7 +56,7 @@ def restore(
 
 def _check_shapes(optimiser: torch.optim.Optimizer) -> None:
     """Raise ValueError where the state of an optimiser with fused kernels, or of Spd, has not the
-    shape of its parameter: the kernels do not look, and read on where it ends. The state of other
+    shape of its parameter: the kernels do not check, and read beyond its end. The state of other
     optimisers has shapes of its own."""
     for group in optimiser.param_groups:
         if "fused" in group or isinstance(optimiser, Spd):

@@ -47,8 +47,8 @@ class Logs:
 class StepLog:
     """Appends a point to a run's `steps.jsonl` at the first step after each `EVERY` seconds.
 
-    The file only grows: a resumed run trains some steps again, and those up to its last point count
-    for nothing. So no step has two points, and what was sent of them stays true.
+    The file only grows: a resumed run trains some steps again, and does not log those up to the
+    file's last point. So no step has two points, and points that were sent to a tracker stay true.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class StepLog:
         self._now = self._clock()
 
     def add(self, step: int, loss: Tensor, rate: float, images: int) -> None:
-        """Count the `step`-th step of the run, and write a point to the log at intervals."""
+        """Count the `step`-th step, with its loss and rate; write a point every EVERY seconds."""
         seconds = self._lap()
         if not self._writes or step <= self._last:
             return
