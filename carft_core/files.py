@@ -143,7 +143,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _requested() -> Iterator[None]:
-    """Turn the system's errors about a file within the context into RequestErrors."""
+    """Turn a RefusedFile within the context (a file that may not be read) into a RequestError."""
     try:
         yield
     except RefusedFile as error:

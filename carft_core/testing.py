@@ -590,7 +590,7 @@ class OpenFamily:
 def check_family(family: Family, config: DataConfig | None = None) -> None:
     """Open a registered family and hold it to every law.
 
-    `config` says more of it than its name, such as `DataConfig(family="mine", root="...")`.
+    `config` may say more than the family's name, such as `DataConfig(family="mine", root="...")`.
     Raises BrokenContract with what must hold and does not, RequestError when it does not open.
     """
     case = open_family(family, config or DataConfig(family=family.name))

@@ -54,9 +54,9 @@ class AutoFt(Algorithm):
     hinge_weight: NonNegative = 0.03
     """The weight of the hinge loss."""
     entropy_weight: NonNegative = 0.03
-    """The weight of the entropy of the answers."""
+    """The weight of the mean entropy of the predicted distributions."""
     confidence_weight: NonNegative = 0.03
-    """The weight of the entropy of wrong answers."""
+    """The weight of the mean entropy in which rightly classified images count 0."""
     contrastive_weight: NonNegative = 0.03
     """The weight of FLYP's loss."""
     l1_weight: NonNegative = 0.03

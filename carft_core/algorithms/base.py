@@ -411,7 +411,8 @@ class Contrastive(Algorithm):
 
 
 class AnchoredContrastive(Contrastive):
-    """A contrastive algorithm with a running average of both towers, which does not classify."""
+    """A contrastive algorithm with a running average of both towers; the trained towers
+    classify."""
 
     uses: ClassVar[frozenset[str]] = frozenset({"text", "projections"})
     copies: ClassVar[int] = 2

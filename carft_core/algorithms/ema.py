@@ -39,7 +39,7 @@ class Ema(Wrapper):
 
     @property
     def copies(self) -> int:
-        """Twice those of `of`: what trains, and its average."""
+        """Twice the copies of `of`: what trains, and its average."""
         return 2 * self.of.copies
 
     def inner(self, model: nn.Module) -> nn.Module:

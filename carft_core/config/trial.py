@@ -101,7 +101,7 @@ class EvalConfig(Section):
     retention: Annotated[tuple[FamilyName, ...], AfterValidator(each_once)] = ()
     """Other families than the run's own, on whose test splits forgetting is measured."""
     retention_root: str | None = None
-    """The data root of these families, where it is not `data.root`."""
+    """The data root of the families of `eval.retention`, where it is not `data.root`."""
 
     @property
     def images_at_once(self) -> int:

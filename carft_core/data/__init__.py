@@ -1,4 +1,5 @@
-"""The families of data sets by name: one file and one line here each; users register their own."""
+"""The families of data sets by name: a file and a `register` line each; users register their
+own."""
 
 from __future__ import annotations
 

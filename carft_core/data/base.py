@@ -75,7 +75,7 @@ class DataConfig(Section):
     root: str | None = None
     """Where the data are; left out, the family file's folder, or `CARFT_DATA`."""
     train_fraction: Fraction = 1.0
-    """The part of train that trains."""
+    """The fraction of train that is trained on."""
     shots: PositiveInt | None = None
     """So many images of each class train, instead of a fraction."""
     val_fraction: OpenFraction = 0.1
@@ -189,8 +189,8 @@ class Split:
     """[N] int64, each an index into `FamilyData.class_names`."""
     source: Source
     units: tuple[str, ...] = ()
-    """[N] names; intervals over images count all images with one name as one. Left out, each image
-    counts; in IconShift a drawing is a unit."""
+    """[N] the name of each item's unit; intervals over images count the items of a unit as one.
+    Left out, each item is a unit; in IconShift a drawing is."""
     classes: tuple[int, ...] | None = None
     """The classes that can occur in the split, to which logits are restricted; None: all."""
     alike: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
@@ -353,13 +353,13 @@ class DataFolder:
     layout: str
     """What lies in it, such as `<wnid>/<image>`."""
     origin: str
-    """Where to get it."""
+    """The address from which to get it."""
     images: int
     """How many images it holds as published."""
     classes: tuple[str, ...] = ()
     """The class folders that it must have; empty: its images do not lie in class folders."""
     has_others: bool = False
-    """Whether folders that are no class may lie beside these; they are left out."""
+    """Whether other folders may lie beside the class folders; they are left out."""
     advice: str = ""
     """What to do about images that lie outside of class folders."""
 
@@ -371,7 +371,8 @@ class Family:
     name: str
     summary: str
     open: Callable[[DataConfig], FamilyData]
-    """Raises RequestError with one clear message when the data cannot be used as asked."""
+    """Returns the data. Raises RequestError, with one message, when they cannot be used as
+    asked."""
     defaults: Mapping[str, object] = field(default_factory=dict)
     """Trial config fields (dotted) that take these values when a sweep file leaves them out."""
     domains: tuple[str, ...] = ()

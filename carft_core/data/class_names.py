@@ -1,4 +1,4 @@
-"""What classes are called: by a file beside their folders, or by the folders themselves."""
+"""The names of classes: from a file beside their folders, or from the folders' own names."""
 
 from __future__ import annotations
 

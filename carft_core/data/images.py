@@ -26,7 +26,8 @@ LONGEST = 100
 """The longer side is at most so many times the shorter side, which becomes the model's image size:
 the longer one grows in proportion before it is cropped."""
 THREADS, STATED = 8, 1000
-"""The threads that list and look at files, mostly waiting for the disk; the files of each task."""
+"""How many threads list and look at files (they mostly wait for the disk), and how many files one
+takes at a time."""
 BORDER = 2
 """Pixels of ObjectNet's border. Source: wise-ft's `src/datasets/objectnet.py`."""
 

@@ -61,7 +61,7 @@ _order_of_group = functools.lru_cache(maxsize=32)(shuffled)
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Pass after pass over `count` rows; the last batch of a pass may be short, none is dropped.
+    """A plan of passes over `count` rows; the last batch of a pass may be short, none is dropped.
 
     The order of a pass is drawn from (seed, pass) alone, and its views are of that pass; the first
     is number 1. With `seed` None the rows come in their own order, as in evaluation.
@@ -86,7 +86,7 @@ class EpochPlan:
 
 @dataclass(frozen=True, eq=False)
 class StreamPlan:
-    """`batch_size` rows of each of some groups of rows, each an endless stream.
+    """A plan of batches with `batch_size` rows of each of `groups`, each an endless stream of rows.
 
     A stream goes through its rows pass after pass, each in an order of its own, drawn from (seed,
     pass, stream) alone, and a batch may straddle two passes. Step s takes what step s - 1 has left.
@@ -291,7 +291,7 @@ class Loader:
         """Whether a part was loaded to its end, and the workers load what is expected next."""
         self._tasks = _Tasks()
         self._returning: Iterator[_Task] = iter(())
-        """The tasks that the workers are sent, once more, as their batches come back."""
+        """A second iterator over the workers' tasks, advanced as their batches come back."""
         self._loader: DataLoader[Tensor | _Refused] | None = None
         # The only reference to the iterator: it ends its workers when it goes, and an exception's
         # traceback would keep one that a frame holds.

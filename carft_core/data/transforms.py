@@ -32,7 +32,7 @@ class Augmentation:
     """What is drawn evenly: the crop's `area`, as torchvision does, or its `height`, as TensorFlow
     does; `fixed` is the evaluation view."""
     area: tuple[float, float] = (0.9, 1.0)
-    """The least and the greatest part of the image."""
+    """The least and the greatest part of the image that a crop shows."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """The least and the greatest ratio of a crop's width to its height."""
     covered: float = 0.0

@@ -38,9 +38,9 @@ def bad_files(
     of each; with `looks` false nothing is decoded, and only what an earlier call found is returned.
 
     Every image is decoded once for each user: the result is stored in the user's cache, by the
-    images' ids, the `digest` of their data, the version of Pillow and the largest file to decode.
-    The whole split is decoded for a part of it, so that other parts cost nothing more. Raises
-    RequestError when the system cannot read a file: then the disk is at fault, not the image.
+    images' ids, the `digest` of their data, the version of Pillow and MEGAPIXELS. The whole split
+    is decoded for a part of it, so that other parts cost nothing more. Raises RequestError when the
+    system cannot read a file: then the disk is at fault, not the image.
     """
     whole = split.whole or split
     content = json.dumps([whole.ids, digest, version("pillow"), MEGAPIXELS])

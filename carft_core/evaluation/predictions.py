@@ -20,14 +20,14 @@ from carft_sweep.carft_core.files import atomic_file
 
 SCHEMA_VERSION = "1"
 CLASS_NAMES = "carft.class_names"
-"""The metadata key of a file under which the classes' names are, as JSON, by label."""
+"""The key, in a file's metadata, of the classes' names: a JSON list in the order of labels."""
 LOGITS_LIMIT = 50_000_000
 """Bytes of fp16 logits per split up to which `auto` keeps them."""
 KeptLogits = Literal["auto", "always", "never"]
 TOP = 5
 REPEATED = ["split", "unit"]
-"""Columns whose values come again and again: a dictionary and statistics of others cost much time
-and save nothing."""
+"""Columns whose values come again and again: for other columns a dictionary and statistics cost
+much time and save nothing."""
 
 
 @dataclass(frozen=True, eq=False)

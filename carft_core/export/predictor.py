@@ -66,7 +66,7 @@ class Predictor:
     """`carft.json`: the run's digest, the label, the config, the metrics."""
     class_names: tuple[str, ...]
     contexts: tuple[str, ...]
-    """Templates."""
+    """The templates of the contexts."""
     _classifier: ImageClassifier
     _w_ctx: Tensor
     _scale: float

@@ -1,4 +1,4 @@
-"""The merges by name: one file and one line here each; users register their own."""
+"""The merges by name: one file and one `register` line each; users register their own."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Lines(Line):
         return alphas
 
     def model(self, point: MergePoint, teacher: Teacher, tuned: Classifier) -> Classifier:
-        """Return the tuned classifier with its layers interpolated; at alpha 1 itself. Raises
-        RequestError for an image tower whose blocks are not known."""
+        """Return the tuned classifier with interpolated layers; at alpha 1 the tuned one itself.
+        Raises RequestError for an image tower whose blocks are not known."""
         alpha = point.values["alpha"]
         if alpha == 1:
             return tuned

@@ -70,7 +70,7 @@ class ImageClassifier(Classifier):
 
 
 def built(model: object, kind: type[T]) -> T:
-    """Return `model` typed as `kind`, what `build` returned. Raises TypeError for another type."""
+    """Return `model`, what `build` made, typed as `kind`. Raises TypeError for another type."""
     if not isinstance(model, kind):
         raise TypeError(f"the algorithm trains {kind.__name__}, not {type(model).__name__}")
     return model

@@ -120,7 +120,8 @@ class Teacher:
         return self.clip.text_tower(self.device)
 
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
-        """Return log p_ctx [B, K] of unit-norm features [B, d], in fp32 whatever the precision."""
+        """Return log p_ctx [B, K] of unit-norm features [B, d], in fp32; `scale` is by default
+        CLIP's."""
         scale = self.scale if scale is None else scale
         with torch.autocast(features.device.type, enabled=False):
             return F.log_softmax(scale * features.float() @ self.w_ctx.T, dim=1)

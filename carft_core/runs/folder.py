@@ -43,7 +43,7 @@ UNMERGED = "unmerged"
 """The label of the run's own model."""
 
 DAMAGED = "%s is damaged (%s); the run begins again"
-"""What is logged of a checkpoint, with its file and the reason."""
+"""The log message on a damaged checkpoint; it takes the file and the reason."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class RunResult:
     """By label (`wise_ft@0.5`): `step`, `values` and `metrics`."""
     warnings: Sequence[str]
     seconds: float
-    """Of training, without evaluation."""
+    """How long training took, without evaluation."""
     facts: Mapping[str, Any]
     """What a fair comparison must share: model, data, transform, budget, contexts."""
 
@@ -295,7 +295,7 @@ def _members(
 
 
 def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
-    """Return the classifier of a run's `model`, unmerged or merged, from its own one, `tuned`."""
+    """Return the classifier of a run's `model`: `tuned`, the run's own, or one merged from it."""
     if model is None:
         return tuned
     merge, point = model

@@ -99,7 +99,7 @@ class EpochReport:
 
 
 History = list[EpochReport]
-"""`history.json`."""
+"""The content of `history.json`."""
 
 
 @dataclass(frozen=True)

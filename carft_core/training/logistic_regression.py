@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from carft_sweep.carft_core.config.fields import Positive, PositiveInt, Section
 
 CONVERGED = 1e-6
-"""The greatest entry of the gradient at a solution, absolute; scikit-learn's default is 1e-4."""
+"""The greatest absolute entry of a solution's gradient; scikit-learn's default is 1e-4."""
 LOGITS_AT_ONCE = 2**25
 """How many logits a probe has in memory together, in float64."""
 PAIRS = 10
@@ -31,7 +31,7 @@ class Solution:
     """Mean cross-entropy and penalty together."""
     cross_entropy: float
     gradient: float
-    """The greatest entry of the loss's gradient, absolute."""
+    """The greatest absolute entry of the loss's gradient."""
     iterations: int
 
 
@@ -123,7 +123,7 @@ def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def unsolved(gradient: float) -> str:
-    """Return a warning that the solver did not converge, with the greatest entry of `gradient`."""
+    """Return a warning that the solver did not converge; `gradient` is a `Solution.gradient`."""
     return (
         f"the linear probe was not solved to the end: its gradient is {gradient:.1e}, not "
         f"{CONVERGED:g}; raise algorithm.max_iter, or lower algorithm.C"

@@ -210,7 +210,8 @@ def _fit(
 
 
 class PeakMemory(TorchDispatchMode):
-    """The bytes of all storages that are made within, and their greatest sum so far."""
+    """A mode that counts the bytes of storages made within it (`now`), and the most so far
+    (`peak`)."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -92,7 +92,7 @@ class Optimiser:
 
 
 OPTIMISERS: Registry[Optimiser] = Registry("optimiser", Optimiser, function="make")
-"""By `optim.name`."""
+"""The optimisers by `optim.name`."""
 
 
 def decay_groups(

@@ -44,8 +44,8 @@ class World:
         return self.rank == 0
 
     def shard(self, rows: Rows) -> Rows:
-        """Return every `size`-th row, from this rank's on. With fewer rows than ranks the first
-        row, so that each rank has one; the surplus results do not count."""
+        """Return every `size`-th row, from this rank's on. A rank for which no row is left gets the
+        first one; what it computes of that does not count."""
         own: Rows = rows[self.rank :: self.size] if self.rank < len(rows) else rows[:1]
         return own
 

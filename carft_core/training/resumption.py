@@ -1,4 +1,4 @@
-"""Resume a run: load the checkpoint that `runs.folder` wrote into model and optimiser."""
+"""Resume a run: load a checkpoint of `runs.folder` into model and optimiser."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Progress(NamedTuple):
 
     step: int
     best: float
-    """The best value of `id/val` so far."""
+    """The best value on `id/val` so far, of the metric that picks the best epoch."""
     history: list[dict[str, Any]]
-    """The reports of its epochs."""
+    """The reports of the run's epochs."""
 
 
 def restore(
@@ -56,8 +56,8 @@ def restore(
 
 def _check_shapes(optimiser: torch.optim.Optimizer) -> None:
     """Raise ValueError where the state of an optimiser with fused kernels, or of Spd, has not the
-    shape of its parameter: the kernels do not check, and read beyond its end. The state of other
-    optimisers has shapes of its own."""
+    shape of its parameter: the kernels do not check, and would read beyond the end. The state of
+    other optimisers has shapes of its own."""
     for group in optimiser.param_groups:
         if "fused" in group or isinstance(optimiser, Spd):
             for parameter in group["params"]:

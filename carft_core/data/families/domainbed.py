@@ -151,7 +151,7 @@ class _WholeSet(NamedTuple):
     """A set as it lies on the disk, whatever is held out of it."""
 
     images: Split
-    """Of all domains, one domain after another, each in torchvision's order."""
+    """The images of all domains, one domain after another, each in torchvision's order."""
     counts: Mapping[str, int]
     """Images of each domain."""
     digest: str

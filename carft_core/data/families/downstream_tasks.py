@@ -17,7 +17,7 @@ Classes = Mapping[str, str]
 PER_CLASS = 30
 """Images of a class of Caltech-101 that train, as in CLIP's paper; all others test."""
 BATCH_SIZE = 128
-"""Source: LDIFS, `args.py`; a batch of 512 would be a quarter of Flowers102's train."""
+"""Images of a batch. Source: LDIFS, `args.py`; 512 would be a quarter of Flowers102's train."""
 
 Arguments = Mapping[str, object]
 
@@ -62,7 +62,7 @@ class Task:
     """The name of the family, of its list of classes and of its template set."""
     title: str
     dataset: str
-    """Its class in `torchvision.datasets`."""
+    """The name of the data set's class in `torchvision.datasets`."""
     folder: str
     """Where torchvision looks for it below the data root."""
     needs: tuple[str, ...]
@@ -223,5 +223,6 @@ _ALL = (
     ),
 )
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
-"""Splits and counts: table 9 of CLIP's paper (Radford et al. 2021), whose Caltech-101 has one class
-more, of what is in no other. Metrics: the same table, and datacomp's `tasklist.yml`."""
+"""Splits and counts: table 9 of CLIP's paper (Radford et al. 2021), whose Caltech-101 has one more
+class, of images that are in no other class. Metrics: the same table, and datacomp's
+`tasklist.yml`."""

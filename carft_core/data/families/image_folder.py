@@ -179,7 +179,7 @@ class Reader:
             self.report(route, message)
 
     def _of_shift(self, route: Route, shift: ShiftFolders, folders: ClassFolders) -> ClassFolders:
-        """Return the folders of a shift by class."""
+        """Return a shift's folders by class, as its `classes`, `exclude` and `rename` say."""
         train, classes = self.train, self.classes
         only, excluded, renamed = shift.classes or (), shift.exclude or (), shift.rename
         allowed, shown = {*folders, *train}, {*classes, *folders}
@@ -271,7 +271,7 @@ class Layout:
     """Whether a message may advise to change the declaration."""
 
     def root_of(self, config: DataConfig) -> Path:
-        """Return the folder that `data.root` names."""
+        """Return the folder that `data.root` names. Raises RequestError where there is none."""
         if config.root is None:
             raise RequestError(f"data.root: which folder holds the images? image_folder {LAYOUT}")
         refuse_held_out(
@@ -383,7 +383,7 @@ def _open_data(layout: Layout, root: Path, bad_files: str) -> FamilyData:
 def _names(
     declared: Declaration, classes: Sequence[str], report: ProblemSink, *, where: str
 ) -> tuple[str, ...]:
-    """Return each class's name for prompts; report problems, with `where` as the names' source."""
+    """Return each class's name for prompts; report problems, in which `where` names the source."""
     if declared.class_names_file is None:
         names = {name: declared.class_names.get(name) or plain_name(name) for name in classes}
         for problem in repeated(names, where):
@@ -483,7 +483,7 @@ class Declared(Layout):
     advises = True
 
     def family(self, defaults: Mapping[str, object]) -> Family:
-        """Return the family to register; `defaults`, of a trial's fields, go before OWN_IMAGES."""
+        """Return the family to register; its `defaults` of a trial's fields override OWN_IMAGES."""
         given = self.declaration
         known = {**OWN_IMAGES, **defaults}
         return Family(given.name, given.summary, self.open, known, given.domains)

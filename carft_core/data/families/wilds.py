@@ -113,7 +113,7 @@ class Benchmark:
     """The folder below the data root, named as by WILDS' own package."""
     layout: str
     images: str
-    """The folder in it that has the images, all in one place."""
+    """The folder below `folder` in which all images lie."""
     counts: Mapping[str, int]
     """How many images each of WILDS' splits has."""
     read: Callable[[Path, Sequence[str]], Sequence[Image]]
@@ -287,7 +287,7 @@ ORIGINAL = ("train", "val", "test", "seq")
 OOD_VAL, OOD_TEST = 2013, 2016
 """The years with which the shifts begin. Source: `time_after_2016` of WILDS' `FMoWDataset`."""
 OTHER = "Other"
-"""What WILDS calls the region of countries that have none; and leaves out of the worst region."""
+"""WILDS' region of countries that have none, which is left out of the worst region."""
 
 
 def split_of(original: str, year: int) -> str | None:
