@@ -48,7 +48,7 @@ class AdaptedClassifier(Classifier):
 
 
 class ClipAdapter(Algorithm):
-    """Train two small layers on the frozen tower's features f; tower and zero-shot head stay.
+    """Two small layers that train on the frozen tower's features f, under the zero-shot head.
 
     The logits are `s norm(alpha A(f) + (1 - alpha) f) W_cls'` with `A(f) = relu(U relu(D f))`. Its
     module is the adapter alone, so a run's weights are small. The official code adapts f before it

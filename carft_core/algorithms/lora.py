@@ -1,4 +1,4 @@
-"""LoRA: low-rank changes of the image tower's weights, in place of the weights."""
+"""LoRA: low-rank changes of the image tower's weights, trained in place of the weights."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from carft_sweep.carft_core.training.logistic_regression import Probe
 
 
 class LpFt(Probe, Algorithm):
-    """Solve a linear probe, then fine-tune image tower and head together from there.
+    """Fine-tuning of image tower and head together, from the solution of a linear probe.
 
     A head that fits the features from the first step on leaves them less distorted than one that
     starts elsewhere. Epoch 0 is the probe: `linear_probe` with the same fields. The features for

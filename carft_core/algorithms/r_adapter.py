@@ -41,7 +41,7 @@ class Adapter(nn.Module):
 
 
 class RAdapter(Algorithm):
-    """Adapters behind attention and MLP of each block of both towers, all else frozen.
+    """Adapters after attention and MLP of each block of both towers, all else frozen.
 
     An adapter is x + a F x, with F [width, width] from zero and the scalar a from 0.1 on. With the
     similarities s f t' of a batch's images and captions, s frozen, the loss is the mean over both

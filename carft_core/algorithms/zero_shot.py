@@ -8,7 +8,7 @@ from carft_sweep.carft_core.algorithms.base import Algorithm
 
 
 class ZeroShot(Algorithm):
-    """Classify by the text features of the class prompts; nothing is trained.
+    """Classification by the text features of the class prompts; nothing is trained.
 
     Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
     Supervision" (arXiv 2103.00020), section 3.1.

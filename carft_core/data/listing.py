@@ -242,7 +242,7 @@ def no_class_folders(folder: Path, expected: str = "", advice: str = "") -> str:
 
 @dataclass
 class ImageScan:
-    """Lists images below a root, and collects what is wrong there and what is left out."""
+    """A lister of images below a root, which collects what is wrong there and what is left out."""
 
     root: Path
     with_empty: bool = False

@@ -266,7 +266,7 @@ class _Tasks(Sampler[_Task]):
 
 
 class Loader:
-    """Loads batches of some splits, to train and to evaluate, with `workers` processes.
+    """A loader of batches of some splits, to train and to evaluate, with `workers` processes.
 
     Batches depend neither on the number of workers nor on global random state, of which none is
     consumed. Workers start with the first call of `steps`, and serve all splits until the outermost

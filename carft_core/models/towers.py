@@ -17,7 +17,7 @@ from carft_sweep.carft_core.models.classifier import tower_outputs
 STEMS = ("ln_pre", "stem", "norm_pre", "patch_embed", "avgpool")
 """Names of the layer before the blocks; of those that a tower has, the first counts."""
 BLOCKS = ("resblocks", "stages", "blocks", "layers")
-"""Names of lists of blocks."""
+"""Names of a tower's list of blocks; the first that it has counts."""
 RESNET = ("layer1", "layer2", "layer3", "layer4")
 """The stages of one of CLIP's own ResNets, which are in no list."""
 PROJECTIONS = (

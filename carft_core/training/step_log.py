@@ -45,7 +45,7 @@ class Logs:
 
 
 class StepLog:
-    """Appends a point to a run's `steps.jsonl` at the first step after each `EVERY` seconds.
+    """The log in a run's `steps.jsonl`: a point at the first step after each EVERY seconds.
 
     The file only grows: a resumed run trains some steps again, and does not log those up to the
     file's last point. So no step has two points, and points that were sent to a tracker stay true.

@@ -68,7 +68,7 @@ def declared_folders(declared: Declaration) -> dict[str, Sequence[str]]:
 
 @dataclass(eq=False)
 class Reader:
-    """Lists the images that a declaration names below a root."""
+    """A reader of folders, which lists the images that a declaration names below a root."""
 
     declared: Declaration
     root: Path
@@ -225,7 +225,7 @@ class Reader:
         return listing
 
     def _check_apart(self, splits: Mapping[str, Listing]) -> None:
-        """Report images that are in train and in a measured split, or in val and in test."""
+        """Report images that val shares with train, or a measured split with train or val."""
         paths = {
             name: frozenset(chain.from_iterable(listing.values()))
             for name, listing in splits.items()
