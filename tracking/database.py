@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS = 5
-"""Within which a server must take a connection."""
+"""Time limit for a server to accept a connection."""
 _PORT = 5432
 _SHORTEST = 3
-"""A password of fewer characters is in every text by chance."""
+"""Shorter passwords are not removed from a text, where they occur by chance."""
 # Without these a network that swallows packets would be noticed after a quarter of an hour.
 _OPTIONS: Mapping[str, int] = {
     "connect_timeout": SECONDS,
@@ -36,12 +36,12 @@ _CREDENTIALS = re.compile(
     r"password authentication failed|no password supplied|role \S+ does not exist|no pg_hba\.conf"
 )
 _SETUP = re.compile("does not exist|permission denied")
-"""Of a database or of rights, as the driver says of a connection that fails."""
+"""What a driver says where a database or a right is missing, so that it is no use to wait."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """A database as the environment names it."""
+    """A database whose URL an environment variable holds."""
 
     uri: str
     """SQLAlchemy's URL."""
@@ -60,7 +60,7 @@ class DatabaseTables:
 
     tables: frozenset[str]
     revision: str | None
-    """Of Alembic, which Optuna and MLflow use for migrations, in `alembic_version`."""
+    """Alembic's, by which Optuna and MLflow migrate, in `alembic_version`; None without one."""
 
     @property
     def is_optunas(self) -> bool:
@@ -74,7 +74,7 @@ class DatabaseTables:
 
 
 def parse_url(uri: str, variable: str) -> URL:
-    """Return the database URL in an environment variable in its parts.
+    """Parse `uri`, the database URL that the environment variable `variable` holds.
 
     Raises:
         TrackingError: The URL names no database. The message has no password.
@@ -109,7 +109,7 @@ def _is_damaged(file: Path) -> bool:
 
 
 def set_aside_if_damaged(file: Path) -> None:
-    """Rename an unreadable database file, so that a new database can be created."""
+    """Rename a damaged SQLite file to `NAME.damaged`, so that a new database can be created."""
     if _is_damaged(file):
         aside = file.with_name(f"{file.name}.damaged")
         for suffix in ("-journal", "-wal", "-shm", ""):
@@ -148,7 +148,7 @@ def inspect_database(database: Database) -> DatabaseTables:
 
 
 def connect_args(url: URL) -> dict[str, int]:
-    """Return the driver's options that limit waiting, unless the URL sets them."""
+    """Return psycopg's options that limit waiting, unless `url` sets them; else nothing."""
     if not url.get_driver_name().startswith("psycopg"):
         return {}
     return {name: value for name, value in _OPTIONS.items() if name not in url.query}
@@ -188,7 +188,7 @@ def check_host(service: str, host: str, port: int, variable: str) -> None:
 
 
 def remove_passwords(text: str, uri: str) -> str:
-    """Return a text without the password of a URL, and without those of all other URLs."""
+    """Return `text` without the password of `uri`, and without the credentials of other URLs."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -1,4 +1,4 @@
-"""Errors of places where runs are recorded, and words of messages."""
+"""Errors of the places where runs are recorded, and helpers that word messages."""
 
 from __future__ import annotations
 
@@ -25,17 +25,13 @@ class ServiceUnreachable(RuntimeError):
 
 
 class RequestFailed(ServiceUnreachable):
-    """Failure of a store at one request, by trouble of its own or because of its content.
-
-    The request is repeated a few times, then the record is set aside.
-    """
+    """Failure of a tracking store at one request, by a fault of the store or the request's content.
+    The request is repeated a few times, then the record is set aside."""
 
 
 class AccessDenied(ServiceUnreachable):
-    """Refusal of a server that is reachable, because of credentials or permissions.
-
-    A running sweep waits until they are corrected; a new one is refused with exit code 2.
-    """
+    """Refusal of a server that is reachable, because of credentials or permissions. A running sweep
+    waits until they are corrected; a new one is refused with exit code 2."""
 
 
 class TrackingError(RuntimeError):

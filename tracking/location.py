@@ -1,4 +1,4 @@
-"""Where a home's runs are recorded, on which file systems, and that nothing else is reported."""
+"""The place where a home's runs are recorded: its address, file system, locks and id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.ownership import make_home, not_writable
 
 OBJECT_STORES = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone"})
-"""Not file systems at all: no locks, no hard links, and who appends writes the whole file anew."""
+"""Mounted object stores: no locks, no hard links, and an append writes the whole file anew."""
 NETWORK = OBJECT_STORES | frozenset(
     {
         *("nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "lustre", "gpfs"),
@@ -31,10 +31,8 @@ MOUNTS = Path("/proc/mounts")
 
 
 def network_file_system(path: Path) -> str | None:
-    """Return the type of the network file system that holds `path`, which need not exist yet.
-
-    None on a local disk, and where the system does not list its mounts.
-    """
+    """Return the type of the network file system that holds `path`, which need not exist yet. None
+    on a local disk, and where the system does not list its mounts."""
     try:
         lines = MOUNTS.read_text(errors="replace").splitlines()
     except OSError:
@@ -68,7 +66,7 @@ _HELD: set[Path] = set()
 
 
 class LockHeld(RuntimeError):
-    """Refusal of a lock that process `pid` holds, where that is known."""
+    """Refusal of a lock that a process holds already: `pid`, None where that is unknown."""
 
     def __init__(self, path: Path, pid: int | None) -> None:
         super().__init__(f"{path} is held by process {pid if pid is not None else '(unknown)'}")
@@ -76,11 +74,9 @@ class LockHeld(RuntimeError):
 
 
 class Lock:
-    """Exclusive lock on a file from construction to `release`.
-
-    Raises LockHeld at once where another process has it, TrackingError where the file system has
-    no locks, or the file is none to be locked.
-    """
+    """Exclusive lock on a file from construction to `release`. Raises LockHeld at once where any
+    process holds it, this one included; TrackingError where the file system has no locks, or the
+    path is a link or no regular file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.parent.resolve() / path.name
@@ -125,8 +121,8 @@ def _open_lock(path: Path) -> int:
 
 @contextmanager
 def waiting(path: Path) -> Iterator[None]:
-    """Wait for the lock at `path`, and hold the lock within the context. POSIX locks end with their
-    process, even if it has forked: those of flock(2) do not."""
+    """Wait for the lock at `path`, and hold it within the context. POSIX locks end with their
+    process even if it has forked; locks of flock(2) live on in its children."""
     file = _open_lock(path)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX)
@@ -153,7 +149,7 @@ _SECRET_OPTION = re.compile(
     r"|(?:user|passfile)=[^&#]*)&?",
     re.IGNORECASE,
 )
-"""What an address has among its options that nobody else may read."""
+"""Credentials among the options of an address."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,7 @@ class TrackingLocation:
     artifacts: Path | None
     """Folder of artifacts; None where the server decides."""
     key: str
-    """A short name of the place: what it was sent of a sweep is noted under it."""
+    """Short name of the place, under which is noted what was already sent to it."""
 
     @property
     def uri(self) -> str:
@@ -187,7 +183,7 @@ class TrackingLocation:
 
 
 def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
-    """Return the home that the option names, else CARFT_HOME, else `.carft` here."""
+    """Return the home: `option` (--home), else CARFT_HOME, else `.carft` in the current folder."""
     variables = os.environ if environ is None else environ
     return Path(option or variables.get(HOME_VARIABLE) or HOME).expanduser()
 
@@ -235,8 +231,8 @@ def source_of(uri: str) -> str:
 
 
 def pages_address(place: TrackingLocation) -> str | None:
-    """Return the address of MLflow's pages of a store: the server's own, or that of `carft-sweep
-    ui` without options. None for a place without a known address, such as Databricks."""
+    """Return the address of MLflow's web pages for `place`: the server's own, or that of
+    `carft-sweep ui` without options. None where no address is known, as for Databricks."""
     if not is_server(place.named):
         return f"http://{UI_HOST}:{UI_PORT}"
     address = without_password(place.named).rstrip("/")

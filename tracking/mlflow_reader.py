@@ -31,7 +31,7 @@ _HOME = 8
 
 @dataclass(frozen=True)
 class ServedSweep:
-    """A sweep that is recorded in MLflow, by its own run there."""
+    """A sweep that is recorded in MLflow, read from the MLflow run that stands for the sweep."""
 
     tags: Mapping[str, str]
     run_id: str
@@ -52,7 +52,7 @@ class ServedSweep:
 
     @property
     def state(self) -> str:
-        """The sweep's state: `running`, `done`, `failed` or `interrupted`."""
+        """The sweep's state: `running`, `done`, `failed`, `interrupted`, or `unknown`."""
         return self.tags.get("carft.state", "unknown")
 
     @property
@@ -88,8 +88,8 @@ class ServedSweep:
 
 
 def find(sweeps: Sequence[ServedSweep], name: str) -> ServedSweep:
-    """Return the sweep of a name, or of `NAME@HOME` where several homes have the name. Raises
-    TrackingError that lists those sweeps, or suggests the nearest name."""
+    """Return the sweep that `name` means: NAME, or `NAME@HOME` where several homes have one of that
+    name. Raises TrackingError, which lists these or suggests the nearest name."""
     bare_name, _, home = name.partition("@")
     named = [sweep for sweep in sweeps if sweep.name == bare_name]
     of_home = [sweep for sweep in named if sweep.home.startswith(home)]
@@ -106,11 +106,11 @@ def find(sweeps: Sequence[ServedSweep], name: str) -> ServedSweep:
 
 
 MOST = 1 << 28
-"""Bytes of a file that are read."""
+"""Largest file that is read, in bytes."""
 _CHUNK = 1 << 16
 _STREAM = {"stream": True, "allow_redirects": False, "timeout": 30.0}
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-"""Where a server hands out what it keeps."""
+"""Route at which a server hands out the artifacts that it keeps itself."""
 
 
 class MlflowReader:
@@ -147,12 +147,9 @@ class MlflowReader:
         return list(first.values())
 
     def part(self, sweep: ServedSweep, name: str) -> SweepRuns:
-        """Return a sweep's runs and its rules of judging, under `name`.
-
-        Runs of a running sweep are as they were when one of its runs ended.
-
-        Raises TrackingError where these do not exist yet, were deleted, or cannot be read.
-        """
+        """Return a sweep's runs and its comparison rules, under the name `name`. A running sweep is
+        read as it was when one of its runs ended last. Raises TrackingError where its file does not
+        exist yet, was deleted, or cannot be read."""
         try:
             text = self._text(sweep.artifacts, COMPARISON_INPUT)
             read = None if text is None else read_comparison_input(text, name)
@@ -179,7 +176,7 @@ class MlflowReader:
 
         The author of the run sets `place`, and must not choose what is read: a server hands out its
         own files only, and beside a database the home's own folder is read. Raises TrackingError,
-        ValueError or OSError for a place elsewhere, for no text, and for a larger file.
+        ValueError or OSError for a place elsewhere, bytes that are no text, or more than `MOST`.
         """
         if not is_server(self._uri):
             return _text_in(place, name, self._roots())
@@ -200,14 +197,15 @@ class MlflowReader:
         return content.decode()
 
     def _roots(self) -> list[Path]:
-        """Return the folders where a database's runs may have files: in its home or this one."""
+        """Return the artifact folders that may be read: of this home and of the database's."""
         file = sqlite_file(self._uri)
         homes = [home_folder(None), *([] if file is None else [file.parent])]
         return [(home / "mlartifacts").resolve() for home in homes]
 
 
 def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
-    """Return a file's text in a folder below one of `roots`; links that lead out are refused."""
+    """Return the text of file `name` in `place`, a path or file URI; None if missing. Raises
+    TrackingError where the file, links resolved, is below none of `roots`."""
     parts = urlsplit(place)
     if parts.scheme not in ("", "file") or parts.netloc:
         raise TrackingError(f"{place} is not beside the database")
@@ -221,7 +219,7 @@ def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
 
 
 def read_sweeps(uri: str, experiment: str | None, sweeps: Sequence[str]) -> list[SweepRuns]:
-    """Return sweeps by their names, or `NAME@HOME`, from a server or database."""
+    """Read the runs of `sweeps`, each NAME or `NAME@HOME`, from the server or database `uri`."""
     reader = MlflowReader(uri, experiment or EXPERIMENT)
     every = reader.sweeps()
     return [reader.part(find(every, name), name) for name in dict.fromkeys(sweeps)]

@@ -28,16 +28,13 @@ class OtherWriter(NamedTuple):
     reason: str
     """`belongs to user ada (1000)`, `can be written by group lab`."""
     remedy: str
-    """A command that takes the right away; empty where that is another account's to decide."""
+    """Shell command that takes the right away; empty where only another account could."""
 
 
 def other_writer(path: Path) -> OtherWriter | None:
     """Return who else could have written a file or a folder's entries; None if only this user and
-    root could.
-
-    The group that a user has alone counts as the user: where every account has such a group, files
-    are made for it to write. Links are followed. Raises OSError for a missing file.
-    """
+    root could. A user's private group counts as the user: systems with such groups make files
+    writable for them. Links are followed. Raises OSError for a missing file."""
     facts = path.stat()
     if facts.st_uid not in _trusted_users():
         return OtherWriter(f"belongs to {_account('user', facts.st_uid)}", "")
@@ -76,7 +73,7 @@ def check_home(path: Path) -> None:
 
 
 def _doubts(home: Path) -> Iterator[OtherWriter]:
-    """Yield who else could have written parts of the home, or what its links lead to."""
+    """Yield each other account that could write the home or its large folders, and stray links."""
     if (writer := other_writer(home)) is not None:
         yield writer
     is_entered = home.stat().st_mode & _ENTERED
@@ -118,8 +115,8 @@ def make_home(home: Path) -> None:
 
 
 def _trusted_users() -> set[int]:
-    """Return the users whose files count as this user's own: root can write everything anyway, and
-    under sudo the account that called it."""
+    """Return the ids of users whose files count as this user's own: root, who can write everything
+    anyway, this user, and under sudo the account that called it."""
     own = os.geteuid()
     caller = os.environ.get("SUDO_UID", "")
     return {0, own} | ({int(caller)} if own == 0 and caller.isdecimal() else set())

@@ -11,7 +11,7 @@ NAME = "carft-sweep"
 
 
 def program() -> str:
-    """Return the shell's words for this program: as it was called, if PATH does not have it."""
+    """Return how a shell calls this program: by name, or as it was called if PATH lacks it."""
     called = Path(sys.argv[0])
     if shutil.which(NAME) is None:
         if called.name == NAME:

@@ -22,18 +22,19 @@ _GIT_SECONDS = 5.0
 _NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
 _EMPTY = "CARFT_EMPTY"
 _NO_FETCHING = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
-"""Of a missing object, from a remote whose address may be a program; older versions of git know
-the second one only, and then fetch in vain."""
+"""Keeps git from fetching missing objects from a remote, whose address may be a program. Older
+versions know the second variable only, and then fetch in vain."""
 _FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.DOTALL)
-"""Emptied by name, as git reads the attributes in `.git/info` even with `--attr-source`."""
+"""Settings that name a filter's program. Each is emptied by its name, as git reads the attributes
+in `.git/info` even with `--attr-source`."""
 _COMMIT, _DIRTY = "mlflow.source.git.commit", "carft.git.dirty"
 _VERSION = "carft.version."
 
 
 def provenance_tags(folder: Path | None = None) -> dict[str, str]:
     """Return tags of user, command, the git checkout around `folder`, and installed versions.
-    `folder` is the current one when None. Outside a checkout or without git, SOURCE_COMMIT in the
-    environment is the commit. No package is imported."""
+    `folder` is the current one when None. Outside a checkout or without git, the commit is that in
+    CARFT_SOURCE_COMMIT. No package is imported."""
     tags = {
         USER: user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
@@ -110,7 +111,7 @@ def _git(folder: Path, *command: str) -> str | None:
 def _git_process(
     folder: Path, command: Sequence[str], emptied: Iterable[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a git command with the settings `emptied` as empty; a setting's name may hold `=`."""
+    """Run a git command with the settings named in `emptied` made empty; a name may hold `=`."""
     return subprocess.run(
         [
             *("git", "--no-optional-locks", *_NO_PROGRAMS),

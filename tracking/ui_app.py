@@ -1,4 +1,4 @@
-"""MLflow's server without what acts: only the routes that runs and models need are open.
+"""MLflow's server restricted to the routes that runs and models need.
 
 MLflow's own server also has an assistant that runs commands, a gateway, jobs and webhooks: they
 execute, fetch and write as the server's owner for whoever reaches it. A route that is not listed
@@ -137,8 +137,8 @@ GET /3.0/mlflow/roles/users/list
 
 # On pages opened at localhost MLflow shows its assistant, and marks each part of it.
 _STYLE = "<style>[data-assistant-ui] {display: none !important}</style>"
-# What MLflow's client and pages ask before they use what is closed. Where they may, they download
-# from the store by an address that the server signs, and fail where only the server reaches it.
+# What MLflow's client and pages are told that this server can do. With multipart downloads they
+# would read from the artifact store itself, and fail where only the server reaches that store.
 _ABILITIES = {
     "store_type": "SqlStore",
     "workspaces_enabled": False,
@@ -192,7 +192,7 @@ def _restrict(app: ASGIApp, flask_app: Flask) -> ASGIApp:
 
 
 class OpenRoutes:
-    """MLflow's application behind a check of each request."""
+    """ASGI application that passes requests for open routes on to MLflow and refuses all others."""
 
     def __init__(self, app: ASGIApp, prefix: str, origins: Sequence[str]) -> None:
         self._app = app
@@ -233,7 +233,7 @@ class OpenRoutes:
         )
 
     def _is_foreign(self, headers: Headers) -> bool:
-        """Return whether a page of another origin asks; MLflow admits all ports of localhost."""
+        """Return whether a page of a foreign origin asks; MLflow admits all ports of localhost."""
         origin, host = headers.get("origin"), headers.get("host")
         return origin not in (None, f"http://{host}", f"https://{host}", *self._origins)
 
@@ -244,8 +244,8 @@ def _refuse(status: int, code: str, message: str) -> JSONResponse:
 
 
 def _is_plain(body: bytes) -> bool:
-    """Return whether a request creates an experiment with only a name and tags: from a folder of
-    the sender's choice the server would read files for everybody."""
+    """Return whether `body` creates an experiment with a name and tags alone. With an artifact
+    location of the sender's choice the server would serve files of any folder."""
     try:
         fields = json.loads(body)  # as Flask does for MLflow
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The MLflow server of a home, which this machine alone reaches."""
+"""The MLflow server that shows a home's runs, reachable from this machine alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Server:
             self.stop()
 
     def stop(self) -> None:
-        """End our server together with all its children."""
+        """Stop the server with all its child processes, if this process started it."""
         if self.process is None:
             return
         atexit.unregister(self.stop)
@@ -90,8 +90,8 @@ def serve(
     Until `Server.stop`, SIGTERM raises SystemExit here, so that the server does not stay behind.
 
     Args:
-        uri: The database; a server's address is returned without its password.
-        artifacts: The folder of artifacts, where the server serves them.
+        uri: The database; or the address of a server, which is then returned and none is started.
+        artifacts: The folder of artifacts that the server serves; None: MLflow's own choice.
         port: The port to listen on; 0 for any.
         start_seconds: How long it may take to answer.
 

@@ -39,11 +39,9 @@ def write_figures(
     *,
     scale: float = 2.0,
 ) -> list[Path]:
-    """Write every chart with content as `<name>.<kind>`, without a browser.
-
-    `names` are the wanted charts; None: all. A PNG has `scale` times the pixels of an SVG. Return
-    the files in the order of the page. Raises OSError where the folder cannot be written.
-    """
+    """Write every chart with content as `<name>.<kind>`, without a browser. `names` are the wanted
+    charts; None: all. A PNG has `scale` times the pixels of an SVG. Return the files in the order
+    of the page. Raises OSError where the folder cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for chart in CHARTS.values():

@@ -47,7 +47,7 @@ def tooltips(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
 def interval_rules(
     base: alt.Chart, along: Literal["x", "y"], field: str, rows: Rows
 ) -> list[alt.Chart]:
-    """Return a layer of bars from `<field> low` to `<field> high`; none where no row has both."""
+    """Return a layer of bars from `<field> low` to `<field> high`, or [] where no row has both."""
     if not any(f"{field} low" in row for row in rows):
         return []
     channel, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
@@ -202,6 +202,6 @@ class Chart:
     about: str
     """What it shows and how to read it, in one to three plain sentences."""
     draw: Callable[[ChartData], Picture | None]
-    """Returns None where the sweep has nothing to show in it."""
+    """Returns None where there is nothing to show."""
     folded: bool = False
     """Whether the page draws it only when a reader unfolds it."""

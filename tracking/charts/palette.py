@@ -24,7 +24,7 @@ _SYMBOLS = ("triangle-up", "diamond", "triangle-down", "triangle-left", "triangl
 _SHORT = 20
 """Letters of a name in a legend of two columns."""
 _MANY = 16
-"""Entries of a legend that shows what is hollow too."""
+"""Most entries of a legend that names the hollow (merged) ones too."""
 _LONG = 38
 """Letters that a legend has room for on a phone."""
 

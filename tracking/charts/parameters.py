@@ -22,7 +22,7 @@ from carft_sweep.tracking.comparison.statistics import mean
 
 Scale = Literal["linear", "log", "symlog", "categories"]
 _DECADE = 10
-"""Two values that differ by this factor or more grow by it."""
+"""Two values whose ratio is at least this are drawn on a log scale."""
 _FEW = 7
 """Values that have a tick each."""
 _WIDE = 30
@@ -116,8 +116,8 @@ def varied_parameters(rows: Iterable[Row]) -> tuple[Parameter, ...]:
 
 
 def scale_of(values: Sequence[Scalar]) -> Scale:
-    """Return the scale on which the values lie most evenly; a sweep file names none. Symlog is log
-    with a zero among the values; values that are not all numbers are categories."""
+    """Return the scale on which the values lie most evenly. Symlog is log with a zero among the
+    values; values that are not all numbers are categories."""
     numbers = sorted(_numbers(values))
     if len(numbers) < len(values) or len(numbers) < 2:
         return "categories"
@@ -139,7 +139,8 @@ def _skew(numbers: Sequence[float]) -> float:
 
 
 def _decades(numbers: Sequence[float]) -> list[float]:
-    """Return powers of ten between positive numbers; with 2 and 5 times these if few."""
+    """Return powers of ten between the least and the largest of positive numbers, with 2 and 5
+    times these if few; empty if still fewer than three."""
     low, high = min(numbers), max(numbers)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 2, 5)):

@@ -1,4 +1,4 @@
-"""Differences by split, and the context probe."""
+"""Charts of differences by split and of the context distribution."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MOST_SEEDS = 10
 
 
 def draw_shifts(data: ChartData) -> Picture | None:
-    """Draw each row's difference from the reference by split; return None without a reference."""
+    """Draw each row's difference from the reference by split; return None without such a pair."""
     reference, endpoint = data.reference, data.comparison.endpoint
     if reference is None:
         return None
@@ -131,7 +131,7 @@ _TITLES = {"kl": "KL to zero-shot (nats)", "entropy": "Entropy (nats)"}
 
 
 def draw_context(data: ChartData) -> Picture | None:
-    """Draw the context distribution's probe on each split; return None where no run was probed."""
+    """Draw KL to zero-shot and entropy of the contexts by split; return None if unmeasured."""
     probed = sorted(
         {
             match[1]

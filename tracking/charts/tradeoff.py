@@ -31,7 +31,7 @@ from carft_sweep.tracking.comparison.wise_ft_curve import WISE, Curve, highest_o
 
 _HEIGHT = 420
 _SMALL, _LARGE = 40, 100
-"""Square pixels of other settings, and of what stands for an algorithm."""
+"""Square pixels of a point: of other settings, and of those that represent an algorithm."""
 _LETTER = 8
 """Pixels of a letter's width, at most."""
 _ROOMY = 420
@@ -153,7 +153,7 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
 
 
 def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
-    """Return a chart that shades the claim's common ID range between the two curves, if any."""
+    """Return a layer that shades what is between the answer's two curves; [] without these."""
     verdict = data.comparison.answer.curve
     if verdict is None:
         return []

@@ -1,4 +1,4 @@
-"""What to know before believing a comparison, a sentence each."""
+"""Caveats of a comparison: what weakens its numbers, a sentence each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COMPARED = {
     "device": "kinds of device",
     _REVISION: "versions of the code",
 }
-"""The facts that must be equal, in words."""
+"""The recorded properties that must be equal in all rows, with their names in sentences."""
 _OF_DATA = frozenset({"data", "data_digest", "skipped"})
 _SPLIT = "split"
 """The fact that holds the number by which a run's split was drawn."""
@@ -98,7 +98,7 @@ def _differing(runs: Sequence[Labelled], *path: str) -> str:
 
 
 def _text(facts: Mapping[str, object], path: Sequence[str]) -> str | None:
-    """Return as text the value at nested keys of a run's recorded properties; None if missing."""
+    """Return the value at the nested keys `path` of a run's facts as text; None if missing."""
     value: object = facts
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -127,7 +127,7 @@ _STATES = {
 
 
 def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterator[str]:
-    """Yield caveats of the selection of settings: a constraint, unfinished runs and ties."""
+    """Yield sentences on how settings were selected: a constraint, unfinished runs and ties."""
     own = rule.constraint
     if own is not None and rule.bound is None:
         yield f"the constraint was not applied: no finished run of {own.of} has {own.metric}"
@@ -152,14 +152,14 @@ def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterat
 
 
 def oracle(rule: SelectionRule) -> Iterator[str]:
-    """Warn that settings were chosen on `rule.metric` by an oracle rule, which may use test data,
-    so that their numbers are optimistic."""
+    """Yield a warning where `rule` is an oracle rule: settings were chosen on `rule.metric`, which
+    may be of test data, so that their numbers are optimistic."""
     if rule.oracle:
         yield f"oracle: settings were chosen on {rule.metric}; their numbers are optimistic"
 
 
 Domains = Mapping[str, tuple[str, ...]]
-"""By the label of each arm with runs the held-out domains that its contexts name."""
+"""The held-out domains that the contexts of an arm name, by the label of the arm."""
 
 
 def named_domains(arms: Sequence[Arm]) -> Domains:
@@ -178,7 +178,7 @@ def domains_differ(domains: Domains) -> bool:
 
 
 def contexts(domains: Domains) -> Iterator[str]:
-    """Yield a sentence for the arms whose prompts name a domain that the arms are tested on."""
+    """Yield a sentence for each set of held-out domains that prompts name, with the arms."""
     by_words: dict[tuple[str, ...], list[str]] = {}
     for label, words in domains.items():
         if words:
@@ -198,7 +198,7 @@ def contexts(domains: Domains) -> Iterator[str]:
 FAMILY = "family"
 """The fact that names the family of the data with its version: `icon_shift v1`."""
 _DIGITS = 6
-"""Of a digest of data, enough to see that two are not the same."""
+"""Digits of a data digest that are shown: enough to tell two digests apart."""
 
 
 def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
@@ -225,7 +225,8 @@ def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
-    """Yield the number of runs left out of every mean, test and curve, by reason."""
+    """Yield a sentence for each state (failed, pruned, ...) whose runs are left out of every mean,
+    test and curve, with their number by arm."""
     lacking = [arm for arm in arms if len(arm.done) < len(arm.runs)]
     for word, states in _STATES.items():
         counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
@@ -235,7 +236,7 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
-    """Yield finished runs without a finite value of the endpoint, so that their arm has no mean."""
+    """Yield a sentence for each arm without a mean, as runs lack a finite value."""
     done = [arm for arm in arms if arm.done]
     # Of top-1 the verdict says that it was not measured.
     if endpoint.by != TOP1 and done and not any(arm.values(endpoint.metric) for arm in done):
@@ -256,12 +257,12 @@ def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
 
 
 MEDIAN_DEVIATIONS, POINTS = 10, 0.05
-"""How far a seed lies off where it is named: of five normal values one lies ten median deviations
-off in 7 %, and with five points besides hardly ever."""
+"""A seed is named that lies off the median by more than ten median deviations and 0.05: of five
+normal values one lies ten deviations off in 7 %, with 0.05 besides hardly ever."""
 
 
 def outlying_seeds(arms: Iterable[Arm], endpoint: Endpoint) -> Iterator[str]:
-    """Yield a sentence for each arm with a seed far off its other seeds, as of a diverged run."""
+    """Yield a sentence for each seed far off its arm's other seeds, as of a diverged run."""
     for arm in arms:
         for metric in dict.fromkeys((endpoint.ood, endpoint.id_metric)):
             values = arm.values(metric)
@@ -280,8 +281,8 @@ def outlying_seeds(arms: Iterable[Arm], endpoint: Endpoint) -> Iterator[str]:
 
 
 def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> Iterator[str]:
-    """Yield a sentence with each algorithm's number of settings and runs, where some algorithms
-    were tried at fewer settings than others."""
+    """Yield a sentence with the numbers of settings and runs of the algorithms that were tried at
+    fewer settings (the keys of `fewer`) and of those that were tried at more (its values)."""
     concerned = {*fewer}.union(*fewer.values())
     counts = [
         f"{budget.algorithm} {counted(budget.settings, 'setting')} ({counted(budget.runs, 'run')})"

@@ -57,19 +57,19 @@ class Row:
 
     arm: Arm
     value: float | None
-    """What the selection rule saw of this row."""
+    """Mean of the metric that settings are selected by; None without one."""
     selected: bool = False
-    """The one setting that the sweep ends with."""
+    """Whether it is the one setting that the sweep ends with."""
     chosen: bool = False
-    """Unmerged: it stands for its algorithm. Merged: its label stands for the merge in its arm, by
-    validation, or as WiSE-FT's alpha of 0.5, which nobody chooses."""
+    """Whether an unmerged row represents its algorithm. Of a merged row: whether it represents its
+    merge, chosen by validation, or is WiSE-FT at alpha 0.5, which nobody chooses."""
     marks: tuple[str, ...] = ()
     """Words that qualify the row: `untuned`, `incomplete`, `confirmed`, `oracle`, `names domains`,
     and of a merge what it says of itself, such as `transductive`."""
 
     @property
     def setting(self) -> str:
-        """The label of the unmerged arm; trials of several sweeps may share a number."""
+        """Label of the unmerged arm. It is unique; trials of several sweeps may share a number."""
         return self.arm.setting_label
 
     @property
@@ -79,12 +79,12 @@ class Row:
 
     @property
     def metrics(self) -> Mapping[str, Estimate]:
-        """Each metric's estimate that some finished run has, in the order of `metric_order`."""
+        """Estimate of each metric that some finished run has, in `metric_order`."""
         return {name: self.metric(name) for name in sorted(self.names, key=metric_order)}
 
     @property
     def names(self) -> set[str]:
-        """Return the names of the metrics of the row, unordered."""
+        """The names of the metrics of the row, unordered."""
         return set().union(*(run.metrics_of(self.arm.merge) for run in self.arm.done))
 
     def metric(self, name: str) -> Estimate:
@@ -94,11 +94,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a sweep ends with; the functions of `tracking.report` render it."""
+    """The result of comparing the arms of a sweep; `tracking.report` renders it."""
 
     sweep: str
     spec: ComparisonSpec
-    """With the seeds that occur, and the endpoint that fits what was measured."""
+    """As given, with the seeds that occur and the endpoint that fits the measured metrics."""
     rows: tuple[Row, ...]
     selected: Selection | None
     """The setting that the rule takes among the trials."""
@@ -112,13 +112,13 @@ class Comparison:
     curve_verdicts: tuple[CurveVerdict, ...] = ()
     """Each candidate's curve against that of the reference."""
     kept: KeptHits = field(default_factory=KeptHits, compare=False, repr=False)
-    """The predictions that tests are over."""
+    """Reader of the predictions from which the errors over images are computed."""
     budgets: tuple[Budget, ...] = ()
-    """What each algorithm that trains was given before its setting was selected."""
+    """Settings and runs of each algorithm that trains, before its setting was selected."""
     fresh_seeds: tuple[int, ...] = ()
-    """What the verdict is judged on, where selected settings are confirmed; else `seeds`."""
+    """Seeds of the confirming runs that the verdict is judged on; if empty, it is on `seeds`."""
     tasks: Mapping[str, Comparison] = field(default_factory=dict)
-    """That of each task, where there are several; then the rows are means over them."""
+    """The comparison of each of several tasks; `rows` are then means over the tasks."""
 
     @property
     def selected_verdict(self) -> Verdict | None:
@@ -130,7 +130,7 @@ class Comparison:
 
     @property
     def better_baseline(self) -> Arm | None:
-        """The reference, where the verdict is against the selected setting."""
+        """The reference if the verdict calls it better than the selected setting, else None."""
         verdict = self.selected_verdict
         is_against = verdict is not None and verdict.outcome in ("less_robust", "worse")
         return verdict.pair.reference if verdict is not None and is_against else None
@@ -208,7 +208,7 @@ def compare(
         runs: Runs in any state; the same (setting, seed) twice counts once.
         spec: Selection rule, endpoint, reference, and the seeds of a complete setting.
         sweep: The name of the sweep, for titles.
-        tried: By algorithm, the settings that its runs were chosen among; None: its arms.
+        tried: Number of settings that an algorithm was selected among; None: as many as in `runs`.
         hits: Reads which images a model of a run has right, by default from the run's folder.
 
     Returns:
@@ -356,8 +356,8 @@ def _answer(
     seeds: Sequence[int],
     kept: KeptHits,
 ) -> tuple[Answer, tuple[str, ...]]:
-    """Return the answer (which setting to use, how sure its advantage is) and the labels of the
-    other tests. The strongest model is one of `models`; verdicts were judged on `seeds`."""
+    """Return the answer (which setting to use, how sure its advantage is) and its statistics, a
+    sentence each. The strongest model is one of `models`; verdicts were judged on `seeds`."""
     endpoint, rule, reference = spec.endpoint, spec.rule, tested.get(spec.reference)
     selected = None if best is None else tested[best.arm.algorithm]
     strongest = find_strongest(measured_models(models), reference, endpoint, kept, seeds)
@@ -406,8 +406,8 @@ def _answer(
 def _verdict_of_selected(
     verdicts: Sequence[Verdict], best: Selection | None, rule: SelectionRule
 ) -> Verdict | None:
-    """Return the verdict of the selected setting's algorithm. Where the selected setting is the
-    reference, return the verdict of the candidate with the best value of the selection metric."""
+    """Return the verdict on the algorithm of `best`. Where that is the reference, return the
+    verdict on the candidate with the best mean of `rule.metric`. None without verdicts."""
     for verdict in verdicts:
         if best is not None and verdict.pair.candidate.algorithm == best.arm.algorithm:
             return verdict

@@ -1,8 +1,8 @@
 """Curve against curve: whether a method with WiSE-FT beats the reference with WiSE-FT.
 
-WiSE-FT costs nothing, so that a method is worth what its whole curve is. For each seed it is the
-mean, over the ID accuracies that both curves reach, of a lower bound of the candidate's curve minus
-an upper bound of the reference's. Nobody chooses an alpha.
+WiSE-FT costs nothing, so that a method is judged by its whole curve. Each seed's gain is the mean,
+over the ID accuracies that both curves reach, of a lower bound of the candidate's curve minus an
+upper bound of the reference's. Nobody chooses an alpha.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class CurvePair:
     reference: Arm
     endpoint: Endpoint
     curves: Mapping[int | None, tuple[Curve, Curve]]
-    """By seed: those of the candidate and of the reference."""
+    """By seed: the candidate's curve and the reference's."""
     zero_shots: tuple[Arm | None, Arm | None]
-    """Where each curve begins."""
+    """Zero-shot arms where the two curves begin (alpha 0)."""
     kept: KeptHits = field(compare=False, repr=False)
 
     @property
@@ -94,7 +94,7 @@ class CurvePair:
     @cached_property
     def gain(self) -> PairedTest | None:
         """Test by seed of the candidate's lower bound minus the reference's upper bound, in OOD
-        accuracy at equal ID accuracy. None where one of the seeds has no common range."""
+        accuracy at equal ID accuracy. None where a seed has no common range of ID accuracies."""
         return self._test(0)
 
     @cached_property
@@ -104,14 +104,14 @@ class CurvePair:
 
     @property
     def difference(self) -> float | None:
-        """The estimated gain: each curve is put in the middle of its bounds. None without both."""
+        """The estimated gain, each curve in the middle of its bounds; None without both tests."""
         if self.gain is None or self.loss is None:
             return None
         return (self.gain.mean - self.loss.mean) / 2
 
     @property
     def slack(self) -> float:
-        """How far gain and loss are below the true differences: half the gap that bounds leave."""
+        """How far gain and loss lie below the true differences: half the gap between bounds."""
         if self.gain is None or self.loss is None:
             return 0.0
         return max(0.0, -(self.gain.mean + self.loss.mean) / 2)
@@ -190,7 +190,7 @@ class _Side(NamedTuple):
 
     alphas: tuple[float, ...]
     ids: Floats
-    """[..., S, K] by seed and alpha."""
+    """[..., S, K] ID accuracy by seed and alpha."""
     oods: Floats
 
 
@@ -205,9 +205,9 @@ def _side(curves: Sequence[Curve]) -> _Side:
 
 
 def _gains(one: _Side, two: _Side) -> Floats:
-    """Return for each seed [..., S] the lower bound of how far the curves `one` lie above `two` at
-    equal ID accuracy. How far a curve may lie below its chords is estimated by the mean curve,
-    since the curve of a single seed is bent by chance."""
+    """Return for each seed [..., S] a lower bound of how far curve `one` lies above curve `two`,
+    mean over their common ID range. How far a curve may lie below its chords (its sag) is estimated
+    by the curve's mean over seeds, since a single seed's curve is bent by chance."""
     sag = curve_sag(one.ids.mean(axis=-2), one.oods.mean(axis=-2), two.ids.mean(axis=-2))
     return curve_gain(one.ids, one.oods, two.ids, two.oods) - sag[..., None]
 
@@ -219,9 +219,9 @@ class CurveVerdict(Judgement):
     pair: CurvePair
     outcome: CurveOutcome
     gain_level: float
-    """That of the gain's interval which decides."""
+    """Confidence level of the interval of `pair.gain` that decides."""
     loss_level: float
-    """That of the loss's."""
+    """Confidence level of the interval of `pair.loss` that decides."""
 
     @property
     def level(self) -> float:
@@ -230,8 +230,8 @@ class CurveVerdict(Judgement):
 
     @property
     def interval(self) -> Interval | None:
-        """That of the true gain: what the tests of gain and loss leave open, each at its own level.
-        None without both."""
+        """Interval of the true gain: its low end by the test of the gain at `gain_level`, its high
+        end by that of the loss at `loss_level`. None without both."""
         gain, loss = self.pair.gain, self.pair.loss
         of_gain = None if gain is None else gain.interval(self.gain_level)
         of_loss = None if loss is None else loss.interval(self.loss_level)
@@ -239,7 +239,7 @@ class CurveVerdict(Judgement):
 
     @property
     def power(self) -> Power | None:
-        """What true gain this test finds; None without a test."""
+        """Power of the test of the gain; None without a test."""
         return Power.of(self.pair.gain, self.gain_level, slack=self.pair.slack)
 
     @property
@@ -255,7 +255,8 @@ class CurveVerdict(Judgement):
 def judge_curves(
     pairs: Sequence[CurvePair], seeds: Sequence[int], tried: Mapping[str, int]
 ) -> tuple[CurveVerdict, ...]:
-    """Return each candidate's verdict against the reference's curve, Holm-adjusted over all."""
+    """Return the verdict on each pair, Holm-adjusted over all pairs. A pair needs all of `seeds`;
+    `tried` is the number of settings that each algorithm was selected among."""
     better = holm([pair.p_better for pair in pairs])
     worse = holm([pair.p_worse for pair in pairs])
     return tuple(

@@ -1,4 +1,4 @@
-"""How OOD and ID move with each varied field: the question that a sweep file itself puts."""
+"""The effect of each varied field on OOD and ID: the question of a sweep file itself."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Effect:
-    """A field's lowest against its highest value; of categories the worst against the best.
-
-    Compared are settings that differ in this field alone, paired by seed.
-    """
+    """The effect of a field: its highest value against its lowest, or of categories the best
+    against the worst. Compared are settings that differ in this field alone, paired by seed."""
 
     parameter: str
     """The dotted name."""
@@ -43,7 +41,7 @@ class Effect:
     difference: PairedTest
     """Of the endpoint: the last level minus the first."""
     id_difference: PairedTest | None
-    """Of ID, likewise; None where the endpoint is ID or ID was not measured."""
+    """Of ID, last level minus first; None where the endpoint is ID or ID was not measured."""
     selected: Scalar
     """The value of the selected setting."""
 
@@ -65,7 +63,7 @@ class Effect:
 
     @property
     def interval(self) -> Interval | None:
-        """The interval of the difference at this level; None where the test has no interval."""
+        """Confidence interval of `difference` at `level`; None where the test has none."""
         return self.difference.interval(self.level)
 
     @property
@@ -77,9 +75,9 @@ class Effect:
 def measure_effects(
     arms: Sequence[Arm], selected: Arm, endpoint: Endpoint, seeds: Sequence[int], kept: KeptHits
 ) -> tuple[list[Effect], list[str]]:
-    """Return the effect of each varied field of the selected setting's algorithm, in order of
-    names, and the fields whose effect cannot be measured, as no two settings differ in them alone
-    at all of their values. A setting that lacks a seed or a value is left out."""
+    """Return the effect of each varied field of the algorithm of `selected`, in order of names, and
+    the fields without one, since no group of settings has all values of the field and differs in
+    nothing else. Settings that lack one of `seeds` or the endpoint's mean are left out."""
     settings = [
         arm
         for arm in arms
@@ -103,8 +101,8 @@ def measure_effects(
 
 
 def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, Arm]]:
-    """Group arms that differ in the field `name` alone, as arms by the field's text; return the
-    groups with all `count` values."""
+    """Return the groups of arms that differ in the field `name` alone, each as {text of the field's
+    value: arm}; only groups with all `count` values."""
     first = _rest(arms[0], name)
     if count == len(arms) and any(_rest(arm, name) != first for arm in arms):
         return []  # a value for each arm, as random search gives: all are one block, or none is
@@ -131,7 +129,7 @@ def _effect(
     seeds = [seed for seed in every[0] if all(seed in values for values in every)]
 
     def by_seed(text: str, metric: str) -> list[float] | None:
-        """Return a metric's mean over the other fields' settings, by seed, or None."""
+        """Return a metric's mean over the other fields' settings, by seed; None if one lacks it."""
         of_blocks = [block[text].values(metric) for block in blocks]
         if not all(seed in of_block for of_block in of_blocks for seed in seeds):
             return None

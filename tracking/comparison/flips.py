@@ -25,7 +25,7 @@ def find_flips(
     Returns:
         The common seeds, (None,) where no seed changes either arm; and a table with a row for the
         ID test and each shift: images, those won and lost, won minus lost as `net`, and the
-        `difference` in accuracy, mean over the seeds.
+        `difference` in accuracy (a fraction), mean over the seeds.
 
     Raises:
         TrackingError: No row has a label, or predictions were not kept or are of different images.
@@ -57,8 +57,8 @@ def find_flips(
 
 
 def _shares(arm: Arm, seeds: Sequence[int | None]) -> pd.Series[float]:
-    """Return the share of an arm's runs that have each image right, by split, image and label, of
-    the ID test and the shifts. Raises TrackingError without readable predictions."""
+    """Return for each image of the ID test and the shifts the share of an arm's runs that classify
+    it right, by split, image and label. Raises TrackingError without readable predictions."""
     import pandas as pd
 
     runs = [run for run in arm.done if run.seed in seeds or not arm.has_seeds]

@@ -1,7 +1,7 @@
 """Which test images a model has right, counted by unit, and what other images would change.
 
 A unit is what images were sampled by: an image itself, or in IconShift a drawing with all of its
-views, in several shifts too. Whoever has a metric of some images knows that of all images up to an
+views, in several shifts too. A metric over sampled images estimates that over all images with an
 error of its own, which does not shrink with more seeds.
 """
 
@@ -92,8 +92,8 @@ def _equal(one: NDArray[Any], two: NDArray[Any]) -> bool:
 
 
 def read_hits(run: RunRecord, merge: str | None) -> Hits | None:
-    """Return the number of right predictions of a model by unit and split; None where the run has
-    no predictions. Raises TrackingError for an invalid file."""
+    """Return the hits of a run's model, unmerged or `merge`; None where the run has no predictions.
+    Raises TrackingError for an invalid file."""
     if run.parts:
         return _joined([read_hits(part, merge) for part in run.parts.values()])
     path = None if run.folder is None else predictions_path(run.folder, merge)
@@ -137,7 +137,7 @@ HitsReader = Callable[[RunRecord, str | None], Hits | None]
 
 
 class KeptHits:
-    """A reader of the hits of a comparison's models that reads each once."""
+    """Reader of the hits of a comparison's models, which reads each model's file once."""
 
     def __init__(self, read: HitsReader = read_hits) -> None:
         """Keep `read`, the function that reads the hits of a model of a run."""
@@ -145,10 +145,10 @@ class KeptHits:
         self._by_model: dict[tuple[str, str | None], Hits | None] = {}
         self._last: Hits | None = None
         self.unreadable: dict[str, None] = {}
-        """Why files could not be read, each once."""
+        """Messages on files that could not be read, as keys."""
 
     def of(self, run: RunRecord, merge: str | None) -> Hits | None:
-        """Return the hits of a run's model; None without readable predictions."""
+        """Return the hits of a run's model, unmerged or `merge`; None without predictions."""
         key = (run.digest, merge)
         if key not in self._by_model:
             try:
@@ -163,10 +163,8 @@ class KeptHits:
         return self._by_model[key]
 
     def by_seed(self, arm: Arm, seeds: Sequence[int | None]) -> list[Hits] | None:
-        """Return the hits of an arm's runs with these seeds; None where a run is missing.
-
-        An arm that no seed changes uses its single run for each seed.
-        """
+        """Return the hits of an arm's runs, one for each of `seeds`; None where a run or hits are
+        missing. An arm that no seed changes uses its single run for each seed."""
         runs = {run.seed: run for run in arm.done}
         own = [runs.get(seed if arm.has_seeds else None) for seed in seeds]
         kept = [None if run is None else self.of(run, arm.merge) for run in own]
@@ -180,8 +178,8 @@ class KeptHits:
         seeds: Sequence[int | None],
         metric: str,
     ) -> PairedTest:
-        """Return the test of the differences of two arms by seed, with the error over images; of
-        several pairs the differences are those of the mean."""
+        """Return the test of `differences`, one a seed, with the error over images. Of several
+        `pairs` of arms, `differences` are means over the pairs."""
         step = largest_image_step((arm for pair in pairs for arm in pair), metric) / len(pairs)
         test = PairedTest(tuple(differences), step)
         if not test.spreads:
@@ -225,7 +223,8 @@ class KeptHits:
 def _influence(
     one: Hits, two: Hits, weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return how much each unit [U] moves two models' difference, and whether it is measured."""
+    """Return the influence [U] of each unit on the difference of the metrics of models `one` and
+    `two`, and whether the unit has images [U]. `weights` [S] are those of the metric."""
     used = weights > 0
     difference = one.right[:, used] - two.right[:, used]
     images, sizes = one.images[:, used], one.sizes[used]
@@ -236,7 +235,7 @@ def _influence(
 
 
 def _aligned(every: Sequence[NDArray[np.str_]]) -> tuple[NDArray[np.str_], list[NDArray[np.intp]]]:
-    """Return the image units of all seeds, and the positions of each seed's units in them."""
+    """Return the distinct units of all models, and for each model its units' positions."""
     first = every[0]
     if all(_equal(units, first) for units in every):
         return first, [np.arange(len(first))] * len(every)
@@ -257,7 +256,7 @@ def leave_out(
     every: Sequence[Hits | None], id_metric: str, ood_metric: str
 ) -> tuple[list[LeftOut], int, int] | None:
     """Return for each model both accuracies with each group of units left out (a jackknife), at
-    most `GROUPS` groups and the same for all models, and the numbers of units and images. None
+    most `GROUPS` groups and the same for all models; then the numbers of units and images. None
     where a model has no predictions, a metric is no mean of accuracies, or a split has one unit."""
     models = [hits for hits in every if hits is not None]
     axes = [(hits.weights(id_metric), hits.weights(ood_metric)) for hits in models]

@@ -24,14 +24,14 @@ _FIELDS = (
     *("algorithm", "params", "seed", "digest", "state", "role", "trial", "untrained"),
     *("metrics", "merges", "facts"),
 )
-"""Those of a record that are in the file. A folder is none: a reader would look into its own."""
+"""Fields of a record that are in the file. Its folder is not: it names a place on one machine."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGEST = 1e30
-"""Of a measured value: sums of larger ones overflow."""
+"""Largest value that is read: sums of larger ones overflow."""
 
 
 def comparison_input(part: SweepRuns, generation: int) -> str:
-    """Return as JSON a sweep's runs in any state, and its rules of selection and test."""
+    """Return as JSON the generation, a sweep's runs in any state, and its comparison rules."""
     runs = [
         {name: getattr(record, name) for name in _FIELDS}
         | {"fields": part.fields.get(record.digest)}
@@ -62,7 +62,7 @@ def read_comparison_input(text: str, sweep: str) -> tuple[int, SweepRuns]:
 
 def read_published(folder: Path) -> SweepRuns:
     """Return the runs of a sweep that was published as a folder, under the folder's name. Raises
-    TrackingError where it holds none."""
+    TrackingError where the folder has no readable `comparison_input.json`."""
     try:
         text = read_regular(folder / COMPARISON_INPUT, follow=True).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -91,6 +91,6 @@ def _record(run: Mapping[str, Any]) -> RunRecord:
 
 @cache
 def _adapter() -> TypeAdapter[RunRecord]:
-    from pydantic import TypeAdapter  # to build it takes longer than most commands look at it
+    from pydantic import TypeAdapter  # slow to build, and few commands need it
 
     return TypeAdapter(RunRecord)

@@ -14,7 +14,7 @@ TOP1: By = "top1"
 LOSSES = ("nll", "ece", "brier")
 """What is measured of a split besides its accuracies."""
 BENCHMARK = "benchmark"
-"""Of a mean over tasks: that of each task's own kind."""
+"""Kind of a mean over tasks, each measured by its own kind of accuracy."""
 SPLITS: Mapping[str, str] = {"id/val": "ID val", "id/test": "ID test", "ood/mean": "OOD mean"}
 NOUNS: Mapping[str, str] = {
     TOP1: "accuracy",
@@ -61,14 +61,13 @@ _CURVE = ("id/val", "id/test", "ood/mean")
 
 
 def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> bool:
-    """Return whether MLflow gets a metric under a name of its own, since its pages cannot show
-    hundreds.
+    """Return whether MLflow gets a metric as a series of its own, since its pages cannot show
+    hundreds. `comparison_input.json` has all metrics.
 
-    Of every split these metrics are the accuracies (top-1, and the one that the benchmark ranks
-    by), of validation, test and the mean over shifts all kinds, and the context's shift on each
-    split for the model that a run trained. Of a merged model only the accuracies are logged, at one
-    `alpha` among several only those used to select or to draw the curve. `comparison_input.json`
-    has all.
+    `of` says whose metric it is. Of a run's own model all metrics are logged but those of single
+    shifts that are no accuracy, and those of contexts that are no KL. Of a merge: all accuracies.
+    Of one alpha among several: the accuracies that select it or draw the curve (`id/val`,
+    `id/test`, `ood/mean`).
     """
     split = metric.rpartition("/")[0]
     if of != "run":
@@ -80,7 +79,8 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
-    """Return name and metric of each shift with an accuracy `by`: `OOD test` for one named test."""
+    """Return (name, metric) of each shift that has an accuracy `by`: `OOD test` for a shift
+    `test`."""
     end = f"/{by}"
     every = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
     short = {name: name[len("ood/") : -len(end)] for name in every if name != f"ood/mean{end}"}

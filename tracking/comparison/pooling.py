@@ -1,4 +1,4 @@
-"""Several sweeps as one, and some of their runs."""
+"""The comparison of one or several sweeps, whole or of the runs that meet conditions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from carft_sweep.tracking.comparison.tasks import compare_tasks, split_by_task
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 RUN_FIELDS = ("algorithm", "role", "seed", "state", "sweep", "trial")
-"""What every run has besides its varied fields."""
+"""Fields of every run that a condition may name, besides the varied fields."""
 _CONDITION = re.compile(r"\s*([\w.\-/]+)\s*(!=|<=|>=|==?|<|>)\s*(.*?)\s*")
 _ORDER: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -40,7 +40,7 @@ _ORDER: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 Owners = Mapping[str, Sequence[str]]
-"""By digest of a run the names of the sweeps that have it."""
+"""The names of the sweeps that have a run, by the run's digest."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Condition:
 
     text: str
     field: str
-    """By its whole name."""
+    """Whole, dotted name."""
     operator: str
     values: tuple[str, ...]
 
     def holds(self, values: Sequence[Scalar]) -> bool:
-        """Return whether the condition holds for the run's value, or the run lacks the field. A
-        missing field fails no condition: `kl_weight>=0.3` leaves fine-tuning in."""
+        """Return whether the condition holds for one of a run's `values` of the field, or there are
+        none. A missing field fails no condition: `kl_weight>=0.3` leaves fine-tuning in."""
         if not values:
             return True
         if self.operator in _ORDER:
@@ -66,7 +66,8 @@ class Condition:
 
 
 def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
-    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError."""
+    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError where the text
+    is no condition, or its field is none of `records`."""
     parts = _CONDITION.fullmatch(text)
     if parts is None or not parts[3]:
         raise TrackingError(
@@ -82,7 +83,8 @@ def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
 
 
 def _whole_name(name: str, fields: Sequence[str]) -> str:
-    """Return the whole name of a field that may be given by its last part, as in labels."""
+    """Return the whole name of a field that may be given by its last part, as in labels. Raises
+    TrackingError for an unknown or ambiguous name."""
     if name in RUN_FIELDS or name in fields:
         return name
     ends = [field for field in fields if last_part(field) == name]
@@ -99,8 +101,8 @@ def _whole_name(name: str, fields: Sequence[str]) -> str:
 def filter_runs(
     records: Sequence[RunRecord], conditions: Sequence[Condition], sweeps: Owners
 ) -> list[RunRecord]:
-    """Return the runs of which every condition holds. Raises TrackingError for a value that no run
-    with the field has, and when no run is left."""
+    """Return the records for which all conditions hold; `sweeps` names the sweeps of each. Raises
+    TrackingError for a condition that no value of its field meets, and when no run is left."""
     for rule in conditions:
         values = {value for record in records for value in _values(record, rule.field, sweeps)}
         if rule.operator in _ORDER and values and all(_number(value) is None for value in values):
@@ -148,7 +150,7 @@ def _equal(value: Scalar, text: str) -> bool:
 
 SPLIT_SEED = "data.split_seed"
 ROLES_COUNTED_ONCE = frozenset({"trial", "baseline"})
-"""Roles in which a run may stand twice and count once."""
+"""A run that several sweeps have counts once for all of these roles."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,10 @@ class SweepRuns:
     records: Sequence[RunRecord]
     spec: ComparisonSpec = USUAL
     fields: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
-    """By digest every field of a run (see `comparison.runs`): of all runs where there are several
+    """Every field of a run's config, by the run's digest: of all runs where there are several
     sweeps, else of zero-shot models."""
     warnings: tuple[str, ...] = ()
-    """What a reader must know of how it was read."""
+    """Sentences on how the runs were read, for readers of the comparison."""
 
 
 def compare_sweeps(
@@ -299,7 +301,7 @@ def _with_sweeps(records: Sequence[RunRecord], sweeps: Owners) -> list[RunRecord
 
 
 def _differing_seeds(sweeps: Sequence[SweepRuns]) -> Iterator[str]:
-    """Yield a sentence for each setting that has other seeds in one sweep than in another."""
+    """Yield a sentence where sweeps have different seeds: which, and when a setting is whole."""
     seeds = {part.sweep: part.spec.seeds for part in sweeps}
     if len({*seeds.values()}) > 1:
         each = "; ".join(

@@ -15,9 +15,9 @@ from carft_sweep.tracking.comparison.statistics import (
 )
 
 POWER = 0.8
-"""The share of cases in which a difference is to be found."""
+"""The power at which a smallest difference and a number of seeds are stated."""
 MOST_SEEDS = 200
-"""Nobody trains more."""
+"""The largest number of seeds that is considered."""
 OOD_SPREAD, ID_SPREAD = 0.005, 0.009
 """Standard deviation over seeds of paired differences, and below over units of test images, of
 CAR-FT and fine-tuning on IconShift (docs/verdict.md)."""
@@ -31,9 +31,9 @@ class Power:
     of_seeds: float
     """Standard deviation over seeds of the paired differences."""
     images: ImageError | None
-    """What more seeds do not reduce; None: only these test images count."""
+    """Error over test images, which more seeds do not reduce; None: the claim is on these alone."""
     level: float = 0.95
-    """That of the two-sided test."""
+    """Confidence level of the two-sided test."""
     slack: float = 0.0
     """By how much the difference that is tested lies below the true one, as a bound does."""
 
@@ -41,7 +41,7 @@ class Power:
     def of(
         cls, test: PairedTest | None, level: float = 0.95, *, slack: float = 0.0
     ) -> Power | None:
-        """Return the errors of measured differences; None for too few seeds or no spread."""
+        """Return the power of a measured `test`; None for too few seeds or no spread."""
         if test is None or test.ci95 is None:
             return None
         n = len(test.differences)
@@ -49,12 +49,9 @@ class Power:
 
     @classmethod
     def expected(cls, splits: Sequence[Sequence[str]], of_seeds: float) -> Power:
-        """Return the expected errors of the mean over splits, from the units of each split's
-        images.
-
-        Arms are assumed to differ on the units of these images as widely as CAR-FT and fine-tuning
-        do on IconShift.
-        """
+        """Return the power of a difference in the mean over splits, before any run. `splits` holds
+        the unit of each image of each split, `of_seeds` the standard deviation over seeds. Arms are
+        assumed to differ on these units as widely as CAR-FT and fine-tuning on IconShift."""
         shares: dict[str, float] = {}
         for units in splits:
             for unit in units:

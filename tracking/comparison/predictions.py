@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 
 def predictions_path(folder: Path, merge: str | None) -> Path:
-    """Return a run's file with the predictions of the unmerged model or of a merge."""
+    """Return the path of a run's predictions of the unmerged model (`merge` None) or of a merge."""
     return folder / "evaluations" / (merge or UNMERGED) / "predictions.parquet"
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Return columns of a file of predictions. Raises TrackingError where the file lacks one."""
+    """Read columns of a predictions file, texts dictionary-encoded. Raises TrackingError for a
+    missing column, a value of a wrong type, or more content than predictions can have."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -48,14 +49,14 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
 
 
 _MOST_BYTES, _MOST_CHARACTERS = 1 << 28, 1 << 27
-"""Of the columns, unpacked, and of the texts of one, as long as its longest."""
+"""Of the columns, uncompressed; and of a text column: its rows times its longest text."""
 _NUMBERS = {"label": "integers", "prediction": "integers", "confidence": "fractions"}
 """What a column of numbers holds; the others are texts."""
 
 
 def _check_size(metadata: FileMetaData, names: Sequence[str], size: int) -> None:
-    """Raise ValueError where columns would take more memory than real predictions in a file of
-    `size` bytes, whose rows take some 20 bytes, since images have different names."""
+    """Raise ValueError where columns are larger than predictions can be: more rows than the file
+    has bytes (`size`; a real row takes some 20), or `_MOST_BYTES` uncompressed."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = (group.column(number) for group in groups for number in range(group.num_columns))
     unpacked = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in names)
@@ -64,7 +65,7 @@ def _check_size(metadata: FileMetaData, names: Sequence[str], size: int) -> None
 
 
 def _check_column(name: str, column: pa.ChunkedArray) -> None:
-    """Raise ValueError where a column has a wrong type, a missing value, or invalid text."""
+    """Raise ValueError where a column has a wrong type, a missing value, or bad or long text."""
     import pyarrow.compute as compute
     from pyarrow import types
 

@@ -1,4 +1,4 @@
-"""A table of anybody's numbers as runs: what `compare results.csv` reads."""
+"""Results of any program, as a CSV table or a frame, read as runs: `compare results.csv`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ZERO_SHOT = "zero_shot"
 _SETTING = "table.setting"
 """The field of the column `setting`, which labels have as `setting`."""
 MOST_BYTES, MOST_ROWS, MOST_CHARACTERS = 1 << 23, 20_000, 100
-"""Of a table, and of a name in it."""
+"""Limits of a table, and of the characters of a name in it."""
 MOST_MISTAKES = 10
-"""That a message lists."""
+"""Mistakes that a message lists."""
 _SHIFT = re.compile(r"ood/(?!mean$)[\w.-]{1,100}")
 
 Row = tuple[str, Sequence[str]]
@@ -52,7 +52,7 @@ class _Line:
     alpha: float
     """1 is the unmerged model, 0 the zero-shot one."""
     numbers: Mapping[str, float]
-    """By column, in the unit of the table."""
+    """Accuracies by column, in percent or as fractions, as the table has them."""
 
     def as_metrics(self, unit: float, zero_shot_ood: float | None = None) -> dict[str, float]:
         """Return the line's numbers as fractions by metric name, with the gap between ID and OOD
@@ -79,7 +79,7 @@ def is_table(name: str | Path) -> bool:
 
 
 def read_table(source: str | Path | pd.DataFrame) -> SweepRuns:
-    """Return the runs of a CSV file or such a frame. Raises TrackingError with all mistakes."""
+    """Read the runs of a CSV file or such a frame. Raises TrackingError with all mistakes."""
     if not isinstance(source, (str, Path)):
         frame = source.astype(object).where(source.notna(), "")
         cells = ((label, map(str, row)) for label, *row in frame.itertuples(name=None))
@@ -172,7 +172,8 @@ def _refuse(name: str, mistakes: Sequence[str]) -> None:
 
 
 def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the known columns by their names, and the unknown columns."""
+    """Return all columns in order, known ones in lower case; then the unknown ones, which are not
+    read. Raises TrackingError for missing, repeated or misspelt columns."""
     stripped = (column.strip() for column in header)
     columns = [column.lower() if column.lower() in COLUMNS else column for column in stripped]
     mistakes = [
@@ -194,7 +195,7 @@ def _columns(name: str, place: str, header: Sequence[str]) -> tuple[list[str], l
 
 
 def _line(place: str, columns: Sequence[str], cells: Sequence[str]) -> _Line:
-    """Return a line of the table. Raises ValueError that names the mistake."""
+    """Parse one row of the table. Raises ValueError that names the mistake."""
     if len(cells) != len(columns):
         raise ValueError(f"{len(cells)} cells for {len(columns)} columns")
     texts = {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}
@@ -245,7 +246,7 @@ def _number(column: str, text: str, most: int) -> float:
 
 
 def _wrong_units(lines: Sequence[_Line]) -> Iterator[str]:
-    """Yield the values that are fractions in a table that has percentages too."""
+    """Yield a message for each value that is a fraction in a table of percentages."""
     numbers = [(line.place, *item) for line in lines for item in line.numbers.items()]
     largest = max(numbers, key=lambda cell: cell[2])
     for place, column, number in numbers:
@@ -257,7 +258,7 @@ def _wrong_units(lines: Sequence[_Line]) -> Iterator[str]:
 
 
 def _repeated(lines: Sequence[_Line]) -> Iterator[str]:
-    """Yield the lines whose model another line has already."""
+    """Yield a message for each line whose model an earlier line has already."""
     first: dict[object, str] = {}
     for line in lines:
         key = (*line.setting, line.seed, _label(line.alpha))

@@ -51,11 +51,11 @@ class RunRecord:
     folder: Path | None = None
     """The run's folder; predictions lie in `evaluations/<label>/predictions.parquet`."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """What rows must share to be comparable: `model`, `data`, `transform`, `budget`, ..."""
+    """Recorded properties. Rows must share some to be comparable: `model`, `data`, ..."""
     untrained: bool = False
     """Nothing is trained, and yet there is a seed: the split follows it (`data.split_seed`)."""
     parts: Mapping[str, RunRecord] = field(default_factory=dict)
-    """Of a mean over tasks the run that it is of by task."""
+    """Of a mean over tasks: the run of each task. Empty for a single run."""
 
     @property
     def setting(self) -> tuple[str, str]:
@@ -133,7 +133,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """The label for a sentence, with the seeds where these are fresh ones."""
+        """The label for a sentence, without the note that the arm is a confirmation."""
         return self.label.replace(CONFIRMED, "")
 
     @property
@@ -179,10 +179,8 @@ class Arm:
         return tuple(dict.fromkeys(m.removeprefix(label) for m in marks if m.startswith(label)))
 
     def values(self, metric: str, seeds: Sequence[int | None] = ()) -> dict[int | None, float]:
-        """Return the finite values of the finished runs, by seed.
-
-        An arm that no seed changes has its single value at each of `seeds`, if any are given.
-        """
+        """Return the finite values of the finished runs, by seed. An arm that no seed changes has
+        its single value at each of `seeds`, if any are given."""
         runs = ((run.seed, run.value(metric, self.merge)) for run in self.done)
         values = {seed: value for seed, value in runs if value is not None}
         if values and seeds and not self.has_seeds:
@@ -274,9 +272,9 @@ def _relabelled(arm: Arm, label: str) -> Arm:
 
 
 def _shorten(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the arms, with `car_ft #3` in place of a long label: the number of the earliest trial
-    that has these values of the fields. A label that two arms would share stays long, and one of
-    fields that have no other value."""
+    """Return the arms with a long label replaced by, say, `car_ft #3`: the number of the earliest
+    trial with the same values. A label stays long where two arms would share the short one, and
+    where no field of it varies."""
     varied = varied_fields(arms)
     numbers: dict[frozenset[str], dict[str, int]] = {}
 
@@ -309,7 +307,7 @@ def short_label(algorithm: str, number: int) -> str:
 
 
 def varied_fields(arms: Iterable[Arm]) -> dict[str, str]:
-    """Return the fields that have several values, with their short names."""
+    """Return the fields with several values, as {whole name: short name}."""
     values: dict[str, set[Scalar]] = {}
     for arm in arms:
         for name, value in arm.params.items():
@@ -339,8 +337,8 @@ def last_part(name: str) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the last part of each field's name, or the whole name where two have the same last
-    part; the algorithm's name is left out."""
+    """Return {whole name: last part} of the fields, without the algorithm's name; where two have
+    the same last part, both keep the whole name."""
     ends = {name: last_part(name) for name in names if name != "algorithm.name"}
     counts = Counter(ends.values())
     return {name: end if counts[end] == 1 else name for name, end in ends.items()}
@@ -405,15 +403,16 @@ def scalar_text(value: Scalar) -> str:
 _APART = frozenset(
     {"algorithm.name", "algorithm.members", "data.root", "merges", "device", "workers", "seed"}
 )
-"""Where and how a run was made and what was measured of it, and the name that each run has; a
-soup's members are digests, which nobody reads."""
+"""Fields that do not tell settings apart: where and how a run was made, what is measured of it, its
+algorithm's name, and a soup's members (digests, which nobody reads)."""
 _SECTIONS_APART = ("eval.", "keep.")
 _MICRO_BATCH = "optim.micro_batch"
 
 
 def fields(claimed: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Return the `config` of a run's `config.json` as a flat mapping; lists become texts. It lacks
-    what is not of the run's identity: an algorithm that trains nothing has no optimiser."""
+    """Return the config in `claimed`, the content of a run's `config.json`, as {dotted name:
+    value}; lists become texts. Fields that do not decide the run are left out: an algorithm that
+    trains nothing has no optimiser."""
     config = claimed.get("config")
     identity = claimed.get("identity")
     plain = dict(_flat(config)) if isinstance(config, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Which setting of an algorithm, and which alpha of a merge, is compared; what each was given."""
+"""Selection of an algorithm's setting and of a merge's alpha, and the budgets of selection."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from carft_sweep.tracking.comparison.statistics import ROUNDING
 
 T = TypeVar("T")
 SWEEP = "sweep"
-"""The field that tells two runs apart which differ in nothing that a config says."""
+"""The field with the names of a run's sweeps, where runs differ in no field of their configs."""
 OWN_FIELDS = ("algorithm.", "prompts.contexts")
-"""Fields that mean nothing to an algorithm which does not vary them."""
+"""Beginnings of the names of fields without meaning for an algorithm that does not vary them."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,21 @@ class Selection:
     arm: Arm
     """Unmerged, or merged where the rule's metric is of a merge."""
     value: float
-    """What it was selected by; NaN where there was no choice."""
+    """Its mean of the rule's metric; NaN where there was no choice."""
     complete: bool
     """False: no setting had all its seeds, so this is the best of the unfinished ones."""
     tied: tuple[Arm, ...] = ()
-    """Others with the same value that it was taken before."""
+    """Other arms with the same value."""
 
 
 def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Selection | None:
     """Return the setting selected by the rule; None where no arm has a value.
 
     Arms with a failed or missing seed count only when no arm is complete, and then those with the
-    most seeds. Those that miss the rule's constraint count only when all do. With
-    `rule.within` it is the most strongly regularised setting (`rule.strength`) of the best arm's
-    algorithm within that margin. Ties go to the better value, then to the earlier arm.
+    most seeds. Those that miss the rule's constraint count only when all do. With `rule.within`, of
+    the settings of the best arm's algorithm within that margin of the best value the most strongly
+    regularised one (by `rule.strength`) is selected. Ties go to the better value, then to the
+    earlier arm.
     """
     models = [arm if rule.merge is None else arm.merged(rule.merge) for arm in arms]
     valued = [(arm, value) for arm in models if (value := arm.mean(rule.metric)) is not None]
@@ -58,7 +59,7 @@ def select(arms: Sequence[Arm], rule: SelectionRule, seeds: Sequence[int]) -> Se
 
 
 def bounded(rule: SelectionRule, arms: Iterable[Arm]) -> SelectionRule:
-    """Return the rule with the bound that its constraint comes to on these arms."""
+    """Return the rule with its constraint's bound: the named algorithm's best, less the margin."""
     own = rule.constraint
     if own is None:
         return rule
@@ -78,11 +79,11 @@ def meets(arm: Arm, rule: SelectionRule) -> bool:
 def select_each(
     arms: Iterable[Arm], rule: SelectionRule, seeds: Sequence[int]
 ) -> dict[str, Selection]:
-    """Return the selected setting of each algorithm by the same rule, baselines too; trials'
-    algorithms first.
+    """Return the selected setting of each algorithm by the same rule, baselines too; algorithms of
+    trials come first.
 
-    Runs on fresh seeds, which confirm a selection, are not selected among. Where nothing at all has
-    a value, as in a table without validation, an algorithm at a single setting has no choice.
+    Runs on fresh seeds, which confirm a selection, are not selected among. Where no arm has a
+    value, as in a table without validation, an algorithm with a single setting gets that one.
     """
     by_algorithm: dict[str, list[Arm]] = {}
     for arm in sorted(arms, key=lambda arm: arm.role != "trial"):
@@ -158,7 +159,8 @@ def _strongest(
 
 
 def _strength(arm: Arm, signs: Mapping[str, int]) -> tuple[float, ...]:
-    """Return an arm's sort key: larger is stronger, a missing field the weakest."""
+    """Return an arm's regularisation as a sort key: larger is stronger, a missing field the
+    weakest. `signs` is the rule's `strength`."""
     values = (arm.params.get(name) for name in signs)
     return tuple(
         sign * float(value)
@@ -173,13 +175,13 @@ class Confirmation:
     """The runs on seeds that no selection has seen."""
 
     seeds: tuple[int, ...]
-    """Required; empty: nothing is confirmed."""
+    """Required fresh seeds; empty: nothing is confirmed."""
     arms: Mapping[str, Arm]
-    """By algorithm: what stands for it in the verdict. With some settings on the seeds of their
-    selection, and some on others, nothing is paired: the fresh ones stand only together."""
+    """The arm that represents each algorithm in the verdict. All are on fresh seeds if all these
+    runs are done, else all on the seeds of selection: arms on different seeds cannot be paired."""
     done: int
     required: int
-    """Runs."""
+    """Numbers of finished and of required runs."""
 
     @property
     def is_complete(self) -> bool:
@@ -195,7 +197,7 @@ class Confirmation:
 def confirm(
     arms: Sequence[Arm], selections: Mapping[str, Selection], seeds: Sequence[int] | None
 ) -> Confirmation:
-    """Return the runs of each selected setting on fresh `seeds`; None: on all that ran."""
+    """Return the confirmation of the selected settings on fresh `seeds` (None: all that ran)."""
     fresh = [arm for arm in arms if arm.confirms]
     if seeds is None:
         every = (run.seed for arm in fresh for run in arm.runs)
@@ -235,9 +237,9 @@ def budgets(arms: Sequence[Arm]) -> tuple[Budget, ...]:
 
 
 def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
-    """Return for each algorithm that was tried at fewer settings than others those others, also
-    where fields do not count that only one of two algorithms has, such as a KL weight: a grid over
-    the KL weight alone leaves fine-tuning one setting, and that is not too few."""
+    """Return, for each algorithm tried at fewer settings than another, the algorithms tried at
+    more. It must have fewer even without the fields that only one of the two has: a grid over the
+    KL weight alone leaves fine-tuning one setting, and that is not too few."""
     params: dict[str, list[dict[str, Scalar]]] = {}
     for arm in _tried(arms):
         plain = {name: value for name, value in arm.params.items() if name != SWEEP}
@@ -260,7 +262,7 @@ def less_tried(arms: Sequence[Arm]) -> dict[str, set[str]]:
 
 
 def _count(points: Sequence[Mapping[str, Scalar]], ignored: Collection[str]) -> int:
-    """Return the number of different points, without some of their fields."""
+    """Return the number of different points when the fields `ignored` are left out."""
     kept = ({key: point[key] for key in point if key not in ignored} for point in points)
     return len(set(map(params_key, kept)))
 

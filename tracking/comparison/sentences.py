@@ -19,13 +19,13 @@ from carft_sweep.tracking.errors import counted
 
 @dataclass(frozen=True)
 class Answer:
-    """What a comparison says first."""
+    """The main statements of a comparison, as sentences and as what they are made from."""
 
     lines: tuple[str, ...]
     """A sentence each: the candidate's curve against the reference's, the candidate against the
     reference, the strongest model, and what each varied field does."""
     curve: CurveVerdict | None = None
-    """Of the candidate with WiSE-FT against the reference with WiSE-FT; None without merges."""
+    """The candidate with WiSE-FT against the reference with WiSE-FT; None without merges."""
     strongest: Strongest | None = None
     verdict: Verdict | None = None
     """Of the candidate against the reference."""
@@ -88,7 +88,7 @@ def claim_details(verdict: Verdict) -> Iterator[str]:
 
 
 def short_answer(answer: Answer) -> str:
-    """Return a verdict's two claims for a table cell: states, differences and intervals."""
+    """Return both claims (curves, unmerged) for a table cell: states, differences, intervals."""
     parts = []
     if (curve := answer.curve) is not None:
         difference, text = curve.pair.difference, str(curve.state)
@@ -275,7 +275,7 @@ _WITHOUT_P = ("incomplete", "too_few_seeds", "no_shifts", "no_pairs", "not_measu
 
 
 def confirmed(confirmation: Confirmation, selected_on: Sequence[int]) -> Iterator[str]:
-    """Yield which seeds the verdict was judged on, where a confirmation was required."""
+    """Yield a sentence on the seeds of the verdict, where a confirmation was required."""
     if not confirmation.required:
         return
     fresh = _seeds(confirmation.seeds)
@@ -389,7 +389,7 @@ def _moves(
     ends: tuple[float | None, float | None],
     margin: float,
 ) -> str:
-    """Return how `metric` changes from the field's lowest to its highest value, with the means
+    """Return how `metric` changes from the field's lowest to its highest value, where its means are
     `ends`: it rises or falls by `test`, is unchanged within `margin`, or shows no change."""
     low, high = map(_percent, ends)
     ci = test.ci95

@@ -1,4 +1,4 @@
-"""What a comparison is made by: the rule of selection, the endpoint, the reference, the seeds."""
+"""The specification of a comparison: selection rule, endpoint, reference and seeds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from carft_sweep.tracking.errors import TrackingError, unknown_name
 TASK = "{task}"
 """Stands in a metric for the name of each task."""
 SELECTION_RULES = ("best_val", "oracle")
-"""Of selection, by name."""
+"""Names of selection rules."""
 VAL = "id/val/top1"
 HONEST = ("id/val/", "train/", "ood/val/")
-"""What a metric's name begins with when no test split and no shift is behind it; `ood/val` is a
-validation set that a benchmark made out of distribution."""
+"""Beginnings of metrics that use no test split and no shift; `ood/val` is a validation set that a
+benchmark made out of distribution."""
 REFERENCE = "fine_tune"
 SEEDS_FOR_CLAIM = 5
-"""Common seeds that a claim needs."""
+"""Number of common seeds that a claim needs."""
 
 
 def looks_at_tests(metric: str) -> bool:
-    """Return whether selecting by this metric would use test accuracy as a training signal."""
+    """Return whether a metric is measured on test data, so that selecting by it is an oracle."""
     return not metric.startswith(HONEST)
 
 
@@ -42,7 +42,7 @@ class _Goal(_Frozen):
 
 
 class Constraint(_Goal):
-    """What a setting must keep to be selected: a metric as good as an algorithm's best one."""
+    """A condition of selection: `metric` is as good as the best of `of`, less `margin`."""
 
     of: str
     margin: float
@@ -54,21 +54,19 @@ class Constraint(_Goal):
 
 
 class SelectionRule(_Goal):
-    """How the setting of an algorithm is selected.
-
-    Raises ValueError for a metric of a test split or a shift unless `oracle`, and a margin below 0.
-    """
+    """How the setting of an algorithm is selected. Raises ValueError for a metric of a test split
+    or a shift unless `oracle`, and a margin below 0."""
 
     merge: str | None = None
     """The merged model whose metric counts; None: the unmerged one."""
     within: float | None = None
-    """Select the strongest regularisation whose value is so close to the best, in its unit."""
+    """Margin, in the metric's unit: of settings within it the most regularised is selected."""
     oracle: bool = False
     strength: Mapping[str, Literal[1, -1]] = Field(default_factory=dict)
     """Regularisation fields by importance: +1 where larger is stronger, -1 where smaller."""
     constraint: Constraint | None = None
     bound: float | None = None
-    """What the constraint comes to, where larger is better; None: its algorithm has no setting."""
+    """The constraint's least value, larger being better; None: no setting of `of` has one."""
 
     @model_validator(mode="after")
     def _check(self) -> SelectionRule:
@@ -102,7 +100,7 @@ class Endpoint(_Frozen):
     by: str = TOP1
     """The kind of accuracy (`tracking.comparison.metrics.KINDS`) that methods are ranked by."""
     by_task: Mapping[str, str] = Field(default_factory=dict)
-    """That of each of several tasks, where they are ranked by different ones."""
+    """The kind of accuracy of each task, where tasks are ranked by different kinds."""
     has_shifts: bool = Field(default=True, exclude=True)
     """Without shifts ID itself is tested."""
     has_test: bool = Field(default=True, exclude=True)
@@ -146,9 +144,9 @@ class Endpoint(_Frozen):
         return self.ood_margin if self.has_shifts else self.id_margin
 
     def suited(self, names: Collection[str]) -> Endpoint:
-        """Return a copy that fits the measured metrics: without missing shifts, without a missing
-        ID test. All data have top-1: data that lack only another kind of accuracy keep their shifts
-        and test, and are not judged by missing metrics."""
+        """Return a copy for the metrics `names` that were measured, which says whether there are
+        shifts and an ID test. Data that have top-1 and lack only the kind `by` of accuracy still
+        have shifts and test: they are not judged by another metric."""
         has_shifts = bool({self.ood, OOD} & {*names}) or not {self.test, ID} & {*names}
         has_test = bool({self.test, ID} & {*names}) or self.val not in names
         return self.model_copy(update={"has_shifts": has_shifts, "has_test": has_test})
@@ -173,9 +171,9 @@ class ComparisonSpec(_Frozen):
     reference: str = REFERENCE
     """The algorithm that the others are tested against."""
     seeds: tuple[int, ...] | None = None
-    """Of a complete setting; None: all that occur."""
+    """Seeds of a complete setting; None: all that occur."""
     confirm_seeds: tuple[int, ...] | None = None
-    """On which a selected setting is run again; None: those that occur."""
+    """Seeds on which a selected setting is run again; None: those that occur."""
     tasks: str | None = None
     """The parameter whose values are tasks, for each of which settings are selected apart."""
 

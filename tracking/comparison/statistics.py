@@ -14,7 +14,7 @@ SEEDS_FOR_INTERVAL = 3
 """Below it a standard deviation says nothing: no interval and no t test."""
 DIGITS = 12
 ROUNDING = 10.0**-DIGITS
-"""Fractions that are equal to `DIGITS`, or closer than this, differ by float rounding only."""
+"""Fractions equal to `DIGITS` decimals, or closer than this, differ by float rounding only."""
 
 
 class Interval(NamedTuple):
@@ -44,16 +44,14 @@ class ImageError(NamedTuple):
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Differences of two arms in one metric, seed by seed, with the paired t test.
-
-    Its variance is that over seeds and, where the images are known, that over test images.
-    """
+    """Differences of two arms in one metric, seed by seed, with the paired t test. Its variance is
+    that over seeds and, where the images are known, that over test images."""
 
     differences: tuple[float, ...]
     step: float = 0.0
-    """What one image changes: differences that spread by no more show nothing of their spread."""
+    """What one image changes: differences that spread by no more are not tested."""
     images: ImageError | None = None
-    """None: it is said of these test images alone."""
+    """Error over test images; None: claims are on these images alone."""
 
     @cached_property
     def mean(self) -> float:
@@ -166,11 +164,9 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> StandardError:
-    """Return the standard error of a mean over seeds and images.
-
-    `of_seeds` is the variance of the mean over its seeds. The degrees of freedom are
-    Satterthwaite's, Biometrics Bulletin 2 (1946).
-    """
+    """Return the standard error of a mean over seeds and images. `of_seeds` is the variance of the
+    mean over its seeds. The degrees of freedom are Satterthwaite's, Biometrics Bulletin 2
+    (1946)."""
     if images is None:
         return StandardError(math.sqrt(of_seeds), seeds - 1)
     variance = of_seeds + images.variance
@@ -194,10 +190,9 @@ def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
 
 
 def deciding_level(p: float | None, adjusted: float | None, compared: int) -> float:
-    """Return the level of the interval that excludes the null where the adjusted p is below alpha.
-
-    Holm's rule multiplies each p by a number of its own, up to how many are `compared`.
-    """
+    """Return the confidence level whose interval excludes the null exactly if the adjusted p is
+    below alpha. It is 1 - alpha / k, where Holm's rule multiplied `p` by k; untested or at 1, k is
+    `compared`."""
     if p is None or adjusted is None or p <= 0:
         return 1 - ALPHA / compared
     return 1 - ALPHA / (adjusted / p if adjusted < 1 else compared)

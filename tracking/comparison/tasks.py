@@ -15,7 +15,7 @@ from carft_sweep.tracking.comparison.spec import TASK, ComparisonSpec, Endpoint,
 from carft_sweep.tracking.errors import TrackingError, counted
 
 TOGETHER = "+"
-"""Between the digests of the runs of a mean."""
+"""Joins the digests of the runs of a mean over tasks."""
 ByTask = Mapping[str, Sequence[RunRecord]]
 """The runs of each task, without the task among their params."""
 
@@ -113,7 +113,8 @@ def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> R
 def _mean(
     by_task: Mapping[str, Mapping[str, float]], rule: SelectionRule, endpoint: Endpoint
 ) -> dict[str, float]:
-    """Return the mean over tasks of each metric that every task has."""
+    """Return the mean over tasks of each metric that every task has, and of those of `rule` and
+    `endpoint` that each task has under a name of its own."""
     shared = set.intersection(*(set(values) for values in by_task.values()))
     means = {name: fmean(values[name] for values in by_task.values()) for name in sorted(shared)}
     own = {rule.metric: {task: rule.on(task).metric for task in by_task}}
@@ -146,27 +147,25 @@ class TaskCell:
 
     @property
     def error(self) -> float | None:
-        """The standard error with which DomainBed prints its means; None below two seeds.
-
-        The spread has the divisor n, not n - 1 (`collect_results.format_mean`, NumPy's default).
-        """
+        """The standard error with which DomainBed prints its means; None below two seeds. The
+        spread has the divisor n, not n - 1 (`collect_results.format_mean`, NumPy's default)."""
         values = list(self.by_seed.values())
         return pstdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class TaskLine:
-    """One algorithm, unmerged or through one merge."""
+    """One algorithm, unmerged or through one merge: a row of DomainBed's table."""
 
     label: str
-    """As the row of the comparison has it."""
+    """Label of the comparison's row."""
     cells: Mapping[str, TaskCell]
     """By task."""
 
     @property
     def average(self) -> TaskCell:
-        """Mean over tasks within each seed, then over the seeds that every task has. A value that
-        no seed changes counts for each."""
+        """Mean over tasks within each seed that every task has, by seed. A value that no seed
+        changes counts for each seed."""
         columns = list(self.cells.values())
         shared = [seed for seed in columns[0].by_seed if all(seed in c.by_seed for c in columns)]
         return TaskCell({seed: fmean(c.by_seed[seed] for c in columns) for seed in shared})
@@ -330,7 +329,7 @@ def _sentences(parts: Mapping[str, Comparison]) -> Iterator[str]:
 
 
 def _warnings(by_task: Mapping[str, Sequence[str]], whole: Comparison) -> Iterator[str]:
-    """Yield the warnings of the means, then those of the tasks, each with its tasks."""
+    """Yield the warnings of the means, then each warning of single tasks with their names."""
     yield from whole.warnings
     where: dict[str, list[str]] = {}
     for task, warnings in by_task.items():

@@ -1,4 +1,4 @@
-"""What the numbers allow to be said of two arms: tests over seeds and images, and the outcome."""
+"""The verdict on two arms: tests over seeds and test images, and the outcome."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Judgement:
     compared: int
     """How many candidates the adjustment is over."""
     seeds: tuple[int, ...]
-    """Required on both sides."""
+    """Seeds required on both sides."""
     tried: int
     """The most settings that one side was chosen among on these very seeds."""
 
@@ -171,7 +171,7 @@ class Verdict(Judgement):
     p_different: float | None
     """Of the endpoint's difference, Holm-adjusted over all candidates of the comparison."""
     level: float
-    """That of the intervals which decide: above 95 % where several candidates are compared."""
+    """Confidence level of the deciding intervals: above 95 % with several candidates."""
 
     @property
     def state(self) -> State:
@@ -189,12 +189,13 @@ class Verdict(Judgement):
 
     @property
     def power(self) -> Power | None:
-        """What difference of the endpoint this test finds; None without a test."""
+        """Power of the test of the endpoint; None without a test."""
         return Power.of(self.pair.tested, self.level)
 
     @property
     def id_state(self) -> IdState:
-        """What is sure of ID accuracy: `lost`, `gained`, `kept` (no loss of the margin), `open`."""
+        """What is sure of ID: `lost`, `gained`, `kept` within the margin, `open` or `not
+        tested`."""
         return _id_state(self.pair, self.level)
 
 
@@ -226,9 +227,9 @@ def judge(
         candidates: The arm that represents each algorithm.
         reference: The arm that they are compared with.
         endpoint: What is tested, and the margins.
-        kept: Where predictions are read from.
-        seeds: Of a complete arm; where a seed is missing on a side, nothing is claimed.
-        tried: By algorithm, the settings that its arm was chosen among on the seeds of its runs.
+        kept: Reader of the predictions, for the errors over images.
+        seeds: Required on both sides; where one is missing, nothing is claimed.
+        tried: Number of settings that each algorithm's arm was chosen among on these seeds.
     """
     pairs = [Pair(candidate, reference, endpoint, kept) for candidate in candidates]
     different = holm([pair.p_different for pair in pairs])
@@ -309,7 +310,7 @@ class Strongest:
 
     arm: Arm
     verdict: Verdict | None
-    """Against the next one; None where it is alone."""
+    """Against the second-highest model; None where there is none."""
     eligible: int
     """How many models keep ID."""
     models: int

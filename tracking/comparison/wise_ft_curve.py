@@ -1,4 +1,4 @@
-"""The WiSE-FT curve: what ID and OOD accuracy fine-tuning reaches by interpolating its weights."""
+"""The WiSE-FT curve: the ID and OOD accuracies of weights interpolated to the zero-shot model's."""
 
 from __future__ import annotations
 
@@ -95,10 +95,8 @@ def mean_curve(curves: Sequence[Curve]) -> Curve | None:
 
 
 def highest_on_chords(ids: Floats, oods: Floats, at: Floats) -> Floats:
-    """Return the highest OOD accuracy [..., M] that chords of curves reach at ID accuracies.
-
-    `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M]; NaN outside a curve.
-    """
+    """Return the highest OOD accuracy [..., M] that chords of curves reach at ID accuracies. `ids`
+    and `oods` [..., K] are points by rising alpha, `at` is [..., M]; NaN outside a curve."""
     if ids.shape[-1] == 1:
         return np.where(np.abs(at - ids) <= ROUNDING, oods, np.nan)
     chords, covers = _chords(ids, oods, at)
@@ -110,24 +108,25 @@ def ood_bound(ids: Floats, oods: Floats, at: Floats) -> Floats:
 
     `ids` and `oods` [..., K] are points by rising alpha, `at` is [..., M].
 
-    Between two measured alphas the curve is unknown. Bent upwards, it lies above the chord of the
-    two, and below the chords before and behind when these are extended: the lower one bounds the
-    curve. A curve that is measured to be bent downwards there is bounded by its own chord, and so
-    is a curve that turns back in ID, below the piece that it turned back from. NaN outside the
-    curve's ID range, and where no chord leads on to a highest piece, so that nothing bounds it.
+    Between two measured alphas the curve is unknown. Where it is concave, it lies above the chord
+    of the two points and below the extended chords of the neighbouring pieces: the lower of these
+    bounds it. Where the points show it convex, its own chord bounds it; so it does for a curve that
+    turns back in ID, below the piece that it turned back from. NaN outside the curve's ID range,
+    and where the highest piece has no neighbour that leads on, so that nothing bounds it.
     """
     return _bound(ids, oods, at, np.fmin, np.maximum)
 
 
 def ood_floor(ids: Floats, oods: Floats, at: Floats) -> Floats:
     """Return a lower bound of the OOD accuracy [..., M] of curves at ID accuracies, with the rules
-    of `ood_bound`: a curve that is measured to be bent downwards lies below its chords."""
+    of `ood_bound` reversed: a convex curve lies below its chords."""
     return _bound(ids, oods, at, np.fmax, np.minimum)
 
 
 def _bound(ids: Floats, oods: Floats, at: Floats, nearer: np.ufunc, outer: np.ufunc) -> Floats:
     """Return a bound of curves: the `outer` of each chord and of the `nearer` of its neighbours'
-    extended chords, where `nearer` and `outer` are np.minimum and np.maximum or the reverse."""
+    extended chords; np.maximum and np.fmin give the upper bound, np.minimum and np.fmax the
+    lower."""
     if ids.shape[-1] == 1:
         return highest_on_chords(ids, oods, at)
     chords, covers = _chords(ids, oods, at)
@@ -148,7 +147,7 @@ def _bound(ids: Floats, oods: Floats, at: Floats, nearer: np.ufunc, outer: np.uf
 
 def _chords(ids: Floats, oods: Floats, at: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the OOD accuracy [..., K - 1, M] at each ID accuracy of `at` on the chord through each
-    two neighbouring points (inf: upright), and whether `at` lies between the two."""
+    two neighbouring points (inf if vertical), and whether `at` lies between the two."""
     steps = _steps(ids)
     slopes = np.diff(oods, axis=-1) / np.where(steps == 0, np.nan, steps)
     x = at[..., None, :]
@@ -185,7 +184,7 @@ def curve_gain(ids: Floats, oods: Floats, other_ids: Floats, other_oods: Floats)
 
 def curve_sag(ids: Floats, oods: Floats, other_ids: Floats) -> Floats:
     """Return how far curves [..., K] may lie below their chords, mean over the ID accuracies that
-    `others` reach; NaN as in `curve_gain`. A single point has no chord and lies below none."""
+    the curves `other_ids` reach too; NaN as in `curve_gain`. A single point has no chord: 0."""
     if ids.shape[-1] == 1:
         return np.zeros(ids.shape[:-1])
     at = _common_places(ids, other_ids)
@@ -193,7 +192,7 @@ def curve_sag(ids: Floats, oods: Floats, other_ids: Floats) -> Floats:
 
 
 def _common_places(ids: Floats, other_ids: Floats) -> Floats:
-    """Return the ID accuracies [..., M] at which two curves are compared; NaN without a range."""
+    """Return `PLACES` ID accuracies that both curves reach [..., M]; NaN where there are none."""
     low = np.maximum(ids.min(axis=-1), other_ids.min(axis=-1))
     high = np.minimum(ids.max(axis=-1), other_ids.max(axis=-1))
     is_point = min(ids.shape[-1], other_ids.shape[-1]) == 1

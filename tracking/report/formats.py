@@ -256,10 +256,8 @@ def owners_of(row: Row, owners: Owners) -> list[str]:
 
 def rows_frame(comparison: Comparison, *, intervals: bool = False) -> pd.DataFrame:
     """Return a frame with a line per row: its names, varied fields, and the mean of each metric.
-
     Fractions, not percent; NaN where a row has no mean. With `intervals` the ends of the 95 % t
-    interval over seeds follow each mean, as `<metric> low` and `<metric> high`.
-    """
+    interval over seeds follow each mean, as `<metric> low` and `<metric> high`."""
     return _frame([_frame_row(row, intervals=intervals) for row in comparison.rows])
 
 
@@ -328,7 +326,7 @@ def _frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _columns(lines: list[dict[str, Any]], first: Sequence[str] = ()) -> list[str]:
-    """Return the columns of lines: `first`, others, and metrics in the order of tables."""
+    """Return the columns of `lines`: `first`, others, then metrics in the order of tables."""
     names = dict.fromkeys([*first, *(name for line in lines for name in line)])
     metrics = sorted((name for name in names if "/" in name), key=_column_order)
     return [*(name for name in names if "/" not in name), *metrics]
@@ -345,11 +343,9 @@ def _column_order(name: str) -> tuple[object, ...]:
 def to_csv(
     comparison: Comparison, *, options: TableOptions | None = None, owners: Owners | None = None
 ) -> str:
-    """Return `rows_frame` with intervals and the seeds' values as CSV; fractions.
-
-    With several tasks mean and standard error come last. The metrics are all, or those that the
-    options name. With `owners` each row names the sweeps of its runs.
-    """
+    """Return `rows_frame` with intervals and the seeds' values as CSV; fractions. With several
+    tasks mean and standard error come last. The metrics are all, or those that the options name.
+    With `owners` each row names the sweeps of its runs."""
     options = options or TableOptions()
     table, lines = domainbed_table(comparison), list[dict[str, Any]]()
     for row in comparison.rows:
@@ -419,7 +415,7 @@ def _markdown_line(texts: Sequence[str]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Return a text with escapes of what would begin a cell, HTML, a link, an image or a line."""
+    """Return a text with escapes of what would begin a cell, HTML, link, image or line."""
     escapes = (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("](", "]\\("), ("\n", " "))
     for special, plain in escapes:
         text = text.replace(special, plain)

@@ -1,4 +1,4 @@
-"""The report as one HTML file, and a notebook's cell."""
+"""The report as one HTML file, and a comparison as a notebook's cell."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RunPages:
     """The addresses of MLflow's pages of the runs."""
 
     address: str
-    """Of its server."""
+    """Address of MLflow's server."""
     pages: Mapping[str, str]
     """Addresses by digest of a run."""
     is_own: bool
@@ -51,10 +51,10 @@ class Export:
     """A command that exports a selected model."""
 
     model: str
-    """Its setting, and why this seed."""
+    """The setting, and why this seed was taken."""
     command: str
     is_baseline: bool = False
-    """Whether it is what the verdict calls better than the selected model."""
+    """Whether the model is the reference, which the verdict calls better than the selected one."""
 
 
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+")

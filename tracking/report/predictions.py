@@ -106,7 +106,7 @@ def _models(comparison: Comparison) -> Iterator[_Model]:
 
 
 def _choose(kind: str, wanted: Any, available: Iterable[Any]) -> list[Any]:
-    """Return the wanted names, all for None. Raises TrackingError for an unknown name."""
+    """Return the wanted names; None: all. Raises TrackingError for an unknown name."""
     names = [name for name in available if name is not None]
     if wanted is None:
         return names
@@ -124,7 +124,7 @@ def _count(path: Path) -> Mapping[str, int]:
 
 
 def _table(model: _Model, splits: set[str]) -> pa.Table:
-    """Return a model's predictions as rows; texts are categories: a row takes some 30 bytes."""
+    """Return a model's predictions of `splits`, texts dictionary-encoded: some 30 bytes a row."""
     import pandas as pd
     import pyarrow as arrow
 

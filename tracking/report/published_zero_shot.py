@@ -18,7 +18,7 @@ FILE = Path(__file__).with_name("published_zero_shot.yaml")
 
 
 class ReferenceSplit(NamedTuple):
-    """A test set that the table and a family read alike: a column."""
+    """A column of LAION's table whose test set a data family has too."""
 
     family: str
     metric: str
@@ -29,11 +29,11 @@ class ReferenceSplit(NamedTuple):
     tolerance: float = 0.5
     """Points by which a measured accuracy may differ without a warning."""
     note: str = ""
-    """What else differs there."""
+    """Other differences from the table's evaluation."""
 
 
 class PublishedTable(NamedTuple):
-    """The data file."""
+    """LAION's table of zero-shot accuracies."""
 
     title: str
     columns: tuple[ReferenceSplit, ...]

@@ -33,7 +33,7 @@ MOST_ON_PAGE = 2000
 SELECTED = "▸ "
 """Before the name of the selected setting."""
 _SIGNS = {"untuned": "‡", "names domains": "†", "sample-wise": "¶", "transductive": "§"}
-"""Of marks, behind the name of a row."""
+"""Signs of marks, printed behind the name of a row."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TableOptions:
     max_trials: int | None = MOST
     """None: every trial."""
     all_alphas: bool = False
-    """Whether every merged model has a row, or the selected one of each merge alone."""
+    """Whether every merged model has a row; else only the selected one of each merge."""
     published_zero_shot: tuple[str, ...] = ()
     """Sentences on the zero-shot models beside LAION's table."""
 
@@ -98,7 +98,7 @@ class Line:
     cells: tuple[Cell, ...]
     selected: bool = False
     short: str = ""
-    """The name below the row of its arm: a merged model's own label."""
+    """Of a merged model: its own label, as printed below the row of its arm."""
     runs: tuple[tuple[str, str], ...] = ()
     """Seed and digest of each run, in whatever state; a merged model's stand with its arm."""
 
@@ -109,13 +109,13 @@ class Table:
 
     title: str
     heads: tuple[str, ...]
-    """The first is of the names."""
+    """The first heads the names."""
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
     fixed: int = 1
-    """So many columns stand in each part of a table that is too wide."""
+    """Number of first columns that each part of a too wide table repeats."""
     shifts: frozenset[int] = field(default_factory=frozenset)
-    """Columns that stand apart where the table is too wide."""
+    """Positions of the columns that get a part of their own where the table is too wide."""
 
 
 def build_table(
@@ -152,7 +152,7 @@ def build_table(
 
 
 def _values(arm: Arm, fields: Iterable[str]) -> Iterator[Cell]:
-    """Yield an arm's values of the fields; none if merged, as that row follows its arm's."""
+    """Yield a cell for each field's value in an arm; blank if merged: its arm's row is above."""
     for name in fields:
         is_there = arm.merge is None and name in arm.params
         yield Cell(value_text(arm.params[name]) if is_there else "")
@@ -265,10 +265,8 @@ def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
 
 
 def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ...]:
-    """Return the best arms, and of their merged models all or the selected one of each merge.
-
-    At most `max_trials` trials and as many baselines, and those that represent an algorithm.
-    """
+    """Return the best arms, and of their merged models all or the selected one of each merge. At
+    most `max_trials` trials and as many baselines, and those that represent an algorithm."""
     labels = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
     return tuple(
         row
@@ -279,7 +277,7 @@ def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ..
 
 
 def _best_labels(comparison: Comparison, most: int) -> set[str]:
-    """Return the labels of the settings on show."""
+    """Return the labels of the `most` best trials and baselines, and of representatives."""
     rule = comparison.rule
     rows = [row for row in comparison.rows if row.arm.merge is None]
     standing = {row.setting for row in comparison.rows if row.selected}
@@ -323,7 +321,7 @@ def _line(comparison: Comparison, row: Row, cells: Sequence[Cell]) -> Line:
 
 
 def _count(comparison: Comparison, row: Row) -> str:
-    """Return the number of finished runs of a row, as `3 of 5` where some are missing."""
+    """Return the number of finished runs of a row, as `3/5` where some are missing."""
     if "incomplete" not in row.marks:
         return str(row.n)
     seeds = 0 if row.arm.confirms else len(comparison.seeds)

@@ -20,7 +20,7 @@ NARROWEST = 40
 _BETWEEN = 2
 """Blanks between two columns."""
 _FEWEST = 10
-"""Columns of the terminal that a name has, however wide the numbers beside it are."""
+"""Least width of the names in characters, however wide the numbers beside them are."""
 
 
 def terminal(
@@ -30,8 +30,8 @@ def terminal(
     colour: bool = False,
     options: TableOptions | None = None,
 ) -> str:
-    """Return warnings, the table, other tests, and the answer in lines of `width`. Where it is too
-    wide, the shifts get tables of their own. NO_COLOR in the environment switches colours off."""
+    """Return warnings, the table, other tests, and the answer in lines of `width`. In a too wide
+    table the shifts get parts of their own. NO_COLOR in the environment switches colours off."""
     options = options or TableOptions()
     colour = colour and not os.environ.get("NO_COLOR")
     table = build_table(comparison, options)

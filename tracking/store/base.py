@@ -1,4 +1,4 @@
-"""The tracker: a place where a sweep's runs are recorded, whatever keeps it."""
+"""The tracker: the interface of a store in which a sweep's runs are recorded."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from typing import Literal, NamedTuple
 EndState = Literal["finished", "failed", "killed"]
 State = Literal["running"] | EndState
 GROUP = "carft.group"
-"""The tag of a sweep and of those of its arms that a view of all sweeps shows: in its order the
-newest sweep is the first, and its arms are behind it. Empty of other arms."""
+"""Tag by which the view of all sweeps is sorted, of a sweep and of those of its arms that the view
+shows: the newest sweep is first, its arms behind it. Empty for other arms."""
 VARIED = "carft.varied"
 """The tag of a run that lists, as JSON, those of its parameters that the sweep varies."""
 ARTIFACT = "artifact:"
-"""What the target of a link begins with, in a run's description, that is an artifact of the run."""
+"""Beginning of the target of a link, in a run's description, to an artifact of the run."""
 
 
 Kind = Literal["sweep", "run", "arm"]
 ARM = "arm "
-"""What the name of an arm begins with, among digests."""
+"""Beginning of an arm's `RunKey.name`, which no digest has."""
 _DIGITS = 12
-"""Of a digest in a message."""
+"""Digits of a digest in a message."""
 
 
 class RunKey(NamedTuple):
-    """Store-independent identity of a run; the same after a restart.
-
-    A trained run has a digest, the summary of an arm the arm's label, the run of a sweep neither.
-    """
+    """Store-independent identity of a run; the same after a restart. A trained run has a digest,
+    the summary of an arm the arm's label, the run of a sweep neither."""
 
     sweep: str
     digest: str = ""
@@ -48,7 +46,7 @@ class RunKey(NamedTuple):
 
 
 def describe(name: str) -> str:
-    """Return which run of a sweep this is, for a message, by its `RunKey.name`."""
+    """Return words for a run by its `RunKey.name`: `the sweep`, `arm LABEL`, `run 1f3a9c`."""
     if not name:
         return "the sweep"
     return name if name.startswith(ARM) else f"run {name[:_DIGITS]}"
@@ -83,7 +81,7 @@ class DatasetInput:
 
 @dataclass(frozen=True)
 class RunStart:
-    """Content of a run when it is opened."""
+    """What a run is opened with; `timestamp` in milliseconds since the epoch."""
 
     key: RunKey
     name: str
@@ -92,8 +90,8 @@ class RunStart:
     params: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     replaces: bool = False
-    """Whether an earlier run of the key is removed, since its parameters and metric names cannot
-    change. The name, description and tags that somebody gave it there go over to the new one."""
+    """Whether an earlier run of the key is removed, as its parameters and metric names cannot
+    change. The new run keeps the name, description and tags that somebody gave it in the store."""
 
 
 @dataclass(frozen=True)
@@ -104,28 +102,26 @@ class RunsView:
     kind: Kind
     """Of which runs of a sweep, `arm` or `run`; `sweep`: of all sweeps, with their arms."""
     metrics: Sequence[str]
-    """The first columns of the table, in their order."""
+    """Columns of metrics, in this order."""
     params: Sequence[str] = ()
-    """Those behind them."""
+    """Columns of parameters, behind the metrics."""
     tags: Sequence[str] = ()
-    """Those before them."""
+    """Columns of tags, before the metrics."""
     sort_by: str = ""
     """The metric, else the tag, of which the largest comes first."""
     scatters: Sequence[tuple[str, str]] = ()
-    """A metric or parameter, and the metric or parameter against it."""
+    """The two axes of each scatter chart, x and y: metrics or parameters."""
     lines: Sequence[str] = ()
     """Metrics by step, one chart for each."""
 
 
 class Tracker(ABC):
-    """A place where runs are recorded. Each call may be repeated and then changes nothing more.
-
-    A call raises ServiceUnreachable while the store cannot be used, and TrackingError where its
-    arguments are at fault.
-    """
+    """A place where runs are recorded. Each call may be repeated and then changes nothing more. A
+    call raises ServiceUnreachable while the store cannot be used, and TrackingError where its
+    arguments are at fault."""
 
     def preflight(self) -> None:
-        """Check now whether the store accepts runs, where other people's settings decide. Raises
+        """Check now whether the store accepts runs, where a server's settings decide. Raises
         AccessDenied or TrackingError where the store rejects runs until a setting changes, and
         ServiceUnreachable where the store does not answer."""
         return
@@ -157,7 +153,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def end_run(self, key: RunKey, state: EndState, *, timestamp: int) -> None:
-        """End a run. A run that was ended may be started again."""
+        """End a run at `timestamp` (milliseconds). A run that was ended may be started again."""
 
     @abstractmethod
     def remove_run(self, key: RunKey) -> None:
@@ -169,9 +165,9 @@ class Tracker(ABC):
 
     @abstractmethod
     def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
-        """Store a view of runs, in place of the earlier view of its kind, if the store has pages.
-        The view shows the runs of `sweep`, else of all sweeps; the description of the group of all
-        runs links to the view of all sweeps."""
+        """Store a view of runs, in place of the earlier view of its kind, if the store has pages. A
+        view of kind `sweep` shows all sweeps, another one the runs of `sweep`; the description of
+        the group of all runs links to the view of all sweeps."""
 
     @abstractmethod
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
@@ -179,17 +175,15 @@ class Tracker(ABC):
 
     @abstractmethod
     def artifacts(self, key: RunKey) -> set[str]:
-        """Return the entries at the top of a run's artifacts. Any thread may call this."""
+        """Return the names of what is at the top of a run's artifacts. Any thread may call this."""
 
     @abstractmethod
     def run_id(self, key: RunKey) -> str | None:
         """Return the store's id of a run; None for an unknown run."""
 
     def experiment(self) -> str | None:
-        """Return the store's id of the group of all runs, as used in addresses of its pages.
-
-        None where the store has no pages.
-        """
+        """Return the store's id of the group of all runs, as used in addresses of its pages. None
+        where the store has no pages."""
         return None
 
     @abstractmethod

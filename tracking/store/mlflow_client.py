@@ -160,8 +160,8 @@ def experiment_id(uri: str, name: str) -> str | None:
 
 
 def own_file(uri: str, artifacts: Path | None) -> Path | None:
-    """Return the file of a home's own database, which is beside the home's artifacts; None for one
-    that several homes may share, with all artifacts where the first of them has its own."""
+    """Return the file of a home's own database, which lies beside the home's `artifacts`; None for
+    a database of several homes, whose artifacts all lie where the first home had its own."""
     file = sqlite_file(uri)
     if file is None or artifacts is None or file.parent.resolve() != artifacts.parent.resolve():
         return None
@@ -170,10 +170,8 @@ def own_file(uri: str, artifacts: Path | None) -> Path | None:
 
 def moved_from(uri: str, experiment: str, artifacts: Path | None) -> str | None:
     """Return where a home's own database expects artifacts, if not in `artifacts`: the home was
-    moved or copied. None otherwise, or without a database.
-
-    MLflow stores absolute paths, and would write below the old one.
-    """
+    moved or copied. None otherwise, or without a database. MLflow stores absolute paths, and would
+    write below the old one."""
     file = own_file(uri, artifacts)
     if file is None or artifacts is None or not file.exists():
         return None
@@ -198,7 +196,8 @@ def refuse_if_moved(place: TrackingLocation) -> None:
 
 
 def check_reachable(uri: str) -> None:
-    """Raise ServiceUnreachable or TrackingError where MLflow would hang or mislead."""
+    """Raise ServiceUnreachable where a server or database does not answer, TrackingError for a URI
+    that MLflow cannot use and for Optuna's database."""
     if not uri.strip():
         raise TrackingError("the tracking URI is empty; is the variable that it comes from set?")
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
@@ -238,13 +237,13 @@ def _check_server(uri: str) -> None:
 
 
 PROBE_SECONDS = 5.0
-"""That a server may take for an answer."""
+"""Time limit of a server's answer."""
 _FOLDER = "carft-sweep-check"
 
 
 def host_credentials(uri: str) -> MlflowHostCreds:
-    """Return the credentials for requests to a server: MLflow's own of this machine go to no other
-    server than that of MLFLOW_TRACKING_URI."""
+    """Return the credentials for requests to a server: those that MLflow has on this machine if
+    MLFLOW_TRACKING_URI names the server, else none."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import MlflowHostCreds
 

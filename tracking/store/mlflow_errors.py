@@ -1,4 +1,4 @@
-"""Translation of MLflow's errors."""
+"""Translation of MLflow's errors into those of `tracking.errors`."""
 
 from __future__ import annotations
 

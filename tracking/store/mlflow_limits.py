@@ -65,8 +65,8 @@ def truncate(text: str, length: int) -> str:
 
 
 def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
-    """Return finite values, and NaN, which MLflow has, as metrics, and infinite ones as tags: a
-    store of numbers without infinities shows 1.8e308, which spoils charts and maxima."""
+    """Return the values that MLflow holds (finite ones, NaN) as metrics, and infinite ones as tags:
+    a store of numbers without infinities shows 1.8e308, which spoils charts and maxima."""
     kept: list[Metric] = []
     infinite: dict[str, str] = {}
     for metric in values:
@@ -79,8 +79,8 @@ def metrics(values: Iterable[Metric]) -> tuple[list[Metric], dict[str, str]]:
 
 
 def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
-    """Return data sets, with the contexts of equal names and digests joined by commas: a store has
-    one entry for each name and digest."""
+    """Return data sets, one for each name and digest, as a store keeps them; the contexts of equal
+    ones are joined by commas."""
     joined: dict[tuple[str, str], DatasetInput] = {}
     for value in values:
         short = replace(
@@ -96,7 +96,7 @@ def datasets(values: Iterable[DatasetInput]) -> list[DatasetInput]:
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with new values of parameters whose logged values, which remain, differ."""
+    """Return a tag for each parameter with a new value: MLflow keeps the logged one, in `old`."""
     return {
         name(f"carft.param_changed.{key}"): truncate(value, TAG_LENGTH)
         for key, value in new.items()

@@ -56,7 +56,7 @@ _QUIET = {"MLFLOW_UV_AUTO_DETECT": "false", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BA
 
 
 def save(local: Path, folder: Path, model: LoggedModel) -> None:
-    """Write the export in `folder` as an MLflow model to the new folder `local`."""
+    """Write the export in `folder` to the new folder `local` as MLflow's logged model `model`."""
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
@@ -90,7 +90,7 @@ def _signature() -> ModelSignature:
 
 
 def _requirements(folder: Path) -> Iterator[str]:
-    """Yield the versions installed here, as requirements, without the local build of torch."""
+    """Yield the script's requirements at the installed versions, without local parts (`+cpu`)."""
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     names = [*REQUIREMENTS]
     if "hf_model_name" in config["model_cfg"]["text_cfg"]:
@@ -110,12 +110,12 @@ class ModelStart:
     """An export to be stored in MLflow, with what is known of it."""
 
     key: RunKey
-    """The run that made it."""
+    """The run that made the model."""
     name: str
     label: str
     """Which of the run's models: `unmerged`, `wise_ft@0.5`."""
     evaluation: str
-    """The digest of its evaluation: no other model has it."""
+    """Digest of the model's evaluation, which no other model has."""
     params: Mapping[str, mlflow_limits.Param] = field(default_factory=dict)
     description: str = ""
 
@@ -157,12 +157,9 @@ def _is_whole(client: MlflowClient, model: LoggedModel) -> bool:
 
 
 class ModelStore:
-    """The models of one experiment of an MLflow store.
-
-    `home` is the home's id, as the tags of its runs have it. What opens it and `keep` raise
-    ServiceUnreachable where the store cannot be used now, and TrackingError where it rejects the
-    model or does not have the run.
-    """
+    """The models of one experiment of an MLflow store. `home` is the home's id, as the tags of its
+    runs have it. The constructor and `keep` raise ServiceUnreachable where the store cannot be used
+    now, and TrackingError where it rejects the model or does not have the run."""
 
     def __init__(self, place: TrackingLocation, home: str) -> None:
         refuse_if_moved(place)
@@ -177,7 +174,7 @@ class ModelStore:
         self._experiment = experiment
 
     def keep(self, start: ModelStart, folder: Path) -> KeptModel:
-        """Store the export in `folder` with its run and sweep, unless it is; return the model."""
+        """Store the export in `folder` with its run and sweep, unless done; return the model."""
         with translated(self._uri):
             runs = [self._run(key) for key in (start.key, RunKey(start.key.sweep))]
             before = self._kept_before(start)

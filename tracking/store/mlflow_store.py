@@ -71,7 +71,7 @@ has others, somebody has given it those, and they stay."""
 RUNS = 1000
 """Runs of one page."""
 METRICS, TAGS = 1000, 100
-"""As many as MLflow takes; parameters are counted as tags are."""
+"""Most entries of one request that MLflow takes; TAGS holds for parameters too."""
 BYTES = 900_000
 """MLflow refuses requests of a megabyte; the rest is for what surrounds the entries."""
 _AROUND = 150
@@ -144,10 +144,8 @@ _LINK = re.compile(rf"(!?)\[([^][]*)\]\({ARTIFACT}([^)]*)\)")
 
 
 class MlflowStore(Tracker):
-    """One experiment of an MLflow store. Makes no connection before it must.
-
-    Runs are found again by their tags `carft.sweep`, `carft.run` and `carft.home`.
-    """
+    """One experiment of an MLflow store. Makes no connection before it must. Runs are found again
+    by their tags `carft.sweep`, `carft.run` and `carft.home`."""
 
     def __init__(
         self,
@@ -342,7 +340,7 @@ class MlflowStore(Tracker):
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
-        """Return the client and the experiment's id. Errors come from the store, not the record."""
+        """Return client and experiment id. Raises ServiceUnreachable: no record is at fault."""
         if self._connected is None:
             try:
                 self._connected = self._connect()
@@ -481,7 +479,7 @@ def _input(dataset: DatasetInput) -> MlflowInput:
 
 
 def _signed(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags with a digest of their description, by which others' descriptions are known."""
+    """Return tags with a digest of the description, to tell it from one that a user writes."""
     if DESCRIPTION not in tags:
         return dict(tags)
     return {**tags, DESCRIBED: _digest_of(tags[DESCRIPTION])}

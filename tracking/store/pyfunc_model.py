@@ -1,7 +1,7 @@
-"""What MLflow serves of an exported model: images in base64 to classes, and to contexts.
+"""MLflow's model of an export: it predicts classes and contexts of images in base64.
 
-Nothing here imports this file: MLflow keeps its text beside the weights and runs it wherever the
-model is loaded, with open_clip and without carft-sweep.
+Nothing in carft-sweep imports this file: MLflow keeps its text beside the weights and runs it
+wherever the model is loaded, with open_clip and without carft-sweep.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LONGEST = 100
 
 
 class ServedModel(PythonModel):
-    """Reads the folder of an export, which is the artifact `model`."""
+    """MLflow's Python model of an export, whose folder is the artifact `model`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the exported model, on a GPU if present."""
@@ -163,7 +163,8 @@ def _wrong(row: int, what: str) -> MlflowException:
 
 
 def _best(logits: Any, names: list[str], kind: str, count: int) -> list[list[dict[str, Any]]]:
-    """Return the `count` most probable names of each row; of equal ones the earlier first."""
+    """Return for each row the `count` most probable names as `{kind: name, "probability": p}`, in
+    order; of equal ones the earlier first."""
     probabilities = logits.cpu().double().softmax(dim=1)
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :count]
     return [
