@@ -1,1 +1,1 @@
-"""What measures the product, and is no part of it."""
+"""Measurements of the product, which are no part of it."""

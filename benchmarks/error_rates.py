@@ -1,4 +1,4 @@
-"""How often a comparison claims what is not so, and how often it finds what is, by simulation.
+"""Error rates and power of a comparison's claims, measured by simulation.
 
     python -m benchmarks.error_rates --jobs 2    goes on with the counts in docs/error-rates.json
     python -m benchmarks.error_rates --draws 0   prints the table of them
@@ -15,8 +15,8 @@ between that of zero-shot and that of its run, so that neighbouring alphas have 
 Thresholds are set so that the accuracies are the wanted ones in truth, of which there are two:
 
 * *these images*: over all seeds, on the images at hand;
-* *population*: over all seeds and all images. Two algorithms that are equal so are not on the
-  images at hand, because each has a share of its own in every image.
+* *population*: over all seeds and all images. Two algorithms that are equal in this sense differ
+  on the images at hand, because each has a part of its own in every image.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from carft_sweep.tracking.comparison.verdict import DIFFERENT
 Numbers = NDArray[np.float64]
 Truth = Literal["these images", "population"]
 Counts = dict[str, int]
-"""Of a row: its draws, and how often each claim was made."""
+"""Of a row of the table: its draws, and how often each claim was made."""
 Claim = Literal["different", "better", "strongest", "better curve", "worse curve"]
 
 VIEWS = {
@@ -89,11 +89,11 @@ OF_ALGORITHM, OF_RUN = 0.049, 0.050
 """Shares of the variance of a tuned model's number: latent correlations are 0.950 between seeds of
 an algorithm and 0.901 between algorithms; the image's difficulty is the rest."""
 SHARED = 0.82
-"""Of a run's own share what algorithms of one seed have in common: their correlation is 0.942."""
+"""Share of a run's own part that is common to one seed's algorithms (correlation 0.942)."""
 WITH_ZERO_SHOT = 0.83
 """Correlation of a tuned model with zero-shot: 0.79 to 0.86."""
 OF_DRAWING, OF_DRAWING_BY_ALGORITHM = 0.6, 0.3
-"""Of the difficulty, and of the algorithm's share, what all images of a drawing have in common."""
+"""Shares of the difficulty and of the algorithm's part that a drawing's images have in common."""
 MARGIN = Endpoint().id_margin
 KL = "algorithm.kl_weight"
 SEEDS, FRESH = tuple(range(5)), tuple(range(5, 10))
@@ -123,7 +123,7 @@ class Layout:
     starts: NDArray[np.intp]
     """Where the images of each drawing in each split begin."""
     images: Numbers
-    """[U, S] how many they are."""
+    """[U, S] number of images."""
     names: NDArray[np.str_]
     """[U] of drawings."""
 
@@ -189,15 +189,15 @@ SHAPES: Mapping[str, Shape] = {
 
 @dataclass(frozen=True)
 class Method:
-    """An algorithm at one setting, in truth."""
+    """An algorithm at one setting, by its true accuracies."""
 
     name: str
     reach: float = 1.0
-    """The place on the curve of its tuned model."""
+    """Place of its tuned model on the curve (see Shape)."""
     id: float = 0.0
-    """What it has more in distribution, at every place."""
+    """Its ID accuracy minus the curve's, at every place."""
     ood: Callable[[Numbers], Numbers] = np.zeros_like
-    """What it has more out of distribution, by the share of the ID range."""
+    """Its OOD accuracy minus the curve's, by the share of the ID range."""
     weight: float | None = None
 
     @property
@@ -206,7 +206,7 @@ class Method:
         return self.id != 0 or self.ood is not np.zeros_like
 
     def more(self, accuracies: Numbers, start: float) -> Numbers:
-        """Add what it has more to accuracies [A, S] of a curve, which begins at this ID."""
+        """Add the method's differences to accuracies [A, S] of a curve from ID `start` on."""
         ids = accuracies[:, ID_TEST]
         moved = accuracies.copy()
         moved[:, :2] += self.id
@@ -215,12 +215,12 @@ class Method:
 
 
 def constant(gain: float) -> Callable[[Numbers], Numbers]:
-    """Gain the same everywhere."""
+    """Return a difference that is `gain` everywhere."""
     return lambda x: np.full_like(x, gain)
 
 
 def crossing(height: float) -> Callable[[Numbers], Numbers]:
-    """Gain first and lose later, nothing on average."""
+    """Return a difference that is a gain first and a loss later, 0 on average."""
     return lambda x: height * np.sin(2 * np.pi * x)
 
 
@@ -232,7 +232,7 @@ class World:
     truth: Truth
     shape: Shape = SHAPES["concave"]
     alphas: int = 0
-    """Measured, the ends included; 0: the tuned models alone."""
+    """Number of measured alphas, the ends included; 0: the tuned models alone."""
     shared: float = SHARED
     luck: float = 0.0
     kept: dict[tuple[str, str | None], Hits] = field(default_factory=dict)
@@ -302,13 +302,13 @@ class World:
         return cuts
 
     def zero_shot(self) -> RunRecord:
-        """Measure the zero-shot model."""
+        """Return the zero-shot model's run, its hits kept."""
         ends = self.shape.id(np.zeros(1))[0], self.shape.ood(np.zeros(1))[0]
         cuts = ndtri(np.array([ends[0]] * 2 + [ends[1]] * (len(SPLITS) - 2)))
         return self._record("zero_shot", None, (self._zero_shot < cuts[LAYOUT.split])[None])
 
     def run(self, method: Method, seed: int, *, confirms: bool = False) -> RunRecord:
-        """Train a method with a seed, and measure its models."""
+        """Return a run of a method with a seed, the hits of its models kept."""
         if seed not in self._runs:
             self._runs[seed] = self.rng.standard_normal(len(LAYOUT.drawing))
         residual = np.sqrt(self.shared) * self._runs[seed]
@@ -364,7 +364,7 @@ class World:
     def compare(
         self, runs: Sequence[RunRecord], spec: ComparisonSpec | None = None, *, keeps: bool = True
     ) -> Comparison:
-        """Compare runs, whose predictions are kept or not."""
+        """Compare runs, with the kept hits as predictions, or without any."""
 
         def read(run: RunRecord, merge: str | None) -> Hits | None:
             return self.kept[run.digest, merge] if keeps else None
@@ -373,14 +373,14 @@ class World:
 
 
 _DENSITY = float(stats.norm.pdf(ndtri(0.4)))
-"""Of the number where 40 % of images are right: one point of accuracy is 0.026 of it."""
+"""Density of the number where 40 % of images are right: one point of accuracy is 0.026 of it."""
 _TESTED = LAYOUT.images[:, 0] == 0
 _UNITS, _IMAGES = LAYOUT.names[_TESTED], LAYOUT.images[_TESTED, 1:].astype(np.int32)
 FINE_TUNE = Method("fine_tune")
 
 
 def rivals(world: World, rival: Method, count: int, *, keeps: bool = True) -> Comparison:
-    """Compare fine-tuning with so many algorithms of one setting each, all alike in truth."""
+    """Compare fine-tuning with `count` algorithms of one setting, all like `rival` in truth."""
     methods = [FINE_TUNE, *(replace(rival, name=f"rival_{n}") for n in range(count))]
     return world.compare([world.run(it, s) for it in methods for s in SEEDS], keeps=keeps)
 
@@ -388,7 +388,7 @@ def rivals(world: World, rival: Method, count: int, *, keeps: bool = True) -> Co
 def choice(
     world: World, rival: Method, settings: int, *, confirmed: bool = False, keeps: bool = True
 ) -> Comparison:
-    """Compare fine-tuning with the best by `id/val` of so many settings, all alike in truth."""
+    """Compare fine-tuning with the best by `id/val` of `settings` settings, all like `rival`."""
     trials = [replace(rival, name=f"car_ft_{n}", weight=float(n)) for n in range(settings)]
     runs = [world.run(it, s) for it in (FINE_TUNE, *trials) for s in SEEDS]
     spec = ComparisonSpec(seeds=SEEDS, confirm_seeds=())
@@ -410,7 +410,7 @@ def curves(
     base: float = 1.0,
     keeps: bool = True,
 ) -> Comparison:
-    """Compare the curve of fine-tuning, which reaches `base`, with those of methods."""
+    """Compare the curve of fine-tuning, which reaches `base`, with those of `arms` rivals."""
     methods = [replace(FINE_TUNE, reach=base)]
     methods += [replace(rival, name=f"rival_{n}") for n in range(arms)]
     runs = [world.run(it, seed) for it in methods for seed in range(seeds)]
@@ -425,7 +425,7 @@ def point(world: World, rival: Method, *, keeps: bool = True) -> Comparison:
 
 
 def claims(comparison: Comparison, claim: Claim) -> bool:
-    """Whether it says so of any rival."""
+    """Return whether a comparison makes the claim of any rival."""
     match claim:
         case "strongest":
             strongest = comparison.answer.strongest
@@ -450,15 +450,15 @@ class Row:
     keeps: bool
     """Whether predictions are kept, so that test images are allowed for."""
     compare: Callable[..., Comparison]
-    """Of a `World`."""
+    """Draws runs in a `World`, and compares them."""
     claims: Mapping[Claim, float | None]
-    """With the nominal rate; None: a power, or a rate that nothing is promised of."""
+    """The nominal rate of each claim; None: a power, or a rate that nothing is promised of."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the `World`."""
+    """Further arguments of the `World`."""
 
     @property
     def name(self) -> str:
-        """What `--only` looks at."""
+        """The name that `--only` is matched with."""
         return f"{self.world}; {self.truth}; {'seeds and images' if self.keeps else 'seeds'}"
 
     def count(self, draws: int, chunk: int = 0) -> dict[Claim, int]:
@@ -473,7 +473,7 @@ class Row:
         return counts
 
     def is_counted(self, counts: Counts, draws: int) -> bool:
-        """Whether these counts tell enough, or all the draws that are wanted are made."""
+        """Return whether these counts suffice, or all the draws that are wanted are made."""
         nominal = {claim: rate for claim, rate in self.claims.items() if rate is not None}
         done = counts["draws"]
         if done >= (draws if nominal else min(draws, DRAWS_OF_POWER)):
@@ -492,7 +492,7 @@ FOUND: Mapping[Claim, float | None] = {"better curve": None}
 
 
 def rows() -> Iterator[Row]:
-    """List the rows of the table: without kept predictions only these images are promised."""
+    """Yield the rows of the table: without kept predictions claims are on these images alone."""
     conditions: Sequence[tuple[Truth, bool]] = (("these images", False), ("population", True))
     for truth, keeps in conditions:
         yield from _unmerged_rows(truth, keeps)
@@ -617,7 +617,7 @@ def main() -> None:
 
 
 def _go_on(chosen: Mapping[str, Row], counts: dict[str, Counts], options: Any) -> None:
-    """Count chunk after chunk, the row with the fewest draws first; each is kept at once."""
+    """Count in chunks, rows with the fewest draws first; write `counts` to its file each time."""
     for name, row in chosen.items():
         counts.setdefault(name, {"draws": 0, **dict.fromkeys(row.claims, 0)})
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -647,7 +647,7 @@ def _count(name: str, chunk: int) -> dict[Claim, int]:
 
 
 def _lines(row: Row, counts: Counts) -> Iterator[str]:
-    """Write the lines of a row of the table."""
+    """Yield the lines of a row of the table."""
     draws = counts["draws"]
     for claim, nominal in row.claims.items():
         promise = "none" if nominal is None else f"{100 * nominal:g} %"

@@ -38,7 +38,7 @@ _NAMES = "    # in "
 
 
 def environments(pyproject: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return what each environment asks for, by its name."""
+    """Return the requirements of each environment, by its name."""
     project = pyproject["project"]
     run = project["dependencies"]
     extras = {  # without the one that names the others
@@ -108,7 +108,7 @@ def _resolve(requirements: Collection[str], lock: str, options: Collection[str] 
 
 
 def _pins(lock: str) -> Iterator[str]:
-    """Yield the lines of each package."""
+    """Yield the text of each package's entry."""
     yield from re.findall(r"^[\w.-]+==.*\n(?:    .*\n)*", lock, re.MULTILINE)
 
 
@@ -122,7 +122,7 @@ def _package(pin: str) -> str:
 
 
 def _marker(pin: str) -> str:
-    """Return ` ; python_version < '3.12'`, or nothing."""
+    """Return a pin's marker, such as ` ; python_version < '3.12'`; empty without one."""
     return re.sub(r"^[^ ]+| \\$", "", pin.partition("\n")[0])
 
 

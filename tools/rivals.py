@@ -1,4 +1,4 @@
-"""Writes docs/rivals.csv from the sweeps `rivals` and `rivals_vit` of a home.
+"""Write docs/rivals.csv from the sweeps `rivals` and `rivals_vit` of a home.
 
 python -m tools.rivals HOME
 make reference          # the table of docs/rivals.md anew
@@ -64,7 +64,7 @@ def rows(sweep: str, home: str) -> Iterator[dict[str, str]]:
 
 
 def main(home: str) -> None:
-    """Write the file."""
+    """Write the file from the sweeps of `home`."""
     there = [name for name in MODELS if (Path(home) / "sweeps" / name).exists()]
     found = [row for sweep in there for row in rows(sweep, home)]
     found.sort(key=lambda row: (row["model"], FIRST.get(row["method"], 3), row["method"]))

@@ -65,11 +65,11 @@ ANSWER_WIDTH = 880
 """Pixels of the window in which it is drawn, at two points each: in a wider one the verdict would
 stand beside it."""
 COLOURS = 256
-"""Of a picture: more are not seen in lines, letters and icons."""
+"""Colours of a picture: more are not seen in lines, letters and icons."""
 
 
 def main() -> None:
-    """Make them all."""
+    """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("home", type=Path)
     parser.add_argument("sweep")
@@ -112,7 +112,7 @@ def _report(driver: webdriver.Chrome, url: str, shot: Shot, folder: Path) -> Non
 def _answer(
     driver: webdriver.Chrome, url: str, scheme: Literal["light", "dark"], path: Path
 ) -> None:
-    """The chart alone, without its menu, on the page's colour."""
+    """Photograph the chart alone, without its menu, on the page's colour."""
     show(driver, url, width=ANSWER_WIDTH, scheme=scheme, scale=2)
     _wait(driver, lambda: bool(driver.execute_script(DRAWN)))
     chart = f"#{ANSWER} [data-chart]"
@@ -144,7 +144,7 @@ def _reduce(path: Path) -> None:
 
 
 def _arms(driver: webdriver.Chrome, url: str, path: Path) -> None:
-    """The view of a sweep's arms."""
+    """Photograph the view of a sweep's arms."""
     show(driver, url, width=WIDE, height=720)
 
     def is_there() -> bool:
@@ -155,7 +155,7 @@ def _arms(driver: webdriver.Chrome, url: str, path: Path) -> None:
 
 
 def _overview(driver: webdriver.Chrome, url: str, path: Path) -> None:
-    """The sweep's own page: description with its charts, runs, tags."""
+    """Photograph the sweep's own page: description with its charts, runs, tags."""
     show(driver, "about:blank", width=WIDE, height=1000)
     show(driver, url, width=WIDE, height=1000)
 
@@ -170,7 +170,7 @@ def _overview(driver: webdriver.Chrome, url: str, path: Path) -> None:
 
 
 def _mlflow(driver: webdriver.Chrome, url: str, width: int, height: int, path: Path) -> None:
-    """The report in its frame among the artifacts, with its charts drawn."""
+    """Photograph the report in its frame among the artifacts, with its charts drawn."""
     show(driver, "about:blank", width=width, height=height)
     show(driver, url, width=width, height=height)
 
@@ -196,7 +196,7 @@ def _mlflow(driver: webdriver.Chrome, url: str, width: int, height: int, path: P
 
 
 def _wait(driver: webdriver.Chrome, holds: Callable[[], bool]) -> None:
-    """MLflow builds its page more than once: what was there a moment ago may be gone."""
+    """Wait until `holds()`. MLflow builds its page more than once: elements may vanish again."""
     ignored = (WebDriverException,)
     WebDriverWait(driver, SECONDS, ignored_exceptions=ignored).until(lambda _: holds())
 

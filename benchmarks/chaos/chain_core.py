@@ -1,4 +1,4 @@
-"""A core that trains nothing: a chain of numbers, whose every link depends on the one before.
+"""A stand-in for the training core: a chain of numbers, each computed from the one before.
 
 Files are written as `carft_core` writes them, with a checkpoint every other epoch, so that an epoch
 that was lost, repeated from a wrong state, or computed for another run changes every value behind
@@ -26,21 +26,21 @@ ENTRY = "benchmarks.chaos.chain_core:train_run"
 PAUSE = "CHAIN_PAUSE"
 """The variable for the seconds that an epoch, and an evaluation, takes."""
 LOG = "CHAIN_LOG"
-"""The variable for the name of a file in the home, which gets a line for each thing that really
-happens to a run: `DIGEST begins`, `DIGEST epoch 3`, `DIGEST stops`, `DIGEST trained`."""
+"""The variable for the name of a file in the home that lists what really happens to runs, an event
+a line: `DIGEST begins`, `DIGEST epoch 3`, `DIGEST stops`, `DIGEST trained`."""
 FAULTS = "CHAIN_FAULTS"
-"""The variable for a file of JSON: fault to the share of all runs whose first attempt has it."""
+"""The variable for a JSON file: for each fault the share of runs whose first attempt has it."""
 FAULTY_EPOCH = 3
 UNMERGED = "unmerged"
 ZERO_SHOT = 0.25
-"""What stands for the weights of the zero-shot model."""
+"""The number in place of the zero-shot model's weights."""
 _CHECKPOINT_EVERY = 2
 
 
 def train_run(
     config: Mapping[str, Any], seed: int, *, report: Report, workdir: Path
 ) -> Mapping[str, Any] | None:
-    """Train and evaluate one run, an entry of the engines."""
+    """Train and evaluate one run, as an engine's entry does; return None if it was stopped."""
     members = config["algorithm"].get("members")
     trains = config["algorithm"]["name"] != "zero_shot" and members is None
     if not (workdir / "config.json").exists():
@@ -74,13 +74,13 @@ def train_run(
 
 
 def merged_weight(weight: float, label: str) -> float:
-    """Return what stands for the weights of a model: of a merge, between both ends of its line."""
+    """Return the number in place of a model's weights; of a merge, interpolated by its alpha."""
     alpha = float(label.partition("@")[2] or 1.0)
     return alpha * weight + (1 - alpha) * ZERO_SHOT
 
 
 def final_weight(config: Mapping[str, Any], seed: int) -> float:
-    """Compute what a run that nothing disturbs comes to."""
+    """Compute the last number of an undisturbed run."""
     weight = _first(config, seed)
     for epoch in range(1, int(config["optim"]["epochs"]) + 1):
         weight = _next(weight, float(config["algorithm"].get("kl_weight", 0.0)), epoch)
@@ -94,12 +94,12 @@ def labels_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def evaluation_digest(digest: str, label: str) -> str:
-    """Name an evaluation, without opening data."""
+    """Return the digest of an evaluation, without opening data."""
     return hashlib.sha256(f"{digest} {label}".encode()).hexdigest()
 
 
 def _train(config: Mapping[str, Any], seed: int, report: Report, workdir: Path) -> bool:
-    """Go on behind the checkpoint; False when the run was stopped."""
+    """Train on from the checkpoint, if there is one; return False when the run was stopped."""
     epochs = int(config["optim"]["epochs"])
     kl_weight = float(config["algorithm"].get("kl_weight", 0.0))
     checkpoint = workdir / "checkpoint.pt"
@@ -130,18 +130,18 @@ def _train(config: Mapping[str, Any], seed: int, report: Report, workdir: Path) 
 
 
 def _first(config: Mapping[str, Any], seed: int) -> float:
-    """Begin the chain of a seed and a learning rate; with another seed another setting is best."""
+    """Return the first number of a chain; with another seed another setting is best."""
     return 0.1 + 0.8 * (seed * 0.618 % 1.0) + float(config["optim"]["lr"])
 
 
 def _next(weight: float, kl_weight: float, epoch: int) -> float:
-    """The logistic map, which forgets nothing: a last bit that differs is soon a first one."""
+    """Return the next number (logistic map): a difference in the last bit soon is in the first."""
     rate = 3.6 + 0.3 * min(kl_weight, 1.0)
     return rate * weight * (1 - weight) * (1 - epoch * 1e-6)
 
 
 def _report(epoch: int, epochs: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """As `EpochReport.as_dict` gives it."""
+    """Return a report of an epoch in the form of `EpochReport.as_dict`."""
     counts = {"epoch": epoch, "epochs": epochs, "step": epoch, "steps": epochs}
     now = time.time_ns() // 1_000_000
     return {**counts, "metrics": dict(metrics), "seconds": 0.01, "timestamp": now}
@@ -167,7 +167,7 @@ def _pause() -> float:
 
 
 def simulate_training() -> None:
-    """Let the commands of this process, and of its forks, train with this core on every engine.
+    """Make the commands of this process and of its forks train with this core, on every engine.
 
     The planner, the ledger, the worker processes and the projections are the real ones.
     """
@@ -191,7 +191,7 @@ def simulate_training() -> None:
 
 
 def _go_wrong(workdir: Path) -> None:
-    """Let happen what the file of FAULTS plans for the first attempt at a run."""
+    """Cause the fault that the file of FAULTS plans for the first attempt at a run."""
     file = os.environ.get(FAULTS)
     attempts = (read_json(workdir / "run.json") or {"attempts": 1})["attempts"]
     if not file or attempts > 1:
@@ -208,7 +208,7 @@ def _go_wrong(workdir: Path) -> None:
 
 
 def drawn_fault(rates: Mapping[str, float], digest: str) -> str | None:
-    """Draw a fault by a run's digest: the same whenever it is drawn."""
+    """Draw a fault by a run's digest, with the probabilities `rates`: the same at each call."""
     chance = int(hashlib.sha256(digest.encode()).hexdigest()[:8], 16) / 16**8
     for fault, rate in rates.items():
         chance -= rate

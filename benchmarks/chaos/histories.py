@@ -44,15 +44,15 @@ from carft_sweep.tracking.report.published_zero_shot import published_table
 LIMIT = 180.0
 """Seconds that a step may take."""
 SILENCE, BUSY = 4.0, 5.0
-"""Seconds that a worker may show no life where a driver is busy for longer; it beats every two."""
+"""Seconds of silence that end a worker, which beats every two; and how long a driver is busy."""
 WITH_MLFLOW = 0.4
-"""The share of the histories with a real store; the others have none."""
+"""Share of the histories with a real MLflow database; the others have a tracker in memory."""
 OFTEN = 0.05
-"""Seconds between two updates of a projection, so that there are some to die in."""
+"""Seconds between two updates of a projection: few, so that a death can hit one."""
 PATIENCE = 3.0
 """Seconds that the end of a sweep waits for a database that is damaged."""
 TRAINED = "trained.txt"
-"""The file of a home that says what was really trained."""
+"""The file of a home that lists what was really trained (`chain_core.LOG`)."""
 SPENT = 0.001
 """A time budget, in seconds, that is used up at once."""
 GARBAGE = "{garbage"
@@ -76,7 +76,7 @@ class Halves(Merge):
 
 File = dict[str, Any]
 Violations = dict[str, list[str]]
-"""By law."""
+"""Messages by the name of the broken law."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Fate:
     kind: str = "ends"
     """`ends`, `dies`, `interrupted`, `busy` or `loses workers`."""
     where: str = ""
-    """The kind of write, or the method of the driver that takes long."""
+    """The kind of write, or the driver's method that takes long."""
     skip: int = 0
-    """So many of these pass before."""
+    """How many such writes or calls pass before."""
     when: str = "before"
     """`before` or `behind` the write, or at `half` of it."""
 
@@ -102,7 +102,7 @@ class Fate:
 
 @dataclass(frozen=True)
 class Step:
-    """One execution, and what comes before it."""
+    """One execution of `run` or `resume`, with the changes and damages before it."""
 
     file: File
     changes: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """What is done with one sweep; drawn by its number."""
+    """All that is done with one sweep, drawn by the history's number."""
 
     number: int
     way: str
@@ -124,15 +124,15 @@ class History:
     has_mlflow: bool
     steps: tuple[Step, ...]
     damages: tuple[str, ...]
-    """Behind its end, before `sync`."""
+    """Damages after the last step, before `sync`."""
 
     @property
     def file(self) -> File:
-        """The last one."""
+        """The last sweep file."""
         return self.steps[-1].file
 
     def describe(self) -> str:
-        """List its steps."""
+        """Return the steps as text."""
         store = "MLflow" if self.has_mlflow else "no MLflow"
         lines = [f"history {self.number}, {self.way}, {store}"]
         lines += [f"  {json.dumps(brief(self.steps[0].file))}"]
@@ -141,13 +141,13 @@ class History:
 
 
 def brief(file: Mapping[str, Any]) -> File:
-    """Return what was drawn of a file."""
+    """Return the drawn part of a sweep file."""
     same = ("name", "engine", "resources", "report", "breaker")
     return {key: value for key, value in file.items() if key not in same}
 
 
 def draw_history(seed: int, number: int, engine: str, data: Mapping[str, Any]) -> History:
-    """Draw the history of a number."""
+    """Draw the history with the number `number`."""
     chance = random.Random(f"{seed} {number}")
     way = "ray" if engine == "ray" else chance.choices(WAYS, (5, 3, 2))[0]
     has_mlflow = chance.random() < WITH_MLFLOW
@@ -181,7 +181,7 @@ SPACES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         {"values": [0.0, 0.1], "when": {"optim.clip": 1.0}},
     ),
 }
-"""Field to how it varies in a grid, and in a search."""
+"""For each field how it varies in a grid, and in a search."""
 SEEDS = ([0], [0, 1], [1, 0], [0, 1, 2], [2])
 BASELINES: Sequence[list[str]] = ([], ["zero_shot"], ["zero_shot", "fine_tune"], ["fine_tune"])
 ALPHAS = ([0.5], [0.25, 0.5], [0.75], [0.0, 1.0])
@@ -243,7 +243,7 @@ def _change_eval(chance: random.Random, file: File) -> None:
 
 
 def _set(key: str, values: Sequence[Any]) -> Callable[[random.Random, File], None]:
-    """Make the change that gives a key one of these values; None removes it."""
+    """Return a change that gives a key one of `values`; None removes the key."""
 
     def change(chance: random.Random, file: File) -> None:
         value = chance.choice(values)
@@ -271,7 +271,7 @@ CHANGES: Mapping[str, Callable[[random.Random, File], None]] = {
 
 
 OFTENER = {"seeds": 3, "order of parameters": 2, "selection": 2, "run_cap": 2}
-"""Changes that have more to do with what is still to be run."""
+"""Weights of the changes that decide most what is still to be run; others have 1."""
 
 
 def draw_changes(chance: random.Random, file: File) -> tuple[tuple[str, ...], File]:
@@ -302,7 +302,7 @@ def _value_of(file: File, name: str) -> str:
 
 
 def able_to_end(file: File) -> File:
-    """Return a file without what keeps it from its end."""
+    """Return a sweep file without what keeps the sweep from its end."""
     changed: File = json.loads(json.dumps(file))
     changed.pop("time_budget", None)
     if changed.pop("import", None):
@@ -311,12 +311,12 @@ def able_to_end(file: File) -> File:
 
 
 WRITES = {"ledger": 24, "run": 60, "sent": 30, "mlflow": 60, "study": 20, "sweep": 10}
-"""Kind of write to how many of them a death may wait for."""
+"""For each kind of write, how many may pass before a death."""
 METHODS = ("next_job", "started", "alive", "reported", "finished")
 
 
 def draw_fate(chance: random.Random, way: str, at_least: float = 0.6) -> Fate:
-    """Draw how an execution ends; something happens to it with the probability `at_least`."""
+    """Draw how an execution ends: disturbed with probability `at_least`, else undisturbed."""
     if chance.random() > at_least:
         return Fate()
     kind = chance.choices(
@@ -346,9 +346,8 @@ STORE_DAMAGES = (
 
 
 def run_damages(file: Mapping[str, Any]) -> tuple[str, ...]:
-    """List how a run can be damaged. Where trials are terminated early its folder stays: by the
-    epochs in it others are judged.
-    """
+    """Return the ways in which runs can be damaged. Where trials are terminated early no run folder
+    is deleted: other trials are judged by its epochs."""
     damages = ("metrics.json damaged", "a run folder deleted")
     return damages[:1] if "early_terminate" in file else damages
 
@@ -363,7 +362,7 @@ def draw_damages(
 
 
 class Scene:
-    """The folder of one history, with its file, its homes, and what was really trained."""
+    """The folder of one history: its sweep file, its homes, and the list of what was trained."""
 
     def __init__(self, folder: Path, templates: Path, address: str | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -374,7 +373,7 @@ class Scene:
         plan = folder / "plan.json" if address is None else Path(os.environ[chain_core.FAULTS])
         self.plan, self.trained = plan, self.home / TRAINED
         self.orders: list[Sequence[str]] = []
-        """Of the parameters, in each file with which a ledger was begun or taken up."""
+        """Order of the parameters in each file with which a ledger was begun or continued."""
         (folder / "refused.py").write_text(BAD_MERGE)
         for home in (self.home, folder / "undisturbed"):
             shutil.copytree(templates, home)
@@ -385,7 +384,7 @@ class Scene:
         self.file.write_text(json.dumps(file, indent=1))
 
     def words(self, verb: str, way: str) -> list[str]:
-        """Build `run FILE` or `resume NAME`, on the engine of a history."""
+        """Return the words `run FILE` or `resume NAME`, with a history's engine as options."""
         words = [verb, str(self.file) if verb == "run" else NAME]
         words += ["--in-process"] if way == "in process" else []
         return words + (["--address", self.address] if self.address is not None else [])
@@ -393,9 +392,8 @@ class Scene:
     def fork(
         self, act: Callable[[], Any], rates: Mapping[str, float] | None = None
     ) -> tuple[int | None, Any]:
-        """Call a function in a fork; return its exit code, None where it took too long, and what
-        it returned.
-        """
+        """Call `act` in a fork, with the faults `rates`; return its exit code (None after `LIMIT`)
+        and what `act` returned (None if it did not)."""
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
         self.plan.write_text(json.dumps(rates or {}))
@@ -417,7 +415,7 @@ class Scene:
 
 
 def disturb(fate: Fate) -> None:
-    """Let what this process, a fork, drives end as it is fated."""
+    """Patch this process, a fork, so that the driver that it runs ends by `fate`."""
     import carft_sweep.sweeps.scheduler.session as session
     from carft_sweep.sweeps.scheduler.driver import SweepDriver
 
@@ -451,7 +449,7 @@ def disturb(fate: Fate) -> None:
 
 
 def _listen_for(seconds: float) -> None:
-    """Let the engines of this process give up a worker that shows no life for so long."""
+    """Make the engines of this process give up a worker that is silent for `seconds`."""
     import carft_sweep.sweeps.engines.factory as factory
     import carft_sweep.sweeps.engines.ray_tune as ray_tune
 
@@ -461,7 +459,7 @@ def _listen_for(seconds: float) -> None:
 
 
 def watch_writes(at: Callable[[str, str], None]) -> None:
-    """Let `at` be called before and behind every write of this process, with the kind of file."""
+    """Call `at(kind of file, when)` at each write: `before`, `behind`, or at `half` of it."""
     import threading
 
     from sqlalchemy.engine.default import DefaultDialect
@@ -512,7 +510,7 @@ def kind_of(path: Path) -> str:
 
 
 def damage(kind: str, scene: Scene, chance: random.Random) -> bool:
-    """Damage something in a home by hand; False where it is not there."""
+    """Damage something in a home as by hand; return False where it does not exist."""
     home = scene.home
     sweep = home / "sweeps" / NAME
     file = {
@@ -571,7 +569,7 @@ def damage(kind: str, scene: Scene, chance: random.Random) -> bool:
 
 
 def remove(folder: Path) -> bool:
-    """Remove a folder; False where there is none."""
+    """Remove a folder; return False where there is none."""
     is_there = folder.exists()
     shutil.rmtree(folder, ignore_errors=True)
     return is_there
@@ -579,7 +577,7 @@ def remove(folder: Path) -> bool:
 
 @dataclass
 class Outcome:
-    """What came of one history."""
+    """The result of one history: broken laws, and counts of what was done."""
 
     number: int
     violations: Violations = field(default_factory=dict)
@@ -592,12 +590,12 @@ class Outcome:
     seconds: float = 0.0
 
     def broken(self, law: str, text: str) -> None:
-        """Note that a law is broken."""
+        """Record that a law is broken."""
         self.violations.setdefault(law, []).append(" ".join(text.split())[:500])
 
 
 def carry_out(history: History, seed: int, scene: Scene) -> Outcome:
-    """Do what a history says, and look at what it leaves."""
+    """Carry out all steps of a history, then check what they leave; return the outcome."""
     began, outcome = time.monotonic(), Outcome(history.number)
     spent = 0.0
     for index, step in enumerate(history.steps):
@@ -636,7 +634,7 @@ def carry_out(history: History, seed: int, scene: Scene) -> Outcome:
 
 
 def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> None:
-    """Run or resume, as a step says."""
+    """Carry out one step in a fork, and check how it ended."""
     fate = step.fate
     before = scene.said.stat().st_size if scene.said.exists() else 0
     has_begun = (scene.home / "sweeps" / NAME / "sweep.yaml").exists()
@@ -686,7 +684,7 @@ def _have_no_store() -> None:
 
 
 def run_undisturbed(history: History, scene: Scene) -> dict[str, Any]:
-    """Run the last file in a fresh home; return what there is of it."""
+    """Run the last file in a fresh home; return its `history_laws.read_end`."""
     _have_no_store()
     home = scene.folder / "undisturbed"
     order = next(iter(scene.orders), [*history.file["parameters"]])
@@ -703,7 +701,8 @@ def run_undisturbed(history: History, scene: Scene) -> dict[str, Any]:
 def finish(
     history: History, scene: Scene, undisturbed: dict[str, Any], chance: random.Random
 ) -> dict[str, Any]:
-    """Look at what the history has left, and let `resume`, `check` and `sync` look at it."""
+    """Check the laws at the end of a history, also by `resume`, `check` and `sync`; return
+    breaches, damages and the number of trials."""
     if not history.has_mlflow:
         _have_no_store()
     home = scene.home
@@ -718,7 +717,7 @@ def finish(
 
 
 def _look_for_more(scene: Scene) -> Iterator[Breach]:
-    """Let `list`, `resume` and `check` say that nothing is left to do."""
+    """Check that `list`, `resume` and `check` find nothing left to do; yield breaches."""
     home, before = ["--home", str(scene.home)], history_laws.read_end(scene.home)
     code, out, said = processes.captured(["list", "--json", *home])
     states = [summary["state"] for summary in json.loads(out)] if code == 0 else said
@@ -743,7 +742,7 @@ def _look_for_more(scene: Scene) -> Iterator[Breach]:
 
 
 def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
-    """Sync once, and into a new database too; compare the two, and the study."""
+    """Sync the home, also into a new database; compare both, and the study with the ledger."""
     for file in (scene.home / "runs").glob("*/evaluations/*/metrics.json"):
         if file.read_text() == GARBAGE:  # of a run that the last file asks for no more
             file.unlink()
@@ -762,7 +761,7 @@ def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
 
 
 def prepare(folder: Path) -> Mapping[str, Any]:
-    """Load and simulate what every fork needs, and make the template of a home; its `data`."""
+    """Load and patch all that forks need, and make a home's template; return the sweep's `data`."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", chain_core.PAUSE: "0"}
     os.environ |= {"ARROW_DEFAULT_MEMORY_POOL": "system"}
     os.environ |= {chain_core.LOG: TRAINED, chain_core.FAULTS: str(folder / "plan.json")}
@@ -822,7 +821,7 @@ def attempt(
     data: Mapping[str, Any],
     number: int,
 ) -> tuple[str, Outcome]:
-    """Carry out the history of a number; return what is to be printed too."""
+    """Carry out the history of a number; return the text to print and the outcome."""
     history = draw_history(arguments.seed, number, arguments.engine, data)
     place = folder / str(number)
     outcome = carry_out(history, arguments.seed, Scene(place, folder / "template", address))
@@ -836,7 +835,7 @@ def attempt(
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Write the sums of all histories."""
+    """Return the sums over all histories as text."""
     laws_broken = Counter(law for outcome in outcomes for law in outcome.violations)
 
     def total(counters: Iterator[Counter[str]]) -> str:
@@ -858,7 +857,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out the histories, print; 1 where a law is broken."""
+    """Carry out the histories and print; return 1 where a law is broken."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--count", type=int, default=100)

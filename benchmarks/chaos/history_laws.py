@@ -39,7 +39,7 @@ from carft_sweep.sweeps.ledger.ledger import SECONDS, Ledger, Trial, find_ledger
 from carft_sweep.sweeps.ledger.study import open_storage, study_name
 
 NAME = "history"
-"""Of the sweep."""
+"""Name of the sweep."""
 ADAPTIVE = ("tpe", "gp", "nsga2")
 TIMED = ("system/", "train/seconds")
 """Beginnings of the metrics that no two executions have alike."""
@@ -52,21 +52,20 @@ TAGS = frozenset(
 SENT_AT_EACH_END = ("sweep", "arm")
 """Kinds of the runs in MLflow that get their values anew whenever the sweep ends."""
 UPLOADING = ".artifact.uploading."
-"""Beginning of the name of what a server of MLflow's was about to store when it was killed."""
+"""Beginning of the name of a file that MLflow's server was storing when it was killed."""
 Breach = tuple[str, str]
-"""The name of a law, and what is not as it says."""
+"""The name of the broken law, and how it is broken."""
 
 
 def seconds_spent(home: Path) -> float:
-    """Return what a driver that starts now would count as spent. Raises RequestError where the
-    ledger is damaged.
-    """
+    """Return the seconds that a driver starting now would count as spent. Raises RequestError where
+    the ledger is damaged."""
     ledger = newest_generation(Home(home), NAME)
     return 0.0 if ledger is None else float(ledger.recall(SECONDS, 0.0))
 
 
 def read_end(home: Path) -> dict[str, Any]:
-    """Read what a sweep has come to: its trials by point, its runs, its comparison."""
+    """Return a sweep's result as plain data: trials by point, other runs, the comparison."""
     ledger = find_ledger(Home(home), NAME)
     beside = ((it.role, it.algorithm, dict(it.params), it.runs) for it in ledger.beside_trials())
     return {
@@ -77,7 +76,7 @@ def read_end(home: Path) -> dict[str, Any]:
 
 
 def _trials_of_file(ledger: Ledger) -> list[Trial]:
-    """Return the trials that the file, which may have been shortened, still includes."""
+    """Return the trials that the sweep file, which may have been shortened, still includes."""
     return [setting.trial for setting in ledger.settings() if setting.trial is not None]
 
 
@@ -95,7 +94,7 @@ def _read(file: Path) -> Any:
 
 
 def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) -> Iterator[Breach]:
-    """Compare what a sweep has come to with the undisturbed one."""
+    """Compare a sweep's result with the undisturbed one; yield breaches. `file` is the last."""
     ledger, end = find_ledger(Home(home), NAME), read_end(home)
     generations = [*ledger.earlier, ledger]
     for before, after in itertools.pairwise(generations):
@@ -129,12 +128,12 @@ def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) ->
 
 
 def _measuring(spec: Mapping[str, Any]) -> Any:
-    """Return what lets trials get new values."""
+    """Return the part of a spec whose change gives trials new values."""
     return spec["seeds"], spec["trial"].get("eval")
 
 
 def _carried(generations: Sequence[Ledger]) -> list[Mapping[str, Any]]:
-    """Return the points with which the last generation has to begin."""
+    """Return the points with which the last generation must begin."""
     carried: list[Mapping[str, Any]] = []
     for ledger in generations[:-1]:
         own = [dict(trial.params) for trial in ledger.trials()]
@@ -143,7 +142,8 @@ def _carried(generations: Sequence[Ledger]) -> list[Mapping[str, Any]]:
 
 
 def _wrong_values(ledger: Ledger, home: Path) -> Iterator[Breach]:
-    """Compare every run with what its config and seed come to undisturbed, trials with runs."""
+    """Yield each run whose metrics are not those of its config and seed undisturbed, and each trial
+    whose value is not the mean of its runs."""
     values: dict[str, float] = {}
     for item in ledger.settings():
         is_pruned = item.trial is not None and item.trial.state == "pruned"
@@ -183,9 +183,8 @@ def _weight_of(config: Mapping[str, Any], seed: int, home: Path) -> float:
 
 
 def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
-    """Compare MLflow with a new database that was sent the same home, and with the verdict that
-    the sweep ended with.
-    """
+    """Compare MLflow with a new database that was sent the same home, and its verdict with that of
+    the sweep; yield breaches."""
     wanted, there = mlflow_runs(new), mlflow_runs(database)
     sweep = [run for run in there.get(f"sweep//{NAME}", ()) if run["stage"] == "active"]
     for run in sweep:
@@ -209,10 +208,10 @@ def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
 
 
 def _points(series: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
-    """Return the points of a series, each once: a run that was trained again has other times.
+    """Return the points (step, value) of a series at the steps of `wanted`, each once: a run that
+    was trained again has them at other times.
 
-    MLflow deletes no metric: it still has alphas, and comparisons with baselines, which the file
-    asks for no more.
+    MLflow deletes no metric: it still has those of alphas and baselines that the last file dropped.
     """
     steps = {step for step, _ in wanted}
     return [*map(list, dict.fromkeys((step, it) for step, it in series if step in steps))]
@@ -240,7 +239,7 @@ def compare_study(home: Path) -> Iterator[Breach]:
 
 
 def trained_twice(lines: Sequence[str]) -> Iterator[str]:
-    """Yield each epoch that was trained without need, of all that `chain_core` has noted."""
+    """Yield each epoch that was trained needlessly, by the lines that `chain_core` has logged."""
     last: dict[str, int] = {}
     ends: dict[str, str] = {}
     """Digest to how its last attempt ended: `trained`, `stops`, or that it `begins`."""
@@ -268,7 +267,7 @@ def trained_twice(lines: Sequence[str]) -> Iterator[str]:
 
 
 def differing(one: Any, other: Any, where: str) -> Iterator[str]:
-    """Yield where plain data differ, a line each."""
+    """Yield a line for each place where plain data `one` (undisturbed) and `other` differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}, key=str):
             yield from differing(one.get(key, "-"), other.get(key, "-"), f"{where}/{key}")
@@ -280,7 +279,7 @@ def differing(one: Any, other: Any, where: str) -> Iterator[str]:
 
 
 def mlflow_runs(database: Path) -> dict[str, Any]:
-    """Return every run by its name, as the database has it: those with one name are doubles."""
+    """Return lists of a database's runs by kind, digest and name: two in one list are doubles."""
     with closing(sqlite3.connect(database)) as connection:
         runs = connection.execute(
             "SELECT run_uuid, name, status, end_time, lifecycle_stage FROM runs"

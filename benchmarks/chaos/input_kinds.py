@@ -45,7 +45,7 @@ CLASSES = ("anchor", "bell", "cat")
 
 
 class Meaningless(Exception):
-    """An input that was accepted, and means nothing."""
+    """An input that was accepted although it means nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,19 @@ class Kind:
 
     name: str
     make: Callable[[Path], None]
-    """Fills a folder with the originals."""
+    """Writes the originals into a folder."""
     targets: Sequence[str]
-    """Globs below it of what is mutated."""
+    """Glob patterns, below that folder, of the files to mutate."""
     read: Callable[[Path, Path, random.Random], None]
-    """Reads the mutated file in a folder of them. Raises the product's errors, or Meaningless."""
+    """Reads the mutated file (second) in a folder of them. Raises the product's errors, or
+    Meaningless."""
     known_as: Sequence[str] = ()
-    """What a message may say instead of the file's name: the folder of things that do not fit
-    together; `{}` is the folder of the originals."""
+    """What a message may name instead of the file, such as a folder whose files do not fit
+    together; `{}` stands for the folder of the originals."""
 
 
 def write_images(root: Path, *, per_class: int = 4) -> None:
-    """Write an image folder: train, test and one shift, of three classes."""
+    """Write an image folder of three classes: train, test and one shift."""
     for number, split in enumerate(("train", "test", "shifts/dark")):
         for place, name in enumerate(CLASSES):
             folder = root / split / name
@@ -90,7 +91,7 @@ def write_clip(folder: Path) -> None:
 
 
 def trial(root: Path, clip: Path) -> dict[str, Any]:
-    """Return a trial on these images and this model that trains in a moment."""
+    """Return the `trial` of a sweep that trains `clip` on the images in `root` in a moment."""
     return {
         "model": {"name": str(clip)},
         "data": {"family": "image_folder", "root": str(root), "val_fraction": 0.25},
@@ -314,7 +315,7 @@ def _copy_home(folder: Path) -> None:
 
 
 MADE: dict[str, Path] = {}
-"""Folders that several kinds copy from."""
+"""Folders that several kinds copy from, by name."""
 LOOKS: Sequence[Sequence[str]] = (
     *(("list", "--json"), ("list",), ("show", SWEEP, "--all"), ("show", SWEEP, "--json")),
     *(("compare", SWEEP), ("compare", SWEEP, "--json"), ("watch", SWEEP)),
@@ -335,7 +336,8 @@ def _read_home(folder: Path, target: Path, rng: random.Random) -> None:
 
 
 def _typed(words: Sequence[str], folder: Path) -> None:
-    """Run a command on the home in this process. Raises RequestError with what it says at 2."""
+    """Run a command on the home in this process. Raises RequestError with its output if it exits
+    with 2, Meaningless for any other failure."""
     more = {
         "report": ["--out", str(folder / "report.html")],
         "export": ["--out", str(folder / "exported")],
@@ -356,7 +358,7 @@ def _no_number(text: str) -> float:
 
 
 def _said(argv: Sequence[str]) -> tuple[int, str]:
-    """Return the exit code of a command in this process, and what it wrote."""
+    """Run a command in this process; return its exit code and what it wrote."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = carft_sweep(argv)

@@ -55,7 +55,7 @@ class Outcome:
     """`accepted`, `rejected`, or `failure`."""
     reason: str = ""
     megabytes: float = 0.0
-    """Above the idle process."""
+    """Peak memory above the idle process, in MiB."""
 
 
 HEADER = """\
@@ -64,7 +64,7 @@ HEADER = """\
 
 
 def attempt(kind: Kind, original: Path, number: int, seed: int, work: Path) -> Outcome:
-    """Mutate one file of a copy of the original in `work`, and let the product read it."""
+    """Mutate one file of a copy of the original in `work`, read it, and return how that ended."""
     rng = random.Random(f"{seed}/{kind.name}/{number}")
     folder, trap = work / "input", work / "trap"
     shutil.copytree(original, folder)
@@ -97,15 +97,14 @@ def _end(kind: Kind, folder: Path, target: Path, rng: random.Random) -> tuple[st
 
 
 def _is_named(kind: Kind, folder: Path, target: Path, message: str) -> bool:
-    """Whether a message tells the user which file to look at."""
+    """Return whether a message tells the user which file to look at."""
     names = (target.name, *(name.format(folder) for name in kind.known_as))
     return any(name in message for name in names)
 
 
 def in_fork(kind: Kind, original: Path, number: int, seed: int, work: Path) -> Outcome:
-    """The same in a fork of this process, which has all loaded, with limits on memory and time,
-    whose signals end it.
-    """
+    """Call `attempt` in a fork, with limits on memory and time; a fork that is killed is a
+    failure."""
     work.mkdir()
     result = work / "outcome.json"
     pid = os.fork()
@@ -128,13 +127,13 @@ def in_fork(kind: Kind, original: Path, number: int, seed: int, work: Path) -> O
 
 
 def _memory(key: str) -> float:
-    """MiB of this process: resident now (VmRSS), or at most (VmHWM)."""
+    """Return MiB of resident memory of this process: now (VmRSS), or at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def _limit_memory() -> None:
-    """Limit the address space of this process, whose output goes nowhere."""
+    """Limit the address space of this process, and discard its output."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -144,7 +143,7 @@ def _limit_memory() -> None:
 
 
 def run_kind(kind: Kind, scratch: Path, *, mutations: int, seed: int) -> list[Outcome]:
-    """Mutate and read so many times; print the failures, and a line of the table."""
+    """Mutate and read inputs of a kind; print failures and the table's line; return all."""
     began = time.monotonic()
     original, warm = scratch / "original", scratch / "warm"
     original.mkdir(parents=True)
@@ -182,7 +181,7 @@ def _repeat(kind: Kind, scratch: Path, number: int, seed: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the kinds and write the table. 1 where anything failed."""
+    """Run the kinds and print the table; return 1 where anything failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

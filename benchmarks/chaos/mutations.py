@@ -21,9 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 Way = Callable[[random.Random, bytes], bytes]
-"""Returns other bytes in the place of those of a file. Raises one of UNFIT where it finds no place
-in them.
-"""
+"""Returns the bytes of a file changed. Raises one of UNFIT where it finds nothing to change."""
 UNFIT = (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError)
 NUMBERS = (
     *("0", "-1", "1", "0.5", "1e308", "1e999", "-1e999", "NaN", "Infinity", ".nan", ".inf"),
@@ -34,16 +32,16 @@ TEXTS = (
     *("a\0b", "\ud800", "\x1b]0;title\x07", "\u202etxt", "e\u0301\U0001f600", "\u2028", "\ufeff"),
     *("1e5", "null", "true", "{}", "${HOME}", "=HYPERLINK(1)", "<script>", "2024-99-99", "none"),
 )
-"""What takes the place of a text: paths, control and foreign characters, other types' spellings."""
+"""Texts to put for others: paths, control and foreign characters, spellings of other types."""
 VALUES: tuple[Any, ...] = (
     *(None, True, [], {}, [None], {"": None}, {"a": {"b": []}}, [1, "a", {}], 0, -3, 1000, 0.3),
 )
-"""Of any type, to take the place of others."""
+"""Values of other types, to put in place of any value."""
 NESTED = 3000
 
 
 def canary(path: Path) -> str:
-    """Write the command of the shell that shows that a file's code was run."""
+    """Return the shell command that shows, by writing to `path`, that a file's code was run."""
     return f"echo run >> {path}"
 
 
@@ -58,9 +56,9 @@ class Payload:
 
 
 def mutate(path: Path, rng: random.Random, trap: Path) -> str:
-    """Change the file at `path` in one way that `rng` draws, and name the way.
+    """Change the file at `path` in one way that `rng` draws; return the way's name.
 
-    `trap` is the file that exists afterwards where reading ran code.
+    Reading the changed file creates the file `trap` if it runs code.
     """
     if rng.random() < 0.04:
         return _replace(path, rng)
@@ -76,7 +74,7 @@ def mutate(path: Path, rng: random.Random, trap: Path) -> str:
 
 
 def _replace(path: Path, rng: random.Random) -> str:
-    """Put something that is no regular file in the place of one."""
+    """Put something that is no regular file in the place of the file; return what."""
     path.unlink()
     kinds = ("folder", "empty", "dangling link", "link to itself", "endless device", "pipe")
     match kind := rng.choice(kinds):
@@ -96,7 +94,7 @@ def _replace(path: Path, rng: random.Random) -> str:
 
 
 def _ways(suffix: str, trap: Path) -> tuple[Way, ...]:
-    """Choose the ways that keep a file's format."""
+    """Return the ways that keep a file's format, by its suffix."""
     match suffix:
         case ".yaml":
             return (*TEXT, tag_of(trap), change_yaml, change_yaml)
@@ -181,7 +179,7 @@ TEXT: tuple[Way, ...] = (change_word, change_line, nest)
 
 
 def tag_of(trap: Path) -> Way:
-    """YAML that would make an object, anchors inside themselves, aliases that multiply."""
+    """Return a way that writes YAML which would make an object, contain itself, or multiply."""
 
     def tag(rng: random.Random, data: bytes) -> bytes:
         bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
@@ -256,13 +254,13 @@ def change_value(rng: random.Random, data: Any) -> Any:
 
 
 def _value(rng: random.Random) -> Any:
-    """Draw a value of any type; what JSON writes otherwise is a Spelling."""
+    """Draw a value of any type; a Spelling where JSON has no such value."""
     spelled = Spelling(rng.choice((*NUMBERS, "[" * NESTED + "]" * NESTED)))
     return rng.choice((spelled, rng.choice(TEXTS), copy.deepcopy(rng.choice(VALUES))))
 
 
 def _places(data: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every place of nested data that holds a value."""
+    """Yield (container, key) of every value in nested data."""
     keys = list(data) if isinstance(data, dict) else range(len(data))
     for key in keys if isinstance(data, (dict, list)) else ():
         yield data, key
@@ -270,7 +268,7 @@ def _places(data: Any) -> Iterator[tuple[Any, Any]]:
 
 
 class Spelling(str):
-    """What is written into JSON as it is spelled."""
+    """A text that is written into JSON unquoted."""
 
     __slots__ = ()
 
@@ -296,7 +294,7 @@ def _dumped(rng: random.Random, data: Any) -> bytes:
 
 
 def objects_of(trap: Path) -> Way:
-    """Change one value of what torch.save wrote, which then still loads, or would run code."""
+    """Return a way that changes a value of what torch.save wrote; it loads, or would run code."""
 
     def change_object(rng: random.Random, data: bytes) -> bytes:
         loaded = torch.load(io.BytesIO(data), weights_only=True)
@@ -322,7 +320,7 @@ def objects_of(trap: Path) -> Way:
 
 
 def pickle_of(trap: Path) -> Way:
-    """Write a bare pickle that runs code, of any protocol."""
+    """Return a way that writes a bare pickle which runs code, of any protocol."""
 
     def pickle_code(rng: random.Random, data: bytes) -> bytes:
         del data
@@ -332,7 +330,7 @@ def pickle_of(trap: Path) -> Way:
 
 
 def _other_tensor(rng: random.Random, tensor: Tensor) -> Tensor:
-    """Draw other numbers, another shape, type, layout or stride."""
+    """Return a tensor with other numbers, or of another shape, type, layout or stride."""
     flat = tensor.float().flatten()
     return rng.choice(
         (

@@ -1,4 +1,4 @@
-"""Forks of a process that has loaded what they need, and a Ray of several nodes. Linux only."""
+"""Forks of a process that has everything loaded, and a Ray cluster of several nodes. Linux only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Load = Callable[[str, str | os.PathLike[str]], ModuleType]
 PATIENCE = 30.0
 """Seconds that a worker may take to notice that its driver is gone."""
 CRASHED = 70
-"""The exit code of what raised."""
+"""Exit code of a fork that raised."""
 _DEATH_SIGNAL = 1
 
 
 def fork(act: Callable[[], int], log: Path, environ: Mapping[str, str]) -> int:
-    """Run `act` in a fork of this process, which prints into a file; return its id."""
+    """Run `act` in a fork of this process that prints into the file `log`; return the fork's id."""
     if threading.active_count() > 1:
         raise RuntimeError(f"threads do not survive a fork: {threading.enumerate()}")
     sys.stdout.flush()
@@ -53,14 +53,14 @@ def fork(act: Callable[[], int], log: Path, environ: Mapping[str, str]) -> int:
 
 
 def command(words: Sequence[str]) -> int:
-    """Run `carft-sweep WORDS` in this process; its exit code."""
+    """Run `carft-sweep WORDS` in this process; return its exit code."""
     from carft_sweep.sweeps.cli import main as carft_sweep
 
     return carft_sweep(words)
 
 
 def captured(words: Sequence[str]) -> tuple[int, str, str]:
-    """Run a command in this process: its exit code and what it printed."""
+    """Run a command in this process; return its exit code, stdout and stderr."""
     out, said = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(said):
         try:
@@ -72,7 +72,7 @@ def captured(words: Sequence[str]) -> tuple[int, str, str]:
 
 
 def load_all() -> None:
-    """Load what a driver loads, once: its forks have it."""
+    """Load what a driver loads, so that forks need not."""
     import mlflow  # noqa: F401
     import open_clip  # noqa: F401
     import scipy.stats  # noqa: F401
@@ -104,9 +104,8 @@ def _load_migrations() -> None:
 
 
 def loading_once(load: Load) -> Load:
-    """Wrap Alembic's loading of scripts, which executes every migration of Optuna and MLflow anew
-    whenever a database is opened, to find the latest: a fifth of the time of a small sweep.
-    """
+    """Return Alembic's `load` with a cache: it executes every migration of Optuna and MLflow
+    whenever a database is opened, which takes a fifth of the time of a small sweep."""
     loaded = functools.cache(load)
 
     def once(module_id: str, path: str | os.PathLike[str]) -> ModuleType:
@@ -117,7 +116,7 @@ def loading_once(load: Load) -> Load:
 
 
 def workers_left(variable: str, value: str) -> list[int]:
-    """List the worker processes with this variable that do not end, whoever has started them."""
+    """Return ids of worker processes with this variable that do not end, whoever started them."""
     mark, until = f"{variable}={value}\0".encode(), time.monotonic() + PATIENCE
     while (workers := [*_workers(mark)]) and time.monotonic() < until:
         time.sleep(0.1)
@@ -136,9 +135,8 @@ def _workers(mark: bytes) -> Iterator[int]:
 
 @contextmanager
 def ray_nodes(count: int) -> Iterator[str]:
-    """Start a Ray of so many nodes of one core, besides its head, in another process, since its
-    threads would not survive a fork; its address.
-    """
+    """Start Ray with a head and `count` nodes of one core, and yield its address. It runs in
+    another process, since its threads would not survive a fork."""
     command = [sys.executable, "-m", "benchmarks.chaos.ray_nodes", str(count)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     environ["RAY_raylet_start_wait_time_s"] = "600"  # on a machine that is busy

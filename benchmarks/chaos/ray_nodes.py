@@ -1,4 +1,4 @@
-"""A Ray of several nodes on this machine, until the standard input ends.
+"""A Ray cluster of several nodes on this machine, until the standard input ends.
 
     python -m benchmarks.chaos.ray_nodes NODES
 
@@ -17,7 +17,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 
 
 def main(count: int) -> int:
-    """Serve until the end of the input."""
+    """Run a cluster with `count` nodes until the end of the input."""
     with tempfile.TemporaryDirectory(prefix="histories-") as folder:
         os.environ["RAY_TMPDIR"] = folder  # another Ray of this machine is not to be found here
         own = {"object_store_memory": OBJECT_STORE_BYTES}

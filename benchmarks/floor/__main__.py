@@ -75,7 +75,7 @@ def _rows(
 def _regressions(
     suites: Mapping[str, Sequence[Measurement]], earlier: Mapping[tuple[str, str], float]
 ) -> Iterator[str]:
-    """Yield what has become so much slower, beside its own floor, that chance is no reason."""
+    """Yield a sentence for each measurement whose ratio is above `GROSS` times the earlier one."""
     for suite, lines in suites.items():
         for line in lines:
             before = earlier.get((suite, line.name), math.inf)

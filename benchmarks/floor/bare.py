@@ -35,15 +35,14 @@ class Classifier(nn.Module):
         self.head = nn.Parameter(head)
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, d] of normalised images [B, 3, S, S]."""
+        """Return unit-norm features [B, d] of normalised images [B, 3, S, S]."""
         return F.normalize(self.visual(images), dim=-1)
 
 
 class Bare:
-    """One recipe over preloaded tensors; the zero-shot model's predictions are known, as they are
-    to a process that ran the sweep's zero-shot baseline before, and so are its contexts of the
-    training images behind the first run that asks for them: they are the same in all.
-    """
+    """One recipe over preloaded tensors. The zero-shot model's predictions are computed beforehand,
+    as a sweep's zero-shot baseline does; its context log-probabilities of training batches are kept
+    from the first run that needs them: they are the same in all runs."""
 
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         self.optim: Mapping[str, Any] = tensors["optim"]
@@ -59,10 +58,11 @@ class Bare:
         self.teacher.requires_grad_(False).eval()
         self.zero_shot = {name: predict([self.teacher], of)[0] for name, of in self.splits.items()}
         self.frozen: dict[tuple[int, int], Tensor] = {}
-        """By epoch and batch the teacher's context log-probabilities [B, K]."""
+        """The teacher's context log-probabilities [B, K] by epoch and batch."""
 
     def run(self, kl_weight: float | None) -> dict[str, Any]:
-        """Train and evaluate; fine-tuning when `kl_weight` is None, else CAR-FT."""
+        """Train (fine-tuning if `kl_weight` is None, else CAR-FT) and evaluate; return `seconds`,
+        of these `training`, `metrics` by model and `history`."""
         began = time.perf_counter()
         student, training, history = self.train(kl_weight)
         metrics = self.evaluate(student.state_dict(), self.alphas, self.splits)
@@ -130,7 +130,7 @@ class Bare:
     def evaluate(
         self, tuned: State, alphas: Sequence[float], splits: Mapping[str, Iterable[Batch]]
     ) -> dict[str, dict[str, float]]:
-        """The metrics of the tuned model (`unmerged`) and of WiSE-FT at each alpha.
+        """Return the metrics of the tuned model (`unmerged`) and of WiSE-FT at each alpha.
 
         Batches outside, models inside. The model at alpha 1 is the tuned one and that at alpha 0
         the zero-shot one: neither is computed again.
@@ -165,7 +165,7 @@ class Bare:
         return metrics
 
     def _moved(self, frozen: Tensor, features: Tensor) -> dict[str, float]:
-        """How far the context distribution has moved: `kl`, `entropy`."""
+        """Return the context distribution's KL from that of `frozen`, `kl`, and its `entropy`."""
         w_ctx = self.w_ctx.double().T
         p, q = (
             F.log_softmax(self.scale * unit.double() @ w_ctx, dim=1) for unit in (frozen, features)
@@ -178,7 +178,7 @@ class Bare:
 def predict(
     models: Sequence[Classifier], batches: Iterable[Batch]
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(features [N, d], logits [N, C], labels [N]) by each model; every batch is read once."""
+    """Return (features [N, d], logits [N, C], labels [N]) of each model; read batches once."""
     modes = [model.training for model in models]
     outputs: list[list[Tensor]] = [[] for _ in models]
     labels = []
@@ -199,7 +199,7 @@ def predict(
 
 
 def split_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """`top1`, `nll`, `ece`, `brier` in float64."""
+    """Return `top1`, `nll`, `ece` and `brier`, computed in float64."""
     log_p = F.log_softmax(logits.double(), dim=1)
     p = log_p.exp()
     confidence, prediction = p.max(dim=1)
@@ -221,7 +221,7 @@ def _laid_out(batches: Iterable[Batch]) -> list[Batch]:
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to 0; as a part of the peak."""
+    """Return the learning rate by its peak: linear warm-up, then half a cosine to 0."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

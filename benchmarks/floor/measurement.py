@@ -1,4 +1,4 @@
-"""Seconds of ours beside those of a floor, taken in turn, and how both are reported."""
+"""Timings of the product beside those of a floor, taken in turn, and how they are reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line: what something takes here, and what it takes at least."""
+    """One line of the report: the seconds of the product's work, and of its floor."""
 
     name: str
     floor_name: str
@@ -44,7 +44,7 @@ class Measurement:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours to the floor, of each round."""
+        """Seconds of the product divided by those of the floor, by round."""
         return ratios(self.ours, self.floor)
 
     @property
@@ -53,7 +53,7 @@ class Measurement:
         return statistics.median(self.ratios)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, with what is derived."""
+        """Return the measurement as plain data, with its ratios."""
         return {**vars(self), "ratio": self.ratio, "ratios": self.ratios}
 
 
@@ -96,7 +96,7 @@ def _processor() -> str:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Divide pair by pair; the two of a pair were measured one after the other."""
+    """Return the quotients pair by pair; both of a pair were measured one after the other."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What the bare loop computes on, made once by the product."""
+"""The tensors that the bare loop computes on, made once by the product."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECIPE = Path(sweeps.__file__).parent / "kl_weight.yaml"
 
 
 def recipe_config(algorithm: str, **changes: Mapping[str, Any] | list[Any]) -> TrialConfig:
-    """A run of the shipped recipe `kl_weight`; `changes` are merged into its sections."""
+    """Return a run's config by the recipe `kl_weight`, with `changes` in its sections."""
     fields: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["trial"]
     fields["algorithm"] = {"name": algorithm}
     for section, values in changes.items():
@@ -37,7 +37,7 @@ def recipe_config(algorithm: str, **changes: Mapping[str, Any] | list[Any]) -> T
 
 
 def _training(config: TrialConfig, seed: int, epoch: int) -> Preloaded:
-    """The batches of an epoch (from 1) as `train` sees them."""
+    """Return the batches of an epoch (from 1) as `train` sees them."""
     teacher = open_setup(config).teacher
     plan = EpochPlan(len(teacher.splits["train"]), config.optim.batch_size, seed)
     steps = range((epoch - 1) * plan.steps, epoch * plan.steps)
@@ -49,7 +49,7 @@ def _training(config: TrialConfig, seed: int, epoch: int) -> Preloaded:
 
 
 def evaluation_splits(config: TrialConfig) -> dict[str, Iterator[tuple[Tensor, Tensor]]]:
-    """The batches of every evaluated split by metric name, rendered when they are asked for."""
+    """Return the batches of each evaluated split by metric name, rendered when they are read."""
     setup = open_setup(config)
     return {name: _evaluation(setup.teacher, name) for name in setup.measured()}
 
@@ -60,7 +60,7 @@ def _evaluation(teacher: Teacher, name: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def preload(config: TrialConfig, seed: int) -> dict[str, Any]:
-    """All that a bare run of `config` needs, as tensors and plain data.
+    """Return all that a bare run of `config` needs, as tensors and plain data.
 
     `epochs` is a list of Preloaded, `splits` one by metric name, `w_cls` [C, d], `w_ctx` [K, d].
     """

@@ -17,7 +17,7 @@ COMMANDS: Mapping[str, tuple[Sequence[str], str]] = {
     "list of an empty home": (("list",), PYTHON),
     "check of kl_weight": (("check", str(Path(sweeps.__file__).parent / "kl_weight.yaml")), TORCH),
 }
-"""Arguments and floor."""
+"""By name: the arguments, and the name of the floor."""
 
 
 def measure_starts(effort: Effort) -> Iterator[Measurement]:

@@ -47,26 +47,26 @@ RECIPES: Mapping[str, Sequence[str]] = {
     "domainbed": ("", "vlcs", "office_home", "terra_incognita", "domain_net"),
     "downstream": ("",),
 }
-"""With the profiles of other families; "" is none."""
+"""By recipe: its profiles of other families; "" is none."""
 CLASSES = {"imagenet": "imagenet/wnids", "iwildcam": "wilds/iwildcam", "fmow": "wilds/fmow"}
 GB = 1e9
 
 
 class Published(Source):
-    """Photographs that are not there."""
+    """A source of black images, in place of photographs that are not on the disk."""
 
     decodes: ClassVar[bool] = True
 
     def views(
         self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
     ) -> Tensor:
-        """Black images."""
+        """Return black images."""
         del seed, epoch
         return torch.zeros(len(rows), 3, transform.size, transform.size, dtype=torch.uint8)
 
 
 def images(name: str, count: int, classes: int, group: str | None = None) -> Split:
-    """So many, of each class in turn."""
+    """Return a split of `count` images, of each class in turn, all of one `group`."""
     return Split(
         ids=tuple(f"{name}/{number}" for number in range(count)),
         labels=torch.arange(count) % classes,
@@ -76,7 +76,7 @@ def images(name: str, count: int, classes: int, group: str | None = None) -> Spl
 
 
 def joined(splits: Sequence[Split]) -> Split:
-    """The images of several domains."""
+    """Return the images of several domains as one split."""
     return Split(
         ids=tuple(of for split in splits for of in split.ids),
         labels=torch.cat([split.labels for split in splits]),
@@ -86,7 +86,7 @@ def joined(splits: Sequence[Split]) -> Split:
 
 
 def published(family: Family) -> Family:
-    """A family with its published numbers of images."""
+    """Return a family with its published numbers of images, without any file."""
     counts = {name: folder.images for name, folder in family.folders.items()}
     group = "domainbed" if "train" not in counts else "downstream"
     names = class_list(CLASSES.get(family.name, f"{group}/{family.name}"))
@@ -124,7 +124,7 @@ def published(family: Family) -> Family:
 def row(
     recipe: str, profile: str, model: str, gpus: Sequence[str], cores: int, scratch: Path
 ) -> str:
-    """The table's row of one recipe and model."""
+    """Return the table's row of one recipe and model."""
     weights = scratch / f"{model}.safetensors"
     weights.write_text(model)
     name = model if "quickgelu" in model else f"{model}-quickgelu"
@@ -141,7 +141,7 @@ def row(
 
 
 def fit(work: Sequence[RemainingWork], room: int) -> str:
-    """The memory of the largest run, and into which parts a batch was divided."""
+    """Return the memory of the largest run and its micro-batches as text; `room` is in bytes."""
     trained = [item.config for item in work if item.steps]
     peaks = []
     for config in trained:
@@ -156,7 +156,7 @@ def fit(work: Sequence[RemainingWork], room: int) -> str:
 
 
 def hours(gpu: str, work: Sequence[RemainingWork], cores: int) -> str:
-    """Of the GPU, and of the cores that decode beside it."""
+    """Return the hours of the GPU, and of the cores that decode beside it, as text."""
     time = time_on(gpu, work, cores)
     return "?" if time is None else f"{time.computing / 3600:.1f}; {time.decoding / 3600:.1f}"
 

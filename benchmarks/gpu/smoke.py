@@ -74,14 +74,14 @@ from carft_sweep.sweeps.plan.gpu_cost import GPUS
 
 KL_LIMIT = 1e-4
 EVEN = 0.98
-"""Of the entropy of an even distribution: what counts as even."""
+"""A distribution counts as even from this share of the even distribution's entropy on."""
 WARM_STEPS = 3
 MEMORY_MARGIN = 0.1
 """By what fraction the memory of tensors may differ from what was computed."""
 OF_FLOOR = 0.9
-"""Of the speed of the bare step, or of the loader alone: what is asked."""
+"""Least speed of training, as a share of that of the bare step or of the loader, the slower."""
 OF_PEAK = 0.4
-"""Of the GPU's operations a second: what is aimed at."""
+"""Share of the GPU's peak of operations a second that is aimed at."""
 LOSS_MARGIN = 0.02
 """By what fraction the loss may differ between two ways of computing the same steps."""
 FP32_MARGIN = 1e-3
@@ -112,7 +112,7 @@ class Figure(NamedTuple):
 
 
 def make_model(folder: Path, name: str) -> None:
-    """Random weights in a folder that open_clip and the product open."""
+    """Write random weights to a folder that open_clip and the product open."""
     architecture = copy.deepcopy(dict(TINY)) if name == "tiny" else open_clip.get_model_config(name)
     if architecture is None:
         raise SystemExit(f"open_clip has no {name}")
@@ -128,7 +128,7 @@ def make_model(folder: Path, name: str) -> None:
 
 
 def make_images(root: Path, count: int) -> None:
-    """`count` images to train on and an eighth as many for test and a shift: JPEGs of noise."""
+    """Write noise JPEGs: `count` to train on, an eighth as many for val, test and a shift."""
     rng = np.random.default_rng(0)
     few = max(count // 8, len(CLASSES))
     for split, images in (("train", count), ("val", few), ("test", few), ("shifts/noise", few)):
@@ -140,7 +140,7 @@ def make_images(root: Path, count: int) -> None:
 
 
 def smoke(options: argparse.Namespace, scratch: Path) -> Iterator[Figure]:
-    """All figures."""
+    """Yield all figures."""
     make_model(scratch / "model", options.model)
     make_images(scratch / "data", options.images)
     precision = options.precision or ("bf16" if options.device.startswith("cuda") else "fp32")
@@ -195,7 +195,7 @@ def smoke(options: argparse.Namespace, scratch: Path) -> Iterator[Figure]:
 
 
 def memory(config: TrialConfig, held: float) -> Figure:
-    """The most MiB of a run's tensors, beside what is computed; on a CPU of the process."""
+    """Return the most MiB of a run's tensors beside the computed; on a CPU the process's."""
     cost = run_cost(config)
     assert cost is not None
     expected, device = cost.peak / MIB, torch.device(config.device)
@@ -209,7 +209,7 @@ def memory(config: TrialConfig, held: float) -> Figure:
 def speeds(
     config: TrialConfig, speed: float, model: Path, options: argparse.Namespace, precision: str
 ) -> Iterator[Figure]:
-    """Images/s of training and of the loader, beside their floors."""
+    """Yield images/s of training (`speed`) and of the loader, beside their floors."""
     cost, on_gpu = run_cost(config), options.device.startswith("cuda")
     assert cost is not None
     bare, (loading, core) = bare_speed(model, options, precision), loading_speeds(config)
@@ -227,7 +227,7 @@ def speeds(
 
 
 def loading_speeds(config: TrialConfig) -> tuple[float, float]:
-    """Images/s of all workers together, and of one core that decodes without any."""
+    """Return images/s of all workers together, and of one core that decodes without any."""
     teacher, size = open_setup(config).teacher, config.optim.batch_size
     split = teacher.splits["train"]
     plan = EpochPlan(len(split), size, seed=0)
@@ -248,7 +248,7 @@ def loading_speeds(config: TrialConfig) -> tuple[float, float]:
 def ways(
     config: Callable[..., TrialConfig], options: argparse.Namespace, scratch: Path
 ) -> Iterator[Figure]:
-    """Other ways to compute the same steps."""
+    """Yield a figure for each other way to compute the same steps."""
     steps = max(options.steps // 4, 2)
     plain = last_report(config(steps), scratch / "plain")
 
@@ -281,7 +281,7 @@ def ways(
 
 
 def last_report(config: TrialConfig, folder: Path) -> Mapping[str, float]:
-    """The metrics of a run's last epoch."""
+    """Return the metrics of a run's last epoch."""
     *_, last = epochs(config, 0, workdir=folder)
     return last.metrics
 
@@ -289,7 +289,7 @@ def last_report(config: TrialConfig, folder: Path) -> Mapping[str, float]:
 def in_workers(
     config: TrialConfig, folders: Sequence[Path], *, ranks: int
 ) -> list[Mapping[str, float]]:
-    """The same of runs that start together, by workers as an engine starts them."""
+    """Return the last metrics of runs that start together, in workers as an engine starts them."""
     reports: dict[Supervisor, Mapping[str, float]] = {}
     os.environ[RANKS] = str(ranks)
     try:
@@ -317,7 +317,7 @@ def in_workers(
 def fp32_losses(
     config: Callable[..., TrialConfig], options: argparse.Namespace, scratch: Path
 ) -> Figure:
-    """The loss of two small steps in fp32 on the GPU, beside that of the CPU."""
+    """Return the loss of two small steps in fp32 on the GPU, beside that of the CPU."""
     losses = {}
     for device in (options.device, "cpu"):
         small = {"batch_size": 8, "micro_batch": None, "steps_per_epoch": 2}
@@ -328,7 +328,7 @@ def fp32_losses(
 
 
 def copies(device: torch.device) -> Figure:
-    """Whether batches that are copied beside products arrive whole, and are not overwritten."""
+    """Return how many batches that are copied beside products arrive wrong, or are overwritten."""
     square = torch.randn(4096, 4096, device=device)
     batches = [torch.full((2**24,), number, dtype=torch.uint8) for number in range(COPIES)]
     sums = []
@@ -342,7 +342,7 @@ def copies(device: torch.device) -> Figure:
 
 
 def resnet(options: argparse.Namespace, precision: Any) -> Figure:
-    """Images/s of a ResNet's steps by cuDNN's own choice of kernels, and by trying them."""
+    """Return images/s of a ResNet's steps by cuDNN's own choice of kernels, and by trying them."""
     device, size = torch.device(options.device), min(options.batch, 128)
     tower = on_device(open_clip.create_model("RN50").visual, device)
     images = torch.randn(size, 3, 224, 224, device=device)
@@ -363,7 +363,7 @@ def resnet(options: argparse.Namespace, precision: Any) -> Figure:
 
 
 def bare_speed(folder: Path, options: argparse.Namespace, precision: str) -> float:
-    """Images/s of steps like CAR-FT's, without its text side, on one batch on the device."""
+    """Return images/s of steps like CAR-FT's, without text side, on one batch on the device."""
     device = torch.device(options.device)
     size = options.micro_batch or options.batch
     student = open_clip.create_model(f"local-dir:{folder}").visual.to(device)

@@ -35,7 +35,7 @@ class Batch:
 
 
 class Batches:
-    """Draws concepts by frequency^power, none twice in a batch, then a style, then a drawing."""
+    """Draws batches: concepts by frequency^power, none twice, then a style, then a drawing."""
 
     def __init__(
         self,
@@ -50,9 +50,8 @@ class Batches:
         batch_size: int,
         tokenizer: SimpleTokenizer,
     ) -> None:
-        """`pixels` [N, 48, 48, 4] and `monochrome` [N] are aligned with `pairs`, of which those are
-        drawn whose concept has `min_designers`.
-        """
+        """`pixels` [N, 48, 48, 4] and `monochrome` [N] are aligned with `pairs`. Drawn are those
+        whose concept at least `min_designers` designers draw."""
         groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, pair in enumerate(pairs):
             if pair.designers >= min_designers:
@@ -71,7 +70,7 @@ class Batches:
         self._tokens: dict[str, Tensor] = {}
 
     def __call__(self, step: int) -> Batch:
-        """The batch of this step."""
+        """Return the batch of this step."""
         draw = np.random.default_rng([self._seed, step])
         # The k largest of log-weights plus Gumbel noise are a weighted sample without replacement.
         scores = self._log_weights + draw.gumbel(size=len(self._log_weights))
@@ -105,10 +104,8 @@ class Batches:
 
 
 def related(concepts: Sequence[str]) -> Tensor:
-    """[N, N] bool: whether all words of one name are in the other ("rocket launch", "rocket").
-
-    False on the diagonal.
-    """
+    """Return a matrix [N, N] bool: whether all words of one concept are in the other ("rocket
+    launch", "rocket"); False on the diagonal."""
     names = [frozenset(concept.split()) for concept in concepts]
     words = {word: column for column, word in enumerate(sorted(frozenset().union(*names)))}
     holds = torch.zeros(len(names), len(words))

@@ -44,7 +44,7 @@ class Label:
 
 
 def read_labels() -> list[Label]:
-    """`copy_labels.csv` beside this module."""
+    """Return the labels of `copy_labels.csv` beside this module."""
     text = resources.files(__package__).joinpath("copy_labels.csv").read_text(encoding="utf-8")
     return [
         Label(row["sample"], row["benchmark"], row["pretraining"], row["copy"] == "yes")
@@ -53,7 +53,7 @@ def read_labels() -> list[Label]:
 
 
 def threshold_table(labels: Sequence[Label], correlations: npt.NDArray[np.float32]) -> str:
-    """Markdown: for each threshold, the labelled copies it finds and the other pairs it takes."""
+    """Return in Markdown, by threshold, how many labelled copies and other pairs lie above it."""
     copy = np.array([label.is_copy for label in labels])
     lines = ["| threshold | copies found | other pairs taken |", "|---|---|---|"]
     for threshold in THRESHOLDS:
@@ -66,7 +66,7 @@ def threshold_table(labels: Sequence[Label], correlations: npt.NDArray[np.float3
 
 
 def label_correlations(labels: Sequence[Label], source: Path) -> npt.NDArray[np.float32]:
-    """[N] correlation of each labelled pair, mirror images counted."""
+    """Return the correlation [N] of each labelled pair, mirror images counted."""
     names = {name for label in labels for name in (label.benchmark, label.pretraining)}
     drawings = {d.id: d.svg for d in read_drawings(source) if d.id in names}
     images = render_all(list(drawings.values()))
@@ -100,14 +100,14 @@ def contact_sheet(corpus: Corpus, rows: Sequence[tuple[int, int, float]], path: 
 
 
 def nearest_left(corpus: Corpus, count: int) -> list[tuple[int, int, float]]:
-    """The `count` benchmark items nearest to a pre-training drawing: item, pair, correlation."""
+    """Return the `count` items nearest to the pre-training as (item, pair, correlation)."""
     correlation, pair = nearest(fingerprints(corpus.item_pixels), fingerprints(corpus.pixels))
     order = np.argsort(-correlation)[:count]
     return [(int(item), int(pair[item]), float(correlation[item])) for item in order]
 
 
 def broken_claims(corpus: Corpus, closest: float) -> list[str]:
-    """What the pre-training holds and must not, in sentences; empty where all is well."""
+    """Return what the pre-training holds and must not, in sentences; empty where all is well."""
     plan, items = read_benchmark(), {item.drawing.id for item in corpus.items}
     names = frozenset(alias_table(read_classes()))
     own = [p.drawing.id for p in corpus.pairs if p.drawing.id in items]
@@ -121,7 +121,7 @@ def broken_claims(corpus: Corpus, closest: float) -> list[str]:
 
 
 def main() -> int:
-    """Command line."""
+    """Check every claim; return 1 where one does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder of @iconify/json")
     parser.add_argument("--work", type=Path, required=True, help="cache of rendered drawings")

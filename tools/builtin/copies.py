@@ -23,14 +23,14 @@ NEAR_COPY = 0.75
 """Pairs of greater correlation are near copies."""
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""Of red, green and blue (ITU-R BT.601)."""
+"""Weights of red, green and blue (ITU-R BT.601)."""
 
 _CHUNK = 4096
 Fingerprints = npt.NDArray[np.float32]
 
 
 def fingerprint(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """[1024] blurred edges of the ink, of mean 0 and norm 1; [48, 48, 4] uint8 comes in.
+    """Return the blurred edges [1024], of mean 0 and norm 1, of a drawing [48, 48, 4] uint8.
 
     The ink is cropped to its bounding box and scaled with its proportions kept, so that padding
     and size do not count; a coloured drawing counts by its darkness on white.
@@ -48,20 +48,20 @@ def fingerprint(pixels: Pixels) -> npt.NDArray[np.float32]:
 
 
 def fingerprints(drawings: Sequence[Pixels] | Pixels) -> Fingerprints:
-    """[N, 1024] fingerprint of each drawing."""
+    """Return the fingerprint of each drawing, [N, 1024]."""
     rows = [fingerprint(np.asarray(pixels)) for pixels in drawings]
     return np.stack(rows) if rows else np.zeros((0, SIDE * SIDE), dtype=np.float32)
 
 
 def mirrored(prints: Fingerprints) -> Fingerprints:
-    """Fingerprints of the drawings with left and right exchanged."""
+    """Return the fingerprints of the drawings with left and right exchanged."""
     return prints.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(-1, SIDE * SIDE)
 
 
 def nearest(
     candidates: Fingerprints, originals: Fingerprints
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
-    """Each candidate's greatest correlation [N] with an original or its mirror image, and which."""
+    """Return each candidate's largest correlation [N] with an original or its mirror, and which."""
     if len(originals) == 0:
         return np.full(len(candidates), -1, np.float32), np.zeros(len(candidates), np.intp)
     both = np.concatenate([originals, mirrored(originals)]).T
@@ -77,7 +77,7 @@ def nearest(
 
 
 def near_copies(candidates: Fingerprints, originals: Fingerprints) -> npt.NDArray[np.bool_]:
-    """[N] whether each candidate is a near copy of any of the originals."""
+    """Return [N] whether each candidate is a near copy of any of the originals."""
     copies: npt.NDArray[np.bool_] = nearest(candidates, originals)[0] > NEAR_COPY
     return copies
 
@@ -85,7 +85,7 @@ def near_copies(candidates: Fingerprints, originals: Fingerprints) -> npt.NDArra
 def choose_items(
     items: Sequence[Item], drawings: Sequence[Pixels] | Pixels, plan: Mapping[str, Any]
 ) -> list[Item]:
-    """The benchmark of these items: no training drawing is a near copy of one of another split."""
+    """Return the benchmark: no training drawing is a near copy of another split's."""
     prints = fingerprints(drawings)
     training = np.array([item.split == "train" for item in items], dtype=bool)
     copies = np.zeros(len(items), dtype=bool)

@@ -1,4 +1,4 @@
-"""What the tiny CLIP is trained on, rendered once, and the benchmark that it must not see."""
+"""The tiny CLIP's training data, rendered once, and the benchmark that it must not see."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tools.builtin.render import SIDE, Pixels, is_monochrome, render_all
 from tools.builtin.source import Drawing, read_drawings, read_styles
 
 MIN_DRAWINGS = 6
-"""Of each benchmark class, in the pre-training."""
+"""Least number of pre-training drawings of each benchmark class."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """`pixels` [N, 48, 48, 4], `monochrome` [N] belong to `pairs`, the `item_` ones to `items`."""
+    """Rendered data: `pixels` [N, 48, 48, 4] and `monochrome` [N] of `pairs`, and of `items`."""
 
     pairs: Sequence[Pair]
     pixels: npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Corpus:
     item_monochrome: npt.NDArray[np.bool_]
 
     def captions(self) -> Iterator[str]:
-        """Every caption that the pre-training can make."""
+        """Yield texts with every word of the captions that the pre-training can make."""
         names = sorted({name for pair in self.pairs for name in pair.names})
         templates = [*PLAIN_TEMPLATES, *(t for group in STYLE_TEMPLATES.values() for t in group)]
         for template in templates:
@@ -97,7 +97,8 @@ def _copies(
     candidate_rows: npt.NDArray[np.intp],
     work: Path,
 ) -> npt.NDArray[np.bool_]:
-    """Which pairs are near copies of a candidate; cached, since a resumed training waits for it."""
+    """Return which pairs are near copies of a candidate; cached, a resumed training waits for
+    it."""
     key = hashlib.sha256(Path(near_copies.__code__.co_filename).read_bytes())
     key.update((work / "pixels.json").read_bytes())
     for rows in (pair_rows, candidate_rows):
@@ -112,7 +113,7 @@ def _copies(
 
 
 def _rendered(drawings: Sequence[Drawing], work: Path) -> tuple[Pixels, dict[str, int]]:
-    """The pixels [N, 48, 48, 4] of the drawings that are not blank, and the row of each id."""
+    """Return the pixels [N, 48, 48, 4] of the drawings that are not blank, and each id's row."""
     work.mkdir(parents=True, exist_ok=True)
     names, cache = work / "pixels.json", work / "pixels.npy"
     asked = [drawing.id for drawing in drawings]

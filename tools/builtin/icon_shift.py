@@ -69,7 +69,7 @@ def check_version(source: Path) -> None:
 
 
 def collect(source: Path) -> list[Packed]:
-    """The benchmark's drawings, rendered; equal pixels of one class once, blank ones not at all."""
+    """Return the benchmark's drawings, rendered, without blanks and equal ones of a class."""
     plan = read_benchmark()
     items = benchmark_items(read_drawings(source), read_classes(), plan)
     images = render_all([item.drawing.svg for item in items])
@@ -123,7 +123,7 @@ def _row(entry: Packed) -> dict[str, object]:
 
 
 def encode(pixels: Pixels, monochrome: bool) -> bytes:
-    """PNG of the RGBA pixels, or of the mask alone."""
+    """Return a PNG of the RGBA pixels, or if `monochrome` of the mask alone."""
     image = Image.fromarray(pixels[..., 3] if monochrome else pixels)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
@@ -131,7 +131,7 @@ def encode(pixels: Pixels, monochrome: bool) -> bytes:
 
 
 def licences_page(packed: Sequence[Packed], sets: Sequence[IconSet]) -> str:
-    """LICENSES.md: title, author, licence and address of every set with drawings in the file."""
+    """Return LICENSES.md: title, author, licence and address of each set in the file."""
     counts = Counter(entry.item.drawing.set for entry in packed)
     lines = [
         "# Licences of the drawings in IconShift",
@@ -157,7 +157,7 @@ def licences_page(packed: Sequence[Packed], sets: Sequence[IconSet]) -> str:
 
 
 def counts_table(packed: Sequence[Packed]) -> str:
-    """Drawings by subset and split, with the number of classes, as a Markdown table."""
+    """Return in Markdown the drawings by subset and split, with the number of classes."""
     splits = split_names(read_benchmark())
     lines = ["| subset | classes | " + " | ".join(splits) + " |", "|---" * (len(splits) + 2) + "|"]
     groups: dict[str, list[Item]] = defaultdict(list)
@@ -171,7 +171,7 @@ def counts_table(packed: Sequence[Packed]) -> str:
 
 
 def main() -> None:
-    """Command line."""
+    """Build the data file and its licences, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder of @iconify/json")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -1,4 +1,4 @@
-"""Which drawings are the benchmark's, which the pre-training's: no drawing is both."""
+"""The drawings of the benchmark and those of the pre-training: no drawing is in both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from tools.builtin.source import Drawing
 
 REPORT_SHARE = 154
-"""Of 256: six classes in ten are the report's."""
+"""Share of 256 of the report's classes: six in ten."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Pair:
 
 @lru_cache(maxsize=1)
 def read_classes() -> dict[str, tuple[str, ...]]:
-    """Class -> every concept that is the same thing, the class's own spelling included."""
+    """Return by class every concept that is the same thing, the class's own spelling included."""
     text = resources.files(__package__).joinpath("classes.yaml").read_text(encoding="utf-8")
     classes: Mapping[str, list[str]] = yaml.safe_load(text)
     return {
@@ -51,25 +51,25 @@ def read_classes() -> dict[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def read_benchmark() -> Mapping[str, Any]:
-    """The curated `benchmark.yaml`: designers of each split and shift."""
+    """Return the curated `benchmark.yaml`: designers of each split and shift, and limits."""
     text = resources.files(__package__).joinpath("benchmark.yaml").read_text(encoding="utf-8")
     plan: Mapping[str, Any] = yaml.safe_load(text)
     return plan
 
 
 def evaluation_designers(plan: Mapping[str, Any]) -> frozenset[str]:
-    """Every designer family of val, test or a shift."""
+    """Return every designer family of val, test or a shift."""
     groups = [*plan["id"].values(), *(shift["designers"] for shift in plan["shifts"].values())]
     return frozenset(designer for group in groups for designer in group)
 
 
 def split_names(plan: Mapping[str, Any]) -> list[str]:
-    """Train, val, test and the shifts, in the order of the packed file."""
+    """Return train, val, test and the shifts, in the order of the packed file."""
     return ["train", *plan["id"], *plan["shifts"]]
 
 
 def alias_table(classes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Concept -> class; raises ValueError when two classes claim one concept."""
+    """Return the class of each concept. Raises ValueError when two classes claim one concept."""
     table: dict[str, str] = {}
     for name, concepts in classes.items():
         for concept in concepts:
@@ -81,7 +81,7 @@ def alias_table(classes: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
 def benchmark_items(
     drawings: Iterable[Drawing], classes: Mapping[str, tuple[str, ...]], plan: Mapping[str, Any]
 ) -> list[Item]:
-    """The drawings of benchmark classes by each split's designers in the split's style.
+    """Return the drawings of benchmark classes by each split's designers in the split's style.
 
     Train has the solid drawings of all designers that no other split or shift has.
     """
@@ -111,7 +111,7 @@ def pretraining_pairs(
     *,
     share_alike: Iterable[str] = (),
 ) -> list[Pair]:
-    """What a tiny CLIP is trained on: all but what `is_held_out` says and share-alike sets."""
+    """Return all drawings but those that `is_held_out` excludes and `share_alike` sets."""
     table = alias_table(classes)
     barred_sets = frozenset(share_alike)
     names = frozenset(table)
@@ -131,17 +131,17 @@ def pretraining_pairs(
 
 
 def is_held_out(drawing: Drawing, names: frozenset[str], plan: Mapping[str, Any]) -> bool:
-    """Whether the drawing's name contains one of a benchmark class, and who drew it how forbids it.
+    """Return whether a drawing may not be in the pre-training, by name and designer or style.
 
-    Solid ones are by anybody, since train has them; every style is by a designer of val, test or a
-    shift. `names` are the classes' names and synonyms ("rocket launch off" contains "rocket").
+    Its name contains one of `names`, the classes' names and synonyms ("rocket launch off" contains
+    "rocket"), and it is solid, as train's drawings are, or by a designer of val, test or a shift.
     """
     by_rule = drawing.style == plan["id_style"] or drawing.designer in evaluation_designers(plan)
     return by_rule and contains_a_name(drawing.concept, names)
 
 
 def contains_a_name(concept: str, names: frozenset[str]) -> bool:
-    """Whether some of the concept's words in a row are a name ("rocket launch off", rocket)."""
+    """Return whether words of `concept` in a row are a name ("rocket launch off", rocket)."""
     words = concept.split()
     return any(
         " ".join(words[start:end]) in names
@@ -151,13 +151,13 @@ def contains_a_name(concept: str, names: frozenset[str]) -> bool:
 
 
 def subset_of(name: str) -> str:
-    """Report or development: fixed by the class's own name, whatever other classes there are."""
+    """Return `report` or `development`, by the class's name alone, whatever others there are."""
     draw = hashlib.sha256(f"icon_shift/{name}".encode()).digest()[0]
     return "report" if draw < REPORT_SHARE else "development"
 
 
 def select_items(items: Iterable[Item], plan: Mapping[str, Any]) -> list[Item]:
-    """The benchmark: classes with enough drawings in every split that must have some, capped.
+    """Return the benchmark: classes with enough drawings in each required split, capped by split.
 
     Ordered by class, split and id, so that the packed file does not depend on the source's order.
     """

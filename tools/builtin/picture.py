@@ -19,7 +19,7 @@ PLAIN = Transform(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def classes_everywhere(data: FamilyData, count: int) -> list[int]:
-    """The first `count` of the classes that occur in every domain, evenly over the alphabet."""
+    """Return `count` of the classes that occur in every domain, evenly spaced over the alphabet."""
     splits = [data.train, data.id_test, *data.shifts.values()]
     common = set.intersection(*({int(label) for label in split.labels} for split in splits))
     ordered = sorted(common)
@@ -53,7 +53,7 @@ def draw(data: FamilyData, path: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--classes", type=int, default=10)

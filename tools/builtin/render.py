@@ -1,4 +1,4 @@
-"""SVG icons become 48 x 48 RGBA pixels, on every core."""
+"""Rendering of SVG icons to 48 x 48 RGBA pixels, on every core."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def render(svg: str) -> Pixels | None:
-    """[48, 48, 4] uint8, or None where the drawing is broken or leaves (almost) no ink."""
+    """Return [48, 48, 4] uint8, or None where the drawing is broken or leaves (almost) no ink."""
     try:
         png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, skip_system_fonts=True)
     except ValueError:
@@ -29,12 +29,12 @@ def render(svg: str) -> Pixels | None:
 
 
 def render_all(svgs: Sequence[str]) -> list[Pixels | None]:
-    """`render` of each, in order."""
+    """Return `render` of each drawing, in order."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(render, svgs, chunksize=256))
 
 
 def is_monochrome(pixels: Pixels) -> bool:
-    """Whether all ink is black, so that the drawing is a mask which may take any colour."""
+    """Return whether all ink is black, so that the drawing is a mask which may take any colour."""
     ink = pixels[pixels[..., 3] > 127]
     return len(ink) == 0 or int(ink[:, :3].max()) <= 8

@@ -1,4 +1,4 @@
-"""A folder of @iconify/json becomes drawings with name, style, designer family and licence."""
+"""Drawings in a folder of @iconify/json, with name, style, designer family and licence."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Drawing:
 
 @lru_cache(maxsize=1)
 def read_styles() -> Styles:
-    """The curated `styles.yaml` beside this module."""
+    """Return the curated `styles.yaml` beside this module."""
     text = resources.files(__package__).joinpath("styles.yaml").read_text(encoding="utf-8")
     styles: Styles = yaml.safe_load(text)
     return styles
 
 
 def read_sets(source: Path, styles: Styles | None = None) -> list[IconSet]:
-    """The sets that may be used, in `styles.yaml`'s order; FileNotFoundError without a source."""
+    """Return the usable sets, in the order of `styles.yaml`. Raises FileNotFoundError if none."""
     styles = styles or read_styles()
     catalogue = json.loads((source / "collections.json").read_text(encoding="utf-8"))
     found = []
@@ -85,7 +85,7 @@ def read_sets(source: Path, styles: Styles | None = None) -> list[IconSet]:
 def split_name(
     name: str, rules: Mapping[str, Any], styles: Styles | None = None
 ) -> tuple[str, str | None]:
-    """("rocket-launch-outline", its set's rules) -> ("rocket launch", "outline"); None: unused."""
+    """Split `rocket-launch-outline` into (`rocket launch`, `outline`); style None: not used."""
     styles = styles or read_styles()
     words = name.lower().replace("_", "-").split("-")
     style: str | None = rules.get("style")
@@ -110,7 +110,7 @@ def split_name(
 
 
 def _trailing(words: list[str], rules: Mapping[str, Any], styles: Styles) -> tuple[int, str | None]:
-    """How many of the last words are a modifier, and the style it says (None: only a variant)."""
+    """Return how many of the last words are a modifier, and its style (None: only a variant)."""
     own = rules.get("words", {})
     for count in (3, 2, 1):
         if len(words) <= count:
@@ -129,7 +129,7 @@ def _trailing(words: list[str], rules: Mapping[str, Any], styles: Styles) -> tup
 
 
 def read_drawings(source: Path, styles: Styles | None = None) -> Iterator[Drawing]:
-    """Every usable drawing, one per (set, concept, style): the shortest name stands for it."""
+    """Yield each usable drawing, one per (set, concept, style): that with the shortest name."""
     styles = styles or read_styles()
     barred = frozenset(styles["not_concepts"])
     for icon_set in read_sets(source, styles):

@@ -45,11 +45,11 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: int = 1000
     cooldown: int = 5000
-    """Over how many last steps the rate falls in a line from `lr`, which it has until then."""
+    """Number of last steps, over which the rate falls linearly; before it is `lr`."""
     clip: float = 1.0
     layer_scale: float = 0.1
     ema: float = 0.9995
-    """What the averaged weights, which are the result, keep of themselves in a step."""
+    """Decay per step of the moving average of the weights, which is the result."""
     all_concepts_from: int = 12000
     """The step from which every concept is drawn; until then those of at least three designers."""
     bf16: bool = False
@@ -74,7 +74,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def so_far(recipe: Recipe, step: int) -> Recipe:
-    """The recipe without what it says of later steps only: a fall of the rate, more concepts."""
+    """Return the recipe without what only steps after `step` use: a fall of the rate, concepts."""
     if step <= recipe.steps - recipe.cooldown:
         recipe = replace(recipe, steps=0, cooldown=0)
     if step <= recipe.all_concepts_from:
@@ -83,12 +83,12 @@ def so_far(recipe: Recipe, step: int) -> Recipe:
 
 
 def model_name(model: str) -> str:
-    """What open_clip opens."""
+    """Return the name by which open_clip opens a built-in model."""
     return f"local-dir:{BUILTIN[model]}"
 
 
 def create_model(model: str, recipe: Recipe) -> open_clip.CLIP:
-    """The untrained model; ConvNeXt's usual layer scale, 1e-6, is for much longer training."""
+    """Return the untrained model; ConvNeXt's layer scale, 1e-6, is for longer training."""
     torch.manual_seed(recipe.seed)
     clip: open_clip.CLIP = open_clip.create_model(model_name(model), load_weights=False)
     for name, parameter in clip.named_parameters():
@@ -108,7 +108,7 @@ def take_text_tower(clip: open_clip.CLIP) -> open_clip.CLIP:
 
 
 def create_optimizer(model: open_clip.CLIP, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; matrices decay, while norms, biases, scales and embeddings do not."""
+    """Return AdamW; matrices decay, while norms, biases, scales and embeddings do not."""
     decay: list[nn.Parameter] = []
     still: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -124,14 +124,14 @@ def create_optimizer(model: open_clip.CLIP, recipe: Recipe) -> torch.optim.AdamW
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """A line up, the constant rate, and a line down to zero."""
+    """Return the rate at a step: a linear rise, a constant, and a linear fall to zero."""
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     return recipe.lr * min(1.0, (recipe.steps - step) / recipe.cooldown)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, spared: Tensor) -> Tensor:
-    """CLIP's symmetric loss of unit features [B, d]; the pairs lie on the diagonal.
+    """Return CLIP's symmetric loss of unit features [B, d]; the pairs lie on the diagonal.
 
     `spared` [B, B] bool: pairs that are no wrong answers to one another.
     """
@@ -154,11 +154,11 @@ class Training:
         }
         self.step = 0
         self.losses: list[float] = []
-        """Since the last row of the log."""
+        """Losses since the last row of the log."""
         self.log: list[dict[str, float]] = []
 
     def update(self, pixels: Tensor, batch: Batch) -> None:
-        """One step on normalised images [B, 3, S, S]."""
+        """Take one step on `batch`, with its images normalised [B, 3, S, S]."""
         recipe, clip = self.recipe, self.clip
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
@@ -192,7 +192,7 @@ class Training:
                 self.average[name].copy_(value)
 
     def result(self) -> open_clip.CLIP:
-        """A model with the averaged weights."""
+        """Return a model with the averaged weights."""
         clip: open_clip.CLIP = open_clip.create_model(model_name(self.name), load_weights=False)
         clip.load_state_dict(self.average)
         return clip.eval()
@@ -217,9 +217,9 @@ class Training:
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Take over a checkpoint, if there is one; SystemExit where it is of another recipe.
+        """Load a checkpoint, if there is one. Raises SystemExit where it is of another recipe.
 
-        Recipes that have made no difference until then are the same.
+        Recipes that differ in later steps alone are the same.
         """
         if not path.exists():
             return
@@ -243,9 +243,11 @@ def train(
     keep: int = 4000,
     seconds: float = CHECKPOINT_SECONDS,
 ) -> open_clip.CLIP:
-    """Train or resume: `log.jsonl` gets a row each `every` steps, `last.pt` is the checkpoint.
+    """Train or resume; return the model with the averaged weights. `last.pt` is the checkpoint,
+    `log.jsonl` gets a row each `every` steps.
 
-    `step-N.pt` is a copy of it each `keep` steps: taken as `last.pt`, it begins another ending.
+    `step-N.pt` is a copy of the checkpoint each `keep` steps: as `last.pt` it begins another
+    ending.
     """
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = open_clip.get_tokenizer(model_name(model))
@@ -333,13 +335,13 @@ def _write_log(rows: list[dict[str, float]], path: Path) -> None:
 
 
 def _recipe(model: str, changes: dict[str, Any]) -> Recipe:
-    """The model's recipe with the fields that the command line names."""
+    """Return the model's recipe with the fields that the command line names."""
     changed = {name: value for name, value in changes.items() if value is not None}
     return replace(RECIPES[model], **changed)
 
 
 def main() -> None:
-    """Command line."""
+    """Train a model by the command line, and export it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=list(RECIPES), required=True)
     parser.add_argument("--source", type=Path, required=True, help="folder of @iconify/json")

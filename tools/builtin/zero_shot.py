@@ -42,7 +42,7 @@ class DevelopmentSet:
     def zero_shot(
         self, model: open_clip.CLIP, normalise: Callable[[Tensor], Tensor]
     ) -> dict[str, float]:
-        """Top-1 in percent: `id`, `ood` (mean over shifts), and each shift."""
+        """Return top-1 in percent: `id`, `ood` (mean over shifts), and each shift."""
         model.eval()
         texts = torch.stack([model.encode_text(p, normalize=True).mean(0) for p in self._prompts])
         texts = nn.functional.normalize(texts, dim=-1)
