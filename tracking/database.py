@@ -148,7 +148,8 @@ def inspect_database(database: Database) -> DatabaseTables:
 
 
 def connect_args(url: URL) -> dict[str, int]:
-    """Return psycopg's options that limit waiting, unless `url` sets them; else nothing."""
+    """Return psycopg's options that limit waiting, but those that `url` sets; {} for other
+    drivers."""
     if not url.get_driver_name().startswith("psycopg"):
         return {}
     return {name: value for name, value in _OPTIONS.items() if name not in url.query}

@@ -107,7 +107,8 @@ class Lock:
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock's file and return its descriptor. Raises TrackingError if not our plain file."""
+    """Open a lock's file and return its descriptor. Raises TrackingError for a link, for what is no
+    regular file, and for a file that this user may not write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return open_regular(path, os.O_RDWR | os.O_CREAT)

@@ -73,7 +73,8 @@ def check_home(path: Path) -> None:
 
 
 def _doubts(home: Path) -> Iterator[OtherWriter]:
-    """Yield each other account that could write the home or its large folders, and stray links."""
+    """Yield each other account that could write the home or a large folder of it, and each link in
+    them that leads elsewhere."""
     if (writer := other_writer(home)) is not None:
         yield writer
     is_entered = home.stat().st_mode & _ENTERED

@@ -25,7 +25,7 @@ def inline_data(rows: Rows) -> alt.InlineData:
 def quantitative(
     field: str, title: str | None, *, scale: alt.Scale | None = None, axis: alt.Axis | None = None
 ) -> dict[str, Any]:
-    """Return the encoding of a numeric axis, which need not begin at zero."""
+    """Return the encoding of column `field` on a numeric axis, which need not begin at zero."""
     channel: dict[str, Any] = {"field": field, "type": "quantitative", "title": title}
     channel["scale"] = alt.Scale(zero=False, nice=True, padding=8) if scale is None else scale
     channel["axis"] = alt.Axis() if axis is None else axis.copy()
@@ -35,7 +35,7 @@ def quantitative(
 
 
 def tooltips(*fields: tuple[str, str] | str) -> list[alt.Tooltip]:
-    """Return tooltips: of a text column by its name, of a numeric column by (name, format)."""
+    """Return tooltips of `fields`: a text column by its name, a numeric one as (name, format)."""
     return [
         alt.Tooltip(field=field, type="nominal")
         if isinstance(field, str)
@@ -152,8 +152,8 @@ def fitted(spec: Mapping[str, Any], width: int) -> Spec:
 
 
 def on_white(chart: alt.TopLevelMixin, width: int) -> Spec:
-    """Return a specification of a chart fitted to a width in pixels, on white like Altair's own.
-    Transparent is for the report, which gives words the colours of its theme."""
+    """Return a specification of a chart fitted to a width in pixels, on white like Altair's own. In
+    the report charts are transparent, and their words have the colours of its theme."""
     spec = fitted(as_spec(chart), width)
     spec.pop("background")
     halo = {"stroke": "white", "fill": "white", "strokeWidth": 3, "strokeJoin": "round"}
@@ -183,7 +183,7 @@ def percent(fraction: float) -> float:
 
 
 def interval_ends(ci95: Interval | None, name: str) -> dict[str, float]:
-    """Return `{name low, name high}` in percent; empty below 3 seeds, which have no interval."""
+    """Return `<name> low` and `<name> high` in percent; empty without an interval."""
     if ci95 is None:
         return {}
     return {f"{name} low": percent(ci95.low), f"{name} high": percent(ci95.high)}

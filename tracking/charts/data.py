@@ -34,7 +34,7 @@ class ChartData:
 
     @cached_property
     def reference(self) -> Row | None:
-        """The reference that candidates are tested against, else the selected fine-tuning."""
+        """The row that candidates are tested against, else the selected setting of fine-tuning."""
         finished = [row for row in self.comparison.rows if row.n]
         rule, verdicts = self.comparison.rule, self.comparison.verdicts
         if verdicts:

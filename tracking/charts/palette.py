@@ -40,7 +40,8 @@ class Style:
 
 @dataclass(frozen=True)
 class Legend:
-    """Styles of a field's values, in order; all channels share the field, hence one legend."""
+    """The style of each value of `field`, in order; all channels share the field, hence one
+    legend."""
 
     field: str
     styles: Mapping[str, Style]
@@ -83,12 +84,13 @@ class Legend:
 
 
 def colour_of(algorithm: str, algorithms: Sequence[str]) -> str:
-    """Return the colour of an algorithm, by its place among those of the comparison."""
+    """Return the colour of an algorithm, by its place among all `algorithms` of the comparison."""
     return _look(algorithm, algorithms)[0]
 
 
 def legend_of_methods(series: Mapping[str, tuple[str, bool]], algorithms: Sequence[str]) -> Legend:
-    """Return a legend of methods; `series` maps an entry's text to algorithm and whether merged."""
+    """Return a legend of methods. `series` maps the text of an entry to its algorithm and whether
+    it is merged; `algorithms` are all of the comparison."""
     styles = {
         text: Style(*_look(algorithm, algorithms), merged)
         for text, (algorithm, merged) in series.items()

@@ -38,7 +38,7 @@ _MOST_SEEDS = 10
 
 
 def draw_shifts(data: ChartData) -> Picture | None:
-    """Draw each row's difference from the reference by split; return None without such a pair."""
+    """Draw each row's difference from the reference by split; None without a reference or rows."""
     reference, endpoint = data.reference, data.comparison.endpoint
     if reference is None:
         return None

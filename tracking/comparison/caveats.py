@@ -236,7 +236,8 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def missing_values(arms: Sequence[Arm], endpoint: Endpoint) -> Iterator[str]:
-    """Yield a sentence for each arm without a mean, as runs lack a finite value."""
+    """Yield a sentence for each arm that has no mean of ID or OOD, since finished runs lack a
+    finite value; if no run has the endpoint's kind of accuracy, a sentence that says so."""
     done = [arm for arm in arms if arm.done]
     # Of top-1 the verdict says that it was not measured.
     if endpoint.by != TOP1 and done and not any(arm.values(endpoint.metric) for arm in done):

@@ -98,7 +98,8 @@ class Comparison:
 
     sweep: str
     spec: ComparisonSpec
-    """As given, with the seeds that occur and the endpoint that fits the measured metrics."""
+    """As given; seeds that it does not name are those that occur, the endpoint fits what was
+    measured."""
     rows: tuple[Row, ...]
     selected: Selection | None
     """The setting that the rule takes among the trials."""

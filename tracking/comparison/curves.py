@@ -76,7 +76,8 @@ class CurvePair:
 
     @cached_property
     def common_range(self) -> Interval | None:
-        """The range of ID accuracies that both curves reach, mean over seeds; None without one."""
+        """The range of ID accuracies that both curves reach, mean over seeds; None if a seed has
+        none."""
         ranges = []
         for pair in self.curves.values():
             ids = [[point.id for point in curve.points] for curve in pair]
@@ -166,13 +167,14 @@ class CurvePair:
             values = means[np.isfinite(means)]
             if len(values) < 2:
                 return None
-            # Each group that was left out counts for those that leave no common range.
+            # Groups that leave no common range count as if they varied like the others.
             variance = (len(means) - 1) * float(((values - values.mean()) ** 2).mean())
             errors.append(ImageError(variance, len(values) - 1, units, images))
         return errors[0], errors[1]
 
     def _hits(self, run: RunRecord, alpha: float, zero_shot: Arm | None) -> Hits | None:
-        """Return the hits of the model at an alpha of a run's curve; None without predictions."""
+        """Return the hits of the model at `alpha` of a run's curve, of `zero_shot` where the run
+        has none; None without predictions."""
         if alpha == 1:
             return self.kept.of(run, None)
         for label in run.merges:
@@ -255,8 +257,9 @@ class CurveVerdict(Judgement):
 def judge_curves(
     pairs: Sequence[CurvePair], seeds: Sequence[int], tried: Mapping[str, int]
 ) -> tuple[CurveVerdict, ...]:
-    """Return the verdict on each pair, Holm-adjusted over all pairs. A pair needs all of `seeds`;
-    `tried` is the number of settings that each algorithm was selected among."""
+    """Return the verdict on each pair, Holm-adjusted over all pairs. A pair that lacks one of
+    `seeds` is incomplete; `tried` is the number of settings that each algorithm was selected
+    among."""
     better = holm([pair.p_better for pair in pairs])
     worse = holm([pair.p_worse for pair in pairs])
     return tuple(

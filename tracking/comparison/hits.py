@@ -189,11 +189,11 @@ class KeptHits:
     def difference_error(
         self, pairs: Sequence[tuple[Arm, Arm]], seeds: Sequence[int | None], metric: str
     ) -> ImageError | None:
-        """Return the standard error over images of the difference of two arms, mean over seeds.
+        """Return the error over images of the difference of two arms, mean over seeds.
 
         Of several pairs, return the error of the mean of their differences. The variance allows for
-        similar images of one unit: Liang and Zeger, Biometrika 73 (1986). None without predictions,
-        or with those of different images.
+        similar images of one unit: Liang and Zeger, Biometrika 73 (1986). None for a metric other
+        than top-1, without predictions, or with those of different images.
         """
         if not metric.endswith(f"/{TOP1}"):
             return None
@@ -303,8 +303,8 @@ def _by_group(
 
 
 def _groups(names: NDArray[np.str_], hits: Hits, groups: int) -> NDArray[np.intp]:
-    """Return the group [U] of each unit, drawn at random with a fixed seed, so that each group has
-    its share of the units that occur in the same splits."""
+    """Return the group [U] of each of the units `names`, by a hash of the name, so that each group
+    has its share of the units that occur in the same splits of `hits`."""
     patterns: Mapping[str, bytes] = dict(
         zip(hits.units.tolist(), map(bytes, (hits.images > 0).astype(np.uint8)), strict=True)
     )

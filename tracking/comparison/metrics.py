@@ -79,8 +79,8 @@ def has_series(metric: str, *, of: Literal["run", "merge", "alpha"] = "run") -> 
 
 
 def shifts(names: Collection[str], by: str = TOP1) -> list[tuple[str, str]]:
-    """Return (name, metric) of each shift that has an accuracy `by`: `OOD test` for a shift
-    `test`."""
+    """Return (name, metric) of each shift that has an accuracy of kind `by`. A shift named `test`
+    or `val` is called `OOD test` or `OOD val`."""
     end = f"/{by}"
     every = sorted(name for name in names if name.startswith("ood/") and name.endswith(end))
     short = {name: name[len("ood/") : -len(end)] for name in every if name != f"ood/mean{end}"}

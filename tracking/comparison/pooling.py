@@ -54,8 +54,9 @@ class Condition:
     values: tuple[str, ...]
 
     def holds(self, values: Sequence[Scalar]) -> bool:
-        """Return whether the condition holds for one of a run's `values` of the field, or there are
-        none. A missing field fails no condition: `kl_weight>=0.3` leaves fine-tuning in."""
+        """Return whether the condition holds for a run's `values` of the field (one for each sweep,
+        of the field `sweep`). A missing field fails no condition: `kl_weight>=0.3` leaves
+        fine-tuning in."""
         if not values:
             return True
         if self.operator in _ORDER:

@@ -62,7 +62,7 @@ class Power:
         return cls(of_seeds, error)
 
     def smallest_difference(self, seeds: int) -> float:
-        """Return the smallest true difference that a test over so many seeds shows 4 times in 5. By
+        """Return the smallest true difference that a test with `seeds` seeds shows 4 times in 5. By
         the noncentral t distribution: Cohen, Statistical Power Analysis (1988), chapter 2."""
         from scipy.special import nctdtrinc
 
@@ -70,14 +70,14 @@ class Power:
         return float(nctdtrinc(freedom, 1 - POWER, critical)) * error + self.slack
 
     def chance(self, difference: float, seeds: int) -> float:
-        """Return the share of cases in which a test over these seeds shows a true difference."""
+        """Return the share of tests with `seeds` seeds that show a true difference `difference`."""
         from scipy.special import nctdtr
 
         error, freedom, critical = self._test(seeds)
         return 1 - float(nctdtr(freedom, (difference - self.slack) / error, critical))
 
     def _test(self, seeds: int) -> tuple[float, float, float]:
-        """Return standard error, degrees of freedom and critical t of a test over so many seeds."""
+        """Return standard error, degrees of freedom and critical t of a test with `seeds` seeds."""
         from scipy.special import stdtrit
 
         error, freedom = combined_error(self.of_seeds**2 / seeds, seeds, self.images)

@@ -78,7 +78,7 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
     }[wanted]
     if not is_right(kind) or column.null_count:
         raise ValueError(f"column {name} is {column.type} and not {wanted}, or lacks a value")
-    column.validate(full=True)  # a text that is none breaks where it is read
+    column.validate(full=True)  # else invalid UTF-8 fails where it is read
     if wanted == "texts":
         longest = (
             compute.max(compute.binary_length(chunk.dictionary)).as_py() for chunk in column.chunks

@@ -79,7 +79,8 @@ def is_table(name: str | Path) -> bool:
 
 
 def read_table(source: str | Path | pd.DataFrame) -> SweepRuns:
-    """Read the runs of a CSV file or such a frame. Raises TrackingError with all mistakes."""
+    """Read the runs of a CSV file, or of a frame with the same columns. Raises TrackingError, which
+    lists the mistakes."""
     if not isinstance(source, (str, Path)):
         frame = source.astype(object).where(source.notna(), "")
         cells = ((label, map(str, row)) for label, *row in frame.itertuples(name=None))
@@ -115,7 +116,8 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def check_table(part: SweepRuns, spec: ComparisonSpec) -> None:
-    """Raise TrackingError if a table lacks the reference, or the column to select by."""
+    """Raise TrackingError if a table lacks the reference, or a method with several settings lacks
+    the values to select by."""
     rule = spec.rule
     methods = dict.fromkeys(record.algorithm for record in part.records)
     if spec.reference not in methods:

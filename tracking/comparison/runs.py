@@ -196,7 +196,8 @@ class Arm:
         return Estimate(tuple(run.value(metric, self.merge) for run in self.done))
 
     def is_complete(self, seeds: Sequence[int]) -> bool:
-        """Return whether every required seed is done and no other run of the arm failed."""
+        """Return whether every required seed is done, and no run of the arm is unfinished or
+        failed."""
         if not self.has_seeds:
             return bool(self.done)
         return len(self.done) == len(self.runs) and {run.seed for run in self.done}.issuperset(
@@ -316,7 +317,7 @@ def varied_fields(arms: Iterable[Arm]) -> dict[str, str]:
 
 
 def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
-    """Return the most that one image changes a finished run of these arms; 0 without runs."""
+    """Return the most that one image changes `metric` in a run of these arms; 0 without runs."""
     return max((run.image_step(metric) for arm in arms for run in arm.done), default=0.0)
 
 
@@ -348,7 +349,7 @@ _KEY = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def params_key(params: Mapping[str, Scalar]) -> str:
-    """Return the same text for equal parameters in any order; 1 equals 1.0, and not true."""
+    """Return a text that equal parameters share, in any order; 1 equals 1.0, and not true."""
     plain = {
         name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in params.items()
@@ -392,7 +393,7 @@ def number_of(value: Scalar) -> float | None:
 
 
 def scalar_text(value: Scalar) -> str:
-    """Return a value as text that no other has: `true`, `none`, numbers with six digits."""
+    """Return a value as text: `true`, `none`, numbers with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

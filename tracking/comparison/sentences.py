@@ -37,7 +37,7 @@ NO_SHIFTS = "No shift was measured, so nothing is said of robustness."
 
 
 def with_interval(value: float, ends: Interval | None = None) -> str:
-    """Return a difference in percentage points with its interval: `+1.80 pp [+1.49, +2.11]`."""
+    """Return a difference, a fraction, in percentage points: `+1.80 pp [+1.49, +2.11]`."""
     middle, *sides = [f"{100 * v:+z.2f}" for v in (value, *(ends or ()))]
     return f"{middle} pp [{', '.join(sides)}]" if sides else f"{middle} pp"
 
@@ -403,7 +403,7 @@ def _moves(
 
 
 def _selected(effect: Effect) -> str:
-    """Return the selected value with its rank: `0.3, the smallest,`."""
+    """Return the selected value, at an end of the field with its rank: `0.3, the smallest,`."""
     text = scalar_text(effect.selected)
     ends = {_value(effect.low): "smallest", _value(effect.high): "largest"}
     return f"{text}, the {ends[text]}," if effect.numeric and text in ends else text

@@ -42,7 +42,7 @@ class _Goal(_Frozen):
 
 
 class Constraint(_Goal):
-    """A condition of selection: `metric` is as good as the best of `of`, less `margin`."""
+    """A condition of selection: `metric` is as good as algorithm `of`'s best, less `margin`."""
 
     of: str
     margin: float
@@ -135,7 +135,7 @@ class Endpoint(_Frozen):
 
     @property
     def metric(self) -> str:
-        """The metric that claims are tested on."""
+        """The metric that claims are tested on: of OOD, or of ID where there are no shifts."""
         return self.ood if self.has_shifts else self.test
 
     @property

@@ -105,7 +105,7 @@ def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> R
     if not any(run.trains or rule.merge in run.merges for run in done):
         rule = rule.model_copy(update={"merge": None})
     arms = [group([run])[0] for run in done]
-    # The first of equals is selected there: the last of these.
+    # `select` takes the first of equals: the last of these runs.
     selection = select(arms[::-1], rule, () if seed is None else (seed,))
     return None if selection is None else selection.arm.runs[0]
 

@@ -69,7 +69,8 @@ class Pair:
 
     @cached_property
     def seeds(self) -> tuple[int | None, ...]:
-        """Seeds on which both arms have every endpoint that both are measured in."""
+        """Seeds on which both arms have OOD and ID accuracy, as far as both arms were measured in
+        them."""
         metrics = (self.endpoint.ood, self.endpoint.id_metric)
         pairs = [(one, two) for one, two in map(self._values, metrics) if one and two]
         common = (s for s in self._seeds if all(s in side for pair in pairs for side in pair))

@@ -67,7 +67,7 @@ class Column:
         return f"{100 * value:+z.1f}" if self.signed else f"{100 * value:z.1f}"
 
     def cell(self, row: Row) -> Cell:
-        """Return the mean of a row and half of its 95 % interval as text."""
+        """Return the mean of a row and half of its 95 % interval, as printed."""
         estimate = row.metric(self.metric)
         if (half := estimate.half_width) is None:
             return Cell(self.number(estimate.mean))
@@ -277,7 +277,8 @@ def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ..
 
 
 def _best_labels(comparison: Comparison, most: int) -> set[str]:
-    """Return the labels of the `most` best trials and baselines, and of representatives."""
+    """Return the labels of the `most` best trials and baselines, and of the settings that represent
+    an algorithm."""
     rule = comparison.rule
     rows = [row for row in comparison.rows if row.arm.merge is None]
     standing = {row.setting for row in comparison.rows if row.selected}

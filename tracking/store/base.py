@@ -46,7 +46,7 @@ class RunKey(NamedTuple):
 
 
 def describe(name: str) -> str:
-    """Return words for a run by its `RunKey.name`: `the sweep`, `arm LABEL`, `run 1f3a9c`."""
+    """Return words for a run by its `RunKey.name`: `the sweep`, `arm LABEL`, `run 1f3a9c02d4e5`."""
     if not name:
         return "the sweep"
     return name if name.startswith(ARM) else f"run {name[:_DIGITS]}"
@@ -121,7 +121,7 @@ class Tracker(ABC):
     arguments are at fault."""
 
     def preflight(self) -> None:
-        """Check now whether the store accepts runs, where a server's settings decide. Raises
+        """Check now whether the store accepts runs, as far as a server's settings decide it. Raises
         AccessDenied or TrackingError where the store rejects runs until a setting changes, and
         ServiceUnreachable where the store does not answer."""
         return

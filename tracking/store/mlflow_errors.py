@@ -26,7 +26,7 @@ from carft_sweep.tracking.store import mlflow_limits
 
 logger = logging.getLogger(__name__)
 
-# The codes that blame the record. Anything else may be well a minute later.
+# The codes that blame the record. Any other failure may be over a minute later.
 _MISTAKES = {
     "ALREADY_EXISTS",
     "INVALID_PARAMETER_VALUE",

@@ -173,7 +173,7 @@ class MlflowStore(Tracker):
             client.get_experiment(experiment)
 
     def preflight(self) -> None:
-        """Check the store (see Tracker); recreate the home's own database if unreadable."""
+        """Check the store (see Tracker). A home's own SQLite file is checked when it is opened."""
         if mlflow_client.own_file(self._uri, self._artifact_root) is None:
             mlflow_client.check_reachable(self._uri)
         if sqlite_file(self._uri) is not None:
@@ -340,7 +340,8 @@ class MlflowStore(Tracker):
         self._connected = None
 
     def _store(self) -> tuple[MlflowClient, str]:
-        """Return client and experiment id. Raises ServiceUnreachable: no record is at fault."""
+        """Return the client and the experiment's id. Raises ServiceUnreachable, also where opening
+        finds a mistake: no record is at fault."""
         if self._connected is None:
             try:
                 self._connected = self._connect()

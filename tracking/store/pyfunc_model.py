@@ -61,8 +61,8 @@ class ServedModel(PythonModel):
         """Return a row for each image file, in base64, in the column `image` of `model_input`: the
         best class as `label`, its `probability`, and lists of the likeliest classes (`top`) and
         context templates (`contexts`). `params` says how many of both, 5 each by default. Raises
-        MlflowException (400 from a server) that names the row which is no image.
-        """
+        MlflowException (400 from a server) for wrong `params`, no or too many rows, and, with its
+        number, for a row that is no image."""
         del context
         import torch
 
