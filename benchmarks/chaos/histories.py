@@ -742,7 +742,8 @@ def _look_for_more(scene: Scene) -> Iterator[Breach]:
 
 
 def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
-    """Sync the home, also into a new database; compare both, and the study with the ledger."""
+    """Sync the home, and into a new database; compare both, and study with ledger; yield
+    breaches."""
     for file in (scene.home / "runs").glob("*/evaluations/*/metrics.json"):
         if file.read_text() == GARBAGE:  # of a run that the last file asks for no more
             file.unlink()
@@ -774,7 +775,7 @@ def prepare(folder: Path) -> Mapping[str, Any]:
     chain_core.simulate_training()
     # A search of a few trials is to learn from them.
     RANDOM_TRIALS.update(tpe=2, gp=2, nsga2=3)
-    # A process that dies takes nothing with it that it has given to the system.
+    # What a process has written survives its death in the system's memory: no need of fsync.
     os.fsync = lambda _: None  # type: ignore[assignment]
     _make_template(folder / "template")
     return data_of(folder)

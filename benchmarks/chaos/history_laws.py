@@ -252,7 +252,7 @@ def trained_twice(lines: Sequence[str]) -> Iterator[str]:
         elif verb == "epoch":
             epoch = int(number[0])
             least = last.get(digest, -1) + 1
-            # Checkpoints lie two epochs apart, and one is noted before it is trained.
+            # Checkpoints lie two epochs apart, and an epoch is noted before it is trained.
             least -= 2 if digest in unclean else 0
             if ends.get(digest) == "trained":
                 yield f"{digest[:12]}: epoch {epoch} of a finished run"

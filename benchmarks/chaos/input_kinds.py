@@ -50,7 +50,8 @@ class Meaningless(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of input: its valid original, how the product reads it, and the command that does."""
+    """A kind of input: its valid originals, what is mutated of them, and how the product reads
+    it."""
 
     name: str
     make: Callable[[Path], None]

@@ -143,7 +143,7 @@ def _limit_memory() -> None:
 
 
 def run_kind(kind: Kind, scratch: Path, *, mutations: int, seed: int) -> list[Outcome]:
-    """Mutate and read inputs of a kind; print failures and the table's line; return all."""
+    """Mutate and read inputs of a kind; print failures and a table's line; return all outcomes."""
     began = time.monotonic()
     original, warm = scratch / "original", scratch / "warm"
     original.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What steps, runs and commands cost beside what the same work costs at least.
+"""The cost of steps, runs and commands, each beside the least that the same work costs.
 
     python -m benchmarks.floor [--suite step] [--rounds 5] [--quick] [--json] [--compare FILE]
 

@@ -221,7 +221,7 @@ def _laid_out(batches: Iterable[Batch]) -> list[Batch]:
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:
-    """Return the learning rate by its peak: linear warm-up, then half a cosine to 0."""
+    """Return the learning rate as a share of its peak: linear warm-up, then half a cosine to 0."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

@@ -50,8 +50,8 @@ class Batches:
         batch_size: int,
         tokenizer: SimpleTokenizer,
     ) -> None:
-        """`pixels` [N, 48, 48, 4] and `monochrome` [N] are aligned with `pairs`. Drawn are those
-        whose concept at least `min_designers` designers draw."""
+        """Keep the pairs whose concept at least `min_designers` designers draw. `pixels` [N, 48,
+        48, 4] and `monochrome` [N] are aligned with `pairs`."""
         groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, pair in enumerate(pairs):
             if pair.designers >= min_designers:

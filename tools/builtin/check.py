@@ -66,7 +66,7 @@ def threshold_table(labels: Sequence[Label], correlations: npt.NDArray[np.float3
 
 
 def label_correlations(labels: Sequence[Label], source: Path) -> npt.NDArray[np.float32]:
-    """Return the correlation [N] of each labelled pair, mirror images counted."""
+    """Return the correlation [N] of each labelled pair, or of its mirrored pair if larger."""
     names = {name for label in labels for name in (label.benchmark, label.pretraining)}
     drawings = {d.id: d.svg for d in read_drawings(source) if d.id in names}
     images = render_all(list(drawings.values()))

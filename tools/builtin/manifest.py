@@ -111,7 +111,8 @@ def pretraining_pairs(
     *,
     share_alike: Iterable[str] = (),
 ) -> list[Pair]:
-    """Return all drawings but those that `is_held_out` excludes and `share_alike` sets."""
+    """Return pairs of all drawings but those that `is_held_out`, and those of `share_alike`
+    sets."""
     table = alias_table(classes)
     barred_sets = frozenset(share_alike)
     names = frozenset(table)

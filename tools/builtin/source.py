@@ -53,7 +53,8 @@ def read_styles() -> Styles:
 
 
 def read_sets(source: Path, styles: Styles | None = None) -> list[IconSet]:
-    """Return the usable sets, in the order of `styles.yaml`. Raises FileNotFoundError if none."""
+    """Return the usable sets in the order of `styles.yaml`. Raises FileNotFoundError if no
+    source."""
     styles = styles or read_styles()
     catalogue = json.loads((source / "collections.json").read_text(encoding="utf-8"))
     found = []
