@@ -25,7 +25,7 @@ SECONDS = 5
 """Time limit for a server to accept a connection."""
 _PORT = 5432
 _SHORTEST = 3
-"""Shorter passwords are not removed from a text, where they occur by chance."""
+"""Least length of a password that is removed from texts: shorter ones occur by chance."""
 # Without these a network that swallows packets would be noticed after a quarter of an hour.
 _OPTIONS: Mapping[str, int] = {
     "connect_timeout": SECONDS,
@@ -36,7 +36,7 @@ _CREDENTIALS = re.compile(
     r"password authentication failed|no password supplied|role \S+ does not exist|no pg_hba\.conf"
 )
 _SETUP = re.compile("does not exist|permission denied")
-"""What a driver says where a database or a right is missing, so that it is no use to wait."""
+"""What a driver says of a missing database or right, for which it is no use to wait."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Database:
     """A database whose URL an environment variable holds."""
 
     uri: str
-    """SQLAlchemy's URL."""
+    """The database's SQLAlchemy URL."""
     what: str
-    """`Optuna's database`, `MLflow's database`."""
+    """Its name in messages: `Optuna's database`, `MLflow's database`."""
     variable: str
-    """The environment variable of the URL."""
+    """Name of the environment variable that holds the URL."""
 
     def __str__(self) -> str:
         return f"{self.what} at {without_password(self.uri)}"

@@ -141,7 +141,7 @@ def sqlite_file(uri: str) -> Path | None:
 EXPERIMENT = "carft-sweep"
 HOME, HOME_VARIABLE = ".carft", "CARFT_HOME"
 UI_HOST, UI_PORT = "127.0.0.1", 5000
-"""Where `carft-sweep ui` serves a home, unless another address is requested."""
+"""Address at which `carft-sweep ui` serves a home, unless another one is requested."""
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 PORTS = {"http": 80, "https": 443}
 _SECRET_OPTION = re.compile(

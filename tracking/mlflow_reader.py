@@ -26,7 +26,7 @@ from carft_sweep.tracking.store.mlflow_errors import translated
 from carft_sweep.tracking.store.mlflow_store import search_runs
 
 _HOME = 8
-"""Characters of a home's id that are shown."""
+"""Number of characters of a home's id that are shown."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ SHARED_HOMES_VARIABLE = "CARFT_SHARED_HOMES"
 """Variable with the homes that several accounts use on purpose: whole paths, `:` between them."""
 TRUST_OPTION = "--trust-home"
 LARGE_FOLDERS = ("runs", "sweeps", "mlartifacts")
-"""The folders of a home that may be links, to a larger disk; nothing in them may."""
+"""Folders of a home that may be links, to a larger disk; nothing in them may be a link."""
 _GROUP, _EVERYBODY = stat.S_IWGRP, stat.S_IWOTH
 _ENTERED = stat.S_IXGRP | stat.S_IXOTH
 _PRIVATE, _BY_UMASK = 0o700, 0o777

@@ -18,11 +18,11 @@ __all__ = ["CHARTS", "Chart", "write_figures"]
 logger = logging.getLogger(__name__)
 
 CHARTS: Mapping[str, Chart] = {chart.name: chart for chart in (ID_OOD, RESPONSE, SHIFTS, CONTEXT)}
-"""By name."""
+"""The charts by name, in the order of the page."""
 
 Kind = Literal["png", "svg"]
 WIDTH = 720
-"""Pixels of an SVG."""
+"""Width of an SVG in pixels."""
 _CONFIG = {
     "background": "white",
     "font": "Helvetica, Arial, sans-serif",

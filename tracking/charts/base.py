@@ -58,7 +58,7 @@ def interval_rules(
 
 
 HALO = "halo"
-"""The style of words that stand behind others, in the colour of the page."""
+"""Name of the style of texts drawn behind others as a halo, in the colour of the page."""
 
 
 def with_halo(text: alt.Chart, **mark: Any) -> list[alt.Chart]:
@@ -77,14 +77,14 @@ def rule_at(value: float, along: Literal["x", "y"]) -> alt.Chart:
 
 
 _WORDS = 12
-"""Pixels of the letters in every chart, so that they can be read on a screen and on paper."""
+"""Font size in every chart, in pixels, so that texts can be read on a screen and on paper."""
 _CONFIG = {
     "axis": {"labelFontSize": _WORDS, "titleFontSize": _WORDS},
     "legend": {"labelFontSize": _WORDS},
     "text": {"fontSize": _WORDS},
 }
 NARROWEST = 250
-"""Pixels of a panel's own width in one column, which fits a phone."""
+"""Width of a panel in one column, in pixels: it fits a phone."""
 Spec = dict[str, Any]
 
 

@@ -12,7 +12,7 @@ import altair as alt
 from carft_sweep.tracking.comparison.compare import Row
 
 NEUTRAL = "#7f7f7f"
-"""Of rules and marks that belong to no algorithm; readable on white and on black."""
+"""Colour of rules and marks that belong to no algorithm; readable on white and on black."""
 # Okabe and Ito's colours for the colour-blind, as far as they are readable on white and on black.
 _KNOWN = {
     "zero_shot": (NEUTRAL, "cross"),
@@ -22,11 +22,11 @@ _KNOWN = {
 _COLOURS = ("#009e73", "#c065a0", "#8f7a00", "#8a63d2", "#a0612e", "#2a8fa8")
 _SYMBOLS = ("triangle-up", "diamond", "triangle-down", "triangle-left", "triangle-right")
 _SHORT = 20
-"""Letters of a name in a legend of two columns."""
+"""Most letters of a name in a legend of two columns."""
 _MANY = 16
 """Most entries of a legend that names the hollow (merged) ones too."""
 _LONG = 38
-"""Letters that a legend has room for on a phone."""
+"""Most letters of a name in a legend on a phone."""
 
 
 @dataclass(frozen=True)

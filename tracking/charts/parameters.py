@@ -24,14 +24,14 @@ Scale = Literal["linear", "log", "symlog", "categories"]
 _DECADE = 10
 """Two values whose ratio is at least this are drawn on a log scale."""
 _FEW = 7
-"""Values that have a tick each."""
+"""Most values that have a tick each."""
 _WIDE = 30
-"""Letters of all categories that fit in one line on a phone."""
+"""Most letters of all categories together that fit in one line on a phone."""
 _SHORT = (
     "!datum.label ? '' : abs(datum.value) > 0 && abs(datum.value) < 1e-3"
     " ? format(datum.value, '~e') : format(datum.value, '~g')"
 )
-"""Writes 0.00003 as 3e-5 in Vega, and nothing at ticks that Vega leaves bare."""
+"""Vega expression that writes 0.00003 as 3e-5, and nothing at ticks that Vega leaves bare."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from carft_sweep.tracking.charts.parameters import Parameter
 from carft_sweep.tracking.comparison.compare import Row
 
 MOST = 6
-"""Parameters with panels."""
+"""Most parameters that have panels."""
 _MOST_INTERVALS = 60
 _HEIGHT = 200
 

@@ -34,7 +34,7 @@ _DOT = 11
 _SPACE = 10
 _VALUE, _SEED = "difference", "difference of a seed"
 _MOST_SEEDS = 10
-"""Seeds up to which an interval says less than the seeds themselves."""
+"""Up to so many seeds each seed has a dot, which says more than an interval."""
 
 
 def draw_shifts(data: ChartData) -> Picture | None:

@@ -33,9 +33,9 @@ _HEIGHT = 420
 _SMALL, _LARGE = 40, 100
 """Square pixels of a point: of other settings, and of those that represent an algorithm."""
 _LETTER = 8
-"""Pixels of a letter's width, at most."""
+"""Largest width of a letter in pixels."""
 _ROOMY = 420
-"""Pixels of a plot from which on alphas have room."""
+"""Width of a plot, in pixels, from which on alphas are written."""
 _OF_REFERENCE = "OOD mean of the reference"
 _Rows = list[dict[str, Any]]
 

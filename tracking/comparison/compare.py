@@ -48,7 +48,7 @@ from carft_sweep.tracking.comparison.wise_ft_curve import (
 from carft_sweep.tracking.errors import counted
 
 _REPR_VERDICT = 240
-"""Characters of the verdict in a repr; the first sentence has fewer."""
+"""Most characters of the verdict in a repr; the first sentence has fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,14 @@ class Comparison:
     measured."""
     rows: tuple[Row, ...]
     selected: Selection | None
-    """The setting that the rule takes among the trials."""
+    """The setting that the selection rule takes among the trials."""
     verdicts: tuple[Verdict, ...]
     answer: Answer
     statistics: tuple[str, ...]
     """Sentences with the numbers, intervals and p behind the answer."""
     warnings: tuple[str, ...]
     curves: tuple[Curve, ...]
-    """Mean WiSE-FT curves of the settings that stand for their algorithms in the verdict."""
+    """Mean WiSE-FT curves of the settings that represent their algorithms in the verdict."""
     curve_verdicts: tuple[CurveVerdict, ...] = ()
     """Each candidate's curve against that of the reference."""
     kept: KeptHits = field(default_factory=KeptHits, compare=False, repr=False)

@@ -14,7 +14,7 @@ from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import ALPHA, Interval, PairedTest, mean
 
 _NAMES = ("algorithm.name", SWEEP)
-"""Fields whose values are compared as algorithms, or tell sweeps apart."""
+"""Fields that are no effects: algorithms are compared by themselves, sweeps are told apart."""
 
 
 class Level(NamedTuple):
@@ -35,13 +35,13 @@ class Effect:
     algorithm: str
     numeric: bool
     levels: tuple[Level, ...]
-    """By rising value; of categories by rising endpoint."""
+    """Its values in rising order; of categories, by rising endpoint."""
     settings: int
     """How many settings of the other fields each level is averaged over."""
     difference: PairedTest
-    """Of the endpoint: the last level minus the first."""
+    """Test of the endpoint's difference: the last level minus the first."""
     id_difference: PairedTest | None
-    """Of ID, last level minus first; None where the endpoint is ID or ID was not measured."""
+    """Likewise of ID; None where the endpoint is ID or ID was not measured."""
     selected: Scalar
     """The value of the selected setting."""
 

@@ -36,13 +36,13 @@ class Hits:
     """The numbers of right and of all images of one model, by unit and split."""
 
     units: NDArray[np.str_]
-    """[U], sorted."""
+    """[U] names of the units, sorted."""
     splits: tuple[str, ...]
-    """[S] such as `id/test` and `ood/outline`."""
+    """[S] names such as `id/test` and `ood/outline`."""
     right: NDArray[np.int32]
-    """[U, S]."""
+    """[U, S] number of images that are classified correctly."""
     images: NDArray[np.int32]
-    """[U, S]."""
+    """[U, S] number of images."""
     outside: frozenset[int] = frozenset()
     """Columns of shifts that are in no mean."""
     tasks: tuple[int, ...] = ()
@@ -247,9 +247,9 @@ class LeftOut(NamedTuple):
     """The accuracies of a model when each group of units is left out in turn."""
 
     id: NDArray[np.float64]
-    """[G]."""
+    """[G] by group."""
     ood: NDArray[np.float64]
-    """[G]."""
+    """[G] by group."""
 
 
 def leave_out(

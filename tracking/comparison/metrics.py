@@ -12,7 +12,7 @@ By = Literal["top1", "macro_f1", "mean_per_class_top1", "mean_group_top1", "wors
 KINDS: tuple[By, ...] = get_args(By)
 TOP1: By = "top1"
 LOSSES = ("nll", "ece", "brier")
-"""What is measured of a split besides its accuracies."""
+"""Kinds of metrics of a split besides its accuracies."""
 BENCHMARK = "benchmark"
 """Kind of a mean over tasks, each measured by its own kind of accuracy."""
 SPLITS: Mapping[str, str] = {"id/val": "ID val", "id/test": "ID test", "ood/mean": "OOD mean"}
@@ -24,9 +24,9 @@ NOUNS: Mapping[str, str] = {
     "worst_group_top1": "worst-group accuracy",
     BENCHMARK: "benchmark accuracy",
 }
-"""As sentences say it."""
+"""Names of kinds of accuracy in sentences."""
 TITLES: Mapping[str, str] = {**NOUNS, TOP1: "top-1"}
-"""As axes and titles say it."""
+"""Names of kinds of accuracy on axes and in titles."""
 
 
 def kind_of(metric: str) -> str:

@@ -49,9 +49,9 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
 
 
 _MOST_BYTES, _MOST_CHARACTERS = 1 << 28, 1 << 27
-"""Of the columns, uncompressed; and of a text column: its rows times its longest text."""
+"""Limits of the columns' uncompressed bytes, and of a text column's rows times longest text."""
 _NUMBERS = {"label": "integers", "prediction": "integers", "confidence": "fractions"}
-"""What a column of numbers holds; the others are texts."""
+"""Columns of numbers, and what they hold; the other columns are texts."""
 
 
 def _check_size(metadata: FileMetaData, names: Sequence[str], size: int) -> None:
@@ -127,8 +127,8 @@ def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
 
 
 _SORTED: deque[tuple[pa.Array, tuple[NDArray[np.str_], NDArray[np.intp]]]] = deque(maxlen=4)
-"""The last dictionaries. All files of one data set have the same, and to sort a large one takes
-most of the time of reading a file."""
+"""The last dictionaries, with their result. All files of one data set have the same, and to sort a
+large one takes most of the time of reading a file."""
 
 
 def _sorted(dictionary: pa.Array) -> tuple[NDArray[np.str_], NDArray[np.intp]]:

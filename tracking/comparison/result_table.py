@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SUFFIX = ".csv"
 REQUIRED = ("method", "seed", "id", "ood")
 ACCURACIES: Mapping[str, str] = {"id": ID, "ood": OOD, "selected_by": VAL}
-"""Columns of accuracies, and the metrics that they are; `ood/<shift>` is that of a shift."""
+"""The metric of each column of accuracies; `ood/<shift>` is besides the accuracy on a shift."""
 COLUMNS = (*REQUIRED, "setting", "alpha", "selected_by")
 ZERO_SHOT = "zero_shot"
 _SETTING = "table.setting"
@@ -33,11 +33,11 @@ _SETTING = "table.setting"
 MOST_BYTES, MOST_ROWS, MOST_CHARACTERS = 1 << 23, 20_000, 100
 """Limits of a table, and of the characters of a name in it."""
 MOST_MISTAKES = 10
-"""Mistakes that a message lists."""
+"""Most mistakes that a message lists."""
 _SHIFT = re.compile(r"ood/(?!mean$)[\w.-]{1,100}")
 
 Row = tuple[str, Sequence[str]]
-"""Its place, such as `line 7`, and its cells."""
+"""The place of a row, such as `line 7`, and its cells."""
 Setting = tuple[str, str]
 """Method and setting."""
 

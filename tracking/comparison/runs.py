@@ -15,11 +15,11 @@ from carft_sweep.tracking.comparison.metrics import is_accuracy
 from carft_sweep.tracking.comparison.statistics import Estimate
 
 CONFIRMED = " (confirmed)"
-"""Ends the label of an arm that was run again on fresh seeds."""
+"""End of the label of an arm that was run again on fresh seeds."""
 LONGEST = 40
-"""Characters of a setting's label; a longer one is the algorithm and the number of a trial."""
+"""Most characters of a setting's label; a longer one becomes algorithm and number of a trial."""
 NUMBER = " #"
-"""Before the number of a trial in such a label."""
+"""What precedes the number of a trial in such a label."""
 UNMERGED = "unmerged"
 """The label of the model that a run trained, among its evaluations."""
 MERGE_MARKS = "merge_marks"
@@ -28,7 +28,7 @@ Scalar = str | int | float | bool | None
 Role = Literal["trial", "baseline", "soup", "confirmation"]
 State = Literal["done", "failed", "stopped", "pruned", "running", "missing"]
 _ROLES: Sequence[Role] = ("baseline", "trial", "soup", "confirmation")
-"""The order of rows."""
+"""Roles in the order of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class RunRecord:
     role: Role
     trial: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of the unmerged model."""
+    """Metrics of the unmerged model."""
     merges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Label of a merged model, such as `wise_ft@0.5`, to its metrics under the same names."""
     folder: Path | None = None
@@ -122,9 +122,9 @@ class Arm:
     params: Mapping[str, Scalar]
     role: Role
     trial: int | None
-    """The earliest trial with this setting; None for a baseline, and for what confirms."""
+    """Number of the earliest trial with this setting; None for baselines and confirmations."""
     runs: tuple[RunRecord, ...]
-    """One per seed, in the order of the seeds, in whatever state."""
+    """One run for each seed, in the order of the seeds, in any state."""
 
     @cached_property
     def done(self) -> tuple[RunRecord, ...]:

@@ -28,7 +28,7 @@ class Selection:
     value: float
     """Its mean of the rule's metric; NaN where there was no choice."""
     complete: bool
-    """False: no setting had all its seeds, so this is the best of the unfinished ones."""
+    """Whether the setting has all its seeds; False: it is the best of unfinished ones."""
     tied: tuple[Arm, ...] = ()
     """Other arms with the same value."""
 
@@ -221,7 +221,7 @@ class Budget:
 
     algorithm: str
     settings: int
-    """Of which some run was begun, pruned and failed ones included."""
+    """Settings of which some run was begun; pruned and failed ones count."""
     runs: int
 
 

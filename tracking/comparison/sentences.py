@@ -25,10 +25,10 @@ class Answer:
     """A sentence each: the candidate's curve against the reference's, the candidate against the
     reference, the strongest model, and what each varied field does."""
     curve: CurveVerdict | None = None
-    """The candidate with WiSE-FT against the reference with WiSE-FT; None without merges."""
+    """Verdict on candidate + WiSE-FT against reference + WiSE-FT; None without merges."""
     strongest: Strongest | None = None
     verdict: Verdict | None = None
-    """Of the candidate against the reference."""
+    """Verdict on the candidate against the reference."""
     effects: tuple[Effect, ...] = ()
 
 

@@ -11,7 +11,7 @@ from carft_sweep.tracking.comparison.metrics import BENCHMARK, ID, KINDS, OOD, T
 from carft_sweep.tracking.errors import TrackingError, unknown_name
 
 TASK = "{task}"
-"""Stands in a metric for the name of each task."""
+"""Placeholder in a metric's name for the name of a task."""
 SELECTION_RULES = ("best_val", "oracle")
 """Names of selection rules."""
 VAL = "id/val/top1"
@@ -94,17 +94,17 @@ class Endpoint(_Frozen):
     """The metrics that are tested, and the margins; accuracies are fractions."""
 
     id_margin: float = 0.005
-    """ID counts as kept when the lower bound of the difference lies above minus this."""
+    """ID counts as kept when the lower bound of its difference lies above minus `id_margin`."""
     ood_margin: float = 0.005
-    """There is no gain when the upper bound of the endpoint's difference lies below this."""
+    """There is no gain when the upper bound of the endpoint's difference lies below it."""
     by: str = TOP1
     """The kind of accuracy (`tracking.comparison.metrics.KINDS`) that methods are ranked by."""
     by_task: Mapping[str, str] = Field(default_factory=dict)
     """The kind of accuracy of each task, where tasks are ranked by different kinds."""
     has_shifts: bool = Field(default=True, exclude=True)
-    """Without shifts ID itself is tested."""
+    """Whether shifts were measured; without them ID itself is tested."""
     has_test: bool = Field(default=True, exclude=True)
-    """Without an ID test `id/val` stands for ID, as where every domain not held out trains."""
+    """Whether there is an ID test; else `id/val` is ID, as where all domains but one train."""
 
     @model_validator(mode="after")
     def _check(self) -> Endpoint:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 ALPHA = 0.05
 """Significance level of the two-sided, Holm-adjusted test."""
 SEEDS_FOR_INTERVAL = 3
-"""Below it a standard deviation says nothing: no interval and no t test."""
+"""Least number of seeds for an interval and a t test."""
 DIGITS = 12
 ROUNDING = 10.0**-DIGITS
 """Fractions equal to `DIGITS` decimals, or closer than this, differ by float rounding only."""
@@ -38,7 +38,7 @@ class ImageError(NamedTuple):
     freedom: int
     """Degrees of freedom of this variance: units less one, or groups less one."""
     units: int
-    """How many were sampled: images, or groups of images such as the views of one drawing."""
+    """Number of what was sampled: images, or groups of images such as the views of one drawing."""
     images: int
 
 
@@ -125,7 +125,7 @@ class Estimate:
     """A metric over seeds: the value of each, their mean and its interval."""
 
     values: tuple[float | None, ...]
-    """Finite, or None where a seed has no value."""
+    """Finite values, one a seed; None where a seed has no value."""
 
     @cached_property
     def mean(self) -> float | None:

@@ -21,7 +21,7 @@ ByTask = Mapping[str, Sequence[RunRecord]]
 
 
 Selected = Mapping[tuple[str, int | None], Mapping[str, RunRecord]]
-"""By algorithm and seed: the run that stands for it on each task where some run has a value."""
+"""By algorithm and seed: the selected run of each task where some run has a value."""
 
 
 def select_per_seed(by_task: ByTask, rule: SelectionRule, seeds: Sequence[int]) -> Selected:
@@ -160,7 +160,7 @@ class TaskLine:
     label: str
     """Label of the comparison's row."""
     cells: Mapping[str, TaskCell]
-    """By task."""
+    """Accuracies by task."""
 
     @property
     def average(self) -> TaskCell:

@@ -152,15 +152,15 @@ class Judgement:
     """What the verdicts on a candidate's unmerged model and on its curve have in common."""
 
     p_better: float | None
-    """Of the claim "better", Holm-adjusted over all candidates of the comparison."""
+    """P of the claim "better", Holm-adjusted over all candidates of the comparison."""
     p_worse: float | None
-    """Of the claim "worse", adjusted likewise."""
+    """P of the claim "worse", adjusted likewise."""
     compared: int
-    """How many candidates the adjustment is over."""
+    """Number of candidates that the adjustment is over."""
     seeds: tuple[int, ...]
     """Seeds required on both sides."""
     tried: int
-    """The most settings that one side was chosen among on these very seeds."""
+    """Number of settings that a side, the one with more, was chosen among on these seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class Verdict(Judgement):
     pair: Pair
     outcome: Outcome
     p_different: float | None
-    """Of the endpoint's difference, Holm-adjusted over all candidates of the comparison."""
+    """P of the endpoint's difference, Holm-adjusted over all candidates of the comparison."""
     level: float
     """Confidence level of the deciding intervals: above 95 % with several candidates."""
 
@@ -311,11 +311,11 @@ class Strongest:
 
     arm: Arm
     verdict: Verdict | None
-    """Against the second-highest model; None where there is none."""
+    """Verdict against the second-highest model; None where there is none."""
     eligible: int
-    """How many models keep ID."""
+    """Number of models that keep ID."""
     models: int
-    """How many have all seeds and both values."""
+    """Number of models that have all seeds and both values."""
 
 
 def find_strongest(

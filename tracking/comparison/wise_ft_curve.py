@@ -16,7 +16,7 @@ from carft_sweep.tracking.comparison.statistics import ROUNDING, mean
 WISE = "wise_ft"
 Floats = NDArray[np.float64]
 PAPER_ALPHA = 0.5
-"""What WiSE-FT recommends without any choice (Wortsman et al., CVPR 2022, section 4)."""
+"""The alpha that WiSE-FT recommends without a choice (Wortsman et al., CVPR 2022, section 4)."""
 
 
 class Point(NamedTuple):
@@ -171,7 +171,7 @@ def _highest(values: Floats, covers: NDArray[np.bool_]) -> Floats:
 
 
 PLACES = 32
-"""Equally spaced ID accuracies at which two curves are compared."""
+"""Number of equally spaced ID accuracies at which two curves are compared."""
 
 
 def curve_gain(ids: Floats, oods: Floats, other_ids: Floats, other_oods: Floats) -> Floats:

@@ -41,7 +41,7 @@ class RunPages:
     address: str
     """Address of MLflow's server."""
     pages: Mapping[str, str]
-    """Addresses by digest of a run."""
+    """Address of a run's page, by the run's digest."""
     is_own: bool
     """Whether they are there only while `carft-sweep ui` serves the home."""
 
@@ -65,7 +65,7 @@ class Provenance:
     """Facts, commands and files with which the numbers can be judged and reproduced."""
 
     facts: Mapping[str, tuple[str, ...]]
-    """By name, such as the digest of the data; several values where runs differ."""
+    """Values by name, such as the digest of the data; several where runs differ."""
     commands: tuple[str, ...]
     files: tuple[tuple[str, str], ...]
     """Name and text of each sweep file as it was run."""
@@ -84,9 +84,9 @@ HERE = Path(__file__).parent
 
 
 LEAD = "id_ood"
-"""The chart beside the verdict."""
+"""Name of the chart beside the verdict."""
 FIRST = 2
-"""Sentences of the verdict that stand there; the others are among the details."""
+"""Number of the verdict's sentences beside it; the others are among the details."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Section:
     title: str
     about: str = ""
     spec: str = ""
-    """Vega-Lite as JSON that can stand in a script element."""
+    """Vega-Lite as JSON that can stand in a script element; empty without a chart."""
     folded: bool = False
 
 

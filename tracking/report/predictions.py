@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_ROWS = 20_000_000
-"""Rows of one frame: 0.6 GB, and about twice as much while it is made."""
+"""Most rows of one frame: 0.6 GB, and about twice as much while it is made."""
 _SHIFT, _OWN = "ood/", ("id/", "ood/")
-"""What the names of shifts begin with, and those of splits whose classes are the family's."""
+"""Beginning of the names of shifts, and of splits whose classes are the family's."""
 _COLUMNS = ("split", "id", "label", "prediction", "confidence")
 
 
@@ -31,13 +31,13 @@ class _Model(NamedTuple):
     algorithm: str
     seed: int | None
     merge: str
-    """The label; `UNMERGED` for the model that the run trained."""
+    """Label of the merged model; `UNMERGED` for the model that the run trained."""
     merge_name: str
     alpha: float | None
     run: RunRecord
     path: Path
     task: Mapping[str, str]
-    """Of several tasks, the parameter that tells them apart and its value."""
+    """With several tasks, the parameter that tells them apart and its value; else empty."""
 
 
 def predictions_frame(

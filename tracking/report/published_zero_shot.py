@@ -23,9 +23,9 @@ class ReferenceSplit(NamedTuple):
     family: str
     metric: str
     images: int
-    """Of the whole set."""
+    """Number of images of the whole set."""
     templates: str
-    """The template set whose prompts are the table's."""
+    """The template set with the prompts of the table."""
     tolerance: float = 0.5
     """Points by which a measured accuracy may differ without a warning."""
     note: str = ""
@@ -38,7 +38,7 @@ class PublishedTable(NamedTuple):
     title: str
     columns: tuple[ReferenceSplit, ...]
     rows: Mapping[str, Sequence[float]]
-    """Percent, by backbone."""
+    """Accuracies in percent, in the order of `columns`, by backbone."""
 
 
 @functools.cache

@@ -27,11 +27,11 @@ from carft_sweep.tracking.errors import TrackingError, counted, unknown_name
 
 NOTHING = "–"
 MOST = 50
-"""Trials in a table, unless more are requested."""
+"""Most trials in a table, unless more are requested."""
 MOST_ON_PAGE = 2000
-"""Trials of the full table: beyond them the page becomes large, and nobody reads."""
+"""Most trials in the full table: with more the page becomes large, and nobody reads it."""
 SELECTED = "▸ "
-"""Before the name of the selected setting."""
+"""What precedes the name of the selected setting."""
 _SIGNS = {"untuned": "‡", "names domains": "†", "sample-wise": "¶", "transductive": "§"}
 """Signs of marks, printed behind the name of a row."""
 
@@ -41,9 +41,9 @@ class TableOptions:
     """Which rows and columns of a comparison its table shows."""
 
     columns: tuple[str, ...] = ()
-    """Headers or metric names; none: the usual ones."""
+    """Headers or metric names; empty: the usual columns."""
     max_trials: int | None = MOST
-    """None: every trial."""
+    """Most trials shown; None: every trial."""
     all_alphas: bool = False
     """Whether every merged model has a row; else only the selected one of each merge."""
     published_zero_shot: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Line:
     """A row as printed."""
 
     name: str
-    """With its marks."""
+    """Name of the row, with its marks."""
     cells: tuple[Cell, ...]
     selected: bool = False
     short: str = ""

@@ -18,7 +18,7 @@ from carft_sweep.tracking.report.table import Table, TableOptions, build_table, 
 
 NARROWEST = 40
 _BETWEEN = 2
-"""Blanks between two columns."""
+"""Number of blanks between two columns."""
 _FEWEST = 10
 """Least width of the names in characters, however wide the numbers beside them are."""
 

@@ -23,7 +23,7 @@ Kind = Literal["sweep", "run", "arm"]
 ARM = "arm "
 """Beginning of an arm's `RunKey.name`, which no digest has."""
 _DIGITS = 12
-"""Digits of a digest in a message."""
+"""Number of a digest's digits in a message."""
 
 
 class RunKey(NamedTuple):
@@ -108,7 +108,7 @@ class RunsView:
     tags: Sequence[str] = ()
     """Columns of tags, before the metrics."""
     sort_by: str = ""
-    """The metric, else the tag, of which the largest comes first."""
+    """The metric, else the tag, by which rows are sorted, the largest first."""
     scatters: Sequence[tuple[str, str]] = ()
     """The two axes of each scatter chart, x and y: metrics or parameters."""
     lines: Sequence[str] = ()

@@ -17,23 +17,23 @@ from urllib.parse import quote
 from carft_sweep.tracking.store.base import ARTIFACT, RunsView
 
 VIEW = "mlflow.sharedViewState."
-"""What the tag of an experiment that holds a view begins with."""
+"""Beginning of the tag of an experiment that holds a view."""
 SWEEPS = "carft-sweeps"
 """The id of the view of all sweeps."""
 DESCRIPTION = "mlflow.note.content"
 """The tag of a run or a model whose Markdown MLflow shows."""
 _WORKFLOW = "workflowType=machine_learning"
-"""Without it MLflow 3 takes an address to be one of its pages for agents."""
+"""Query without which MLflow 3 takes an address to be one of its pages for agents."""
 _DEFLATED = "deflate;"
-"""What a state begins with that is compressed, as tags are short."""
+"""Beginning of a view's state that is compressed, as tags are short."""
 _IMAGE = re.compile(rf"!\[(?![^][]*\]\({ARTIFACT})")
-"""Begins an image that is no artifact of the run."""
+"""Matches the beginning of an image that is no artifact of the run."""
 _NAME = "attributes.`Run Name`"
 _SECTION = "main"
 _NAME_WIDTH, _LETTER, _AROUND = 290, 7, 32
-"""Pixels of columns: a name is told from others by its end, `_ci_low`."""
+"""Widths in pixels: of the column of names, of a letter, and around a column's title."""
 _HEIGHT = 420
-"""Pixels of a chart."""
+"""Height of a chart in pixels."""
 
 
 def runs_page(experiment: str, view: str = "") -> str:

@@ -69,11 +69,11 @@ NAMED, DESCRIBED = "carft.name", "carft.description"
 """Tags of a run: the name that it was given here, and a digest of its description. Where the run
 has others, somebody has given it those, and they stay."""
 RUNS = 1000
-"""Runs of one page."""
+"""Number of runs of one page of a search."""
 METRICS, TAGS = 1000, 100
 """Most entries of one request that MLflow takes; TAGS holds for parameters too."""
 BYTES = 900_000
-"""MLflow refuses requests of a megabyte; the rest is for what surrounds the entries."""
+"""Most bytes of entries in a request; MLflow refuses a megabyte, the rest surrounds entries."""
 _AROUND = 150
 
 

@@ -22,9 +22,9 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 COLUMN = "image"
 BATCH = 64
 MOST_ROWS = 1000
-"""Of a request."""
+"""Most rows of a request."""
 MOST_BYTES = 1 << 28
-"""Of the images of a request, in base64."""
+"""Most bytes of a request's images, in base64."""
 # As carft-sweep opens images; its law compares both.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 MEGAPIXELS = 64
