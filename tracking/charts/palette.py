@@ -112,7 +112,7 @@ def legend_of_rows(rows: Iterable[Row], algorithms: Sequence[str]) -> Legend:
 
 
 def _look(algorithm: str, algorithms: Sequence[str], nth: int = 0) -> tuple[str, str]:
-    """Return the colour of an algorithm, and the symbol of its setting `nth`."""
+    """Return the colour of an algorithm, and the symbol of its `nth` setting, from 0 on."""
     others = [name for name in algorithms if name not in _KNOWN]
     place = others.index(algorithm) if algorithm in others else 0
     own = _COLOURS[place % len(_COLOURS)], _SYMBOLS[place % len(_SYMBOLS)]

@@ -68,7 +68,7 @@ class Parameter:
         return scalar_text(value)
 
     def axis(self) -> dict[str, Any]:
-        """Return the encoding of the axis: continuous for numbers, bands for categories."""
+        """Return the encoding of the values' axis: continuous for numbers, bands for categories."""
         shown = [self.shown(value) for value in self.values]
         if self.numeric:
             axis = alt.Axis(

@@ -295,7 +295,7 @@ def unequal_budgets(fewer: Mapping[str, set[str]], spent: Iterable[Budget]) -> I
 
 
 def join_few(parts: Sequence[str], separator: str = ", ") -> str:
-    """Join at most three texts, followed by the number of the others."""
+    """Join at most three texts; of more, the number of the others follows."""
     rest = len(parts) - 3
     shown = separator.join(parts[:3])
     return f"{shown}{separator}{rest} more" if rest > 0 else shown

@@ -266,7 +266,9 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
 
 
 def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scalar]]]:
-    """Yield each run with the fields of its config, or of its setting where it has no config."""
+    """Yield each run with its config's fields, or with its setting's where it has no config. A
+    split seed that is always the run's seed, and the optimiser of what trains nothing, do not
+    count."""
     claimed = [(run, part.fields[run.digest]) for run in part.records if run.digest in part.fields]
     of_setting = {record.setting: fields for record, fields in claimed}
     splits = {(r.seed, fields.get(SPLIT_SEED)) for r, fields in claimed if r.seed is not None}

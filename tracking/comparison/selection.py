@@ -21,7 +21,7 @@ OWN_FIELDS = ("algorithm.", "prompts.contexts")
 
 @dataclass(frozen=True)
 class Selection:
-    """The arm that represents its algorithm."""
+    """A selected setting: the arm that represents its algorithm."""
 
     arm: Arm
     """Unmerged, or merged where the rule's metric is of a merge."""

@@ -19,7 +19,7 @@ from carft_sweep.tracking.errors import counted
 
 @dataclass(frozen=True)
 class Answer:
-    """The main statements of a comparison, as sentences and as what they are made from."""
+    """The main statements of a comparison: sentences, and the verdicts that they are made from."""
 
     lines: tuple[str, ...]
     """A sentence each: the candidate's curve against the reference's, the candidate against the

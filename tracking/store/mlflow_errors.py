@@ -106,7 +106,7 @@ def store_refuses(uri: str, text: str) -> ServiceUnreachable:
 
 @contextmanager
 def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Turn MLflow's errors within the context into ours; `answers` is as for `translate_error`."""
+    """Turn MLflow's errors within the context into this package's, by `translate_error`."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -96,7 +96,7 @@ def batches(entries: Iterable[E], most: int) -> Iterator[list[E]]:
 
 
 def identity(key: RunKey, home: str) -> dict[str, str]:
-    """Return the tags `carft.kind`, `.sweep` and `.home`, and `carft.run` or `carft.arm`."""
+    """Return the tags that identify a run: `carft.kind`, `.sweep`, `.home`, `.run` or `.arm`."""
     tags = {"carft.kind": key.kind, "carft.sweep": key.sweep}
     if key.digest:
         tags["carft.run"] = key.digest
@@ -463,7 +463,7 @@ def open_store(home: Path, *, experiment: str = "") -> MlflowStore:
 
 
 def _input(dataset: DatasetInput) -> MlflowInput:
-    """Return what `mlflow.data.meta_dataset.MetaDataset` makes of metadata, without its imports."""
+    """Return a data set as MLflow's MetaDataset makes an input of it, without its imports."""
     from mlflow.entities import Dataset, InputTag
     from mlflow.entities import DatasetInput as MlflowInput
 
