@@ -117,15 +117,15 @@ class Layout:
     """The images of all splits, sorted by drawing and split."""
 
     drawing: NDArray[np.intp]
-    """[N] of each image."""
+    """[N] the drawing of each image."""
     split: NDArray[np.intp]
-    """[N] of each image."""
+    """[N] the split of each image."""
     starts: NDArray[np.intp]
     """Where the images of each drawing in each split begin."""
     images: Numbers
     """[U, S] number of images."""
     names: NDArray[np.str_]
-    """[U] of drawings."""
+    """[U] names of the drawings."""
 
     @classmethod
     def of(cls) -> Layout:
@@ -260,7 +260,7 @@ class World:
         return np.linspace(0, 1, self.alphas)[1:] if self.alphas else np.ones(1)
 
     def _center(self, method: Method) -> Numbers:
-        """Return the mean number of each image [N] over the method's runs."""
+        """Return each image's latent number [N], mean over the method's runs."""
         if method.name not in self._images:
             own = self._algorithm
             if self.truth == "population":
@@ -462,7 +462,7 @@ class Row:
         return f"{self.world}; {self.truth}; {'seeds and images' if self.keeps else 'seeds'}"
 
     def count(self, draws: int, chunk: int = 0) -> dict[Claim, int]:
-        """Count the claims; the numbers that are drawn follow from the row's name and the chunk."""
+        """Count claims in `draws` comparisons; the row's name and `chunk` seed their numbers."""
         rng = np.random.default_rng([crc32(self.name.encode()), chunk])
         counts = dict.fromkeys(self.claims, 0)
         for _ in range(draws):

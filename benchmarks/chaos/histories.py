@@ -275,7 +275,7 @@ OFTENER = {"seeds": 3, "order of parameters": 2, "selection": 2, "run_cap": 2}
 
 
 def draw_changes(chance: random.Random, file: File) -> tuple[tuple[str, ...], File]:
-    """Draw up to two changes of a file, in a row or one back; return their names and the result."""
+    """Draw up to two changes of a file, one and back, or a refused merge; return names and file."""
     kind = chance.choices(("none", "one", "two", "back", "refused"), (30, 40, 20, 7, 3))[0]
     if kind == "none":
         return (), file
@@ -316,7 +316,7 @@ METHODS = ("next_job", "started", "alive", "reported", "finished")
 
 
 def draw_fate(chance: random.Random, way: str, at_least: float = 0.6) -> Fate:
-    """Draw how an execution ends: disturbed with probability `at_least`, else undisturbed."""
+    """Draw how an execution ends: disturbed with the probability `at_least`, else by itself."""
     if chance.random() > at_least:
         return Fate()
     kind = chance.choices(
@@ -355,7 +355,7 @@ def run_damages(file: Mapping[str, Any]) -> tuple[str, ...]:
 def draw_damages(
     chance: random.Random, has_mlflow: bool, more: Sequence[str], share: float = 0.3
 ) -> tuple[str, ...]:
-    """Draw what is damaged by hand."""
+    """Draw up to two damages by hand, of the usual kinds and `more`; any, in `share` of draws."""
     kinds = (*SWEEP_DAMAGES, *(STORE_DAMAGES if has_mlflow else ()), *more)
     count = chance.choices((0, 1, 2), (1 - share, share * 0.7, share * 0.3))[0]
     return tuple(dict.fromkeys(chance.choices(kinds, k=count)))
@@ -510,7 +510,7 @@ def kind_of(path: Path) -> str:
 
 
 def damage(kind: str, scene: Scene, chance: random.Random) -> bool:
-    """Damage something in a home as by hand; return False where it does not exist."""
+    """Do the damage `kind` to a home, as by hand; return False where nothing is there to damage."""
     home = scene.home
     sweep = home / "sweeps" / NAME
     file = {

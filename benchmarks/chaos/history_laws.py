@@ -218,7 +218,7 @@ def _points(series: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
 
 
 def compare_study(home: Path) -> Iterator[Breach]:
-    """Compare the Optuna study with the ledger."""
+    """Compare the Optuna study with the ledger; yield breaches."""
     import optuna
 
     ledger = find_ledger(Home(home), NAME)

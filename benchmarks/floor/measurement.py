@@ -38,9 +38,9 @@ class Measurement:
     name: str
     floor_name: str
     floor: Sequence[float]
-    """Seconds of each round."""
+    """Seconds of the floor, by round."""
     ours: Sequence[float]
-    """Seconds of each round, taken right before or behind those of the floor."""
+    """Seconds of the product, by round, taken right before or behind the floor's."""
 
     @property
     def ratios(self) -> list[float]:

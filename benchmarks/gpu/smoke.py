@@ -107,12 +107,12 @@ class Figure(NamedTuple):
     value: float
     unit: str
     beside: Mapping[str, float | str] = {}
-    """What it is compared with."""
+    """Numbers and words that the value is compared with."""
     ok: bool | None = None
 
 
 def make_model(folder: Path, name: str) -> None:
-    """Write random weights to a folder that open_clip and the product open."""
+    """Write a CLIP `name` with random weights to a folder that open_clip and the product open."""
     architecture = copy.deepcopy(dict(TINY)) if name == "tiny" else open_clip.get_model_config(name)
     if architecture is None:
         raise SystemExit(f"open_clip has no {name}")

@@ -30,7 +30,7 @@ from tools.builtin.source import read_drawings
 
 THRESHOLDS = (0.75, 0.80, 0.85, 0.90)
 COLUMNS, CELL, GAP, TITLE = 10, 48, 6, 12
-"""Of the contact sheet: pairs in a row; pixels of a drawing, between pairs, above a pair."""
+"""Contact sheet: pairs in a row; pixels of a drawing, between pairs, and above a pair."""
 
 
 @dataclass(frozen=True)

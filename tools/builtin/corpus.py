@@ -50,7 +50,7 @@ class Corpus:
 
 
 def load_corpus(source: Path, work: Path) -> Corpus:
-    """Read the source, render (cached in `work`), leave near copies of the benchmark out."""
+    """Return a source's corpus, rendered (cached in `work`), without copies of the benchmark."""
     drawings = list(read_drawings(source))
     classes, plan = read_classes(), read_benchmark()
     # Every drawing that the rules could take, whatever was dropped by eye or by the caps since.

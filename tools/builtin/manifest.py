@@ -40,7 +40,7 @@ class Pair:
 
 @lru_cache(maxsize=1)
 def read_classes() -> dict[str, tuple[str, ...]]:
-    """Return by class every concept that is the same thing, the class's own spelling included."""
+    """Return by class the concepts that are the same thing, its own spelling included."""
     text = resources.files(__package__).joinpath("classes.yaml").read_text(encoding="utf-8")
     classes: Mapping[str, list[str]] = yaml.safe_load(text)
     return {

@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def render(svg: str) -> Pixels | None:
-    """Return [48, 48, 4] uint8, or None where the drawing is broken or leaves (almost) no ink."""
+    """Return an SVG's pixels [48, 48, 4] uint8; None where it is broken or has (almost) no ink."""
     try:
         png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, skip_system_fonts=True)
     except ValueError:

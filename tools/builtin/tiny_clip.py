@@ -158,7 +158,7 @@ class Training:
         self.log: list[dict[str, float]] = []
 
     def update(self, pixels: Tensor, batch: Batch) -> None:
-        """Take one step on `batch`, with its images normalised [B, 3, S, S]."""
+        """Take one step on `batch`, whose normalised images are `pixels` [B, 3, S, S]."""
         recipe, clip = self.recipe, self.clip
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
