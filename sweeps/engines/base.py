@@ -28,15 +28,15 @@ class Job:
 
     digest: str
     label: str
-    """For display: `trial 3, seed 1`."""
+    """For display: `car_ft kl_weight=0.3 seed 1`."""
     config: Mapping[str, Any]
-    """`TrialConfig.as_dict()`, with nothing in it left to the worker to resolve."""
+    """`TrialConfig.as_dict()`, with every `auto` resolved."""
     seed: int
     workdir: str
     imports: Sequence[str] = ()
     """Modules of the user's own to import first: names, or paths of files."""
     avoid: Sequence[str] = ()
-    """Nodes on which it failed, and on which it does not run while others may."""
+    """Names of nodes on which it failed: it is placed there only if no other node is left."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Handler(Protocol):
         search proposes better with more results."""
 
     def usable(self, nodes: Collection[str]) -> Collection[str]:
-        """Return those of all nodes that there are on which runs may begin. Called at intervals by
-        engines with several nodes."""
+        """Return those of `nodes`, the names of all that there are, on which runs may begin. Called
+        at intervals by engines with several nodes."""
 
     def started(self, job: Job, worker: str) -> None:
         """Record that a worker has begun the job."""

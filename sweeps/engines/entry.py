@@ -1,4 +1,4 @@
-"""What an engine runs for each job, with its errors told as failure classes."""
+"""The entry that a worker calls for each job, and the failure classes of its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from carft_sweep.sweeps.engines.base import FailureClass
 CORE = "carft_sweep.sweeps.engines.training:train_with_core"
 """The entry of every job outside tests, as `module:function`."""
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-"""PyTorch raises a bare RuntimeError for it."""
+"""In the plain RuntimeError that PyTorch raises where the machine's memory is full."""
 LOG = "log.txt"
 _TAIL_LINES = 20
 _TAIL_BYTES = 20_000
@@ -33,7 +33,7 @@ Report = Callable[[Mapping[str, Any]], Decision]
 
 
 class RankFailed(RuntimeError):
-    """Another process of the same run failed, in its own words; `kind` is the class of that."""
+    """Another process (rank) of the same run failed: with its message, and its failure class."""
 
     def __init__(self, kind: FailureClass, message: str) -> None:
         super().__init__(message)
@@ -49,8 +49,8 @@ class Entry(Protocol):
 
 
 def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str, Any] | None:
-    """Import the modules of a job, then run the job with the entry that `module:function` names;
-    return its result, or None if stopped."""
+    """Import the modules of a job, then run the job by the entry `name` (`module:function`); return
+    its result, or None if stopped."""
     if job["imports"]:
         from carft_sweep.sweeps.spec.user_code import load
 
@@ -59,7 +59,7 @@ def run_entry(name: str, job: Mapping[str, Any], report: Report) -> Mapping[str,
 
 
 def load_entry(name: str) -> Entry:
-    """Return the entry that `module:function` names, after importing its module."""
+    """Return the entry `name` (`module:function`), after importing its module."""
     module, _, function = name.partition(":")
     return cast(Entry, getattr(importlib.import_module(module), function))
 

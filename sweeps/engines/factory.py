@@ -48,9 +48,9 @@ def make_engine(
     in_process: bool = False,
     home: Path | None = None,
 ) -> Engine:
-    """Return the engine of a sweep, connected and able to run it. `home` is the folder that a
-    cluster's nodes must share. Raises RequestError when a run needs resources that no machine has,
-    ServiceUnreachable when no Ray answers."""
+    """Return the engine of a sweep, connected and able to run it; `in_process` runs it without
+    worker processes. `home` is the folder that a cluster's nodes must share. Raises RequestError
+    when a run needs resources that no machine has, ServiceUnreachable when no Ray answers."""
     if in_process:
         gpus = spec.resources.gpus
         return InProcessEngine(gpus=None if gpus == "auto" else gpus, cpus=spec.resources.cpus)
@@ -71,7 +71,7 @@ def is_ray(spec: SweepSpec, *, address: str | None = None) -> bool:
 
 
 def address_of(given: str | None) -> str | None:
-    """Return the cluster's address: `given`, else RAY_ADDRESS; None (or `local`) starts a Ray."""
+    """Return the cluster's address, `given` else RAY_ADDRESS; None (or `local`) to start a Ray."""
     address = given or os.environ.get(ADDRESS)
     return None if address in ("", "local") else address
 
@@ -93,11 +93,11 @@ class MachineShare(NamedTuple):
     """The part of this machine that each run of the local engine gets."""
 
     need: RunRequirements
-    """Of one run."""
+    """What one run takes."""
     at_once: int
     """The most runs side by side."""
     by_memory: bool
-    """Whether only so many are side by side as memory holds, by what one takes."""
+    """Whether memory limits `at_once` further, by what a run is computed or seen to take."""
 
 
 def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
@@ -131,8 +131,8 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
 def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequirements:
     """Return the resources of one run on Ray. Raises RequestError when no node can ever offer them.
 
-    With `gpus: auto` a run asks for 1/n of a GPU, where n is how many of the largest fit together
-    on the smallest GPU that one may land on: Ray shares out GPUs and not their memory.
+    With `gpus: auto` a run requests 1/n of a GPU, where n of the sweep's largest runs fit on the
+    smallest GPU of the nodes: Ray shares out GPUs and not their memory.
     """
     resources = spec.resources
     if resources.gpus == "auto":
@@ -147,8 +147,9 @@ def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequire
 
 
 def largest_on_gpu_mb(spec: SweepSpec, hardware: Hardware) -> float | None:
-    """Return the MiB that the largest run of a sweep takes of its GPU, computed; None where one is
-    unknown or the GPU is. Of a search it is the run in the middle of the space."""
+    """Return the computed MiB that the largest run of a sweep takes of its GPU; None where those of
+    a run, or the GPU, are unknown. Of an adaptive search a run in the middle of the space counts.
+    """
     if hardware.room is None or not hardware.gpus:
         return None
     configs = [item.config for item in spec.baseline_configs()] + (
@@ -172,7 +173,7 @@ def _local(spec: SweepSpec, machine: Node) -> Engine:
     logger.debug("engine local: %s, %d at once", need, at_once)
     gpus = None if resources.gpus == "auto" else resources.gpus
     if need.gpus and not (at_once == 1 and gpus is None and machine.gpus <= 1):
-        gpus = need.gpus  # of several it must not see others: it would be divided among them
+        gpus = need.gpus  # a run is spread over all GPUs that it sees: it must see its own alone
     devices = devices_of(gpus, machine, at_once)
     memory = None
     if by_memory and need.gpus:

@@ -20,7 +20,7 @@ from carft_sweep.sweeps.engines.resources import Hardware, hardware_here
 from carft_sweep.sweeps.engines.supervisor import NODE, SILENCE, Supervisor, dispatch
 
 PEAK = "system/peak_memory_mb"
-"""What a report says of the memory that its run has taken so far."""
+"""The metric of a report for the MiB that its run has taken so far."""
 logger = logging.getLogger(__name__)
 
 
@@ -29,12 +29,12 @@ class Interrupted(BaseException):
 
 
 class InProcessEngine(Engine):
-    """What a run prints stays on the terminal, and `breakpoint()` in it works."""
+    """Runs jobs one by one in this process: they print to the terminal, `breakpoint()` works."""
 
     def __init__(
         self, entry: str = CORE, *, gpus: float | None = None, cpus: int | None = None
     ) -> None:
-        """Prepare to run jobs in this process; with `gpus` 0 runs use no GPU of this machine."""
+        """Prepare to run jobs, each on `gpus` GPUs and `cpus` cores of this machine (None: all)."""
         self._entry = entry
         self._gpus, self._cpus = gpus, cpus
         self._running: threading.Thread | None = None
@@ -56,9 +56,9 @@ class InProcessEngine(Engine):
                 self._execute(handler, job)
 
     def stop(self, *, now: bool = False) -> None:
-        """Stop the run; `now` raises an exception in the run, from a signal's handler. Another
-        thread sends that signal; a run outside the main thread, where Python handles no signals, is
-        closed after its epoch."""
+        """Stop the run after its epoch, or `now` by an exception in the run. Another thread sends
+        the main thread a signal, whose handler raises it; a run outside the main thread, where
+        Python handles no signals, is closed after its epoch in any case."""
         super().stop()
         if not now or self._running is None:
             return
@@ -102,11 +102,11 @@ class InProcessEngine(Engine):
 
 
 class SharedMemory:
-    """How many runs a memory holds at once, by the most that one of them takes.
+    """How many runs fit at once into the memory that they share, by the largest run so far.
 
-    `needs` computes that of a run's config before the run begins, in MiB, or None. Until something
-    is known one run has the memory alone. `sizes` is what may be taken of each, in MiB, by the
-    devices of the workers that share it; of others nothing is known, and nothing bounded.
+    `sizes` are the MiB that runs may take together, by the `devices` of the workers that share a
+    memory; devices that are not in it are unlimited. `needs` computes the MiB of a run from its
+    config before it begins, or None. Until a size is known one run has the memory alone.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class SharedMemory:
         self._sizes, self.needs = sizes, needs
         self._peak = 0.0
         self._most: dict[str | None, int] = {}
-        """By devices how many runs share their memory at most, where more were too many."""
+        """By devices the most runs at once, where more have run out of memory."""
 
     def holds(self, devices: str | None) -> float:
-        """Return the number of runs that fit on these devices."""
+        """Return how many runs fit at once on these devices; inf where nothing limits them."""
         size = self._sizes.get(devices)
         if size is None:
             return math.inf
@@ -135,8 +135,8 @@ class SharedMemory:
             logger.debug("a run takes %.0f MiB: at once fit %s", peak, fits)
 
     def narrow(self, devices: str | None, runs: int) -> bool:
-        """Reduce how many runs share the memory of these devices, after an out-of-memory failure;
-        return False if the number is fixed, or a single run had all the memory."""
+        """Reduce how many runs share the memory of these devices, after an out-of-memory failure of
+        one of `runs`; return False if they are unlimited, or a single run had all the memory."""
         if self._sizes.get(devices) is None or runs == 1:
             return False
         self._most[devices] = min(runs - 1, self._most.get(devices, runs))
@@ -147,8 +147,8 @@ class LocalEngine(Engine):
     """Worker processes on this machine; a dead or silent one costs its run, never the sweep.
 
     `devices` has an entry for each worker: the GPUs that it sees, as CUDA_VISIBLE_DEVICES names
-    them ("": none; None: those that this process sees). So many runs are executed at once, as far
-    as `memory` (None: any) holds them. `silence` is how many seconds a worker may show no life,
+    them ("": none; None: those that this process sees). Each worker executes a run, as far as
+    `memory` (None: unlimited) holds them. `silence` is how many seconds a worker may show no life,
     `timeout` how many a run may take (None: any), `threads` how many each run computes with (None:
     as torch decides).
     """

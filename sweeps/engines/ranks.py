@@ -95,7 +95,7 @@ def started_ranks(entry: str, job: Mapping[str, Any], size: int, broken: Broken)
 
 
 class _Rank:
-    """A rank that this process has started. It dies with it."""
+    """A rank that this process has started, and that ends when this process ends."""
 
     def __init__(
         self, entry: str, job: Mapping[str, Any], place: Mapping[str, str], rank: int
@@ -145,8 +145,8 @@ def _watch(rank: _Rank, ended: threading.Event, broken: Broken) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Make the system end this process with its parent's thread (Linux; elsewhere the pipe tells a
-    worker, and a rank is in the worker's process group)."""
+    """Make the system end this process with the thread that started it, of the process `parent`
+    (on Linux; elsewhere a worker sees its pipe close, and a rank is in its process group)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

@@ -42,8 +42,8 @@ def check_nodes(
     imports: Sequence[str] = (),
     seen_as: Path | None = None,
 ) -> dict[str, Node]:
-    """Check that each node (by Ray's id) can serve; return the nodes, with the GPUs that they
-    report.
+    """Check that each node (by Ray's id) can serve and has the files of `imports`; return the nodes
+    that can, with the GPUs that they report.
 
     The home counts as shared when each node reads a file that this process wrote into the home, and
     the reverse. `seen_as` is the path under which nodes look for the home, by default the same. A
@@ -99,8 +99,8 @@ def _question(node: str) -> Any:
 
 
 def answer_of_node(home: str, token: str, own: str, files: Sequence[str]) -> dict[str, Any]:
-    """Return why this node cannot serve; else write the node's own token into the home, and return
-    an empty answer."""
+    """Return {"refused": reason} where this node sees no file `token` in the home, or lacks one of
+    `files`; else write the file `own` into the home and return {}."""
     if not _appears(Path(home) / token):
         return {"refused": _not_shared(home)}
     missing = [path for path in files if not Path(path).is_file()]
@@ -162,7 +162,7 @@ class Cluster:
         check_version(ray.__version__, "this machine")
         self._end = ExitStack()
         self.scratch = _make_scratch()
-        """For what Ray writes and nobody needs afterwards; removed at the end."""
+        """The folder of Ray's temporary files; removed at the end."""
         self._end.callback(shutil.rmtree, self.scratch, ignore_errors=True)
         if ray.is_initialized():
             return

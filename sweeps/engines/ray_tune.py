@@ -46,14 +46,14 @@ from carft_sweep.tracking.store.mlflow_client import quieted
 _NODE_LABEL = "ray.io/node-id"
 """The label that Ray gives each node."""
 STEP = 2.0
-"""Seconds that a step waits for something to tell: what a stop at once may take."""
+"""Seconds that a step waits for events; an immediate stop may take as long."""
 
 
 class WarmRun(Trainable):
-    """Executes the runs of one of Tune's trials, one after another, as steps of their events.
+    """Executes the runs of one of Tune's trials one after another; each step returns some events.
 
-    A step that ends with a report is answered by the next one: go on, unless `decide` said else;
-    one that ends with the end of a run is followed by the run that `assign` gave.
+    The step after a report lets the run continue, unless `decide` was called between them; the step
+    after the end of a run begins the run that `assign` was given.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ class WarmRun(Trainable):
     def _events(self) -> Iterator[Event]:
         if not self._begun:
             runs = Path(self._job.workdir).parent
-            if not runs.is_dir():  # or results would be written where nobody looks for them
+            if not runs.is_dir():  # else results would be written where nobody looks for them
                 yield _not_shared(runs)
                 return
             self._supervisor.begin(self._job)
@@ -125,15 +125,15 @@ def _not_shared(runs: Path) -> Event:
 
 
 LOOK = 5.0
-"""Seconds between two looks at the nodes, and at actors that tell nothing."""
+"""Seconds between two checks of the nodes, and of actors for silence."""
 GRACE = 30.0
 """Seconds beyond a worker's that an actor may be silent; half a minute is what Ray itself takes
 to call a node dead."""
 STOP_GRACE = 10.0
-"""The same when everything is to stop at once."""
+"""Seconds that an actor may be silent when everything is to stop at once."""
 
 _LOST = re.compile(r"actor is dead because ([^.:]*)|actor is temporarily (unavailable[^.]*)")
-"""In what Ray says of an actor that is gone."""
+"""Matches the reason in Ray's message on an actor that is gone."""
 
 
 @dataclass
@@ -142,14 +142,14 @@ class _Active:
 
     job: Job
     heard: float
-    """When its actor last told anything, or was not yet to, by the loop's clock."""
+    """When its actor last reported, or still waited for a place, by the loop's clock."""
     node: str = ""
     actor: Any = None
-    """The handle of a WarmRun, once it has told anything: Tune forgets it when it is lost."""
+    """The handle of its WarmRun, once it has reported: Tune forgets the handle of a lost one."""
     given_up: Failure | None = None
     """Why we have ended its actor."""
     without: frozenset[str] = frozenset()
-    """Ray's ids of the nodes on which it was not to be placed."""
+    """Ray's ids of the nodes on which it must not be placed."""
 
 
 class Loop:
@@ -166,18 +166,19 @@ class Loop:
         self._active: dict[str, _Active] = {}
         self._slots = 0
         self._names: dict[str, str] = {}
-        """Of the nodes that there are, by Ray's id."""
+        """The names of all nodes, by Ray's id."""
         self._bad: frozenset[str] = frozenset()
-        """Ids of those that hold a run, and on which nothing may begin."""
+        """Ids of the nodes that are large enough for a run, and on which none may begin."""
         self._good: frozenset[str] = frozenset()
-        """Ids of the others that hold a run."""
+        """Ids of the other nodes that are large enough for a run."""
         self._kept_back: Job | None = None
-        """A job that the worker which asked for one was not to have."""
+        """A job that may not run on the node of the worker that asked for one; the next gets it."""
         self._is_over = False
         self._count_again = self._look_again = self._ask_again = 0.0
 
     def next(self, trial: str) -> dict[str, str] | str | None:
-        """Return the next job as a config, FINISHED after the last, None if none is ready."""
+        """Return the next job as the config of Tune's trial of this id; FINISHED after the last,
+        None if none is ready."""
         if self._engine.is_stopping or self._is_over:
             return str(Searcher.FINISHED)
         job = self._next_job()
@@ -194,8 +195,8 @@ class Loop:
         }
 
     def _without(self, job: Job) -> frozenset[str]:
-        """Return the nodes on which a job may not be placed: the bad ones, and those that it avoids
-        as long as another good node is left."""
+        """Return Ray's ids of the nodes on which a job may not be placed: the bad ones, and those
+        of `job.avoid` as long as another good node is left."""
         avoided = self._bad.union(id_ for id_, name in self._names.items() if name in job.avoid)
         return self._bad if avoided >= self._good else avoided
 
@@ -204,7 +205,7 @@ class Loop:
             kept, self._kept_back = self._kept_back, None
             return kept
         self._count_slots()
-        # Where every node is left out the handler has given up, and says so.
+        # Where every node is bad, the handler has given up, and returns Wait.NEVER.
         is_full = len(self._active) >= self._slots and (self._good or not self._bad)
         if is_full or time.monotonic() < self._ask_again:
             return Wait.LATER
@@ -256,13 +257,13 @@ class Loop:
         return str(FIFOScheduler.CONTINUE)
 
     def release(self) -> None:
-        """Tell the handler of a job that no worker was given, at the end."""
+        """Report as stopped, at the end, the job that was kept back for another worker."""
         if self._kept_back is not None:
             job, self._kept_back = self._kept_back, None
             self._handler.stopped(job)
 
     def on_trial_lost(self, trial: Trial) -> None:
-        """Tell the handler of a trial whose actor was lost, or failed itself."""
+        """Report as failed the job of a trial whose actor was lost, or failed itself."""
         active = self._active.get(trial.trial_id)
         if active is None:
             return

@@ -25,7 +25,7 @@ QUERY = (
     "--format=csv,noheader,nounits",
 )
 _DIVIDED = "Enabled"
-"""The mode of a GPU of which there are MIG's slices alone; its memory is that of all together."""
+"""The MIG mode of a GPU that can be used in slices alone; its listed memory is that of all."""
 _SLICE = re.compile(r"MIG \S*?(\d+)gb\S*\s.*UUID: (MIG-[^)\s]+)")
 """A slice's line of `nvidia-smi -L`: its memory in GB, and its id."""
 _NVIDIA_SECONDS = 15.0
@@ -38,9 +38,9 @@ MEMORY = Path("/proc/meminfo")
 MOST_SHARING = 4
 """Runs on one GPU with `gpus: auto`, at most: so many keep it busy, and share out the cores."""
 FREE_SHARE = 0.8
-"""Of the memory that is available, what runs may take together; other programs want some too."""
+"""Fraction of the available memory that all runs may take; the rest is for other programs."""
 GPU_SHARE = 0.9
-"""Of a GPU's memory likewise: what allocators leave in pieces is lost."""
+"""Fraction of a GPU's memory that runs may take: allocators leave gaps, which are lost."""
 USABLE_AGAIN = (
     "install torch's build for the driver (nvidia-smi shows its CUDA version), and look at "
     "CUDA_VISIBLE_DEVICES"
@@ -98,7 +98,7 @@ class Node:
 
     @property
     def gpu_type(self) -> str:
-        """The name by which Ray tells the kind of its GPUs, a resource of the node; "" without."""
+        """Ray's resource that names the kind of the node's GPUs, `accelerator_type:...`, or ""."""
         types = (name for name in self.custom if name.startswith("accelerator_type:"))
         return next(types, "")
 
@@ -114,8 +114,8 @@ class Node:
 
 
 def sharing(supply: Sequence[Node], takes_mb: float | None) -> Mapping[str, int]:
-    """Return by node how many runs its smallest GPU holds, from 1 to MOST_SHARING, of which each
-    takes so many MiB of it; 1 where either is unknown."""
+    """Return, by name of each node with GPUs, how many runs of `takes_mb` MiB its smallest GPU
+    holds, from 1 to MOST_SHARING; 1 where a size is unknown."""
     return {
         node.name: max(1, min(MOST_SHARING, int(GPU_SHARE * min(node.gpu_memory_mb) / takes_mb)))
         if takes_mb and len(node.gpu_memory_mb) >= node.gpus
@@ -151,7 +151,7 @@ def requirements_of(
 def max_concurrent_runs(
     need: RunRequirements, supply: Sequence[Node], parallel: int | None = None
 ) -> int:
-    """Return how many runs fit at once."""
+    """Return how many runs that take `need` fit at once on the nodes; at most `parallel`."""
     room = sum(node.fits(need) for node in supply)
     return room if parallel is None else min(room, parallel)
 
@@ -175,9 +175,9 @@ def this_machine() -> Node:
 
 
 def devices_of(gpus: float | None, machine: Node, runs: int) -> list[str | None]:
-    """Return the CUDA_VISIBLE_DEVICES of each of this many runs, which share the GPUs of this
-    machine. A run has `gpus` whole GPUs to itself, or a share of a GPU; shares are spread before a
-    GPU has two. None: a run sees all GPUs."""
+    """Return the CUDA_VISIBLE_DEVICES of each of `runs` runs, which share the GPUs of `machine`. A
+    run has `gpus` whole GPUs to itself, or a share of a GPU; shares are spread before a GPU has
+    two. With `gpus` None they are None: a run sees all GPUs."""
     if gpus is None:
         return [None] * runs
     names, each = machine.devices, int(gpus)
@@ -229,12 +229,9 @@ def memory_for_runs_mb() -> float:
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:
-    """List the NVIDIA GPUs that `environ` makes visible, without torch.
-
-    A slice of MIG is a GPU of its own, with the memory that its kind is named by, such as 3g.40gb.
-    `listing` is the output of QUERY and, where GPUs are divided, of `nvidia-smi -L`; left out, they
-    are run.
-    """
+    """List the NVIDIA GPUs that `environ` makes visible, without torch. A slice of MIG is a GPU of
+    its own, with the memory that its kind is named by, such as 3g.40gb. `listing` is the output of
+    QUERY and, where GPUs are divided, of `nvidia-smi -L`; left out, they are run."""
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     listing = _listing() if listing is None else listing
     lines = (line.split(",") for line in listing.splitlines() if line.count(",") == 4)
@@ -320,7 +317,7 @@ class Hardware:
     gpu_memory: float | None = None
     """MiB of a GPU that the run gets; None where that is unknown."""
     unusable: str = ""
-    """Why a run gets none of the GPUs that are there."""
+    """Why torch can use none of the GPUs that are there; "" if it can."""
 
     @property
     def device(self) -> Literal["cpu", "cuda", "mps"]:
@@ -380,7 +377,7 @@ class Hardware:
 
 
 def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
-    """Return the hardware of a run on this machine: `gpus` of its GPUs; None takes all."""
+    """Return the hardware of a run on `gpus` GPUs and `cpus` cores of this machine (None: all)."""
     import torch
 
     from carft_sweep.carft_core.training.numerics import resolve_precision
@@ -406,7 +403,7 @@ def hardware_here(gpus: float | None, cpus: int | None) -> Hardware:
 
 
 def hardware_of(need: RunRequirements, supply: Sequence[Node]) -> Hardware:
-    """Return the hardware of a run that takes `need` on any node of `supply` with room."""
+    """Return the least hardware that a run with `need` gets on a node of `supply` that fits it."""
     cores, gpus = max(1, int(need.cpus)), math.ceil(need.gpus)
     if not gpus:
         return Hardware(cores)

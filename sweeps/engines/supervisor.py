@@ -130,17 +130,15 @@ NODE = socket.gethostname()
 SILENCE = 60.0
 """Seconds without a sign of life after which a worker is given up."""
 TURN = 2.0
-"""Seconds that a loop which listens takes for a turn, at most."""
+"""Seconds that a turn of a loop that listens to workers counts, at most."""
 _FRESH_AFTER = frozenset({"crashed", "out_of_memory", "timeout"})
-"""Failures after which the process is not trusted any more, and its memory is to be free."""
+"""Failures after which the process is replaced: its state is doubtful, its memory must be freed."""
 
 
 class ListeningClock:
-    """The seconds in which a loop has listened to its workers: silence is measured by it.
-
-    A turn of the loop counts as TURN seconds at most, so that the clock all but stands still while
-    the process was stopped, perhaps with its workers.
-    """
+    """The seconds in which a loop has listened to its workers: silence is measured by it. A turn of
+    the loop counts as TURN seconds at most, so that the clock all but stands still while the
+    process was stopped, perhaps with its workers."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -194,7 +192,7 @@ def dispatch(handler: Handler, job: Job, event: Event) -> Decision | None:
 
 
 class Supervisor:
-    """Giver of jobs to a worker process that stays warm; a dead or silent one costs its run only.
+    """Gives jobs to one worker process, which is kept for the next job; its death costs a run only.
 
     `silence` is how many seconds a worker may show no life, `timeout` how many a run may take
     (None: any), `threads` how many it computes with (None: as torch decides), `devices` the GPUs
@@ -226,7 +224,7 @@ class Supervisor:
         self._cwd = cwd if cwd is not None and Path(cwd).is_dir() else None
         self._worker: WorkerProcess | None = None
         self.job: Job | None = None
-        """The worker's, until its end is reported."""
+        """The job of the worker, until the job's end is reported."""
         self._may_be_dead = False
         """Whether the job has not begun, and its process was idle and may have died then."""
         self._began = 0.0  # no job yet: a process that was only started has nothing to end
@@ -234,7 +232,7 @@ class Supervisor:
         self._heard = 0.0
         """When the worker last showed life."""
         self._kills_before = 0
-        """Of the kernel's for want of memory, when the worker was given its job."""
+        """`oom_kills()` when the worker was given its job."""
 
     def fileno(self) -> int:
         """Return the pipe's descriptor, readable when `next` may have an event."""
