@@ -15,7 +15,7 @@ from carft_sweep.sweeps.spec.settings import Metric
 from carft_sweep.tracking.comparison.runs import UNMERGED
 
 NOTHING: Mapping[str, Mapping[str, float]] = {"metrics": {}}
-"""Measured of a model that was not evaluated."""
+"""In place of the measurements of a model that was not evaluated."""
 
 
 @dataclass
@@ -26,14 +26,14 @@ class ActiveTrial:
     planned: Sequence[PlannedRun]
     """One for each seed, in order."""
     recorded: bool
-    """Its end is in the ledger."""
+    """Whether its end is in the ledger."""
     is_new: bool
-    """Proposed by this driver: nothing is known of its decisions yet."""
+    """Whether this driver proposed it, so that no epoch of it has been judged before."""
     pruned: bool = False
     outcomes: dict[str, Failure | None] = field(default_factory=dict)
     """By digest of each run that has ended: why it failed, None where it is done."""
     pending_seeds: deque[PlannedRun] = field(default_factory=deque)
-    """Seeds whose turn comes when the one before is done."""
+    """Runs of further seeds, each of which is queued when the run before is done."""
 
     @property
     def number(self) -> int:
@@ -61,7 +61,8 @@ class ActiveTrial:
 def trial_values(
     trial: ActiveTrial, runs: RunStore, goals: Sequence[Metric]
 ) -> list[float] | Failure:
-    """Return the mean over the trial's runs for each goal; a Failure where a value is missing."""
+    """Return the mean over the trial's runs for each goal; a Failure if a run failed or a value is
+    missing."""
     for failure in filter(None, trial.outcomes.values()):
         return failure
     digests = [run.digest for run in trial.planned]

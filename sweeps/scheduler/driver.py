@@ -29,7 +29,7 @@ from carft_sweep.tracking.comparison.runs import NUMBER, UNMERGED, setting
 logger = logging.getLogger(__name__)
 
 _KEEP_AFTER = 10.0
-"""Seconds between two records: so much is forgotten when a driver dies."""
+"""Seconds between two records of the time spent; at most so much is lost when a driver dies."""
 
 
 class TimeBudget:
@@ -59,11 +59,9 @@ class TimeBudget:
 
 
 class SweepDriver:
-    """The handler of an engine: gives out runs in order, zero-shot, baselines, then trials by seed.
-
-    A method that learns from results is asked when there is room for a run, so that with one run
-    at a time the same sweep asks the same.
-    """
+    """The handler of an engine: returns jobs in order, zero-shot, baselines, trials, final runs. A
+    search that learns from results proposes only when there is room for a run, so that with one run
+    at a time its proposals are the same in each execution."""
 
     def __init__(
         self,
@@ -77,8 +75,8 @@ class SweepDriver:
         failed_again: bool = False,
     ) -> None:
         """Prepare to drive a sweep. `note` is called with the digest of a run with new records on
-        disk, and with "" where only the ledger has changed. `failed_again` tries those again too
-        that became NaN."""
+        disk, and with "" where only the ledger has changed. With `failed_again` runs that became
+        NaN are tried again too."""
         self.planner, self.ledger, self.runs, self.progress = planner, ledger, runs, progress
         self.outcomes: dict[str, Failure | None] = {}
         """By digest of each run that has ended: why it failed, None where it is done."""
@@ -107,7 +105,7 @@ class SweepDriver:
         self.ledger.remember("baselines", [setting_record(planned) for planned in settings])
         self.ledger.remember("trial_count", self._spec.trial_count)
         if self.ledger.recall(BAD_NODES):
-            self.ledger.remember(BAD_NODES, {})  # they are tried again
+            self.ledger.remember(BAD_NODES, {})  # these nodes are tried again
         self._queue.extend(run for planned in settings for run in planned)
         of_trials = sum(map(self._spec.expected_runs, range(self._spec.trial_count)))
         self.ledger.remember(TRIAL_RUNS, of_trials)
@@ -211,7 +209,7 @@ class SweepDriver:
         self._claim.renew()
         run = self._active[job.digest]
         trial = self._trial(run)
-        if trial is not None and trial.pruned:  # it was to be stopped, and did not wait for it
+        if trial is not None and trial.pruned:  # it failed before its stop reached it
             self.stopped(job)
             return
         del self._active[job.digest]
@@ -248,7 +246,8 @@ class SweepDriver:
         return None if run.trial is None else self._open[run.trial]
 
     def _queue_trial(self) -> bool:
-        """Queue the runs of the next trial; return False if none is left or can be proposed yet."""
+        """Queue the runs of the next trial; return False if no trial is left, or none can be
+        proposed yet."""
         if self._spec.is_adaptive and self._waiting and not self._active:
             return False  # another sweep trains what the next proposal depends on
         trial = self._proposer.next_trial()
@@ -276,7 +275,7 @@ class SweepDriver:
         """Return the job that a run still needs; None if it has ended or is claimed elsewhere."""
         trial = self._trial(run)
         if run.digest in self.outcomes:
-            if trial is None or not trial.pruned:  # what is pruned is counted off already
+            if trial is None or not trial.pruned:  # a pruned trial's runs are subtracted already
                 self.progress.skip(1)
             self._settle(run, self.outcomes[run.digest])
             return None
@@ -325,13 +324,13 @@ class SweepDriver:
         return self.runs.read(run.digest)
 
     def _is_outdated(self, state: RunState | None) -> bool:
-        """Return whether a run is trained again, since nobody did so since `--fresh` was said."""
+        """Return whether `--fresh` makes a run train again: it last ran before the generation."""
         lease = None if state is None else state.lease
         since = lease.since if lease else (state and state.ended) or 0.0
         return self.ledger.is_fresh and since < self.ledger.began
 
     def _stop_if_left(self, state: RunState | None) -> None:
-        """Mark a run that will not be resumed as stopped: its driver may have died before that."""
+        """Mark as stopped a run that will not be resumed and that a dead driver left running."""
         if state is not None and state.state == "running":
             self.runs.release(state.digest, "stopped")
 
@@ -429,7 +428,7 @@ class SweepDriver:
     def _note_failure(self, run: PlannedRun, failure: Failure, *, again: bool) -> None:
         self.progress.fail(run.label, failure.kind, failure.message, again=again)
         if again and failure.kind in ("out_of_memory", "preempted"):
-            return  # with less to hold, or elsewhere, it may do: nothing is broken yet
+            return  # in less memory, or on another node, it may succeed
         setting = run.role if run.trial is None else f"trial {run.trial}"
         if self.broken is not None:
             return  # a run that was still under way

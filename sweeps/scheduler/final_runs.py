@@ -71,14 +71,14 @@ class FinalRuns:
             self._ledger.remember(FINAL_RUNS, self._to_come)
 
     def _judged_settings(self, arms: Sequence[Arm]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield algorithm and fields of each setting that the verdict is about."""
+        """Yield (algorithm, fields) of each selected setting that trains: to be confirmed."""
         for choice in select_each(arms, self._rule(arms), self._spec.seeds).values():
             if choice.arm.trains:
                 yield choice.arm.algorithm, self._params(choice.arm)
 
     def _soups(self, item: After, arms: Sequence[Arm]) -> Iterator[list[PlannedRun]]:
-        """Yield a soup of the selected setting, or one of all settings for each value of the soup's
-        own fields, such as `model.name`."""
+        """Yield the run, in a list, of each soup of `item`: one of the selected setting, or one of
+        all settings for each value of the fields that the soup has too, such as `model.name`."""
         ours = [arm for arm in arms if arm.algorithm == item.of.algorithm and not arm.confirms]
         if item.of.settings == "selected":
             choice = select(ours, self._rule(arms), self._spec.seeds)

@@ -28,7 +28,7 @@ from carft_sweep.tracking.console import printable
 RESUMABLE = "it resumes from its last checkpoint"
 ACCURACIES = {"id/val/top1": "val", "id/test/top1": "test", "ood/mean/top1": "ood"}
 MEASURED = 10
-"""So many runs, the last ones, tell how long a run takes and how many are side by side."""
+"""How many of the last ended runs tell how long a run takes, and how many are side by side."""
 
 
 def seconds_left(
@@ -59,8 +59,8 @@ def to_stderr(text: str) -> None:
 
 @contextmanager
 def _at_once(text: str) -> Iterator[None]:
-    """Print a line to standard error directly, from a signal handler that may have interrupted a
-    write, in which Python allows no second one."""
+    """Print `text` within the context; write it to standard error directly where Python refuses to
+    print, since a signal handler has interrupted another write."""
     try:
         yield
     except RuntimeError:
@@ -68,10 +68,8 @@ def _at_once(text: str) -> Iterator[None]:
 
 
 class Progress:
-    """Counts runs, and prints a line for each epoch and each end of a run: for logs and pipes.
-
-    With `quiet` only failures are printed.
-    """
+    """Counts runs, and prints a line for each epoch and each end of a run: for logs and pipes. With
+    `quiet` only failures are printed."""
 
     def __init__(self, emit: Callable[[str], None], *, quiet: bool = False) -> None:
         self.total = self._most = 0
@@ -103,7 +101,7 @@ class Progress:
         self.note(f"        {label}  {epoch}  {figures(report['metrics'])}".rstrip())
 
     def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
-        """Count a run that is complete."""
+        """Count a complete run and show its metrics; `reused` if it was trained earlier."""
         self.ended_runs += 1
         began = self._end(label)
         if not reused and began is not None:

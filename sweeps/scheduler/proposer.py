@@ -35,7 +35,8 @@ GENERATION = "NSGAIISampler:generation"
 
 
 class Proposal(NamedTuple):
-    """A proposed point, and notes of its sampler, which the next proposals need."""
+    """A proposed point, and the sampler's notes on it that later proposals need
+    (`Trial.sampler`)."""
 
     params: Mapping[str, Any]
     sampler: Mapping[str, Any] = MappingProxyType({})
@@ -69,11 +70,11 @@ def violations(spec: SweepSpec, ledger: Ledger, runs: RunStore) -> dict[int, flo
 def known_trials(
     spec: SweepSpec, ledger: Ledger, missed: Mapping[int, float] = NOTHING_MISSED
 ) -> Iterator[FrozenTrial]:
-    """Yield every trial of a ledger as samplers see it, with its generation, and by how much it
-    misses the constraint: samplers of Optuna's look at that themselves.
+    """Yield every trial of a ledger as Optuna's samplers see it: with NSGA-II's generation, and how
+    far it misses the constraint (`missed`, by trial number).
 
-    A trial that was tried again has the generation of its point; points of an earlier ledger and of
-    `try_first`, which no sampler has seen, are not counted.
+    The generation is noted for each proposed point; for points that no sampler proposed (those of
+    an earlier ledger, of `try_first`) it follows from the point's number.
     """
     trials, distributions = ledger.proposals(), optuna_distributions(spec.parameters)
     noted = {
@@ -91,8 +92,8 @@ def known_trials(
 def next_point(
     spec: SweepSpec, ledger: Ledger, point: int, missed: Mapping[int, float] = NOTHING_MISSED
 ) -> Proposal:
-    """Return the point with the number `point`: a planned one, or the proposal of a new sampler,
-    which depends only on the sweep, the trials of its ledger and the number.
+    """Return the point number `point`: a planned one, or the proposal of a new sampler, which
+    depends only on the sweep, the trials of its ledger, `missed` (`violations`) and the number.
 
     The sampler sees a copy of the study in memory, so a crash during a proposal leaves nothing
     behind, and a restart changes nothing. Fields that `try_first` leaves out are proposed.
@@ -114,10 +115,8 @@ def next_point(
 
 
 class TrialProposer:
-    """Returns the trials of a sweep one after another, the same ones after any restart.
-
-    With `failed_again` also trials that became NaN are tried again.
-    """
+    """Returns the trials of a sweep one after another, the same ones after any restart. With
+    `failed_again` also trials that became NaN are tried again."""
 
     def __init__(
         self, planner: Planner, ledger: Ledger, runs: RunStore, *, failed_again: bool = False
@@ -154,7 +153,7 @@ class TrialProposer:
         return ActiveTrial(trial, planned, recorded=trial.state != "running", is_new=is_new)
 
     def on_trial_end(self, trial: Trial) -> None:
-        """Remember the first trial with these runs, for later trials with the same runs."""
+        """Remember `trial`, if it is the first with its runs, for later trials with equal runs."""
         first = self._twins.setdefault(frozenset(trial.runs.values()), trial)
         if first.number == trial.number:
             self._twins[frozenset(trial.runs.values())] = trial
@@ -174,7 +173,7 @@ class TrialProposer:
 
     def _as_its_twin(self, trial: Trial) -> Trial:
         """Return the trial, pruned if its runs are exactly those of a pruned trial, since it would
-        be pruned again. With the runs of a complete trial it gets that value at once."""
+        be pruned again."""
         twin = self._twins.get(frozenset(trial.runs.values()))
         if twin is None or twin.state != "pruned":
             return trial

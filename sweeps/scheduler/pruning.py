@@ -33,12 +33,12 @@ class SeedwisePruner:
     For seed index i there is one Optuna study in memory; a trial's value at an epoch there is the
     mean over its seeds 0 to i at that epoch. So a trial's seeds must come in order, and the epochs
     of a seed from 1 upward; different trials may come in any order. What comes twice counts once.
-    A run's last epoch belongs to `recall`: nothing is saved by stopping there, yet others are
-    compared with it.
+    A run's last epoch is for `replay`: nothing is saved by stopping there, yet others are compared
+    with it.
     """
 
     def __init__(self, rule: EarlyTerminate, goal: Goal) -> None:
-        """Make a pruner. Reasons name values by `rule.metric`; `goal` is its direction."""
+        """Make a pruner of the file's rule; `goal` is the direction of `rule.metric`."""
         self._rule, self._goal = rule, goal
         self._sign = 1 if goal == "maximize" else -1
         self._studies: list[Study] = []
@@ -46,11 +46,11 @@ class SeedwisePruner:
         """By trial and seed index: the handle that reports to that index's study."""
         self._over: set[tuple[int, int]] = set()
         self._values: dict[tuple[int, int], dict[int, float]] = {}
-        """As they came, by epoch."""
+        """The reported values by epoch, for each trial and seed index."""
         self._means: dict[tuple[int, int], dict[int, float]] = {}
-        """Over the seeds so far, by epoch."""
+        """The means over seeds 0 to the index, by epoch, for each trial and seed index."""
         self._best: dict[tuple[int, int], float] = {}
-        """For `patience`: the last improvement, larger being better."""
+        """For `patience`: the mean at the last improvement, signed so that larger is better."""
 
     def report(self, trial: int, seed_index: int, epoch: int, value: float) -> str | None:
         """Report an epoch of a run; return why its trial should be pruned, in one line, or None."""
@@ -113,9 +113,9 @@ class SeedwisePruner:
         return self._trials[key]
 
     def _optuna_value(self, key: tuple[int, int], mean: float) -> float:
-        """Return the value that Optuna gets for a mean: NaN is worse than every number. For
-        `patience` epochs without an improvement by more than min_delta are levelled: Optuna's own
-        min_delta allows a trial to get worse by that much, and a flat curve would run on."""
+        """Return the value that Optuna gets for a mean: for NaN the worst. For `patience` an epoch
+        without an improvement by more than min_delta is the worst too: Optuna's own min_delta
+        allows a trial to get worse by that much, and a flat curve would run on."""
         worst = -self._sign * _FAR
         if math.isnan(mean):
             return worst
@@ -197,10 +197,8 @@ def _finite(value: float) -> float:
 
 
 class PruningController:
-    """Applies the sweep file's early termination and race of seeds to reports of runs.
-
-    What the judge must know again after a restart stands in the histories of the runs.
-    """
+    """Applies the sweep file's early termination and race of seeds to reports of runs. After a
+    restart its state is made anew from the histories of the runs."""
 
     def __init__(self, spec: SweepSpec, ledger: Ledger, runs: RunStore) -> None:
         self._spec, self._ledger, self._runs = spec, ledger, runs
@@ -209,7 +207,7 @@ class PruningController:
         """The name of the value that is judged, and kept in the ledger after each epoch."""
         self._pruner = None if rule is None else SeedwisePruner(rule, natural_goal(self.metric))
         self._curves: dict[int, dict[int, dict[int, float]]] = {}
-        """Of open trials: epoch to seed to value."""
+        """By number of each open trial: epoch to seed index to value."""
         for trial in ledger.trials():
             if self._pruner is not None:
                 self._replay_trial(self._pruner, trial)
@@ -299,12 +297,12 @@ class PruningController:
                         curves.setdefault(int(report["epoch"]), {})[index] = earlier
         at = curves.setdefault(epoch, {})
         at[seed] = value
-        values = [at[index] for index in sorted(at)]  # in another order the last bit is another
+        values = [at[index] for index in sorted(at)]  # another order may change the last bit
         self._ledger.report(trial.number, epoch, sum(values) / len(values))
 
     def _best_values(self) -> list[float]:
-        """Return by seed the values of the best complete trial that meets the sweep's constraint;
-        none without one."""
+        """Return the first goal's values, in order of the seeds, of the best complete trial that
+        meets the sweep's constraint; [] without one."""
         spec, trials = self._spec, self._ledger.trials()
         complete = [trial for trial in trials if trial.value is not None]
         if spec.constraint is not None:

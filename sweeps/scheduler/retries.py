@@ -1,4 +1,4 @@
-"""What becomes of failed runs by their class, and when a sweep is given up for them."""
+"""Whether a failed run is tried again, by its failure class, and when the sweep is given up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Retry:
     """A failed run is tried once more."""
 
     halve: bool
-    """In half the memory."""
+    """Whether in half the memory."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RetryPolicy:
         self._nodes: dict[str, dict[str, None]] = {}
 
     def nodes_to_avoid(self, digest: str) -> tuple[str, ...]:
-        """Return the nodes on which a run failed: elsewhere it shows whose fault that was."""
+        """Return the nodes on which a run failed: another one shows whether they are at fault."""
         return tuple(self._nodes.get(digest, ()))
 
     def decide(self, digest: str, failure: Failure, config: TrialConfig) -> Retry | GiveUp:
@@ -89,8 +89,8 @@ def can_be_halved(config: TrialConfig) -> bool:
 NODE_KINDS = ("crashed", "timeout")
 """Failures in which a node may have a part."""
 NODE_LIMIT = 3
-"""So many failures on a node, none of a setting that failed elsewhere too and no success between
-them, and no more runs begin there."""
+"""Failures on a node, without a success between them and of settings that failed nowhere else,
+after which no run begins there any more."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ class CircuitBreaker:
         self._nodes: frozenset[str] = frozenset()
         self._unfit: dict[str, str] = {}
         self._on_node: dict[str, dict[str, list[str]]] = {}
-        """By node and setting what failed there since the last success."""
+        """By node and setting the failures there since the last success."""
         self._nodes_of: dict[str, set[str]] = {}
-        """By setting where it has failed."""
+        """By setting the nodes on which it has failed."""
 
     def usable(self, nodes: Collection[str]) -> Collection[str]:
-        """Return those of all nodes that there are on which runs may begin."""
+        """Return those of `nodes` (the names of all) on which runs may begin."""
         self._nodes = frozenset(nodes)
         return self._nodes - self.bad_nodes().keys()
 

@@ -53,13 +53,13 @@ PARTS = {
     "device": "the device",
     "precision": "the precision",
 }
-"""What people call a part of a run's identity, where it is not its own name."""
+"""Words for the parts of a run's identity in messages, where they differ from the parts' names."""
 PACE = 1.0
 """Seconds between two updates of a store, at least."""
 PATIENCE = 30.0
 """Seconds that the end of a sweep waits for a store that takes nothing."""
 CLOSING = 15.0
-"""Seconds that closing them waits for a request that is under way."""
+"""Seconds that closing a sync thread waits for its request under way."""
 EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
 
 
@@ -77,7 +77,7 @@ class SweepResult:
     log_tail: str = ""
     """The last lines of the log of the run that failed last."""
     obstacles: tuple[Obstacle, ...] = ()
-    """To a verdict, whatever the numbers are."""
+    """What prevents a verdict, whatever the numbers are."""
 
     @property
     def interrupted(self) -> bool:
@@ -195,7 +195,7 @@ class Syncs:
         self._store_thread = SyncThread("tracking", self._runs.update, pace=PACE, idle=EVERY)
 
     def note(self, digest: str) -> None:
-        """Tell the syncs of new records: of a run, or with "" of the ledger alone."""
+        """Wake the syncs for new records of the run `digest`, or with "" of the ledger alone."""
         if digest:
             self._runs.note(digest)
             self._store_thread.wake()
@@ -204,14 +204,14 @@ class Syncs:
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
     ) -> None:
-        """Tell the store how the sweep ended, with its runs and their comparison if known."""
+        """Send how the sweep ended, with its runs (`part`) and their comparison if known."""
         self._runs.end_driver(part, comparison)
         self._store_thread.wake()
         self._study_thread.wake()
 
     def flush(self, *, haste: bool = False) -> bool:
-        """Wait until the store has everything; return False if it still lacks something. In `haste`
-        an unreachable store is not waited for."""
+        """Wait until the store has everything; return False if it lacks something after PATIENCE.
+        In `haste` an unreachable store is not waited for."""
         self._study_thread.flush(PATIENCE, haste=haste)
         return self._store_thread.flush(PATIENCE, haste=haste, progress=lambda: self._runs.requests)
 
@@ -354,8 +354,8 @@ class Interruption:
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Stop at Ctrl-C, at SIGTERM, and when the terminal is closed, unless `nohup` has that
-        ignored. Python handles signals in its main thread alone: elsewhere nothing is changed."""
+        """Stop at Ctrl-C, at SIGTERM, and when the terminal is closed, unless `nohup` ignores the
+        last. Python handles signals in its main thread alone: in others nothing is changed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -383,7 +383,7 @@ class Interruption:
 
 
 def _leave_closed(terminals: Sequence[int]) -> None:
-    """Discard output after its terminal was closed, where writing is an error."""
+    """Discard the output of those descriptors in `terminals` whose terminal was closed."""
     for descriptor in terminals:
         if not os.isatty(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)
