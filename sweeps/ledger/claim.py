@@ -1,4 +1,4 @@
-"""One driver a sweep, and requests that it stop or run less."""
+"""The claim of the one driver of a sweep, and requests that it stop or run less."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from carft_sweep.sweeps.ledger.runs import Lease, end_claimant
 from carft_sweep.tracking.location import Lock, LockHeld
 
 DRIVER, FILE = "driver.json", "stop.json"
-"""The lease of a sweep's driver, and the request that it stop."""
+"""The files of a sweep driver's lease, and of the request that it stop."""
 LIMITS = "limits.json"
-"""What its driver may run."""
+"""The file of the driver's limits."""
 EVERY = 0.5
 """Seconds between two looks for a request."""
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a driver may run, as was requested while it runs."""
+    """Limits on the runs of a running driver, which the commands `set` and `pause` request."""
 
     parallel: int | None = None
     """The most runs at once; None: as it began."""
@@ -195,11 +195,9 @@ def _refusal(folder: Path, who: Lease | str) -> RequestError:
 
 
 def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
-    """Request that the driver of the sweep in `folder` stop after its epoch, or `now`.
-
-    Returns that driver; without a live driver returns None and writes nothing. A request is for
-    that driver alone: the next driver finds it stale, whatever the clocks of the hosts say.
-    """
+    """Request that the driver of the sweep in `folder` stop after its epoch, or `now`. Returns that
+    driver; without a live driver returns None and writes nothing. A request is for that driver
+    alone: the next driver finds it stale, whatever the clocks of the hosts say."""
     driver = holder(folder)
     if driver is not None:
         write_json(folder / FILE, {"owner": driver.owner, "now": now, "asked": time.time()})
@@ -207,7 +205,7 @@ def ask_to_stop(folder: Path, now: bool = False) -> Lease | None:
 
 
 def limits_of(folder: Path, driver: Lease) -> Limits:
-    """Return what the driver of the sweep in `folder` may run."""
+    """Return the limits that were requested of `driver`, which drives the sweep in `folder`."""
     request = read_json(folder / LIMITS)
     if not isinstance(request, dict) or request.get("owner") != driver.owner:
         return Limits()
@@ -217,8 +215,8 @@ def limits_of(folder: Path, driver: Lease) -> Limits:
 
 
 def set_limits(folder: Path, **changes: Any) -> Lease | None:
-    """Change the limits of the driver of the sweep in `folder`, and return that driver; without a
-    live driver return None and write nothing. The next driver has none of these limits."""
+    """Change limits (`changes`: fields of Limits) of the driver of the sweep in `folder`; return
+    this driver, or None, without a change, if none is live. The next driver has no limits."""
     driver = holder(folder)
     if driver is not None:
         limits = replace(limits_of(folder, driver), **changes)

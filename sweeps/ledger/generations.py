@@ -38,9 +38,9 @@ EXTEND = (
     *("confirm_seeds", "after", "selection"),
     *("trial.merges", "trial.data.root", "trial.workers", "trial.device"),
 )
-"""What may change in a sweep that goes on as it is; what is named stands for what is below it."""
+"""Fields that may change while all trials keep their values; a name includes what is below it."""
 REEVALUATE = ("seeds", "trial.keep", "trial.eval", "trial.data.shifts")
-"""What makes trials get new values from runs that are there."""
+"""Fields whose change gives trials new values, from the runs that they have."""
 _SHOWN = 60
 _ABSENT = object()
 
@@ -56,7 +56,7 @@ class Invocation:
     folder: str | None = None
     """The working folder: paths in a trial, such as `data.root`, are relative to it."""
     address: str | None = None
-    """Of the Ray cluster, where `--address` named one without a user or password."""
+    """Of the Ray cluster; None without `--address`, or if it holds a user or password."""
 
     @classmethod
     def of(cls, spec: SweepSpec, address: str | None = None) -> Invocation:
@@ -89,7 +89,7 @@ class Invocation:
         return {**asdict(self), "at": time.time(), "tags": provenance_tags()}
 
     def with_override(self, key: str, value: object) -> Invocation:
-        """Return the invocation with a key of the file overridden, dropping older overrides."""
+        """Return the invocation with the override `key=value` in place of earlier ones of `key`."""
         others = [text for text in self.overrides if text.partition("=")[0].strip() != key]
         return replace(self, overrides=(*others, f"{key}={value}"))
 
@@ -141,7 +141,7 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Change:
-    """One field that differs."""
+    """A field in which the sweep differs from its newest generation."""
 
     field: str
     before: Any
@@ -160,7 +160,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def effect(differences: list[Change]) -> Effect | None:
-    """Return the strongest effect of all changes, `restart` before `extend`; None without any."""
+    """Return the strongest effect of the changes: restart, reevaluate, extend; None without any."""
     for strongest in ("restart", "reevaluate", "extend"):
         if any(change.effect == strongest for change in differences):
             return strongest
@@ -196,8 +196,8 @@ def _shown(value: Any) -> str:
 
 
 def in_kept_order(spec: SweepSpec, newest: Ledger | None) -> SweepSpec:
-    """Return the sweep with its parameters in the order of earlier runs, if they are the same
-    parameters: labels of points and random draws depend on that order."""
+    """Return the sweep with its parameters in the order of the generation `newest`, if they are the
+    same parameters: labels of points and random draws depend on the order."""
     before = {} if newest is None else newest.spec["parameters"]
     by_name = {item.name: item for item in spec.parameters}
     if before.keys() != by_name.keys():
@@ -217,8 +217,8 @@ def planned_points(spec: SweepSpec, points: Points) -> list[Mapping[str, Any]]:
 
 
 def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
-    """Return a description of another existing file whose newest generation has the sweep's name;
-    None without one, or with the same content."""
+    """Return a message if the sweep's name was last run from another file, which still exists and
+    whose content differs; else None."""
     if newest is None or not newest.executions:
         return None
     other = Path(newest.executions[-1]["file"])
@@ -229,7 +229,7 @@ def taken_name(spec: SweepSpec, newest: Ledger | None) -> str | None:
 
 
 def _users(newest: Ledger) -> set[str]:
-    """Return who ran a sweep since it replaced another one of its name."""
+    """Return the users who ran a sweep since it was last begun with `--fresh`."""
     users: set[str] = set()
     for ledger in (newest, *reversed(newest.earlier)):
         users |= {str(execution.get("tags", {}).get(USER, "")) for execution in ledger.executions}
@@ -247,12 +247,12 @@ def open_generation(
     stale: Callable[[Trial], str | None],
     fresh: bool = False,
 ) -> tuple[Ledger, tuple[str, ...]]:
-    """Return the newest generation if the sweep still fits it, else a new generation, and record
-    that a driver starts; return messages on that too.
+    """Return the newest generation if the sweep still fits it, else a new one, with messages on
+    this choice; record that a driver starts.
 
-    `address` is of the Ray cluster, where one was named. `stale` returns why a trial's runs differ
-    from those of the present file, because code, model or data changed. `fresh` always begins a new
-    generation. Raises RequestError where the sweep of that name is another one, of another user.
+    `address` is the Ray cluster's, where one was named. `stale` returns what changed (code, model,
+    data) if a trial's runs would have other digests now. `fresh` always begins a new generation.
+    Raises RequestError where the sweep of this name is a different one, of another user.
     """
     plain = spec.as_dict()
     execution = Invocation.of(spec, address).as_execution() | {"fresh": fresh}
@@ -289,7 +289,7 @@ def open_generation(
     changed = next(filter(None, map(stale, newest.trials())), None)
     if changed is not None:
         return begin(f"{changed} changed: the sweep begins anew as generation {number}")
-    if newest.is_fresh:  # until all that was asked for then is done
+    if newest.is_fresh:  # until every run has been trained again
         execution["fresh"] = has_work_left(newest, RunStore(home.runs))
     newest.extend(plain)
     newest.remember(POINTS, planned_points(spec, newest.recall(POINTS, ())))

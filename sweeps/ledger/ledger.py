@@ -27,13 +27,13 @@ LEDGER_FILE = "ledger.jsonl"
 Goal = Literal["minimize", "maximize"]
 State = Literal["running", "complete", "failed", "pruned"]
 CONFIRMATIONS, SOUPS, FINAL_RUNS = "confirmations", "soups", "final_runs"
-"""Facts about what comes when every trial has ended: the settings that are confirmed, and the
-soups, once they are chosen, and how many runs these are together."""
+"""Keys of facts about the runs that follow all trials: the settings to confirm and the soups, once
+they are chosen, and the number of these runs."""
 TRIAL_RUNS = "trial_runs"
-"""The fact how many runs all trials have, the most where their points are still to be chosen."""
+"""Key of the number of runs of all trials, its maximum where points are still to be chosen."""
 POINTS, SECONDS = "points", "seconds"
-"""Facts about what a generation is to run: its points in order, as far as they do not depend on
-results, and the time that the sweep has spent, that of earlier generations too."""
+"""Keys of facts: the generation's points in order, as far as they do not depend on results, and the
+seconds that the sweep has spent, those of earlier generations too."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Trial:
     number: int
     """Its place among all proposals, from 0: Optuna's number."""
     point: int
-    """The place among the sweep's points, from 0; a trial that is tried again keeps it."""
+    """The number of its point, from 0. A failed trial that is tried again is a new trial there."""
     params: Mapping[str, Any]
     algorithm: str
     runs: Mapping[str, str]
@@ -63,11 +63,11 @@ class Trial:
     """Why it failed or was pruned: `kind` and `message`."""
     ended: float | None = None
     untrained: bool = False
-    """Its runs have seeds for their splits alone."""
+    """Whether its runs train nothing, and have seeds for their splits alone."""
     result: str | None = None
     """The epoch that its runs are measured at, `last` or `best_val`."""
     sampler: Mapping[str, Any] = field(default_factory=dict)
-    """What its sampler must find with the trial when it is asked again."""
+    """Optuna's system attributes of the trial that later proposals need: NSGA-II's generation."""
     reports: dict[int, float] = field(default_factory=dict)
     """Epoch to the value that early termination judged."""
 
@@ -132,7 +132,7 @@ class Setting(SettingRecord):
 
     role: Role
     trial: Trial | None = None
-    """None beside the trials: a baseline, what is confirmed, a soup."""
+    """None for a baseline, a confirmation or a soup."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FactsRecord:
-    """The facts of a generation that are computed with."""
+    """The facts of a generation whose form is checked; there may be others."""
 
     __pydantic_config__: ClassVar[Any] = FINITE
 
@@ -178,7 +178,7 @@ class GoalRecord:
 
 @dataclass(frozen=True)
 class SpecRecord:
-    """The parts of a sweep as plain data that are read without its file's models."""
+    """The parts of a sweep's plain data that are read without the models of `Settings`."""
 
     __pydantic_config__: ClassVar[Any] = FINITE
 
@@ -222,7 +222,7 @@ class _End:
 
 @dataclass(frozen=True)
 class _Change:
-    """A line of the ledger; one of the fields is there."""
+    """A line of the ledger, which has exactly one of the fields."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -256,8 +256,8 @@ def _damaged(source: object, error: Exception) -> RequestError:
 class Ledger:
     """One generation of a sweep. Anybody may read it; only the sweep's driver writes.
 
-    Each line of the file is one change, durable before it is acted upon, and the methods that
-    write one raise OSError where the disk does not take it. What is in memory is what was read.
+    Each line of the file is one change, which is on disk before it is applied in memory. Methods
+    that write raise OSError where the disk takes no line.
     """
 
     def __init__(
@@ -290,8 +290,8 @@ class Ledger:
         points: Sequence[Mapping[str, Any]] = (),
         seconds: float = 0.0,
     ) -> Ledger:
-        """Begin a generation and return its ledger: record the sweep as plain data, the invocation,
-        the points and the time spent so far, all in one line."""
+        """Begin a generation and return its ledger: append at once the sweep as plain data, its
+        planned points, the seconds spent so far, and the driver's invocation (`execution`)."""
         folder.mkdir(parents=True, exist_ok=True)
         ledger = cls(folder / LEDGER_FILE, generation, spec, time.time(), earlier)
         head = {"generation": generation, "spec": spec, "began": ledger.began}
@@ -302,7 +302,7 @@ class Ledger:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether its last driver trains every run again that ended before the generation began."""
+        """Whether its last driver has `--fresh`: runs from before the generation train again."""
         return bool(self.executions and self.executions[-1].get("fresh"))
 
     @property
@@ -353,7 +353,8 @@ class Ledger:
     def add_trial(
         self, point: int, setting: Mapping[str, Any], sampler: Mapping[str, Any] | None = None
     ) -> Trial:
-        """Record a new running trial with all its fields (those of Trial), and return it."""
+        """Record a new running trial at the point number `point`, and return it. `setting` has
+        further fields of Trial, by name; `sampler` is its field of this name."""
         number = self.next_number
         record = {"number": number, "point": point, "began": time.time(), **setting}
         record |= {"sampler": dict(sampler)} if sampler else {}
@@ -380,7 +381,7 @@ class Ledger:
         return self._end_trial(number, "failed", reason={"kind": kind, "message": message})
 
     def settings(self) -> Iterator[Setting]:
-        """Yield the settings of the current file, from baselines to confirmations."""
+        """Yield the current file's settings: baselines, trials, soups, then confirmations."""
         yield from self.baselines()
         count, are_varied = self.recall("trial_count"), "merges" in self.spec["parameters"]
         for trial in self.trials():
@@ -399,7 +400,7 @@ class Ledger:
         yield from self.confirmations()
 
     def baselines(self) -> list[Setting]:
-        """Return the settings that trials are compared with."""
+        """Return the settings of `baselines`, also soups whose members the file names."""
         items = self.recall("baselines", ())
         return [Setting(role="soup" if "members" in item else "baseline", **item) for item in items]
 
@@ -478,7 +479,7 @@ def read_generations(file: Path) -> list[Ledger]:
 
 
 def _read_line(file: Path, line: bytes, ledgers: list[Ledger]) -> None:
-    """Apply a line to the last of the ledgers, or append the new ledger that the line begins."""
+    """Apply a line to the last of `ledgers`, or append to them the ledger that the line begins."""
     change = parse_json(line, "it", _Change)
     if "begin" in change:
         head = change["begin"]

@@ -34,7 +34,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 NO_SEED = "none"
-"""How a run that no seed changes stands in a setting's runs."""
+"""The key, in place of a seed, of a run that no seed changes."""
 SILENCE = 60.0
 """Seconds after which a lease from another host that nobody renews is void."""
 
@@ -58,7 +58,7 @@ class Lease:
     host: str
     pid: int
     born: str | None
-    """When the process started, as the system tells it: a pid comes round again."""
+    """When the process started (`process_start`), since process ids are used again."""
     owner: str
     """Tells two claimants in one process apart."""
     since: float
@@ -72,7 +72,7 @@ class Lease:
 
     @classmethod
     def mine(cls, owner: str | None = None) -> Lease:
-        """Return a new lease of this process; `owner` None makes a claimant of its own."""
+        """Return a new lease of this process for the claimant `owner`, by default a new one."""
         pid, now = os.getpid(), time.time()
         owner = owner or uuid.uuid4().hex
         return cls(socket.gethostname(), pid, process_start(pid), owner, now, now)
@@ -158,7 +158,7 @@ class RunState:
     halvings: int = 0
     """How often its micro-batches were halved, because it ran out of memory."""
     worker: str = ""
-    """Who computed it last: `host:pid`."""
+    """The worker that computed it last: `local:PID`, `ray:HOST:PID` or `in process`."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for an invalid time or failure."""
@@ -188,7 +188,7 @@ class RunStore:
         self.path = folder
         self.owner = uuid.uuid4().hex
         self._held: dict[str, Lease] = {}
-        """By run the claims that were acquired here and not released."""
+        """By run digest the claims that were acquired here and not released."""
 
     def close(self) -> None:
         """Release every run, even if the disk refuses to record that."""
@@ -212,8 +212,8 @@ class RunStore:
         return RunState(**{**data, "lease": None if lease is None else Lease(**lease)})
 
     def is_settled(self, digest: str, *, failed_again: bool = False) -> bool:
-        """Return whether a run is measured, or would fail in the same way again. A run with a
-        damaged file is not settled."""
+        """Return whether a run is measured, or became NaN, as it would again; with `failed_again`
+        the latter does not count. A run with a damaged file is not settled."""
         try:
             state = self.read(digest)
             is_measured = measured(self.folder(digest), UNMERGED) is not None
@@ -285,11 +285,11 @@ class RunStore:
         *,
         halve: bool = False,
     ) -> RunState | None:
-        """End an attempt, release the claim and return the run's state; None, without a change, if
-        another claimant holds the run by now.
+        """End an attempt in `state`, release the claim and return the run's state; None, without a
+        change, if another claimant holds the run by now. `done` removes the run's backup.
 
         `halve` makes the next attempt use half the memory. Without a claim, a run that no process
-        works on may be marked done, which removes its backup, or stopped, if its claimant died.
+        works on can be marked done, or stopped if its claimant died.
         """
 
         def released(known: RunState | None) -> RunState | None:
@@ -309,12 +309,12 @@ class RunStore:
         return ended
 
     def back_up(self, digest: str) -> None:
-        """Empty the folder of a claimed run, which starts again; what was measured is kept as a
-        backup until the run is done or restored."""
+        """Empty the folder of a claimed run, which starts again. Its results become a backup until
+        the run is done or restored; a backup that exists already is kept instead."""
         folder, before = self.folder(digest), self._before(digest)
         with self._locked(digest):
             state = self.read(digest)
-            # With a backup there was an earlier new beginning: what it measured is worth nothing.
+            # A backup is from an earlier restart, which never ended: its own results are dropped.
             if before.exists() or measured(folder, UNMERGED) is None:
                 shutil.rmtree(folder)
             else:
@@ -404,7 +404,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def undamaged(read: Callable[..., T | None], *place: Any) -> T | None:
-    """Return what `read` reads of a run; None, with a warning, where a file is damaged."""
+    """Return `read(*place)`, read from a run's files; None, with a warning, if one is damaged."""
     try:
         return read(*place)
     except RequestError as error:

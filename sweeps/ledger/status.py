@@ -24,9 +24,9 @@ from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.tracking.provenance import USER
 
 OUTCOME = "outcome"
-"""The fact how the sweep stands: `state`, and `broken` where it was given up, which says why."""
+"""Key of the fact how the sweep stands: `state`, `at`, and `broken`, why it was given up."""
 BAD_NODES = "bad_nodes"
-"""The fact on which nodes no run begins, since runs fail there alone, each with the last one."""
+"""Key of the nodes on which no run begins, since runs fail there alone: node -> last failure."""
 State = Literal["running", "done", "interrupted", "failed"]
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def goals(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def best_points(home: Home, name: str, count: int) -> list[Mapping[str, Any]]:
-    """Return the different points of a sweep's complete trials, the best `count` by its first goal.
-    Raises RequestError for an unknown sweep, and for one without such trials."""
+    """Return the distinct points of a sweep's complete trials, the best `count` by its first goal.
+    Raises RequestError for an unknown sweep, one with tasks, and one without complete trials."""
     ledger = find_ledger(home, name)
     with damage_named(ledger.file):
         sign = 1 if goals(ledger.spec)[0]["goal"] == "maximize" else -1
@@ -57,7 +57,7 @@ def best_points(home: Home, name: str, count: int) -> list[Mapping[str, Any]]:
 
 
 def source_of(spec: Mapping[str, Any], trial: Trial) -> str | None:
-    """Return the other sweep from which a trial's point was taken, or None."""
+    """Return the sweep from which `try_first` took a trial's point, or None."""
     cells = spec["parameters"].get(spec.get("tasks"), {}).get("values", [None])
     is_first = trial.point < len(spec.get("try_first", ())) * len(cells)
     return spec.get("try_first_from") if is_first else None
@@ -70,8 +70,8 @@ def started_by(ledger: Ledger) -> str:
 
 
 def summary_of(ledger: Ledger) -> dict[str, Any]:
-    """Return a sweep's summary; times in seconds since the Unix epoch. Raises RequestError where
-    the sweep's specification is incomplete."""
+    """Return what `list --json` shows of a sweep; `updated` is in seconds since the Unix epoch.
+    Raises RequestError where the sweep's specification is incomplete."""
     spec, trials = ledger.spec, ledger.trials()
     with damage_named(ledger.file):
         goal, description = goals(spec)[0], spec["description"]
@@ -109,8 +109,8 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
 
 
 def summaries(home: Home) -> list[dict[str, Any]]:
-    """Return the summary of every sweep of a home, by name, without a sweep whose ledger is
-    damaged, for which a warning is logged."""
+    """Return the summaries (`summary_of`) of a home's sweeps, sorted by name. A sweep whose ledger
+    is damaged is left out, with a warning in the log."""
     every = []
     for name in sweep_names(home):
         try:
@@ -133,11 +133,9 @@ def is_target_reached(ledger: Ledger) -> bool:
 
 
 def has_work_left(ledger: Ledger, runs: RunStore, *, failed_again: bool = False) -> bool:
-    """Return whether another execution of the same sweep would have runs to do.
-
-    Failed runs and trials are tried again; those that became NaN only with `failed_again`. A run
-    whose folder was deleted, or has a damaged file, is run again.
-    """
+    """Return whether another execution of the same sweep would have runs to do. Failed runs and
+    trials are tried again; those that became NaN only with `failed_again`. A run whose folder was
+    deleted, or has a damaged file, is run again."""
     count = ledger.recall("trial_count")
     trials = [trial for trial in ledger.trials() if count is not None and trial.point < count]
     if count is None or (len(trials) < count and not is_target_reached(ledger)):

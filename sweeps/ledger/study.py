@@ -44,7 +44,7 @@ DATABASE, JOURNAL = "optuna.db", "optuna.journal"
 _ID_LENGTH = 12
 """Characters of a home's id, 48 bits, that tell homes apart in one database."""
 _BUSY_SECONDS = 60
-"""For which SQLite waits for another process's transaction."""
+"""Seconds for which SQLite waits for another process's transaction."""
 _STATES = {"running": "RUNNING", "complete": "COMPLETE", "failed": "FAIL", "pruned": "PRUNED"}
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def study_file(home: Home) -> Path:
 
 
 def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
-    """Return the database in CARFT_OPTUNA_STORAGE. Raises TrackingError for an invalid URL."""
+    """Return the database of CARFT_OPTUNA_STORAGE, None if unset. Raises TrackingError for an
+    invalid URL."""
     uri = (os.environ if environ is None else environ).get(STORAGE_VARIABLE, "").strip()
     if not uri:
         return None
@@ -151,16 +152,15 @@ def _check_owner(database: Database) -> None:
 
 
 def study_name(home: Home, name: str, generation: int) -> str:
-    """Return the name of a generation's study: `kl_weight`, then `kl_weight@2` and so on.
-
-    In a database that several homes may share, the home's id comes first: `3fa9c2d1b04e/`.
-    """
+    """Return the name of a generation's study: `kl_weight`, then `kl_weight@2` and so on. In a
+    database that several homes may share, the home's id comes first: `3fa9c2d1b04e/`."""
     prefix = "" if named_database() is None else f"{home_id(home.path)[:_ID_LENGTH]}/"
     return f"{prefix}{name}" + ("" if generation == 1 else f"@{generation}")
 
 
 def remove_studies(home: Home, name: str, generations: int) -> None:
-    """Remove the studies of a sweep, where they exist. Raises any error of the storage."""
+    """Remove the studies of a sweep's generations 1 to `generations`, where they exist. Raises any
+    error of the storage."""
     storage = open_storage(home)
     for generation in range(1, generations + 1):
         with suppress(KeyError):
@@ -174,8 +174,8 @@ def frozen_trial(
     goal_count: int,
     distributions: Mapping[str, BaseDistribution] | None = None,
 ) -> FrozenTrial:
-    """Return a trial in the form of Optuna's studies and samplers. `distributions` are the
-    `parameters` converted for Optuna, once for many trials."""
+    """Return a trial of the ledger as Optuna has it, in a sweep of `goal_count` goals. A caller
+    with many trials gives `distributions`, the `parameters` as Optuna's."""
     from optuna.trial import FrozenTrial, TrialState
 
     from carft_sweep.sweeps.space.samplers import encode, optuna_distributions

@@ -43,7 +43,7 @@ class RunTimes(NamedTuple):
     epoch: float
     """After each epoch: the validation and the checkpoint."""
     model: float
-    """After the last one, for the run's own model and each merged one: every split."""
+    """For each model, the run's own and each merged one: its evaluation on every split."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TimingHistory(NamedTuple):
 
 
 def _likeness(config: Mapping[str, Any]) -> object:
-    """Return the fields that decide the time and the memory of a step."""
+    """Return the values of the fields that decide the time of a step: equal ones for alike runs."""
     data, optim = config["data"], config["optim"]
     device = config["device"].partition(":")[0]
     batch = optim["batch_size"], optim["micro_batch"]
@@ -123,10 +123,10 @@ class SweepEstimate:
     trials: int
     runs: int
     points: int | None = None
-    """Different ones that the trials can have, where these are more."""
+    """The number of distinct points, where the trials are more."""
     done: int = 0
     reused: int = 0
-    """Of those that are done: trained by another sweep, or the same as an earlier one of this."""
+    """Those of `done` that another sweep trained, or that equal an earlier run of this sweep."""
     to_evaluate: int = 0
     to_train: int = 0
     unknown: int = 0
@@ -136,15 +136,15 @@ class SweepEstimate:
     to_combine: int = 0
     """Soups of runs that are still to be chosen."""
     epochs: int = 0
-    """To be trained; for unknown runs as typical points of the space would."""
+    """Epochs to be trained; those of unknown runs are taken as at a typical point."""
     seconds: float | None = None
-    """Of work, one run after another; None where no earlier run is like one of these."""
+    """The time of `work`, run after run; None where some run is like no earlier one."""
     disk_bytes: int = 0
     """The most that the runs to be trained will keep, by the size of the models' weights."""
     at_once: int = 1
     """Runs side by side."""
     published_zero_shot: tuple[str, ...] = ()
-    """Of the zero-shot models from LAION's table, or what to expect of them."""
+    """How the zero-shot models differ from LAION's table, or what to expect of them: sentences."""
     at_most: bool = False
     """Whether the sweep may well need less: it stops trials early, or when a target is reached,
     or need not try every point of its space."""
@@ -152,13 +152,13 @@ class SweepEstimate:
     rows: list[dict[str, Any]] = field(default_factory=list)
     work: list[RemainingWork] = field(default_factory=list)
     of_a_seed: list[RemainingWork] = field(default_factory=list)
-    """That of one more seed of everything that trains."""
+    """The work of one more seed of every setting that trains."""
     seconds_of_a_run: float | None = None
-    """Of work, as one of these takes in the mean; None where it is unknown."""
+    """The mean time of a run of `of_a_seed`; None where it is unknown."""
     obstacles: tuple[Obstacle, ...] = ()
-    """To a verdict."""
+    """What prevents a verdict."""
     power: str = ""
-    """What the verdict can show."""
+    """A sentence on the difference that the verdict can show (`power_of`)."""
 
     @property
     def wall_seconds(self) -> float | None:
@@ -181,7 +181,7 @@ class SweepEstimate:
 
 @functools.cache
 def _model_bytes(name: str, pretrained: str | None) -> int:
-    """Return the size of the whole CLIP, of which a run stores the image tower."""
+    """Return the bytes of a whole CLIP's weights; a run stores its image tower alone."""
     return find_model(name, pretrained).weights.stat().st_size
 
 
@@ -265,8 +265,8 @@ def estimate_sweep(spec: SweepSpec, home: Home, hardware: Hardware) -> SweepEsti
 def _known_trials(
     planner: Planner, ledger: Ledger | None
 ) -> Iterator[tuple[int, list[PlannedRun]]]:
-    """Yield every point of a grid with its number, or the proposed points whose runs would be the
-    same now. Points that were pruned, or whose runs are those of another point, have no runs."""
+    """Yield (number, runs) of every point of a grid, else of the proposed points whose runs would
+    be the same now. Runs are [] for a pruned point, or if an earlier point has the same runs."""
     spec, seen = planner.spec, set[frozenset[str]]()
     outcome = None if ledger is None else effect(changes(ledger.spec, spec.as_dict()))
     trials = {} if ledger is None else {trial.point: trial for trial in ledger.trials()}
@@ -288,7 +288,7 @@ def _known_trials(
 def _unchanged(
     runs: Mapping[str, str], plan: Callable[[], list[PlannedRun]]
 ) -> Iterator[list[PlannedRun]]:
-    """Yield the runs that `plan` returns, if their digests are those in the ledger."""
+    """Yield what `plan` returns, if the digests are `runs`, those in the ledger by seed."""
     try:
         planned = plan()
     except ValueError:  # the space has changed, and has no such point any more
@@ -298,7 +298,7 @@ def _unchanged(
 
 
 def _known_confirmations(planner: Planner, ledger: Ledger | None) -> Iterator[list[PlannedRun]]:
-    """Yield the confirmations that the sweep chose at its last end, if they would be so now."""
+    """Yield the runs of each confirmation that the ledger has, if they would be the same now."""
     if ledger is not None and planner.spec.confirm_seeds:
         for arm in ledger.confirmations():
             plan = partial(planner.confirmation, arm.algorithm, arm.params)
@@ -320,8 +320,8 @@ def _known_soups(
 def _typical_runs(
     planner: Planner, settings: Sequence[Sequence[PlannedRun]], algorithm: str
 ) -> list[RemainingWork]:
-    """Return the work of the runs that confirm a setting not chosen yet, taken from the algorithm's
-    first setting."""
+    """Return the work of confirming a setting of `algorithm` that is not chosen yet, as that of the
+    algorithm's first setting in `settings`."""
     configs = (planned[0].config for planned in settings if planned[0].algorithm == algorithm)
     config, count = next(configs, None), len(planner.spec.confirm_seeds)
     return _to_come(planner, count) if config is None else [_work(config)] * count
@@ -368,7 +368,7 @@ def _deviations(run: PlannedRun, runs: RunStore) -> Iterator[published_zero_shot
 
 
 def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
-    """Return the work left for a run: a run with a folder resumes after its last epoch."""
+    """Return the work left for a run: without `folder` all of it, else after its last epoch."""
     models = 1 + len(merge_labels(config))
     if not config.algorithm.trains or (folder and (folder / "trained.json").exists()):
         return RemainingWork(config, 0, 0, models)
@@ -384,7 +384,7 @@ def _work(config: TrialConfig, folder: Path | None = None) -> RemainingWork:
 
 
 def _to_come(planner: Planner, count: int) -> list[RemainingWork]:
-    """Return the work of runs at points not chosen yet, as in the middle of the search space."""
+    """Return the work of `count` runs at points not chosen yet, as in the middle of the space."""
     if not count:
         return []
     return [_work(planner.hardware.resolve(planner.spec.typical_config()))] * count

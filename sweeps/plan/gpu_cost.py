@@ -1,4 +1,4 @@
-"""What a sweep takes of a GPU that need not be there: memory and hours."""
+"""The GPU memory and hours that a sweep takes, computed without the GPU."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from carft_sweep.sweeps.engines.resources import Hardware, RunRequirements
 from carft_sweep.sweeps.plan.estimate import RemainingWork
 
 UTILISATION = 0.35
-"""Of its peak that a GPU is taken to reach."""
+"""Fraction of its peak speed that a GPU is assumed to reach."""
 DECODED = 200
-"""Photographs that a core is taken to decode in a second."""
+"""Photographs that a CPU core is assumed to decode in a second."""
 LOOKS = 200
-"""So often a linear probe is taken to look at its objective until it is solved. 19 to 104 looks
-were counted at 2,000 to 50,000 features of 10 to 100 classes, with C from 1 to 1,000."""
+"""Evaluations of its objective that solving a linear probe is assumed to take. 19 to 104 were
+counted at 2,000 to 50,000 features of 10 to 100 classes, with C from 1 to 1,000."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class GpuModel:
     fp32: float
     """Operations a second."""
     bf16: float | None
-    """Likewise, without sparsity; None where it computes none itself."""
+    """Operations a second without sparsity; None for a GPU that has no bf16."""
     fp64: float
-    """Likewise, of products of matrices."""
+    """Operations a second in matrix products."""
 
 
 GPUS = {
@@ -55,8 +55,8 @@ GPUS = {
 
 
 def hardware_with(name: str, need: RunRequirements) -> Hardware:
-    """Return the hardware of a run that takes `need`, with GPUs of this name. Raises RequestError
-    for an unknown name."""
+    """Return the hardware of a run that needs `need`, with GPUs of the model `name`. Raises
+    RequestError for an unknown name."""
     if name not in GPUS:
         raise RequestError(unknown("GPU", name, GPUS))
     gpu = GPUS[name]
@@ -70,15 +70,15 @@ def hardware_with(name: str, need: RunRequirements) -> Hardware:
 
 
 def memory_lines(work: Sequence[RemainingWork], room: int, gpus: int) -> Iterator[str]:
-    """Yield for every kind of run how much memory it takes of each of its `gpus`, and whether that
-    fits."""
+    """Yield a line for each kind of run: the memory that it takes on each of its `gpus` GPUs; with
+    `!` and a remedy if that is more than `room` bytes."""
     on_gpu = (item.config for item in work if item.steps and item.config.device.startswith("cuda"))
     rows = (_memory_row(config, room, gpus) for config in on_gpu)
     yield from dict.fromkeys(filter(None, rows))
 
 
 def _memory_row(config: TrialConfig, room: int, gpus: int) -> str:
-    """Return the row of one kind of run; "" for one that is solved in a way of its own."""
+    """Return the line of one kind of run; "" for a user's algorithm that solves without steps."""
     optim, name = config.optim, config.algorithm.name
     cost = run_cost(config, gpus)
     batch = f"optim.batch_size {optim.batch_size}"
@@ -99,23 +99,23 @@ def _memory_row(config: TrialConfig, room: int, gpus: int) -> str:
 
 
 class GpuTime(NamedTuple):
-    """The GPU seconds that are left of a sweep."""
+    """The seconds that the rest of a sweep takes: the GPUs and the CPU cores work side by side."""
 
     computing: float
-    """Of the GPUs of a run, at UTILISATION of their peak."""
+    """Of a run's GPUs, at UTILISATION of their peak."""
     decoding: float
-    """Of the cores beside it, which decode meanwhile."""
+    """Of a run's CPU cores, which decode images."""
 
 
 def time_on(name: str, work: Sequence[RemainingWork], cpus: int, gpus: int = 1) -> GpuTime | None:
-    """Return how long the remaining work takes, run after run, where each has `gpus` GPUs of this
-    name beside this number of cores; None where a step's cost cannot be computed."""
+    """Return how long the remaining work takes, run after run, each on `gpus` GPUs of the model
+    `name` with `cpus` cores; None where a step's cost cannot be computed."""
     gpu = GPUS[name]
     computing, decoded = 0.0, 0
     for item in work:
         config, data = item.config, open_data(item.config.data)
         cost = run_cost(config, gpus)
-        if cost is None and config.algorithm.solves:  # hardly any of it
+        if cost is None and config.algorithm.solves:  # which takes hardly any time
             continue
         if cost is None:
             return None

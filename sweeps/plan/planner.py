@@ -23,7 +23,7 @@ from carft_sweep.sweeps.spec.spec import BaselinePoint, SweepSpec
 from carft_sweep.tracking.comparison.runs import LONGEST, Role, setting, short_label
 
 STEPS_ADVISED = 8
-"""Steps of an epoch, at least, with the batch size that is advised."""
+"""Least steps an epoch with the batch size that a note advises."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class PlannedRun:
 
     role: Role
     params: Mapping[str, Any]
-    """The varied fields that it has."""
+    """The varied fields that the run has, dotted."""
     config: TrialConfig
-    """Of this run: its split is known, and where and how it computes."""
+    """With the run's own split seed, and `auto` device and precision resolved."""
     seed: int | None
     identity: Identity
     trial: int | None = None
     point: int | None = None
-    """Of a baseline the number of the first trial with its values, by which it may be called."""
+    """Of a baseline the number of the first trial with its values, for its short label."""
 
     @property
     def digest(self) -> str:
@@ -86,7 +86,7 @@ class Planner:
         self._noted: set[str] = set()
 
     def data(self) -> FamilyData:
-        """Return the opened data of a trial's config."""
+        """Return the opened data of a grid's first trial, or of a search's typical trial."""
         spec = self.spec
         if spec.method == "grid":
             config = spec.config_for(spec.points()[0]).for_seed(spec.seeds[0])
@@ -95,8 +95,8 @@ class Planner:
         return open_data(config.data)
 
     def baselines(self) -> list[list[PlannedRun]]:
-        """Return the runs of each baseline at each of its points, the zero-shot model first, and
-        soups, whose members the file names, last."""
+        """Return the runs of each baseline at each of its points, a list for each: first those that
+        do not train, last soups whose members the file names."""
 
         def order(point: BaselinePoint) -> tuple[bool, bool]:
             return _role(point.config) == "soup", point.config.algorithm.trains
@@ -107,7 +107,7 @@ class Planner:
         ]
 
     def trial(self, params: Mapping[str, Any], number: int | None = None) -> list[PlannedRun]:
-        """Return the runs of one trial, one for each seed."""
+        """Return the runs of the trial `number` at the point `params`, one for each seed."""
         return list(self._runs("trial", params, self.spec.config_for(params), number))
 
     def confirmation(self, algorithm: str, params: Mapping[str, Any]) -> list[PlannedRun]:
@@ -178,12 +178,12 @@ class Planner:
 
 
 def digests(planned: Sequence[PlannedRun]) -> dict[str, str]:
-    """Return the digests of one setting's runs, by seed."""
+    """Return the digests of one setting's runs, by seed as text (NO_SEED where it has none)."""
     return {NO_SEED if run.seed is None else str(run.seed): run.digest for run in planned}
 
 
 def setting_record(planned: Sequence[PlannedRun]) -> dict[str, Any]:
-    """Return the ledger's record of one setting, as plain data."""
+    """Return the ledger's record of the setting of the runs `planned`: SettingRecord's fields."""
     algorithm = planned[0].config.algorithm
     return {
         "algorithm": planned[0].algorithm,
@@ -202,5 +202,5 @@ def _role(config: TrialConfig) -> Role:
 
 
 def merge_labels(config: TrialConfig) -> list[str]:
-    """Return the labels of the merged models that are measured of a run."""
+    """Return the labels of the merged models that a run of `config` measures."""
     return [label for label, model in models_of(config).items() if model is not None]

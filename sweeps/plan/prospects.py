@@ -1,4 +1,4 @@
-"""Whether a verdict can come of a sweep, known before it runs, and with what it can."""
+"""What a sweep's verdict can show, and what prevents a verdict: known before the sweep runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Obstacle:
 
     reason: str
     remedy: str
-    """What to change, in words; empty where an override of the sweep file is all of it."""
+    """What to change, in words; empty where `override` is all of it."""
     override: str = ""
-    """That override, such as `seeds=5`."""
+    """The override of the sweep file that removes the obstacle, such as `seeds=5`."""
     runs: int = 0
-    """How many runs it adds."""
+    """How many runs the override adds."""
 
     def describe(self, time: str = "") -> str:
-        """Return a sentence on the obstacle, with the time that the remedy takes if known."""
+        """Return a sentence on the obstacle; `time` is what the override's runs take, if known."""
         if not self.override:
             return f"{self.reason}; {self.remedy}"
         about = f", about {time}" if time else ""
@@ -99,8 +99,8 @@ def obstacles_of(planner: Planner) -> tuple[Obstacle, ...]:
 
 
 def power_of(planner: Planner) -> str:
-    """Return a sentence on the difference that the seeds and test images of a sweep without
-    obstacles can show. Empty with several tasks, whose test images belong to different units."""
+    """Return a sentence on the OOD difference that the seeds and test images of a sweep without
+    obstacles can show, and on equal ID. Empty with tasks, each of which has its own images."""
     spec = planner.spec
     if spec.tasks is not None:
         return ""
@@ -125,7 +125,7 @@ def power_of(planner: Planner) -> str:
 
 
 def _extended(seeds: Sequence[int]) -> str:
-    """Return as text the seeds that a claim needs, beginning with these: `5` for 0, 1, 2, ..."""
+    """Return `seeds`, and as many more as a claim needs, as text: `[3,4,5,6,7]`; `5` for 0 to 4."""
     if list(seeds) == list(range(len(seeds))):
         return str(SEEDS_FOR_CLAIM)
     first = max(seeds) + 1
