@@ -18,13 +18,13 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class Condition:
-    """A parameter, and its values at which another parameter varies."""
+    """A condition on which a parameter varies: another parameter, `name`, has one of `values`."""
 
     name: str
     values: tuple[Any, ...]
 
     def is_met(self, point: Mapping[str, Any]) -> bool:
-        """Return whether the condition's parameter has one of its values at a point."""
+        """Return whether the parameter `name` is active at `point`, with one of `values`."""
         return self.name in point and is_among(point[self.name], self.values)
 
 
@@ -50,11 +50,11 @@ class ConditionalBase(ABC):
 
     @abstractmethod
     def boundary_values(self) -> list[tuple[Route, Any]]:
-        """Return values that, if valid, show that all are; each with its place in the file."""
+        """Return pairs (route below the parameter, value): all values are valid if these are."""
 
     @abstractmethod
     def _description(self) -> dict[str, Any]:
-        """Return the distribution without its conditions."""
+        """Return the distribution as a sweep file writes it, without its conditions."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,8 @@ class Categorical(ConditionalBase):
 
 @dataclass(frozen=True)
 class Uniform(ConditionalBase):
-    """The numbers from low to high, all alike: every one, or low, low + step, ..., up to high.
-
-    They are integers where low and the step are.
-    """
+    """Numbers from `low` to `high`, equally likely: all, or with `step` low, low + step, ..., high.
+    They are integers where `low` and `step` are."""
 
     name: str
     low: int | float
@@ -98,7 +96,7 @@ class Uniform(ConditionalBase):
         return int(span / Decimal(repr(self.step))) + 1
 
     def at(self, index: int) -> int | float:
-        """Return the value at an index of the steps, in decimal: 0.1 + 2 * 0.1 is 0.3, not
+        """Return low + index * step, computed in decimal: 0.1 + 2 * 0.1 is 0.3, not
         0.30000000000000004."""
         value = Decimal(repr(self.low)) + index * Decimal(repr(self.step))
         return int(value) if self.is_integer else float(value)
@@ -139,17 +137,15 @@ class Uniform(ConditionalBase):
 
 @dataclass(frozen=True)
 class LogUniform(ConditionalBase):
-    """Numbers from low to high whose logarithms are all alike.
-
-    With `step` they are rounded to multiples of it, to integers where it is one.
-    """
+    """Numbers from `low` to `high` whose logarithms are uniformly distributed. With `step` they are
+    rounded to multiples of `step`: integers where `step` is one."""
 
     name: str
     low: int | float
     high: int | float
     step: int | float | None = None
     down: bool = False
-    """Rounded to the multiple below, and not to the nearest."""
+    """Whether values are rounded to the multiple of `step` below, not to the nearest."""
 
     def grid_values(self) -> None:
         return None
@@ -160,11 +156,11 @@ class LogUniform(ConditionalBase):
         return self.nearest(min(max(value, self.low), self.high))
 
     def nearest(self, value: float) -> int | float:
-        """Return W&B's `round(X / q) * q` in decimal; with `down` the multiple below."""
+        """Return `value` rounded to a multiple of `step` in decimal; unchanged without `step`."""
         if self.step is None:
             return float(value)
         step = Decimal(repr(self.step))
-        # Twelve digits: what is 1.5 but for the last bit has fifteen tenths.
+        # Twelve digits: 1.4999999999999998, a float's last bit below 1.5, is 15 steps of 0.1.
         steps = int(Decimal(f"{value:.12g}") // step) if self.down else round(value / self.step)
         return steps * self.step if isinstance(self.step, int) else float(steps * step)
 
@@ -193,5 +189,5 @@ def canonical(value: Any) -> str:
 
 
 def is_among(value: Any, values: Iterable[Any]) -> bool:
-    """Return whether a value is among some values."""
+    """Return whether `value` equals one of `values`, as `canonical` compares them."""
     return canonical(value) in map(canonical, values)

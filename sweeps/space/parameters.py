@@ -17,7 +17,7 @@ from carft_sweep.sweeps.space.distributions import Categorical, Condition, Distr
 
 MAX_VALUES = 1000
 MAX_STEPS = 2**53
-"""Up to here a float knows every integer."""
+"""Up to here a float represents every integer."""
 
 
 def _number(value: object) -> int | float:
@@ -62,7 +62,7 @@ Positive = Annotated[
 
 
 class Parameter(Section):
-    """What varies: one distribution in the file's words."""
+    """One entry of `parameters:`, the distribution of a field."""
 
     distribution: str
     when: Annotated[
@@ -74,7 +74,7 @@ class Parameter(Section):
 
     @abstractmethod
     def build(self, name: str) -> Distribution:
-        """Return the distribution, without its conditions."""
+        """Return the distribution of the parameter `name`, without its conditions."""
 
 
 class Constant(Parameter):
@@ -123,7 +123,7 @@ class _Range(Parameter):
 
 
 class Integers(_Range):
-    """Integers, all alike."""
+    """Integers, equally likely."""
 
     distribution: Literal["int_uniform"] = "int_uniform"
     min: int
@@ -134,7 +134,7 @@ class Integers(_Range):
 
 
 class Uniform(_Range):
-    """Numbers, all alike."""
+    """Numbers, equally likely."""
 
     distribution: Literal["uniform"] = "uniform"
 
@@ -143,7 +143,7 @@ class Uniform(_Range):
 
 
 class SteppedUniform(_Range):
-    """Numbers, all alike, in steps from `min`."""
+    """Numbers in steps from `min`, equally likely."""
 
     distribution: Literal["q_uniform"] = "q_uniform"
     q: Positive = 1
@@ -166,7 +166,7 @@ class SteppedUniform(_Range):
 
 
 class LogUniform(_Range):
-    """Numbers whose logarithms are all alike."""
+    """Numbers whose logarithms are uniformly distributed."""
 
     distribution: Literal["log_uniform_values"] = "log_uniform_values"
     min: Positive
@@ -177,7 +177,7 @@ class LogUniform(_Range):
 
 
 class SteppedLogUniform(_Range):
-    """The same, rounded to multiples of `q`."""
+    """As `log_uniform_values`, rounded to multiples of `q`."""
 
     distribution: Literal["q_log_uniform_values"] = "q_log_uniform_values"
     min: Positive
@@ -213,13 +213,13 @@ INSTEAD: Mapping[str, str] = {
     "q_log_normal": "q_log_uniform_values",
     "categorical_w_probabilities": "categorical",
 }
-"""Distributions of other programs that are not here, each with the nearest that is."""
+"""Distributions of other programs that are not supported -> the nearest that is."""
 KEYS = tuple(dict.fromkeys(key for model in DISTRIBUTIONS.values() for key in model.model_fields))
 
 
 def parse_parameter(name: str, data: object) -> Distribution:
-    """Return the distribution of a parameter. Raises InvalidConfig with the place of each mistake.
-    Its conditions have the file's names of parameters, and may be on fields that are fixed."""
+    """Return the distribution of the parameter `name` from `data`, its value in the file. Raises
+    InvalidConfig with each mistake's route. Whether its conditions can hold is not checked."""
     if not isinstance(data, Mapping):
         form = "{values: [...]}" if isinstance(data, list) else "{values: [...]} or {value: ...}"
         raise InvalidConfig([Problem((), f"must be a mapping such as {form}, got {_shown(data)}")])
@@ -239,7 +239,7 @@ def parse_parameter(name: str, data: object) -> Distribution:
 
 
 def _distribution_of(data: Mapping[str, Any]) -> str:
-    """Return the name of the distribution that is set, or that the keys imply."""
+    """Return the name of the distribution that `data` names, else the one that its keys imply."""
     kind = data.get("distribution")
     if kind is not None:
         if isinstance(kind, str) and kind in DISTRIBUTIONS:

@@ -17,10 +17,8 @@ MAX_POINTS = 10_000
 
 
 def applies(name: str, algorithm: str) -> bool:
-    """Return whether a parameter belongs to that algorithm, or to no algorithm in particular.
-
-    A method that trains nothing has no `optim` fields.
-    """
+    """Return whether the field `name` has an effect with `algorithm`. An algorithm has its own
+    `algorithm.*` fields alone, and `optim.*` only if it trains."""
     section, *fields = name.split(".")
     if section == "algorithm" and fields[0] != "name":
         return fields[0] in ALGORITHMS[algorithm].model_fields
@@ -28,8 +26,8 @@ def applies(name: str, algorithm: str) -> bool:
 
 
 def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
-    """Return whether a parameter varies where the parameters that decide on it are as in `point`.
-    The parameter's conditions must be met, and the algorithm, if varied, must have the field."""
+    """Return whether a parameter varies at `point`, which has the parameters that it depends on:
+    its conditions must be met, and the algorithm, if varied, must have the field."""
     algorithm = point.get("algorithm.name")
     is_known = isinstance(algorithm, str) and algorithm in ALGORITHMS
     if is_known and not applies(distribution.name, str(algorithm)):
@@ -38,8 +36,8 @@ def is_active(distribution: Distribution, point: Mapping[str, Any]) -> bool:
 
 
 def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
-    """Return the distributions, each behind those that decide on it, otherwise as declared. The
-    algorithm decides on all. Raises graphlib.CycleError when conditions form a circle."""
+    """Return the distributions, `algorithm.name` first, and each after those that its conditions
+    name. Raises graphlib.CycleError when conditions form a circle."""
     by_name = {item.name: item for item in space}
     declared = sorted(by_name, key=lambda name: name != "algorithm.name")
     sorter = graphlib.TopologicalSorter(dict.fromkeys(declared, ()))
@@ -49,7 +47,7 @@ def topological_order(space: Sequence[Distribution]) -> list[Distribution]:
 
 
 def sample_point(space: Sequence[Distribution], choose: Callable[[Distribution], Any]) -> Params:
-    """Build a point by calling `choose` for each active parameter, in declared order."""
+    """Return a point, in declared order: of each active parameter the value `choose` returns."""
     point: Params = {}
     for distribution in topological_order(space):
         if is_active(distribution, point):
@@ -91,7 +89,8 @@ def _axes(space: Sequence[Distribution]) -> dict[str, Sequence[Any]]:
 def _expanded(
     space: Sequence[Distribution], axes: Mapping[str, Sequence[Any]], point: Params
 ) -> Iterator[Params]:
-    """Yield every point that continues `point`; the space is in topological order."""
+    """Yield `point` extended by each combination of the values in `axes` (parameter -> its values)
+    of the active parameters of `space`, which is in topological order."""
     if not space:
         yield point
         return
@@ -104,7 +103,7 @@ def _expanded(
 
 
 def fields_of(point: Mapping[str, Any], algorithm: str) -> Params:
-    """Return the values of a point that belong to fields of an algorithm."""
+    """Return the part of `point` whose fields have an effect with `algorithm`."""
     return {name: value for name, value in point.items() if applies(name, algorithm)}
 
 
@@ -114,7 +113,8 @@ SOBOL_BITS = 30
 def draw_point(
     space: Sequence[Distribution], number: Callable[[str], float], fixed: Mapping[str, Any]
 ) -> Params:
-    """Return a point: the values in `fixed`, else each parameter's quantile at its `number`."""
+    """Return a point: of each active parameter its value in `fixed`, else its quantile at
+    `number(name)`, which is in [0, 1]."""
     return sample_point(
         space,
         lambda item: fixed[item.name] if item.name in fixed else item.quantile(number(item.name)),
@@ -122,14 +122,14 @@ def draw_point(
 
 
 def hashed(seed: int, point: int, name: str) -> float:
-    """Return a number in (0, 1) for a parameter of a point: the same on every machine. The number
-    depends on no other parameter, so that an added parameter changes no other."""
+    """Return a number in (0, 1) for the parameter `name` of a point, the same on every machine. It
+    depends on no other parameter, so that adding a parameter does not change the others' values."""
     digest = hashlib.sha256(f"{seed}:{point}:{name}".encode()).digest()
     return ((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / (1 << 52)
 
 
 def sobol(seed: int, point: int, names: Sequence[str]) -> dict[str, float]:
-    """Return the element `point` of a scrambled Sobol sequence: a number for each name."""
+    """Return element number `point` of a scrambled Sobol sequence: name -> a number in [0, 1)."""
     from scipy.stats.qmc import Sobol
 
     sequence = Sobol(len(names), scramble=True, bits=SOBOL_BITS, seed=seed)
@@ -139,9 +139,8 @@ def sobol(seed: int, point: int, names: Sequence[str]) -> dict[str, float]:
 
 
 def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfig:
-    """Return the config of the fields with `params` (dotted) in place. If the algorithm is a
-    parameter, only the fields of that algorithm are used. Raises InvalidConfig for invalid
-    fields."""
+    """Return the config of the file's section `trial` at the point `params` (dotted). If the
+    algorithm is a parameter, only the fields that it has are used. Raises InvalidConfig."""
     name = params.get("algorithm.name")
     if not isinstance(name, str) or name not in ALGORITHMS:
         return trial_config(_placed(trial, params))
@@ -152,9 +151,9 @@ def config_at(trial: Mapping[str, Any], params: Mapping[str, Any]) -> TrialConfi
 def baseline_at(
     trial: Mapping[str, Any], baseline: Mapping[str, Any], params: Mapping[str, Any]
 ) -> TrialConfig:
-    """Return the config at a point with the algorithm of `baseline`, which holds its name, its own
-    fields, and dotted ones of `optim`. Fields of the trial's algorithm that the baseline has too
-    are taken over. Raises InvalidConfig as `config_at` does."""
+    """Return the config of a baseline at the point `params` (dotted). `baseline` holds `name`,
+    fields of its algorithm, and dotted ones of `optim`; fields of the trial's algorithm that the
+    baseline's has too are taken over. Raises InvalidConfig."""
     name = str(baseline["name"])
     start = {**trial, "algorithm": {**_algorithm(trial, name), "name": name}}
     own = baseline_fields(baseline) | baseline_params(baseline, params)
@@ -162,7 +161,7 @@ def baseline_at(
 
 
 def baseline_fields(baseline: Mapping[str, Any]) -> Params:
-    """Return the fields that a baseline fixes, dotted."""
+    """Return the fields that a baseline fixes: dotted field -> value, without its name."""
     fields = ((name, value) for name, value in baseline.items() if name != "name")
     return {name if "." in name else f"algorithm.{name}": value for name, value in fields}
 
@@ -182,7 +181,7 @@ def _algorithm(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _placed(trial: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of nested data with each dotted field in its section."""
+    """Return a copy of the nested `trial` with each dotted field of `params` in its section."""
     nested = copy.deepcopy(dict(trial))
     for name, value in params.items():
         *sections, field = name.split(".")

@@ -1,4 +1,4 @@
-"""Points of a search space as Optuna stores them, and the samplers of Optuna's."""
+"""Points of a search space as Optuna stores them, and Optuna's samplers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def encode(space: Sequence[Distribution], params: Mapping[str, Any]) -> dict[str
 
 def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
     """Return a point that Optuna chooses: deciding parameters first, then those they activate."""
-    # And torch, without which a report is made.
+    # This loads torch, which a report does not need.
     from carft_sweep.sweeps.space.points import sample_point
 
     def suggested(item: Distribution) -> Any:
@@ -75,15 +75,15 @@ def suggest(space: Sequence[Distribution], trial: Trial) -> Params:
 
 
 def derived_seed(seed: int, point: int) -> int:
-    """Return a seed in [0, 2**32) for each point: the same after any restart."""
+    """Return a seed in [0, 2**32) from the sweep's `seed` and a point's number alone."""
     digest = hashlib.sha256(f"{seed}:{point}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 def sampler(method: Literal["tpe", "gp", "nsga2"], seed: int, point: int) -> BaseSampler:
-    """Return the sampler that proposes one point; each point takes a new sampler. A sampler that is
-    made again with the sweep's own seed would propose the first points again. All options are set
-    here, since Optuna's defaults change between releases."""
+    """Return a new sampler, which proposes point number `point` alone: one that is seeded again
+    with the sweep's `seed` after a restart would propose the first points again. All options are
+    set here, since Optuna's defaults change between releases."""
     derived = derived_seed(seed, point)
     with warnings.catch_warnings():
         # `group` is marked as experimental, and is what Optuna's guide recommends for such spaces.
@@ -135,5 +135,5 @@ def _to_stored(item: Distribution, value: Any) -> Any:
 
 
 def _is_json(item: Categorical) -> bool:
-    """Return whether a value is a list or mapping, which Optuna stores as text."""
+    """Return whether some value is a list or mapping: Optuna then stores all values as JSON."""
     return any(isinstance(value, (list, dict)) for value in item.values)

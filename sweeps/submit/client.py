@@ -41,11 +41,8 @@ _EXIT_CODES = (1, 2, 3, 4)
 
 
 class JobClient(JobSubmissionClient):
-    """Ray's job client with time limits.
-
-    Every method raises RequestError where the cluster rejects the request, and ServiceUnreachable
-    where it does not answer.
-    """
+    """Ray's job client with time limits. Every method raises RequestError where the cluster rejects
+    the request, and ServiceUnreachable where it does not answer."""
 
     def __init__(self, address: str | None) -> None:
         address = _address(address)
@@ -145,7 +142,8 @@ def _parts(address: str) -> SplitResult:
 
 
 def unencrypted(option: str | None) -> str | None:
-    """Return a warning if Ray's token or a password would leave this machine unencrypted."""
+    """Return a warning if Ray's token or a password would go to `option` (`--address`, or its
+    variable) unencrypted; else None."""
     parts = _parts(_address(option))
     has_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     is_local = parts.hostname in _LOCAL_HOSTS

@@ -22,7 +22,7 @@ from carft_sweep.tracking.location import HOME, HOME_VARIABLE, home_folder, with
 from carft_sweep.tracking.provenance import SOURCE_COMMIT, USER_VARIABLE, provenance_tags, user
 
 STOP_SECONDS = 600
-"""What a stopped job has until Ray kills it: an epoch ends within it, or is lost."""
+"""Seconds that a stopped job has until Ray kills it; an epoch that does not end by then is lost."""
 SECRET_FILES = (
     *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.ppk"),
     *("*.keystore", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.asc", "*.ovpn"),
@@ -62,9 +62,9 @@ class Submission:
     """The sweep file, or a recipe's name."""
     imports: tuple[str, ...]
     home: str
-    """On the cluster, absolute."""
+    """The home's path on the cluster, absolute."""
     options: tuple[str, ...]
-    """Words of `run`."""
+    """Further options of the job's `run`, as words."""
 
     @property
     def root(self) -> Path | None:
@@ -80,11 +80,9 @@ class Submission:
         return start if folder.is_relative_to(start) else folder
 
     def entrypoint(self) -> str:
-        """Return the job's command: `cd FOLDER && exec python -m carft_sweep run FILE ...`.
-
-        Paths are relative to the current folder on both sides. Raises RequestError for a file that
-        is not sent, and for a secret among the options.
-        """
+        """Return the job's command: `cd FOLDER && exec python -m carft_sweep run FILE ...`. Paths
+        are relative to the current folder on both sides. Raises RequestError for a file that is not
+        sent, and for a secret among the options."""
         root, start = self.root, Path.cwd().resolve()
         if root is not None and not start.is_relative_to(root):
             start = root
