@@ -51,7 +51,7 @@ _PLAINER = (
 
 
 class YamlError(RequestError):
-    """Text that is not YAML that can be used. `line` is 1-based."""
+    """Text that is no usable YAML. `line` is 1-based."""
 
     def __init__(self, line: int, reason: str) -> None:
         self.line = line
@@ -79,8 +79,8 @@ class Document:
 
 
 def read_text(path: Path, kind: str = "a sweep file", *, follow: bool = True) -> str:
-    """Return the text of a file of at most 1 MiB; without `follow` refuse a symbolic link. Raises
-    RequestError when the file is missing, too large or not text."""
+    """Return the text of a file of at most 1 MiB, which errors call `kind`. Raises RequestError
+    when it is missing, too large or not text, and without `follow` for a symbolic link."""
     if path.is_dir():
         names = ", ".join(sorted(item.name for item in path.glob("*.yaml"))) or "no .yaml file"
         raise RequestError(f"{path} is a folder, not {kind}; in it: {names}")
@@ -117,7 +117,7 @@ def parse(text: str) -> Document:
         plain = next((words for key, words in _PLAINER if key in problem), problem)
         row, column = (mark.line, mark.column) if mark else (0, 0)
         written = [*text.splitlines(), ""][row]
-        # A comma that is missing before a key is missed at the colon behind the key.
+        # PyYAML notices that a comma is missing before a key only at the colon after the key.
         words = written[:column].split()[-1:] if written[column:].startswith(":") else []
         word = "".join(words or written[column:].split()[:1])
         raise YamlError(row + 1, plain.replace("{}", repr(word))) from None
@@ -140,10 +140,8 @@ def name_of(file: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalars of YAML 1.2, the line of each value, and two limits.
-
-    Aliases are expanded, and ten lines of them can expand to a billion values.
-    """
+    """PyYAML's safe loader with the scalars of YAML 1.2, the line of each value, and two limits,
+    on values and on depth: ten lines of aliases can expand to a billion values."""
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012 - without those of YAML 1.1
 
@@ -154,7 +152,7 @@ class _Loader(yaml.SafeLoader):
         self._count = 0
 
     def value(self, node: Node, route: Route, line: int) -> Any:
-        """Return a node and all below it as plain data."""
+        """Return `node`, the value at `route`, and all below it as plain data."""
         self._count += 1
         if self._count > MAX_NODES:
             raise YamlError(line, f"more than {MAX_NODES} values (aliases count each time)")
@@ -224,7 +222,7 @@ NEEDS = "a sweep file has at least trial"
 
 
 class Place(NamedTuple):
-    """Where a value was given: `kl_weight.yaml:12`, or `--set optim.lr=3`. Sorts as read."""
+    """Where a value was given: `kl_weight.yaml:12`, or `--set optim.lr=3`. Lines sort first."""
 
     order: int
     text: str
@@ -239,7 +237,8 @@ class SpecDocument:
     """The data of a sweep file with the place of each value, and the mistakes found so far."""
 
     def __init__(self, text: str, source: str, needs: str = NEEDS) -> None:
-        """Read a YAML mapping. Raises RequestError for other text, naming what it `needs`."""
+        """Read a YAML mapping. `source` is the file's name in messages. Raises RequestError for
+        other text; its message ends with `needs`, what such a file has at least."""
         try:
             document = parse(text)
         except YamlError as error:
@@ -253,21 +252,21 @@ class SpecDocument:
         self._places = {route: Place(line, f"{source}:{line}") for route, line in lines}
         self._errors: dict[tuple[Place, str], None] = {}
         self._warnings: dict[tuple[Place, str], bool] = {}
-        """Whether each is of an ignored key, which is said beside mistakes too."""
+        """Whether a warning is of an ignored key; such a warning is shown with the errors too."""
         self._wrong: set[Route] = set()
         self._spoilt = {route for _, route, _ in document.mistakes}
         for line, route, message in document.mistakes:
             self.add_error_at(Place(line, f"{source}:{line}"), message, route)
 
     def place(self, route: Route) -> Place:
-        """Return the line or option of the value at `route`, or of the nearest around it."""
+        """Return the place of the value at `route`, else of the innermost value around it."""
         while route not in self._places:
             route = route[:-1]
         return self._places[route]
 
     def add_error(self, route: Route, message: str) -> None:
-        """Record a mistake, unless it only follows from a mistake in reading. Raises InvalidConfig
-        when there are more than anybody will read."""
+        """Record a mistake at `route`, unless reading the YAML there was a mistake already. Raises
+        InvalidConfig when there are more than anybody will read, MOST_SHOWN."""
         if any(route[:length] in self._spoilt for length in range(1, len(route) + 1)):
             return
         self.add_error_at(self.place(route), message, route)
@@ -282,7 +281,7 @@ class SpecDocument:
         self._wrong.add(route)
 
     def add_errors(self, place: Place, error: Exception) -> None:
-        """Record each mistake of a module or file that is named at `place`."""
+        """Record each mistake that `error` lists, of a module or file that is named at `place`."""
         for text in str(error).splitlines() if isinstance(error, InvalidConfig) else [str(error)]:
             self.add_error_at(place, text.removeprefix("import: "))
 
@@ -353,15 +352,15 @@ class SpecDocument:
         return {}
 
     def set(self, route: Route, value: Any, place: Place | None = None) -> None:
-        """Put `value`, given at `place` or where the present value was, at `route`; report a route
-        below a value that is no mapping."""
+        """Put `value` at `route`, and record that it was given at `place` (by default where the
+        present value was). Report a route below a value that is no mapping."""
         place = place or self.place(route)
         for known in [known for known in self._places if known[: len(route)] == route]:
             del self._places[known]
         self._spoilt -= {known for known in self._spoilt if known[: len(route)] == route}
         holder = self.data
         for length, step in enumerate(map(str, route[:-1]), start=1):
-            if holder.get(step) is None:  # it is there for the sake of this value
+            if holder.get(step) is None:  # a mapping that is made for this value
                 self._places[route[:length]], holder[step] = place, {}
             holder = holder[step]
             if not isinstance(holder, dict):
@@ -377,7 +376,7 @@ class SpecDocument:
             holder.pop(route[-1], None)
 
     def move(self, old: Route, new: Route) -> None:
-        """Move the value at `old` to `new`, unless `new` has a value."""
+        """Move the value at `old` to `new`; where `new` has a value, drop and report the first."""
         value, place, is_spoilt = self.get(old), self.place(old), old in self._spoilt
         self.remove(old)
         holder = self.get(new[:-1])
@@ -391,13 +390,13 @@ class SpecDocument:
 
 M = TypeVar("M", bound=BaseModel)
 _OF_A_KEY = "[key]"
-"""Where pydantic says that it means a key and not its value."""
+"""The last part of an error's location where pydantic means a key and not its value."""
 
 
 def validated(
     document: SpecDocument, cls: type[M], fields: Mapping[str, Any], route: Route
 ) -> M | None:
-    """Return the model of the validated `fields` at `route`; None after reporting mistakes."""
+    """Return the model `cls` of `fields`, which stand at `route`; None after reporting mistakes."""
     try:
         return cls.model_validate(dict(fields))
     except ValidationError as error:
@@ -408,9 +407,8 @@ def validated(
 
 
 def validated_in_part(document: SpecDocument, cls: type[M], fields: Mapping[str, Any]) -> M:
-    """Return the validated keys of a whole file, with defaults in place of wrong values, which are
-    reported. So values that depend on several keys are checked too, and all mistakes come at
-    once."""
+    """Return the model `cls` of a whole file's keys, with defaults in place of wrong values, which
+    are reported: so what depends on several keys is checked too, and all mistakes come at once."""
     model, right = validated(document, cls, fields, ()), dict(fields)
     while model is None:
         try:

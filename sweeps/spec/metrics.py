@@ -17,7 +17,7 @@ Goal = Literal["maximize", "minimize"]
 
 QUANTITIES = (TOP1, *LOSSES)
 FURTHER = KINDS[1:]
-"""Further ones, which some families measure."""
+"""Quantities that only some families measure."""
 _SPLITS = ("id/val", "id/test", "id/test_PART", "ood/mean", "ood/SHIFT")
 NAMES = (
     "train/loss",
@@ -33,8 +33,8 @@ NAMES = (
     "system/images_per_s",
     "system/peak_memory_mb",
 )
-"""All names; SHIFT, PART and SPLIT are names of the family, FAMILY is that of another;
-`train/` has each loss term."""
+"""All names: SHIFT, PART and SPLIT stand for names in the family, FAMILY for another family; each
+term of the loss is a `train/` metric too."""
 PATTERN = (
     rf"(train/\w+|(id/val|id/test(_\w+)?|ood/[^/\s]+)/({'|'.join((*QUANTITIES, *FURTHER))})"
     r"|gap/top1|hmean/top1"
@@ -59,19 +59,20 @@ def natural_goal(name: str) -> Goal:
 
 
 def is_reported(name: str, *, every_epoch: bool) -> bool:
-    """Return whether runs report a metric each epoch; with `every_epoch` test and shifts too."""
+    """Return whether runs report the metric `name` at each epoch: those of training and id/val, and
+    with `every_epoch` (`eval.every_epoch`) those of tests and of single shifts."""
     if name.startswith(("id/val/", "train/")):
         return True
     return every_epoch and name.startswith(("id/test/", "ood/")) and name[:9] != "ood/mean/"
 
 
 _OF_BOTH = ("gap/top1", "hmean/top1")
-"""Of an ID test and shifts together."""
+"""Metrics of the ID test and the shifts together."""
 
 
 def check_measured(name: str, config: TrialConfig, data: FamilyData, key: str = "metric") -> None:
-    """Raise RequestError where runs of `config` on `data` have no metric of this name, which stands
-    at `key`. One whose name has no split (`train/...`, `context/...`, `system/...`) passes."""
+    """Raise RequestError where runs of `config` on `data` have no metric `name`, the value of the
+    file's `key`. Names that are of no data split (`train/...`, `context/...`, ...) pass."""
     split, _, kind = name.rpartition("/")
     of_splits = kind in (*QUANTITIES, *FURTHER) and split.startswith(("id/", "ood/"))
     known = tuple(_names(config, data))
@@ -86,7 +87,7 @@ def check_measured(name: str, config: TrialConfig, data: FamilyData, key: str = 
 
 
 def _names(config: TrialConfig, data: FamilyData) -> Iterator[str]:
-    """Yield the metrics of splits that a run measures."""
+    """Yield the names of the metrics that a run of `config` measures on the splits of `data`."""
     from carft_sweep.carft_core.data import FAMILIES  # loads torch, and `compare` reads names alone
 
     family = FAMILIES[config.data.family]

@@ -45,17 +45,17 @@ ALL_KEYS = (
         for name in type(field.default).model_fields
     ),
 )
-"""With those of mappings, dotted."""
+"""`KEYS`, and dotted the keys inside those that are mappings."""
 
 _ALGORITHM: Route = ("trial", "algorithm")
 _NAMED: tuple[Route, ...] = (_ALGORITHM, (*_ALGORITHM, "of"), ("trial", "model"))
 SHORT: tuple[Route, ...] = (*_NAMED, ("retries",))
-"""The routes that have a short form, and a long one below which `--set` finds its place."""
+"""Routes whose value may have a short form, which is expanded so that `--set` finds its keys."""
 
 
 def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
-    """Move every value to its canonical route; report unknown keys. The `key=value` pairs of the
-    command line override those of the file."""
+    """Move every value to its canonical route; report unknown keys. The `key=value` texts of
+    `overrides`, from `--set`, replace values of the file."""
     _top_keys(document)
     for route in SHORT:
         value = document.get(route)
@@ -84,7 +84,8 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
 
 
 def _name_by_dots(document: SpecDocument, route: Route, prefix: str) -> None:
-    """Move W&B's nested parameters: `optim: {parameters: {lr: ...}}` becomes `optim.lr`."""
+    """Move W&B's nested parameters, at `route` and below, to dotted names that begin with `prefix`:
+    `optim: {parameters: {lr: ...}}` becomes `optim.lr`."""
     for key, value in list(document.mapping(route).items()):
         if isinstance(value, Mapping) and "parameters" in value:
             for other in value.keys() - {"parameters"}:
@@ -96,8 +97,8 @@ def _name_by_dots(document: SpecDocument, route: Route, prefix: str) -> None:
 
 
 def _fix_constants(document: SpecDocument) -> None:
-    """Move W&B's constants into the trial, unless `--set` sets that field: what has one value does
-    not vary, and is in no label. Those of an algorithm stay, since the algorithm may vary."""
+    """Move W&B's constants (`{value: ...}`) into the trial, since they do not vary and are in no
+    label; drop those that `--set` sets. An algorithm's stay, as do all where any has a `when`."""
     varied = document.mapping(("parameters",))
     if any(isinstance(item, Mapping) and "when" in item for item in varied.values()):
         return
@@ -114,10 +115,8 @@ def _fix_constants(document: SpecDocument) -> None:
 
 
 def _read_hyperband(document: SpecDocument) -> None:
-    """Translate W&B's early termination to asha, whose first rung is the first bracket.
-
-    Brackets are at min_iter times powers of eta, or at max_iter divided by up to s of them.
-    """
+    """Translate W&B's `early_terminate: hyperband` to asha; the first bracket is the first rung.
+    W&B's brackets are at min_iter * eta**k, or at max_iter / eta**k for k up to s."""
     rule: Route = ("early_terminate",)
     fields: Any = document.mapping(rule)
     if fields.get("type") != "hyperband":
@@ -183,7 +182,8 @@ def _check_profiles(document: SpecDocument) -> None:
 
 
 def _put_profile(document: SpecDocument, name: str, place: Place) -> None:
-    """Put the values of a profile over the file's; they keep their own places in the file."""
+    """Put the values of the profile `name` over the file's, with their own places in the file;
+    report at `place`, the option's, a name that the file lacks."""
     names = document.mapping(PROFILES)
     if name not in names:
         message = unknown("profile", name, names) if names else "the file has no profiles"
@@ -219,7 +219,8 @@ def _long_form(route: Route, value: object) -> object:
 
 
 def _unknown_field(kind: str, name: str, more: Iterable[str] = ()) -> str:
-    """Suggest fields with the same last part, another tool's name, or a similar spelling."""
+    """Return the error message of an unknown field: it suggests fields of the same last part, those
+    that another tool calls so, or those of similar spelling, also among the keys `more`."""
     names = (*field_names(), *more)
     by_last_name: dict[str, list[str]] = {}
     for known in names:
@@ -236,8 +237,8 @@ def _unknown_field(kind: str, name: str, more: Iterable[str] = ()) -> str:
 
 
 def _route_of(key: str) -> Route:
-    """Return the place in a sweep file that a key of `--set` means: trial, optim, lr of `optim.lr`.
-    Raises KeyError, with a message for the user, for a key that is unknown or cannot be set so."""
+    """Return the route of a key of `--set`: ("trial", "optim", "lr") for `optim.lr`. Raises
+    KeyError, with a message for the user, for a key that is unknown or cannot be set so."""
     field = key.removeprefix("trial.")
     if field in field_names() or field in TRIAL_KEYS:
         return ("trial", *field.split("."))
@@ -252,7 +253,7 @@ def _route_of(key: str) -> Route:
 
 
 def _parameter(text: str) -> tuple[str, ...]:
-    """Return a route's parameter and key: `optim.lr.values` becomes ("optim.lr", "values")."""
+    """Split a key below `parameters`: `optim.lr.values` becomes ("optim.lr", "values")."""
     name, _, key = text.rpartition(".")
     if not text:
         raise KeyError("parameters are set one by one: parameters.optim.lr.values=[...]")

@@ -11,10 +11,10 @@ from carft_sweep.carft_core.files import path_or_none
 from carft_sweep.sweeps.spec.document import SpecDocument
 
 PATHS = ("data.root", "eval.retention_root", "algorithm.weights")
-"""Fields of a trial that only a path can be."""
+"""Fields of a trial whose value is always a path."""
 NAMES = ("model.name", "model.pretrained", "prompts.classes", "prompts.contexts")
-"""Fields that are a path where there is one; else a name, or a slash makes it a path, except in
-`model.name`."""
+"""Fields whose value is a path where a file of this path exists, or where it has a slash (except
+in `model.name`); otherwise it is a name."""
 
 
 def texts_of(document: SpecDocument, field: str) -> Iterator[tuple[Any, str | int, Route]]:
@@ -40,8 +40,8 @@ def _texts(
 
 
 def place_paths(document: SpecDocument, folder: Path) -> None:
-    """Let paths that the file gives be relative to its `folder`, as those of `--set` are to the
-    current folder. Below the current folder a path stays relative, for workers elsewhere."""
+    """Rewrite the file's paths, which are relative to its `folder`: relative to the current folder
+    where they are below it, since workers may run elsewhere, else absolute. `--set`'s stay."""
     folder, here = folder.absolute(), Path.cwd()
     texts = [(field, *text) for field in (*PATHS, *NAMES) for text in texts_of(document, field)]
     baselines = document.get(("baselines",))

@@ -100,8 +100,8 @@ def _trial() -> Schema:
 
 
 def _baseline(parameter: Schema) -> Schema:
-    """Return the schema of an algorithm by name or with its own fields and those of `optim`, each
-    of which may list values."""
+    """Return the schema of a baseline: an algorithm by name, or with its own fields and those of
+    `optim`, each a value or a list of values (the schema `parameter`)."""
     schema, optim = _named(ALGORITHMS), SECTIONS["optim"].model_json_schema()["properties"]
     for form in schema["anyOf"][1:]:
         fields = form["properties"] | {f"optim.{key}": field for key, field in optim.items()}
@@ -113,7 +113,8 @@ def _baseline(parameter: Schema) -> Schema:
 
 
 def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) -> Schema:
-    """Return the schema of a name alone, or of a mapping of it and the fields of what it names."""
+    """Return the schema of a name in `registry`, alone or in a mapping with the fields of its
+    class; `needs_name` says whether the mapping must have the name."""
     forms: list[Schema] = [{"enum": sorted(registry)}]
     for name, cls in sorted(registry.items()):
         schema = cls.model_json_schema()
@@ -131,6 +132,6 @@ def _named(registry: Mapping[str, type[BaseModel]], *, needs_name: bool = True) 
 
 
 def _in_place(field: Schema, definitions: Schema) -> Schema:
-    """Return a field's schema with its definition inlined, such as an algorithm inside another."""
+    """Return a field's schema with its `$ref` inlined, such as an algorithm inside another."""
     rest = {key: value for key, value in field.items() if key != "$ref"}
     return definitions[field["$ref"].rpartition("/")[2]] | rest if "$ref" in field else field

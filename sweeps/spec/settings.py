@@ -43,7 +43,7 @@ SeedList = (
 
 
 def check_name(value: str) -> str:
-    """Return a name. Raises ValueError if it could not name a folder and a run in the tracker."""
+    """Return `value` unchanged. Raises ValueError if it cannot name a folder and an MLflow run."""
     if re.fullmatch(NAME, value):
         return value
     raise ValueError(
@@ -53,7 +53,7 @@ def check_name(value: str) -> str:
 
 
 def expand_seeds(value: object) -> tuple[Any, ...]:
-    """Return the seeds 0, ..., n - 1 for a number n; other values unchanged."""
+    """Return seeds 0, ..., n - 1 for a number n, and a list as a tuple; else raise ValueError."""
     if type(value) is int and 1 <= value <= MAX_SEEDS:
         return tuple(range(value))
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= MAX_SEEDS:
@@ -67,8 +67,8 @@ def expand_seeds(value: object) -> tuple[Any, ...]:
 
 
 def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
-    """Return, for a number n, the n seeds that follow the largest of `seeds`. Raises ValueError for
-    seeds on which settings were selected, which cannot confirm a selection."""
+    """Return the n seeds after the largest of the key `seeds` for a number n, and a list as a
+    tuple. Raises ValueError for seeds of `seeds`: they select, and so cannot confirm."""
     seeds, taken = expand_seeds(value), info.data.get("seeds", ())
     first = max(taken, default=-1) + 1
     if isinstance(value, int):
@@ -82,7 +82,7 @@ def expand_fresh_seeds(value: object, info: ValidationInfo) -> tuple[Any, ...]:
 
 
 def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | None:
-    """Return a race. Raises ValueError if it could never save a seed."""
+    """Return `value` unchanged. Raises ValueError if it could never save a seed."""
     seeds = len(info.data.get("seeds", ())) or MAX_SEEDS + 1
     if value is not None and value.after >= seeds:
         had = "1 seed" if seeds == 1 else f"{seeds} seeds"
@@ -92,7 +92,7 @@ def check_race(value: RaceSeeds | None, info: ValidationInfo) -> RaceSeeds | Non
 
 
 def check_metric(value: str) -> str:
-    """Return a metric's name. Raises ValueError for a name that belongs to no metric."""
+    """Return `value` unchanged. Raises ValueError if no metric has this name."""
     wrong = problem(value)
     if wrong is not None:
         raise ValueError(wrong)
@@ -100,7 +100,7 @@ def check_metric(value: str) -> str:
 
 
 def expand_selection(value: object) -> object:
-    """Return a mapping with the rule for a rule's name; other values unchanged."""
+    """Return the long form of a rule's name or of `{within: ...}`; else raise ValueError."""
     if isinstance(value, str) and value in SELECTION_RULES:
         return {"rule": value}
     if isinstance(value, Mapping) and set(value) == {"within"}:
@@ -109,7 +109,7 @@ def expand_selection(value: object) -> object:
 
 
 def short_for(key: str, kind: Any) -> BeforeValidator:
-    """Return a validator that makes a text the mapping `{key: text}`; others are unchanged."""
+    """Return a validator that turns a text into `{key: text}`. `kind` is the long form's type."""
 
     def expand(value: object) -> object:
         return {key: value} if isinstance(value, str) else value
@@ -123,8 +123,8 @@ def expand_retries(value: object) -> object:
 
 
 def check_gpus(value: float) -> float:
-    """Return a number of GPUs, with a share rounded to 1/n, cut to Ray's four decimals, so that n
-    runs fit on one GPU. Raises ValueError with the nearest 1/n for any other share."""
+    """Return a number of GPUs, a share below 1 as 1/n, cut to Ray's four decimals so that n runs
+    fit on one GPU. Raises ValueError for a share that is not near 1/n, or a fraction above 1."""
     if value == 0 or (value >= 1 and value == int(value)):
         return value
     if value > 1:
@@ -196,7 +196,7 @@ class Metric(Section):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
-        """Return the data without empty keys, with the metric's own direction if none."""
+        """Return `data` without empty keys; `goal` is the metric's own direction if not given."""
         if not isinstance(data, Mapping):
             return data
         fields = {key: value for key, value in data.items() if value is not None}
@@ -221,7 +221,7 @@ class Constraint(Section):
     name: MetricName = "id/val/top1"
     """A metric of the runs, as for `metric.name`."""
     of: str = "zero_shot"
-    """The baseline whose best setting is the measure."""
+    """The baseline whose best setting is the reference."""
     margin: Annotated[Finite, Field(ge=0)] = 0.0
     """How much worse a setting may be, in units of the metric."""
 
@@ -237,7 +237,7 @@ class Within(Section):
 
 
 class Selection(Section):
-    """How the one setting that represents a sweep is chosen (design, section 7)."""
+    """How the one setting that represents a sweep is chosen."""
 
     rule: RuleName | Literal["within"] = "best_val"
     within: Margin | None = None
@@ -293,7 +293,7 @@ class _Rule(Section):
     allow_grid: bool = False
     """Whether points of a grid may be stopped, which then enter no mean, test or curve."""
     min_epochs: PositiveInt = 1
-    """Nothing is decided before so many epochs; the first rung of `asha`."""
+    """The first epoch after which a trial may be stopped; the first rung of `asha`."""
 
 
 class Median(_Rule):
@@ -301,9 +301,9 @@ class Median(_Rule):
 
     type: Literal["median"] = "median"
     startup_trials: Annotated[int, Field(ge=0)] = 5
-    """So many trials must be complete."""
+    """Complete trials that are needed before any is stopped."""
     min_trials: PositiveInt = 1
-    """So many must have a value at this epoch."""
+    """Trials that must have a value at the same epoch."""
 
 
 class Asha(_Rule):
@@ -329,9 +329,9 @@ class Threshold(_Rule):
 
     type: Literal["threshold"] = "threshold"
     lower: Finite | None = None
-    """The least that goes on; `lower`, `upper` or both."""
+    """A trial below it stops; `lower`, `upper` or both."""
     upper: Finite | None = None
-    """The greatest that goes on."""
+    """A trial above it stops."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -368,7 +368,7 @@ class RaceSeeds(Section):
     """When a trial that is clearly worse after its first seeds needs no more."""
 
     margin: Annotated[Finite, Field(gt=0)]
-    """Of the metric: how much worse is clearly worse."""
+    """How much worse than the best trial is clearly worse, in units of the metric."""
     after: PositiveInt = 1
     """Seeds that every trial runs."""
 
@@ -452,7 +452,7 @@ class Settings(Section):
     confirm_seeds: Annotated[
         tuple[Seed, ...], BeforeValidator(expand_fresh_seeds, json_schema_input_type=SeedList)
     ] = ()
-    """Runs of what was chosen on seeds that no choice has seen: it is judged on these."""
+    """Seeds that no choice has seen, on which what was chosen runs again and is judged."""
     after: Annotated[tuple[After, ...], Field(strict=False)] = ()
     """Soups of finished runs, made when every trial has ended."""
     race_seeds: Annotated[RaceSeeds | None, AfterValidator(check_race)] = None
@@ -493,8 +493,8 @@ class Settings(Section):
     timeout: Duration | None = None
     """For one run; one that takes longer has failed."""
     breaker: Annotated[int, Field(ge=0, le=100_000)] = 5
-    """So many failures in a row, for one cause or on one node, stop the sweep; 0: however many. A
-    full disk stops it at once."""
+    """Failures in a row, for one cause or on one node, that stop the sweep; 0: never. A full disk
+    stops it at once."""
     engine: Literal["auto", "local", "ray"] = "auto"
     """Where runs execute: worker processes here, or Ray; `auto` takes Ray where there is a
     cluster."""

@@ -45,13 +45,14 @@ from carft_sweep.sweeps.spec.settings import After, Settings
 
 MAX_VALUES_SHOWN = 10
 OF_TRAINING = ("train/", "system/")
-"""How the names of metrics begin that no merged model has."""
+"""Prefixes of the metrics that no merged model has."""
 
 
 def check_conditions(
     document: SpecDocument, space: Sequence[Distribution]
 ) -> tuple[Distribution, ...]:
-    """Report every mistake in conditions between parameters; return the space without them."""
+    """Report every wrong condition between parameters; return the space without these conditions,
+    and without any if they form a circle."""
     known = {item.name: item for item in space}
     sound = []
     for item in space:
@@ -61,7 +62,7 @@ def check_conditions(
             if wrong is None:
                 when.append(condition)
             elif condition.name not in document.mapping(("parameters",)) or condition.name in known:
-                # Else that parameter has a mistake itself, which is reported there.
+                # Else the other parameter has a mistake itself, which is reported there.
                 route = ("parameters", item.name, "when", condition.name)
                 document.add_error(route, wrong)
         sound.append(dataclasses.replace(item, when=tuple(when)))
@@ -78,7 +79,8 @@ def check_conditions(
 def _wrong(
     distribution: Distribution, condition: Condition, known: Mapping[str, Distribution]
 ) -> str | None:
-    """Return what is wrong with a condition; None for a valid one."""
+    """Return what is wrong with a condition of `distribution`; None for a valid one. `known` are
+    the parameters by name."""
     name = condition.name
     if distribution.name == "algorithm.name":
         return "algorithm.name decides which fields there are, and has no conditions"
@@ -98,14 +100,12 @@ def _wrong(
 ENOUGH = 20
 """With more mistakes in what all trials share, single values are not checked."""
 Placed = tuple[Route, Any]
-"""A value of a parameter, with its place below the name."""
+"""A value of a parameter, with its route below the parameter's name."""
 
 
 class TrialSpace:
-    """What the runs of a sweep file are: its trial, what varies, its baselines and its soups.
-
-    Every config is made, and every mistake in one is reported.
-    """
+    """The trial, the parameters, the baselines and the soups of a sweep file, checked together.
+    Configs are built at all values that decide on validity, and their mistakes reported."""
 
     def __init__(self, document: SpecDocument, settings: Settings) -> None:
         self.document, self.settings = document, settings
@@ -116,11 +116,11 @@ class TrialSpace:
         )
         names = (name for name in document.field_values("algorithm.name") if isinstance(name, str))
         self.algorithms = tuple(name for name in names if name in ALGORITHMS)
-        """Those in play, as far as they are known."""
+        """The registered ones among the algorithms of the trials."""
         self.problems: list[Problem] = []
-        """Those of the configs that were built."""
+        """The problems of all configs that were built."""
         self._base: list[TrialConfig] = []
-        # Where a key is unknown it may be that of the parameters.
+        # An unknown key may be a misspelt `parameters`.
         is_open = document.is_wrong(("parameters",)) or {*document.data} - {*KEYS}
         if settings.method != "grid" and not (self.space or is_open):
             message = "searches parameters, and there are none; vary one, or use grid"
@@ -142,7 +142,7 @@ class TrialSpace:
                     route = ("parameters", name, *problem.path)
                     self.document.add_error(route, problem.message)
             fixed = ("trial", *name.split("."))
-            # With a condition that is what it is where it does not vary.
+            # With a condition, the fixed value is the field's where it does not vary.
             is_conditional = isinstance(data, Mapping) and "when" in data
             if not is_conditional and self.document.get(fixed) is not None:
                 other = self.document.place(("parameters", name)).text
@@ -160,7 +160,7 @@ class TrialSpace:
             self._check_with({} if end is None else {"algorithm.name": end}, space, done)
 
     def check_merge(self, metric: str, label: str, route: Route) -> None:
-        """Report the `merge` of a metric, at `route`, when some trial lacks such a merged model."""
+        """Report `label`, the `merge` of `metric` at `route`, if a trial has no such model."""
         played = {name: ALGORITHMS[name] for name in self.algorithms}
         untrained = [n for n, cls in played.items() if not cls.trains and cls.starts_at_zero_shot]
         if metric.startswith(OF_TRAINING):
@@ -203,9 +203,9 @@ class TrialSpace:
     def _check_with(
         self, fixed: Mapping[str, Placed], space: Sequence[Distribution], done: set[str]
     ) -> None:
-        """Build the config at the first values, then with each other value whose validity decides.
-        With another algorithm only its own fields are checked again; `done` are fields that were
-        checked before."""
+        """Check the config at the first values of `space`, then with each other boundary value, all
+        with the algorithm in `fixed`. `done` are the fields outside `algorithm` that were checked
+        with an earlier algorithm; further ones are added."""
         first = {**{item.name: item.boundary_values()[0] for item in space}, **fixed}
         known = self._probe(space, first, None, [])
         if len(known) > ENOUGH:
@@ -221,7 +221,7 @@ class TrialSpace:
                 self._probe(space, first | others | {item.name: probed}, item.name, known)
 
     def _activating(self, item: Distribution) -> dict[str, Placed]:
-        """Return values of other parameters at which a parameter is active, each with its place."""
+        """Return other parameters' values that make `item` active, each with its route."""
         by_name = {other.name: other for other in self.space}
         values: dict[str, Placed] = {}
         waiting = [item]
@@ -239,7 +239,8 @@ class TrialSpace:
         changed: str | None,
         known: Sequence[Problem],
     ) -> list[Problem]:
-        """Return the problems of the config with these values, without those in `known`."""
+        """Return all problems of the config at `values`; report those that are not in `known`.
+        `changed` is the parameter that differs from the config of `known`."""
         params = _sampled(space, values)
         problems = [*self._problems(params)]
         self.problems += problems
@@ -263,7 +264,8 @@ class TrialSpace:
                     yield Problem(("prompts", field), str(error))
 
     def _report(self, problem: Problem, routes: Mapping[str, Route], changed: str | None) -> None:
-        """Report a config's problem at the place of the value that causes it."""
+        """Report a config's problem at the parameter's value (in `routes`) that it is about, else
+        at the value of `changed`, else in the trial."""
         for name, route in routes.items():
             field = tuple(name.split("."))
             if problem.path[: len(field)] == field:
@@ -364,7 +366,7 @@ class TrialSpace:
         return fields
 
     def _check_algorithm(self, fields: Mapping[str, Any], route: Route) -> None:
-        """Report wrong fields of another algorithm, and merges that it does not support."""
+        """Report wrong fields of a baseline or soup at `route`, and merges it does not support."""
         try:
             baseline_at(self.trial, fields, {})
         except InvalidConfig as error:
@@ -377,7 +379,7 @@ class TrialSpace:
                     self.document.add_error((*route, dotted(problem.path)), problem.message)
 
     def _check_after(self, item: After, route: Route) -> None:
-        """Report a soup that cannot be made, at the value that prevents it."""
+        """Report the soup at `route` if it cannot be made, at the value that prevents it."""
         if item in self.settings.after[: int(route[1])]:
             self.document.add_error(route, "is in the list twice")
             return
@@ -414,7 +416,8 @@ class TrialSpace:
             )
 
     def _members(self, name: str, place: Route) -> TrialConfig | None:
-        """Return the config of a soup's runs, without varied fields; None for an unknown name."""
+        """Return the config of a soup's members, runs of the algorithm `name`, without varied
+        fields; None after reporting at `place` an unknown name, or for an invalid config."""
         played: dict[str, Mapping[str, Any]] = {name: {"name": name} for name in self.algorithms}
         played |= {str(baseline["name"]): baseline for baseline in self.baselines}
         trained = {name: fields for name, fields in played.items() if ALGORITHMS[name].trains}
@@ -428,7 +431,7 @@ class TrialSpace:
             return None
 
     def _is_misspelt(self, fields: Mapping[str, Any], name: str, route: Route) -> bool:
-        """Return whether another key is a misspelling of a missing name, after reporting it."""
+        """Return whether a key of `fields` misspells the missing key `name`, and report it."""
         key = None if name in fields else misspelt(name, fields)
         if key is not None:
             self.document.add_error((*route, key), unknown("field", key, [name]))
@@ -436,11 +439,11 @@ class TrialSpace:
 
 
 def _sampled(space: Sequence[Distribution], values: Mapping[str, Placed]) -> Params:
-    """Return the point with the parameters that are active at these values."""
+    """Return the point of the values of those parameters that are active at `values`."""
     return sample_point(space, lambda item: values[item.name][1])
 
 
 def _placed(distribution: Distribution, value: Any) -> Placed:
-    """Return a value of a distribution with its place."""
+    """Return a value with its route below the parameter, `()` if the file does not list it."""
     values, own = distribution.boundary_values(), canonical(value)
     return next((route for route, other in values if canonical(other) == own), ()), value

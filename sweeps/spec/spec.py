@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 
 
 def place_data(document: SpecDocument) -> tuple[str, ...]:
-    """Set `data.root` to CARFT_DATA, where that is the root of every family, and return the new
-    values as overrides. If the family reads no root and retention on other families is measured,
-    set `eval.retention_root`. Do nothing if the file or `--set` names the data."""
+    """Set `data.root` to CARFT_DATA where all families of the sweep read a root; otherwise set
+    `eval.retention_root`, if retention on other families is measured. Return the new value as an
+    override, `key=value`. Do nothing if the file or `--set` sets the field."""
     root = os.environ.get(DATA_ROOT_ENV)
     field = _root_field(document) if root else None
     if root is None or field is None:
@@ -57,7 +57,7 @@ def place_data(document: SpecDocument) -> tuple[str, ...]:
 
 
 def _root_field(document: SpecDocument) -> str | None:
-    """Return the field that CARFT_DATA sets, if the sweep leaves that field open."""
+    """Return the field that CARFT_DATA sets; None where the sweep sets it, or reads no root."""
     default = DataConfig.model_fields["family"].default
     names = [name or default for name in document.field_values("data.family")]
     if all(isinstance(name, str) and name in FAMILIES and FAMILIES[name].folders for name in names):
@@ -73,15 +73,15 @@ def _root_field(document: SpecDocument) -> str | None:
 
 
 BestOf = Callable[[str, int], Sequence[Mapping[str, Any]]]
-"""Returns the best points of a sweep, so many; raises RequestError."""
+"""Returns the best points of the sweep of this name, at most so many; raises RequestError."""
 BEST = 5
-"""Points of another sweep, unless the file says how many."""
+"""How many points `try_first: {from: SWEEP}` takes unless it says `best`."""
 
 
 def place_points(document: SpecDocument, best_of: BestOf | None) -> tuple[str, ...]:
-    """Replace `try_first: {from: SWEEP, best: 5}` by the points that these are now, and return the
-    new values as overrides: `resume` takes the same points. Without `best_of`, where the home is
-    elsewhere, there are none."""
+    """Replace `try_first: {from: SWEEP, best: 5}` by the best points that SWEEP has now, and return
+    them as overrides, `key=value`: `resume` takes the same points. Without `best_of`, where the
+    home is on another machine, no points are tried first."""
     route: Route = ("try_first",)
     wanted, place = document.get(route), document.place(route)
     if not isinstance(wanted, Mapping):
@@ -150,7 +150,7 @@ ALWAYS = (
     *("name", "description", "method", "metric", "parameters", "seeds", "baselines", "trial"),
     *("run_cap", "seed", "selection", "report", "retries", "resources"),
 )
-"""What plain data of a sweep has in any case; the rest only where it differs from its default."""
+"""Keys that `SweepSpec.as_dict` always has; the others only where they differ from the default."""
 
 
 class BaselinePoint(NamedTuple):
@@ -158,16 +158,16 @@ class BaselinePoint(NamedTuple):
 
     algorithm: str
     params: Params
-    """The varied fields that it has, and those in which it differs from another setting of its
-    algorithm; `{}` when it has none."""
+    """The varied fields that the baseline has, and the fixed ones in which it differs from another
+    baseline of the same algorithm; `{}` when it has none."""
     config: TrialConfig
     number: int | None
-    """That of the first trial with these values; None where no trial is known in advance."""
+    """The number of the first trial with these values; None where no trial is known in advance."""
     untuned: bool
-    """Its varied fields stay at their defaults, while those of the trials are searched."""
+    """Whether its varied fields stay at their defaults, while those of the trials are searched."""
 
     def is_at(self, algorithm: str, params: Mapping[str, Any]) -> bool:
-        """Return whether a baseline is this algorithm at this point."""
+        """Return whether the baseline is of `algorithm`, and `params` are its varied fields."""
         return self.algorithm == algorithm and self.params == params
 
 
@@ -178,7 +178,7 @@ class SweepSpec(Settings):
     baselines: tuple[Mapping[str, Any], ...]
     """Each with `name` and the fields that it fixes, of the algorithm and dotted of `optim`."""
     trial: Mapping[str, Any]
-    """The shared fields as given, nested."""
+    """The fields that all trials share, nested, as the file gives them."""
     text: str = Field(repr=False)
     """The file as read, to be kept beside the results."""
     source_path: Path
@@ -218,7 +218,8 @@ class SweepSpec(Settings):
                 raise ValueError(f"the points of a {adaptive} sweep are not known before it runs")
 
     def fixed_values(self, number: int) -> Params:
-        """Return the values that the file fixes at a search's point: `try_first` and the task."""
+        """Return the values of a point that are not searched: those of `try_first`, and the task.
+        `number` is the point's, from 0."""
         setting, cell = self.setting_of(number)
         return {**(self.try_first[setting] if setting < len(self.try_first) else {}), **cell}
 
@@ -232,25 +233,25 @@ class SweepSpec(Settings):
 
     @property
     def task_values(self) -> tuple[Any, ...]:
-        """The tasks of the sweep, if it has any."""
+        """The values of the parameter that `tasks` names; empty without `tasks`."""
         varied = next((item for item in self.parameters if item.name == self.tasks), None)
         return varied.values if isinstance(varied, Categorical) else ()
 
     @property
     def cells(self) -> tuple[Params, ...]:
-        """The task part of the points: one for each task, or an empty one."""
+        """The task's part of a point, {parameter: task}, for each task; ({},) without tasks."""
         if self.tasks is None:
             return ({},)
         return tuple({self.tasks: task} for task in self.task_values)
 
     def setting_of(self, trial: int) -> tuple[int, Params]:
-        """Return the number of a trial's setting, and its task's part of the point. With C tasks,
-        trial n has setting n // C and task n % C."""
+        """Return the number of a trial's setting, and the trial's cell (`cells`). With C tasks,
+        trial n has setting n // C and cell n % C."""
         setting, cell = divmod(trial, len(self.cells))
         return setting, self.cells[cell]
 
     def goals_at(self, params: Mapping[str, Any]) -> tuple[Metric, ...]:
-        """Return the goals of a trial, with `{task}` replaced by the trial's task."""
+        """Return the goals of the trial at `params`, with `{task}` replaced by the trial's task."""
         if self.tasks is None:
             return self.goals
         return tuple(goal.on(str(params[self.tasks])) for goal in self.goals)
@@ -280,7 +281,7 @@ class SweepSpec(Settings):
         return self._runs_of(self.typical_config())
 
     def expected_runs(self, number: int) -> int:
-        """Return the maximal number of runs of a trial; 0 where it repeats another's runs."""
+        """Return the maximal number of runs of trial `number`; 0 where it repeats another trial."""
         if number >= self.distinct_trials:
             return 0
         if self.is_adaptive or not any(item.name in SEEDING for item in self.parameters):
@@ -356,7 +357,8 @@ class SweepSpec(Settings):
         return [*first.values()]
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:
-        """Return the varied fields that a baseline does not fix; none if it does not train."""
+        """Return the varied fields, as keys, that a baseline has and does not fix; `{}` if it does
+        not train."""
         if not ALGORITHMS[str(baseline["name"])].trains:
             return {}
         searched = [item.name for item in self.parameters if item.name != self.tasks]

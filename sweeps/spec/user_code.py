@@ -67,7 +67,7 @@ def source_digest() -> str:
 
 
 Vet = Callable[[str], None]
-"""Raises RequestError for a module that is not to be imported, as `resolve` names it."""
+"""Takes a module as `resolve` returns it; raises RequestError if it must not be imported."""
 
 
 def import_all(
@@ -93,7 +93,7 @@ def import_all(
         try:
             resolved = resolve([item], at)
             if seen.issuperset(resolved):
-                continue  # a home has those of the file among the others too
+                continue  # `more` from a home lists the modules of the file too
             seen.update(resolved)
             if vet is not None:
                 for module in resolved:
@@ -186,7 +186,7 @@ def refuse_unimported(sweep: Mapping[str, Any], imports: Sequence[str]) -> None:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield every text in plain data, keys aside."""
+    """Yield every text in plain data except the keys of mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Iterable):
@@ -195,7 +195,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 FAMILY_SUFFIXES = (".yaml", ".yml")
-"""Those of a family's file, which is declared and not programmed."""
+"""Suffixes of the files that declare a family."""
 
 
 def resolve(imports: Iterable[str], folder: Path) -> tuple[str, ...]:
@@ -231,7 +231,8 @@ def _resolved(item: str, folder: Path) -> str:
 
 
 def _without_links(path: Path) -> Path:
-    """Return a file's absolute path; a link keeps its own name, by which a module is called."""
+    """Return a file's absolute path with links in its folder resolved; the file's own name, by
+    which a module is imported, is kept."""
     return path.parent.resolve() / path.name
 
 
@@ -271,7 +272,8 @@ def _is_path(item: str) -> bool:
 
 
 def _located(file: Path) -> tuple[str, Path]:
-    """Return the module's name of a file, and the folder that holds the name's first part."""
+    """Return the dotted name of a file's module, and the folder to import it from (which holds the
+    outermost package). Raises RequestError for a missing file or a name that is no module's."""
     if not file.is_file():
         near = nearest(file.name, _modules_in(file.parent, ".py"))
         raise RequestError(f"import: {file} does not exist{near}")
@@ -291,7 +293,7 @@ def _located(file: Path) -> tuple[str, Path]:
 
 
 def _modules_in(folder: Path, suffix: str = "") -> list[str]:
-    """Return the names of the modules in a folder whose files have the suffix `suffix`."""
+    """Return the names of a folder's modules, those of files with `suffix` added, and packages."""
     if not folder.is_dir():
         return []
     files = [f"{path.stem}{suffix}" for path in folder.glob("*.py")]
@@ -322,12 +324,9 @@ def is_family_file(text: object) -> bool:
 
 
 def register_family(file: Path) -> Family:
-    """Register the family that a file declares, with its templates, and return it.
-
-    A file that was registered before is read again if its text has changed. Raises RequestError
-    when the file cannot be read or another family has its name, InvalidConfig with every mistake
-    and its line.
-    """
+    """Register the family that a file declares, with its templates, and return it. A file that was
+    registered before is read again if its text has changed. Raises RequestError when the file
+    cannot be read or another family has its name, InvalidConfig with every mistake and its line."""
     file = _without_links(file)
     if path_or_none(str(file)) is None:
         folder = path_or_none(str(file.parent))
@@ -360,13 +359,15 @@ def register_family(file: Path) -> Family:
 
 
 def place_of(config: DataConfig) -> str:
-    """Return where the images of a run are: `data.root`, or the root that its family declares."""
+    """Return where the images of a run are: `data.root`, the root that its family's file declares,
+    or `builtin`."""
     declared = _declared(FAMILIES.get(config.family))
     return config.root or ("builtin" if declared is None else str(declared.root))
 
 
 def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
-    """Register templates written inline; return the defaults of the fields that name templates."""
+    """Register the templates that a family's file lists or names by file; return the defaults of
+    its runs: `prompts.classes` and `prompts.contexts` -> template set."""
     defaults: dict[str, object] = {}
     for key in Prompts.model_fields:
         texts: tuple[str, ...] | None = getattr(declared.declaration.prompts, key)
@@ -392,7 +393,7 @@ def _prompts(document: SpecDocument, declared: Declared) -> dict[str, object]:
 
 
 def _is_ours(name: str, family: str) -> bool:
-    """Return whether a template set is of an earlier text of the same family's file."""
+    """Return whether template set `name` was registered by an earlier text of the same file."""
     other = FAMILIES.get(family)
     return other is not None and _declared(other) is not None and name in other.defaults.values()
 
@@ -404,7 +405,7 @@ def _declared(family: Family | None) -> Declared | None:
 
 
 def _check_name(document: SpecDocument, declared: Declared) -> None:
-    """Report a name that another family has, unless the other family's file was deleted."""
+    """Report the name of `declared` if another family has it, whose file still exists."""
     family = FAMILIES.get(declared.declaration.name)
     was = _declared(family)
     if family is not None and was is None:
@@ -416,7 +417,7 @@ def _check_name(document: SpecDocument, declared: Declared) -> None:
 
 
 def _problems(declared: Declaration) -> Iterator[Problem]:
-    """Yield mistakes of the file as a whole: keys that exclude each other, templates, defaults."""
+    """Yield mistakes in a whole declaration: keys that exclude each other, templates, defaults."""
     if declared.test is None and declared.test_fraction is None:
         message = "which folder is the test? If there is none, say test_fraction: 0.2"
         yield Problem(("test",), message)
@@ -452,9 +453,9 @@ FIELD = "data.family"
 
 
 def name_families(document: SpecDocument, folder: Path) -> tuple[str, ...]:
-    """Replace each family file that a normalised sweep file names by the family's name; return the
-    files' paths. A path is relative to `folder`, where the sweep file is, a path given by `--set`
-    to the current folder. Mistakes are reported with those of the sweep file."""
+    """Register each family file that a normalised sweep file names, replace its path by the name of
+    the family, and return the absolute paths. A path in the file is relative to `folder`, one of
+    `--set` to the current folder. Mistakes are reported with those of the sweep file."""
     files: dict[str, None] = {}
     for holder, key, route in list(texts_of(document, FIELD)):
         if not is_family_file(holder[key]):

@@ -1,4 +1,4 @@
-"""Whether the keys of a sweep file go together, and with the trial that they vary."""
+"""Whether the keys of a sweep file agree with each other and with its trial."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _check_weights(document: SpecDocument) -> None:
 
 
 def _check_goals(document: SpecDocument, settings: Settings, space: TrialSpace) -> None:
-    """Report goals that use test data, are given twice, or belong to a model that no trial has."""
+    """Report goals that use test data, are given twice, or name a merge that a trial lacks."""
     several = bool(settings.metrics)
     if several and document.get(("metric",)) is not None:
         other = document.place(("metric",)).text
@@ -86,7 +86,7 @@ def _check_goals(document: SpecDocument, settings: Settings, space: TrialSpace) 
 
 
 def _check_constraint(document: SpecDocument, settings: Settings, space: TrialSpace) -> None:
-    """Report a constraint by test data, or whose reference is no baseline."""
+    """Report a constraint on a metric of test data, or relative to what is no baseline."""
     if settings.constraint is None or document.is_wrong(("constraint",)):
         return
     name, route = settings.constraint.name, ("constraint", "name")
@@ -100,7 +100,7 @@ def _check_constraint(document: SpecDocument, settings: Settings, space: TrialSp
 
 
 def _check_honest(document: SpecDocument, name: str, route: Route) -> None:
-    """Report a metric that uses a test split or a shift, unless the file says `oracle`."""
+    """Report the metric `name` if it is of a test split or shift, unless the file says `oracle`."""
     if looks_at_tests(name) and document.get(("selection",)) != "oracle":
         document.add_error(
             route,
@@ -154,8 +154,8 @@ _RULE: Route = ("early_terminate",)
 
 
 def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTerminate | None:
-    """Return the settings of early termination with the metric filled in; report a metric of test
-    data or without epochs."""
+    """Return the settings of early termination with the metric filled in. Report one of test data,
+    one that is not measured at every epoch, and pruning of a grid without `allow_grid`."""
     rule = settings.early_terminate
     if rule is None:
         return None
@@ -186,17 +186,18 @@ def _early_terminate(document: SpecDocument, settings: Settings) -> EarlyTermina
 
 
 METHODS_OF_TASKS = ("grid", "random")
-"""Those whose points are known without results: then every setting can run on every task."""
+"""Methods whose points are known without results, so that every setting runs on every task."""
 APART: tuple[Route, ...] = (
     *(("confirm_seeds",), ("after",), ("early_terminate",), ("race_seeds",), ("metrics",)),
     *(("constraint",), ("metric", "target")),
 )
-"""What compares trials with each other, or is of one choice: neither goes with tasks."""
+"""Keys that do not go with tasks: they compare trials, or concern the one selected setting."""
 _TASKS: Route = ("tasks",)
 
 
 def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings: Settings) -> None:
-    """Add to `document` the errors in `tasks`, and a warning where the last setting misses some."""
+    """Report mistakes in `tasks`; warn where `run_cap` leaves the last setting without some tasks.
+    `space` is what varies."""
     name = document.get(_TASKS)
     if name is None and TASK in str(document.mapping(("metric",)).get("name")):
         message = f"{TASK} stands for the name of a task, and there are no tasks"
@@ -223,7 +224,6 @@ def _check_tasks(document: SpecDocument, space: Sequence[Distribution], settings
             message = f"a setting is the same on every task; leave the condition on {name} out"
             document.add_error(("parameters", other.name, "when"), message)
     _check_beside_tasks(document)
-    # The last setting would miss some tasks.
     tasks, cap = len(varied.values), settings.run_cap
     if cap is None and settings.method == "random":
         cap = RUN_CAP
@@ -256,7 +256,7 @@ _TRY_FIRST: Route = ("try_first",)
 def _try_first(
     document: SpecDocument, settings: Settings, space: Sequence[Distribution]
 ) -> tuple[Params, ...]:
-    """Return the points of `try_first` by dotted field, in the space's values; report mistakes."""
+    """Return the points of `try_first`, dotted field -> value of `space`; report mistakes."""
     points, source = settings.try_first, settings.try_first_from
     if not points:
         return ()
@@ -270,7 +270,7 @@ def _try_first(
         _point(document, free, item, (*_TRY_FIRST, index), skips=bool(source))
         for index, item in enumerate(points)
     ]
-    if source:  # its other fields are left out, and with them what told two points apart
+    if source:  # fields outside this space are left out, after which two points may be equal
         own = [point for index, point in enumerate(own) if point and point not in own[:index]]
         if not own:
             why = "its points have no value of this space"
@@ -286,7 +286,8 @@ def _point(
     *,
     skips: bool,
 ) -> Params:
-    """Return a point with the space's own values; `skips` leaves out those outside of it."""
+    """Return the point `item`, given at `route`, in values of `space`. A value outside of the space
+    is left out, and reported unless `skips`."""
     point: Params = {}
     for name, value in item.items():
         if name in space:
@@ -301,8 +302,8 @@ def _point(
 
 
 def _own_value(distribution: Distribution, value: object) -> tuple[Any, str | None]:
-    """Return the search space's own form of a value; for a value outside of the space None, and a
-    text with what is allowed."""
+    """Return (the distribution's value that equals `value`, None), or without one (None, a text of
+    what is allowed)."""
     if isinstance(distribution, Categorical):
         own = {canonical(value): value for value in distribution.values}
         if canonical(value) in own:
