@@ -19,23 +19,22 @@ from carft_sweep.tracking.report.table import SELECTED, TableOptions, usual_colu
 from carft_sweep.tracking.store.base import GROUP, RunsView
 
 MEAN, SELECTED_ARM, VERSUS = "mean/", "selected/", "vs_reference/"
-"""What the names begin with of an arm's means over seeds, of those of the selected arm and of its
-differences, which the sweep's own run has. No run has the same names: a maximum over all runs would
-mix a mean over seeds with single seeds."""
+"""Prefixes of metric names: of an arm's means over seeds, and, in the sweep's own run, of the
+selected arm's means and of its differences from the reference. Single runs have none of these
+names: a maximum over all runs would mix means over seeds with single seeds."""
 LOW, HIGH = "_ci_low", "_ci_high"
-"""What they end with at the ends of an interval, which stand behind their mean in every list."""
+"""Suffixes of the names of an interval's two ends, which follow their mean in every list."""
 MOST_VARIED = 4
 """Varied parameters that have a chart of their own."""
 ARM_PARAM = "arm"
-"""The parameter with the name of an arm: the axis of a chart, where no point can be named."""
+"""The parameter with an arm's name: an axis of charts, which cannot name their points."""
 _DIGITS = 6
-"""Of a fraction in a table: an image in a million is more than a mean is over. The files have
-every digit."""
+"""Decimal digits of the store's values, finer than one test image. The files have every digit."""
 
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """An arm of the table, as the store has a run of it."""
+    """An arm of the table in the form of the run that the store has for it."""
 
     label: str
     name: str
@@ -57,7 +56,7 @@ class ArmSummary:
 
 
 def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
-    """Return a summary of each arm of the table and of the views, in the order of the table.
+    """Return a summary of each arm that the table or a view shows, in the order of the table.
     `group` is the text by which the views find the arms of their sweep."""
     metrics = [column.metric for column in usual_columns(comparison)]
     first = {row.arm.label for row in shown_rows(comparison)}
@@ -74,7 +73,7 @@ def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
 
 
 def arms_view(comparison: Comparison, arms: Sequence[ArmSummary]) -> RunsView:
-    """Return what a page of the store shows of these arms, by OOD mean, or by ID without shifts.
+    """Return what a page of the store shows of these arms, sorted by OOD mean (without shifts: ID).
 
     A chart of ID against OOD cannot name its points, so the view also has charts of each against
     the arms' names.
@@ -159,7 +158,7 @@ def run_name(
     algorithm: str, params: Mapping[str, Scalar], seed: str | None, trial: int | None = None
 ) -> str:
     """Return a run's name in a store, which cuts long names: `car_ft kl_weight=3 s2`, and with many
-    fields `car_ft #3 s2`."""
+    fields `car_ft #3 s2`, where 3 is the number of the trial."""
     name = f"{algorithm} {setting(params)}".rstrip()
     if trial is not None and len(name) > LONGEST:
         name = short_label(algorithm, trial)

@@ -17,14 +17,14 @@ from carft_sweep.tracking.store.base import DatasetInput
 
 TRAIN = "train"
 _DIGITS = 12
-"""Of the digest of the data, which stands behind the name; parameters have all."""
+"""Characters of the data's digest beside a data set's name; the run's parameters have all."""
 
 logger = logging.getLogger(__name__)
 
 
 def run_datasets(claimed: Mapping[str, Any], facts: Mapping[str, Any]) -> list[DatasetInput]:
-    """Return the data sets of a run: its training split, from its `config.json`, and the splits on
-    which its model was measured, from the recorded properties of the evaluation."""
+    """Return the data sets of a run: its training split, from `claimed`, its `config.json`, and its
+    measured splits, from the `facts` of its evaluation. [] where these do not name the data."""
     try:
         config = DataConfig.model_validate(claimed["config"]["data"])
         source, digest = place_of(config), str(facts["data"])[:_DIGITS]
@@ -52,7 +52,7 @@ def sweep_datasets(records: Sequence[RunRecord]) -> list[DatasetInput]:
 
 
 def _context(split: str) -> str:
-    """Return MLflow's word for the use of a split, by its name in metrics; a shift's own name."""
+    """Return the use of a split (its name in metrics): training, validation, test, shift/NAME."""
     if split.startswith("ood/"):
         return f"shift/{split.removeprefix('ood/')}"
     return {TRAIN: "training", "id/val": "validation"}.get(split, "test")

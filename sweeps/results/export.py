@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DIGITS = 12
-"""Of a digest, as tables show it."""
+"""Characters of a digest that tables and messages show."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SelectedModel:
     """One model of one run."""
 
     arm: Arm
-    """Its setting."""
+    """The unmerged arm of the run."""
     run: RunRecord
     label: str
     """`unmerged`, or a merged model of the run."""
@@ -136,7 +136,7 @@ def export_commands(comparison: Comparison, sweep: str, *, named: bool) -> Itera
 
 
 def baseline_command(comparison: Comparison, sweep: str) -> Iterator[Export]:
-    """Yield the command that exports the baseline, if the verdict is against the selected model."""
+    """Yield the command that exports the reference if the verdict is against the selected model."""
     better = comparison.better_baseline
     if better is not None:
         model = select_model(comparison, setting=better.label)
@@ -145,7 +145,7 @@ def baseline_command(comparison: Comparison, sweep: str) -> Iterator[Export]:
 
 
 def part_of(comparison: Comparison, model: SelectedModel) -> Comparison:
-    """Return the comparison that a model belongs to: of several tasks that of its own."""
+    """Return the comparison of the model's task, or `comparison` itself without tasks."""
     parts = comparison.tasks.values()
     return next((part for part in parts if model.run in part.runs()), comparison)
 
@@ -179,7 +179,8 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
 
 
 def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, str | None]:
-    """Return the unmerged arm of a setting's label, and the merge in that label."""
+    """Return the unmerged arm, and the merge or None, of the row with the label `setting`; by
+    default of the selected row."""
     own = {_runs(arm): arm for arm in _arms(comparison)}
     if setting is None:
         arm = next((row.arm for row in comparison.rows if row.selected), None)

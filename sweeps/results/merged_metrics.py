@@ -1,8 +1,8 @@
 """The metrics of merged models under the names that a tracking store has.
 
 A store shows the newest value of a name, so each merged model has names of its own: those of alpha
-0.5 begin with `wise_ft_0.5/`. The ends of a line have none: alpha 0 is the zero-shot model, which
-is a run, and alpha 1 the run's own model. The curve over alpha is a series beside them.
+0.5 begin with `wise_ft_0.5/`. Alpha 0 and 1 have none: they are the zero-shot model, which is a run
+of its own, and the run's own model. The curve over alpha is a series besides.
 """
 
 from __future__ import annotations

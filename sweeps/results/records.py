@@ -54,7 +54,8 @@ STRENGTH: Mapping[str, Literal[1, -1]] = {
     "optim.epochs": -1,
     "optim.steps": -1,
 }
-"""Fields that hold a run close to the zero-shot model, by importance: the sign of the effect."""
+"""Fields that hold a run close to the zero-shot model, most important first: 1 if larger values do,
+else -1."""
 
 
 def comparison(sweep: Ledger, runs: RunStore) -> Comparison:
@@ -132,9 +133,9 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
 def _facts(
     own: Mapping[str, Any], merges: Mapping[str, Mapping[str, Any] | None], requested: str | None
 ) -> Mapping[str, Any]:
-    """Return the recorded properties of a run's evaluation, with notes of its merges, and a note if
-    another sweep measured another epoch's weights: a folder keeps one evaluation of each model, by
-    the sweep that measured last."""
+    """Return the facts of a run's evaluation `own`, with notes of its `merges`, and a note if it is
+    not of the weights that this sweep's keep.result asks for, `requested`: a folder keeps one
+    evaluation of each model, by the sweep that measured last."""
     facts: Mapping[str, Any] = own["facts"]
     marks = {label: data["facts"].get("merge_mark") for label, data in merges.items() if data}
     if any(marks.values()):
@@ -150,7 +151,8 @@ def _facts(
 
 
 def state_of(state: RunState | None, *, done: bool) -> State:
-    """Return the state of a run as readers see it: running without a live worker is stopped."""
+    """Return a run's state for readers: running without a live claimant is stopped. Without a
+    `state` it is done or missing, by `done`: whether the run is measured."""
     if state is None:
         return "done" if done else "missing"
     if state.state == "running":

@@ -47,14 +47,14 @@ INDEX = "index.html"
 
 
 def _claim(run: RunRecord) -> dict[str, Any] | None:
-    """Return the config and identity in a run's folder; None where these do not name the data."""
+    """Return the content of a run's `config.json`; None if it is missing or has no identity."""
     claim = None if run.folder is None else read_json(run.folder / "config.json", Claim)
     return claim if claim and "identity" in claim else None
 
 
 def _run_pages(home: Home, sweeps: Sequence[Ledger], *, for_others: bool) -> RunPages | None:
     """Return MLflow's pages of the runs that were sent; None where MLflow's address is unknown, or
-    is one that others do not reach."""
+    `for_others` where it is of this machine alone."""
     place = resolve_location(home.path)
     address, is_own = pages_address(place), not is_server(place.named)
     if address is None or (for_others and is_own):
@@ -70,7 +70,7 @@ def _run_pages(home: Home, sweeps: Sequence[Ledger], *, for_others: bool) -> Run
 
 
 def has_dead_links(page: Path, run_ids: Iterable[str]) -> bool:
-    """Return whether a stored page links to other runs of MLflow than these."""
+    """Return whether a stored page links to runs of MLflow that are not among `run_ids`."""
     text = read_regular(page).decode(errors="replace") if page.exists() else ""
     return not {*re.findall(r"#/experiments/[^/]+/runs/([^/?]+)", text)} <= {*run_ids}
 
@@ -151,7 +151,7 @@ def _facts(home: Home, sweeps: Sequence[Ledger], comparison: Comparison) -> Iter
 
 
 def _identities(done: Sequence[RunRecord]) -> Iterator[Fact]:
-    """Yield name and digest of data, weights and training code, as recorded by each run."""
+    """Yield the facts `data`, `model` and `training code`: names and digests that runs recorded."""
     identities: dict[str, list[str]] = {"data": [], "model": [], "training code": []}
     for run in done:
         if (claim := _claim(run)) is not None:
@@ -185,7 +185,7 @@ def _with_digest(name: str, digest: str) -> str:
 
 
 def _last_part(name: str) -> str:
-    """Return the last part of a path on this machine; other names are returned unchanged."""
+    """Return the last part of an absolute path; other names are returned unchanged."""
     path = Path(name)
     return path.name if path.is_absolute() else name
 
@@ -241,7 +241,7 @@ def page(
 def publish(folder: Path, sweep: Ledger, part: SweepRuns) -> None:
     """Write what is published beside a sweep's page: its comparison, every number of every run,
     which `compare` reads, and the sweep file. No text names a user's home folder. Raises
-    RequestError where the folder has such files, but of nothing that was published."""
+    RequestError where the folder has files of these names that are not published ones."""
     present = [name for name in (COPY, INDEX, *COMPARED) if (folder / name).exists()]
     if present and not (folder / COMPARISON_INPUT).exists():
         raise RequestError(f"--out: {folder} has another {present[0]}; name another folder")

@@ -1,6 +1,6 @@
-"""What a place was sent of the runs of a sweep, so that a driver need not send it all again.
+"""What was sent of a sweep's runs to a place (server or database, and experiment).
 
-What the place has now is asked of the place itself.
+So a driver need not send all again. What the place has now is asked of the place itself.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.tracking.location import TrackingLocation, resolve_location, without_password
 
 STARTED = "started"
-"""What a run was sent as of which the store has something and maybe not all."""
+"""The fingerprint of a run of which the store has something, and perhaps not all."""
 
 
 def place_of(home: Home, ledger: Ledger | None) -> TrackingLocation:
-    """Return where the runs of a sweep are recorded, by its newest generation."""
+    """Return where the runs of a sweep are recorded, by its newest generation, if it has one."""
     experiment = "" if ledger is None else str(ledger.spec.get("experiment", ""))
     return resolve_location(home.path, experiment=experiment)
 
@@ -31,14 +31,14 @@ class SentLog:
     def __init__(self, folder: Path, place: TrackingLocation) -> None:
         self.file = folder / "sent" / f"{place.key}.jsonl"
         self.model = self.file.with_suffix(".model.json")
-        """Which model of the sweep the place has."""
+        """The file that records which model of the sweep the place has."""
         self.place = f"{without_password(place.named)} (experiment {place.experiment})"
         self.experiment = ""
-        """What the place calls the experiment; empty where it has no pages, or is unknown."""
+        """The place's id of the experiment; empty if unknown."""
         self.runs: dict[str, Mapping[str, str]] = {}
-        """By digest: `id` of the run in the store, and `as`, what it was sent as."""
+        """By digest: `id` of the run in the store, and `as`, the fingerprint of what was sent."""
         self._is_stale = False
-        """Whether the file says of a run what is not so any more."""
+        """Whether the file has an entry that is no longer true."""
         lines = read_lines(self.file)
         for line in lines:
             try:
@@ -80,8 +80,8 @@ class SentLog:
             self._rewrite()
 
     def correct(self, digest: str, run_id: str | None) -> None:
-        """Mark a run as unsent that the store lacks, or has differently under this id. The file is
-        updated when the run was sent."""
+        """Mark as unsent a run that the store lacks (`run_id` None), or has in another state. The
+        file is updated by the next `record`."""
         self._is_stale = True
         if run_id is None:
             self.runs.pop(digest, None)

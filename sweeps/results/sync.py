@@ -84,13 +84,13 @@ _TITLES = dict(
     zip(artifacts.FIGURES, ("ID against OOD", "OOD and ID by what is varied"), strict=True)
 )
 _REMOVED = "removed"
-"""What an arm was sent as that the table has no more."""
+"""The fingerprint of an arm that the table has no more, and that was removed."""
 _OPEN = (STARTED, "running")
-"""What a run was sent as that has no end."""
+"""Fingerprints of runs whose end was not sent."""
 _INPUT_PAUSE = 20
-"""Between two sendings of the file of all runs of a sweep that runs, in times that one takes."""
+"""Pause after sending a running sweep's COMPARISON_INPUT, as a multiple of the time it took."""
 TRIES = 5
-"""A request that may not be at fault is set aside when it failed so many times."""
+"""Failures after which a request that might succeed later counts as refused."""
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """The state of a run as its folder has it, whose files are read once."""
+    """A run's state and measurements as its folder has them; each file is read once."""
 
     status: Status
     state: RunState | None
@@ -183,21 +183,21 @@ class SweepSync:
         self._folder = home.sweep(ledger.name)
         self._sent = SentLog(self._folder, place_of(home, ledger))
         self.pending: dict[str, None] = {}
-        """Digests of which something may be new."""
+        """Digests of runs that may have new records."""
         self._is_looked_through = False
         self._part: SweepRuns | None = None
-        """The runs of a sweep that nobody drives."""
+        """The runs of the sweep, once its driver has ended."""
         self._comparison: Comparison | None = None
-        """Of these runs."""
+        """The comparison of `_part`."""
         self._started: set[str] = set()
         self._epochs: dict[str, int] = {}
         """By digest the last epoch that was sent by this object."""
         self._steps: dict[str, int] = {}
-        """And the last step with a point."""
+        """By digest the last step whose point was sent by this object."""
         self._looked_at = time.monotonic()
-        """When the runs that are under way were last news without being reported."""
+        """When running runs were last marked as changed without a report (`_note_running`)."""
         self._has_ended_runs, self._input_due = False, 0.0
-        """Since the file of all runs was sent, and when it may be sent again."""
+        """Whether runs have ended since COMPARISON_INPUT was sent; when it may be sent again."""
         self._failures: Counter[tuple[str, str]] = Counter()
 
     def note(self, digest: str) -> None:
@@ -207,8 +207,8 @@ class SweepSync:
     def end_driver(
         self, part: SweepRuns | None = None, comparison: Comparison | None = None
     ) -> None:
-        """Count runs whose files say running as stopped, and send the sweep's end: its runs and
-        their comparison, where these exist already."""
+        """Count running runs as stopped from now on, and let `update` send the sweep's end, with
+        its runs (`part`) and their comparison where these exist already."""
         self._part, self._comparison, self._owner = part, comparison, None
         self._is_looked_through = False
 
@@ -227,8 +227,8 @@ class SweepSync:
         the store lacks a file of the sweep's own run."""
         tracked = self._store.runs_of(self._sweep.sweep)
         lost = self._differing(tracked)
-        # Of a run that is gone each other one names it as its parent; with a file of the sweep's
-        # own run those of all others may be gone.
+        # If the sweep's own run is gone, all others name a parent that is gone; if a file of it is
+        # gone, files of all others may be gone too.
         if "" not in tracked or self._lacks_files():
             lost |= self._sent.runs.keys()
         if any(name.startswith(ARM) for name in lost):
@@ -455,13 +455,14 @@ class SweepSync:
         self._steps.pop(key.digest, None)
 
     def _attempt_tags(self, state: RunState | None) -> dict[str, str]:
-        """Return tags that name who has worked on a run of this sweep, and how often."""
+        """Return tags of a run's attempts and last worker; {} if another sweep trained the run."""
         if state is None or state.sweep != self._sweep.sweep:
             return {}
         return {"carft.attempt": str(state.attempts), "carft.worker": state.worker}
 
     def _own_execution_tags(self, state: RunState | None) -> dict[str, str]:
-        """Return tags of the user and versions of a run that differ from the sweep's own run."""
+        """Return tags of the execution that made a run: its user, and versions that differ from
+        those of the sweep's first execution."""
         until = None if state is None else state.ended
         before = [start for start in self._executions if until is None or start["at"] <= until]
         tags: Mapping[str, str] = (before or [{}])[-1].get("tags", {})
@@ -540,7 +541,7 @@ class SweepSync:
             "carft.metric": goals(spec)[0]["name"],
             "carft.selection": str(spec["selection"]),
             "carft.state": "running",
-            GROUP: f"{self._group} and its arms",  # of two the longer one is the larger one
+            GROUP: f"{self._group} and its arms",  # longer, so it sorts as larger than the arms'
         }
         if spec["description"]:
             tags["mlflow.note.content"] = spec["description"]
@@ -580,7 +581,7 @@ class SweepSync:
         if "at" in outcome:  # else its driver was killed: nobody has compared its runs
             self._comparison = self._comparison or compare_sweeps([part])
             tags |= self._verdict_tags(self._comparison)
-        # Before the arms, which take long on a slow server: a sweep that has ended does not run.
+        # Before the arms, which take long on a slow server: an ended sweep must not look running.
         self._end_run(self._sweep, state, tags, ended)
         if "at" in outcome and self._comparison is not None:
             self._send_arms(self._comparison, ended)
@@ -622,7 +623,7 @@ class SweepSync:
             if name.startswith(ARM) and name not in names:
                 self._remove_arm(RunKey(self._sweep.sweep, arm=name.removeprefix(ARM)))
         for place, (key, arm) in enumerate(arms.items()):
-            # The newest is MLflow's first: they snapshot there as in the table.
+            # MLflow lists the newest run first: so arms are listed as in the table.
             self._send_arm(key, arm, when - place, when)
         if arms:
             self._keep_view(arms_view(comparison, [*arms.values()]), when)
@@ -634,7 +635,8 @@ class SweepSync:
         self._attempt("", f"view {view.title}", keep)
 
     def _send_arm(self, key: RunKey, arm: ArmSummary, began: int, when: int) -> None:
-        """Send an arm, unless the store has the same arm already."""
+        """Send an arm, unless the store has the same arm already; `began` and `when` (its end) are
+        in milliseconds."""
         fingerprint = self._sent.fingerprint(key.name) or "started"
         if fingerprint == arm.fingerprint:
             return
@@ -716,9 +718,9 @@ class SweepSync:
     def _attempt(
         self, digest: str, what: str, call: Callable[[], None], *, split: bool = False
     ) -> None:
-        """Make one call of the store, unless the store refused it for good. Raises
-        ServiceUnreachable where the store is away, _Postponed where another try may succeed, and
-        with `split` the TrackingError that names the refused record."""
+        """Make one call of the store, the request `what` of the run `digest` (`RunKey.name`), if it
+        was not refused for good. Raises ServiceUnreachable where the store is away, _Postponed
+        where another try may succeed, and with `split` the TrackingError of a refused record."""
         step = (digest, what)
         if step in self.refused:
             return
@@ -819,7 +821,7 @@ def _end_time(snapshot: _Snapshot) -> int:
 
 
 def _state_of(name: str, fingerprint: str) -> str:
-    """Return the state that the store has of a run or arm, which its fingerprint includes."""
+    """Return the state that the store should have of the run or arm `name`, by the fingerprint."""
     if name.startswith(ARM):
         return "running" if fingerprint in _OPEN else "finished"
     return ENDS.get(fingerprint.partition(" ")[0], "running")
@@ -844,7 +846,7 @@ def _modified(file: Path) -> int:
 
 
 def _content_digest(files: Sequence[Path], runs: str) -> str:
-    """Return a digest of the files and the run ids that decide the report's content."""
+    """Return a digest of `runs` (COMPARISON_INPUT's text) and of the files except the page."""
     hashed = hashlib.sha256(runs.encode())
     for file in files:
         with suppress(RefusedFile):  # nor is it sent
@@ -853,8 +855,8 @@ def _content_digest(files: Sequence[Path], runs: str) -> str:
 
 
 def sync_sweep(home: Home, name: str, store: Tracker) -> SweepSync:
-    """Send all records that a store lacks of a sweep without a driver; return what sent them.
-    Raises RequestError while a driver runs, and ServiceUnreachable where the store is away."""
+    """Send all records that a store lacks of a sweep without a driver; return the SweepSync. Raises
+    RequestError while a driver runs, and ServiceUnreachable where the store is away."""
     with undriven(home.sweep(name)):
         sync = SweepSync(home, find_ledger(home, name), store, is_thorough=True)
         while not sync.update():

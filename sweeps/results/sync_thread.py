@@ -12,20 +12,20 @@ LONGEST_PAUSE = 60.0
 SOON = 0.25
 """Seconds between two tries while somebody waits."""
 _SHARE = 0.75
-"""Of the time that may go into requests: what comes meanwhile is merged."""
+"""Share of the time that may go into updates; records that come meanwhile are sent together."""
 
 TURNS = 20
-"""So many times a flush waits for a slow place that still takes what is sent."""
+"""The most timeouts that a flush waits for a slow store that makes progress."""
 
 logger = logging.getLogger(__name__)
 
 
 class SyncThread:
-    """Calls `update` in a thread as long as there is news, about once a `pace` in seconds.
+    """Calls `update` in a thread while there is something to send, about every `pace` seconds.
 
-    The pause grows with the time that updates take, and doubles while the place is away, up to
-    `longest`. `update` returns False where something waits for another try. With `idle` it is also
-    called without news, after so many seconds.
+    The pause grows with the time that updates take, and doubles while they fail, up to `longest`
+    seconds. `update` returns False where something waits for another try. With `idle` it is also
+    called `idle` seconds after the last call.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SyncThread:
         idle: float | None = None,
     ) -> None:
         self.last_error: str | None = None
-        """Why the last update did not do; None where it did."""
+        """Why the last update failed; None if it did not."""
         self._update, self._pace, self._longest, self._idle = update, pace, longest, idle
         self._changed = threading.Condition()
         self._wanted, self._done = 1, 0
@@ -61,8 +61,8 @@ class SyncThread:
     def flush(
         self, timeout: float, *, haste: bool = False, progress: Callable[[], int] = lambda: 0
     ) -> bool:
-        """Update now and wait; return False when `progress` has not changed for `timeout`, at the
-        latest after TURNS of these, or in `haste` after one, or if the destination is away."""
+        """Update now and wait until all is sent; return False after `timeout` seconds in which
+        `progress()` did not change, after TURNS timeouts, and in `haste` after one or an error."""
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
