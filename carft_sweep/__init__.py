@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 # Nothing is sent home unless the user asks for it; the hub's client reads this when imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-# Threads of OpenMP spin while they wait for each other: beside another busy process on one that
-# does not run, and a step takes many times as long. Read when torch is loaded, and inherited by
-# every process that is started from here.
+# Threads of OpenMP spin while they wait for each other. Beside another busy process they wait for
+# threads that have no core, and a step takes many times as long. The variable is read when torch
+# is loaded, and inherited by every process that is started from here.
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
-# Whether attention's input projection is one matrix product or one an image depends, in PyTorch,
-# on whether its weights need a gradient. Where the two round differently, as on AMD's CPUs, the
+# PyTorch computes attention's input projection as one matrix product, or as one for each image, by
+# whether its weights need a gradient. Where the two round differently, as on AMD's CPUs, the
 # teacher and a student of equal weights differ, and CAR-FT's KL is not 0 at step 0.
 os.environ.setdefault("TORCH_LINEAR_FLATTEN_3D", "1")
 

@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 MOST = 1 << 28
-"""Bytes of a file that is read whole, where nothing smaller is said."""
+"""The most bytes of a file that are read, unless the caller sets another limit."""
 
 
 class RefusedFile(OSError):
@@ -46,8 +46,7 @@ def read_regular(path: Path | str, most: int = MOST, *, follow: bool = False) ->
     Without a buffer, which would cost more than the rest: a large home has many small files.
     """
     with FileIO(open_regular(path, follow=follow)) as file:
-        # Python makes room for all that it is asked for: as much as there is, and a byte to see
-        # an end.
+        # `read` allocates as many bytes as it is given: the file's size, and one to see its end.
         size = min(most, os.fstat(file.fileno()).st_size)
         content = file.read(size + 1) or b""
         while len(content) < size and (more := file.read(size + 1 - len(content))):

@@ -37,7 +37,9 @@ def run_with_services(
     in_process: bool = False,
     notes: Sequence[str] = (),
 ) -> SweepResult:
-    """Run a sweep, or resume it, and return its result; `notes` are shown first.
+    """Run a sweep, or resume it, and return its result. `in_process` uses no worker processes;
+    `notes` are shown first.
+
 
     Raises RequestError when the sweep cannot be run as requested, ServiceUnreachable when no Ray
     answers, AccessDenied or TrackingError when the tracking server refuses runs.
@@ -127,7 +129,7 @@ def _loaded(
         spec = load_spec(source, texts, imports, text=_json(sweep, indent=2), best_of=best_of)
     else:
         spec = load_spec(sweep, texts, imports, best_of=best_of)
-    refuse_unimported(spec.as_dict(), spec.imports)  # a notebook's process knows more than they
+    refuse_unimported(spec.as_dict(), spec.imports)  # a notebook may have registered more names
     return spec
 
 

@@ -45,7 +45,7 @@ class Home:
         return self.path / "sweeps"
 
     def sweep(self, name: str) -> Path:
-        """Return the folder of a sweep: the sweep file as run, its summary, its lock."""
+        """Return the folder of a sweep: its ledger, the sweep file as run, results, its lock."""
         return self.sweeps / name
 
     def command(self, *words: str) -> str:

@@ -24,7 +24,7 @@ NAMES = (
 """The variables that hold secrets, and so may be given by file."""
 SUFFIX = "_FILE"
 WORKERS = ("HF_TOKEN",)
-"""Those that a run needs itself, where weights are loaded; the others are the driver's alone."""
+"""The secrets that a run needs, to load weights; the others are the driver's alone."""
 _READ: dict[str, Path] = {}
 
 

@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done; 1 no run succeeded; 2 the request is wrong; 3
     interrupted and resumable; 4 a service is unreachable."""
     stay_private()
-    # What modules hold lives until the process ends: to look through it takes a fifth of the time
-    # of the imports, and 1.5 s at the end.
+    # Objects of modules live until the process ends. For the garbage collector to search them takes
+    # a fifth of the time of the imports, and 1.5 s at the end.
     gc.set_threshold(50_000)
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)

@@ -40,8 +40,8 @@ from carft_sweep.tracking.errors import counted
 
 
 def check_command(arguments: argparse.Namespace, emit: Emit) -> None:
-    """Run the `check` command. Raises RequestError when the sweep can
-    never be run as written, or an algorithm or merge of the user's own breaks a law."""
+    """Run the `check` command. Raises RequestError when the sweep can never be run as written, or
+    an algorithm or merge of the user's own breaks a law."""
     home = find_home(arguments.home, trust=arguments.trust_home)
     best_of = partial(best_points, home)
     spec = load_spec(arguments.file, overrides(arguments), arguments.imports, best_of=best_of)
@@ -72,7 +72,7 @@ class _Supply:
     at_once: int = 1
     """Runs side by side."""
     by_memory: bool = False
-    """Whether memory may hold fewer."""
+    """Whether memory may hold fewer than `at_once`."""
     warnings: tuple[str, ...] = ()
 
 
@@ -168,7 +168,7 @@ def _estimate_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
 
 
 def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
-    """Yield the settings of the search that decide how it goes and ends, except its method."""
+    """Yield lines on the search besides its method: space, goals, tasks, limits, early stops."""
     if estimate.points is not None:
         points = "1 point" if estimate.points == 1 else f"{estimate.points} different points"
         yield (
@@ -242,7 +242,7 @@ def _resource_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
 
 
 def _mixed_lines(supply: _Supply, spec: SweepSpec) -> Iterator[str]:
-    """Yield what different GPUs hold on which a run may land, and how it is kept on one kind."""
+    """Yield a warning if a run may land on GPUs of different sizes: how many runs each holds."""
     able = [node for node in supply.nodes if supply.need.gpus and node.fits(supply.need)]
     sizes = {node.name: min(node.gpu_memory_mb, default=0.0) for node in able}
     if len({*sizes.values()}) < 2:

@@ -46,7 +46,7 @@ _OVERRIDES = ("metric", "selection", "id_margin", "ood_margin", "by")
 
 
 def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -> list[SweepRuns]:
-    """Return the sweeps, their specifications overridden by options. Raises RequestError."""
+    """Return the sweeps with `spec` changed by options such as `--metric`. Raises RequestError."""
     options = {name: getattr(arguments, name) for name in _OVERRIDES}
     overridden = []
     for part in sweeps:
@@ -64,7 +64,7 @@ def override_specs(sweeps: Sequence[SweepRuns], arguments: argparse.Namespace) -
 
 
 def _override(spec: ComparisonSpec, options: Mapping[str, Any]) -> ComparisonSpec:
-    """Return a specification of comparisons, overridden by the options. Raises RequestError."""
+    """Return `spec` with the values of the options (by name) that are set. Raises RequestError."""
     rule = _selection(options["selection"]) if options["selection"] else {}
     rule |= _metric(options["metric"]) if options["metric"] else {}
     endpoint = {name: options[name] for name in ("id_margin", "ood_margin", "by")}
@@ -83,7 +83,7 @@ def _override(spec: ComparisonSpec, options: Mapping[str, Any]) -> ComparisonSpe
 
 
 def _metric(text: str) -> dict[str, object]:
-    """Return the fields of ComparisonSpec that `id/val/nll` or `wise_ft@0.5/id/val/top1` sets."""
+    """Return the fields of SelectionRule that `id/val/nll` or `wise_ft@0.5/id/val/top1` sets."""
     name, merge = text, None
     if not re.fullmatch(PATTERN, name):
         head, _, rest = name.partition("/")
@@ -96,7 +96,7 @@ def _metric(text: str) -> dict[str, object]:
 
 
 def _selection(text: str) -> dict[str, object]:
-    """Return the fields of ComparisonSpec that a rule's name, or `within=0.005`, sets."""
+    """Return the fields of SelectionRule that a rule's name, or `within=0.005`, sets."""
     if text in SELECTION_RULES:
         return {"within": None, "oracle": text == "oracle"}
     name, _, margin = text.partition("=")
@@ -114,7 +114,7 @@ def _selection(text: str) -> dict[str, object]:
 
 @contextmanager
 def written(option: str, place: Path) -> Iterator[None]:
-    """Turn an OSError about the output's path into a RequestError."""
+    """Turn an OSError on the output `place` within the context into a RequestError on `option`."""
     try:
         yield
     except OSError as error:
@@ -204,7 +204,8 @@ def _read(arguments: argparse.Namespace) -> list[SweepRuns]:
 
 
 def _table(arguments: argparse.Namespace) -> Path | None:
-    """Return the path of a table named instead of sweeps. Raises RequestError if names follow."""
+    """Return the path of a table that is named instead of sweeps, or None. Raises RequestError if
+    there are further names."""
     if not any(map(is_table, arguments.sweeps)):
         return None
     if len(arguments.sweeps) > 1:
@@ -231,7 +232,8 @@ def _render(
     of_runs: Owners | None,
     arguments: argparse.Namespace,
 ) -> Any:
-    """Return the comparison in the format of the options: a text, or plain data for JSON."""
+    """Return the comparison in the format of the options: a text, or plain data for JSON. `of_runs`
+    names each run's sweep, where there are several."""
     if options.columns:
         resolve_columns(comparison, options.columns)  # of JSON too: no wrong name passes
     if arguments.json:
@@ -324,11 +326,12 @@ def _options(arguments: argparse.Namespace) -> list[str]:
 
 
 PAGES = (".html", ".htm")
-"""What the name of a page ends in."""
+"""Suffixes of the file of a page."""
 
 
 def _out(text: str | None, usual: Path, *, may_be_folder: bool = False) -> Path:
-    """Return the path of the page, or of the folder to publish. Raises RequestError for another."""
+    """Return the path of the page, or of the folder to publish, from `--out`, by default `usual`.
+    Raises RequestError for a path of another kind."""
     if text is None:
         return usual
     out = Path(text).expanduser()

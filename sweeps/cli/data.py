@@ -34,7 +34,7 @@ _FAMILY = ("trial", "data", "family")
 
 
 def data_config(arguments: argparse.Namespace) -> DataConfig:
-    """Return the data config of a sweep file with these options, CARFT_DATA and the family's
+    """Return the data config of a run with the options of `data check`, CARFT_DATA and the family's
     defaults. Raises InvalidConfig with every mistake at once."""
     family: str = arguments.family
     overrides = [*arguments.overrides, *(f"{key}={text}" for key, text in keys(arguments).items())]
@@ -61,8 +61,7 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
 
 
 def list_families(arguments: argparse.Namespace, emit: Emit) -> None:
-    """Run `data list`. Raises RequestError for an unknown family or
-    root."""
+    """Run `data list`. Raises RequestError for an unknown family or root."""
     user_code.load(user_code.resolve(arguments.imports, Path.cwd()))
     families = [_family(text) for text in arguments.families] or list(FAMILIES.values())
     root = _data_root(arguments.data_root)
@@ -137,12 +136,11 @@ def _family_lines(family: Mapping[str, Any], width: int, *, sought: bool) -> Ite
 
 
 SHOWN = 8
-"""So many characters of a digest stand in the table."""
+"""Characters of a digest that the table shows."""
 
 
 def check_data(arguments: argparse.Namespace, emit: Emit) -> None:
-    """Run the `data check` command. Raises RequestError, after the table,
-    when a run would refuse the data."""
+    """Run `data check`. Raises RequestError, after the table, when a run would refuse the data."""
     config, bad = data_config(arguments), None
     if arguments.read:
         with suppress(RequestError):  # the survey says it too

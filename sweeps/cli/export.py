@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 DETAILED = 5
-"""So many images are shown with several classes and contexts; of more each has a line."""
+"""The most images that are shown with several classes and contexts; of more each has a line."""
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> None:
@@ -114,8 +114,8 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    """Return the folder of the exported model that is named, or of a new export of the sweep's
-    selected model."""
+    """Return the folder of the exported model in `arguments.model`; if it is a sweep's name, of an
+    export of the sweep's selected model in the user's cache."""
     from carft_sweep.carft_core.export.export import FACTS
     from carft_sweep.sweeps.results.export import selected_in_cache
 

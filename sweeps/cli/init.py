@@ -13,7 +13,7 @@ from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.cli.table import table_lines
 
 LISTED_CLASSES = 30
-"""Listed one by one; of more classes only the sums."""
+"""The most classes that are listed one by one; of more only the sums are shown."""
 LISTED_TEXTS = 20
 
 

@@ -21,7 +21,7 @@ from carft_sweep.tracking.program import NAME, program
 
 ENGINES = ("auto", "local", "ray")
 PACKAGES = ("carft-sweep", "torch", "open-clip-torch", "mlflow", "optuna", "ray")
-"""Those whose versions `--version` prints."""
+"""Packages whose versions `--version` prints."""
 KEYS: Mapping[str, str] = {
     "engine": "engine",
     "parallel": "parallel",
@@ -34,7 +34,7 @@ EVERYWHERE = ("--home", TRUST_OPTION, "--verbose")
 
 
 class _Versions(argparse.Action):
-    """Prints the versions of what decides about results, read without an import of it."""
+    """Prints the versions of the packages that decide about results, without importing them."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         """Print the versions and exit with 0."""
@@ -171,7 +171,7 @@ def _subcommands(
     table: Mapping[str, tuple[str, Callable[[Parser], None]]],
     prefix: str = "",
 ) -> dict[str, Parser]:
-    # The usage of the whole parser is our own, and no beginning of theirs.
+    # `prog` is given, since argparse would take it from the whole parser's usage, which is ours.
     subparsers = parser.add_subparsers(
         dest=dest,
         metavar=dest.upper(),
@@ -541,7 +541,8 @@ def _seconds(text: str) -> float:
 
 
 def _whole(allowed: str, least: int, most: int = 10**10 - 1) -> Callable[[str], int]:
-    """Return a converter of texts such as `3` to integers in a range; `allowed` is its name."""
+    """Return a converter of texts such as `3` to integers from `least` to `most`, a range that
+    errors call `allowed`."""
 
     def convert(text: str) -> int:
         if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:

@@ -41,7 +41,7 @@ from carft_sweep.tracking.store.mlflow_store import open_store
 
 @dataclass(frozen=True)
 class Waste:
-    """Something that may go."""
+    """A file or folder that nothing needs any more."""
 
     path: str
     reason: str
@@ -79,8 +79,8 @@ def _remove(item: Waste, runs: RunStore) -> bool:
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.old)?")
-"""The names of files and folders that are filled beside what they are to replace: ours, and
-MLflow's `.artifact.uploading.`."""
+"""Names of temporary files and folders, which are filled and then renamed to what they replace:
+ours, and MLflow's `.artifact.uploading.`."""
 
 
 def waste(home: Home) -> Iterator[Waste]:
@@ -147,26 +147,26 @@ def _waste(path: Path, reason: str, run: str | None = None) -> Waste:
 
 @dataclass(frozen=True)
 class Removal:
-    """What is there of a sweep, and what goes with it."""
+    """What is removed with a sweep, and what of it stays."""
 
     home: Home
     name: str
     generations: int
     runs: tuple[str, ...]
-    """Digests of those that no other sweep uses, and nobody works on."""
+    """Digests of the sweep's runs that no other sweep uses, and nobody works on."""
     kept: tuple[str, ...]
-    """Those that are used otherwise."""
+    """Digests of the sweep's other runs, which stay."""
     bytes: int
     tracked: int
-    """Runs that the tracking store was sent."""
+    """The number of its runs that the tracking store was sent."""
     place: TrackingLocation
-    """Of that store."""
+    """Where the tracking store is."""
     elsewhere: tuple[str, ...]
-    """Other stores that were sent something, which are not asked now."""
+    """Other stores that were sent something of the sweep, which stays there."""
 
     @classmethod
     def of(cls, home: Home, name: str) -> Removal:
-        """Return what is to be removed. Raises RequestError for a damaged ledger of the home."""
+        """Return what is to be removed with a sweep. Raises RequestError if a ledger is damaged."""
         folder, runs = home.sweep(name), RunStore(home.runs)
         generations = _generations(home, name)
         every = (_generations(home, other) for other in sweep_names(home) if other != name)

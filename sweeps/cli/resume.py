@@ -1,4 +1,4 @@
-"""The command that goes on with a sweep: resume."""
+"""The command that resumes a sweep, also a paused one: resume."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.terminal import terminal
 
 CAUSES = 3
-"""So many different failures are told at the end."""
+"""The most different failures that the end shows."""
 TAIL = 12
 """Lines of a log that the end shows."""
 

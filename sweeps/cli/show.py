@@ -24,7 +24,7 @@ from carft_sweep.tracking.errors import counted
 MOST = 50
 """Trials that are printed, without `--all`."""
 STATES: Sequence[State] = ("running", "complete", "pruned", "failed")
-"""In the order in which they are shown when there are too many."""
+"""The states of trials in the order in which these are shown when there are too many."""
 _BESIDE = {"baseline": "baselines", "confirmation of": "confirmations", "soup": "soups"}
 """What is shown before the trials: how a setting is called, and its key."""
 

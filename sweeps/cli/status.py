@@ -70,16 +70,16 @@ class SweepStatus:
     generation: int | None = None
     metric: str | None = None
     asked: int = 0
-    """Trials that there will be."""
+    """The number of trials that there will be."""
     trials: Mapping[str, int] = field(default_factory=dict)
-    """By state."""
+    """The number of trials by state."""
     best: Mapping[str, Any] | None = None
     """`value`, `trial`, `params`."""
     runs: int = 0
     runs_ended: int = 0
     running: tuple[RunningRun, ...] = ()
     failed: tuple[FailedRun, ...] = ()
-    """The last one last."""
+    """The latest failures, in order of time."""
     seconds_left: float | None = None
 
 
@@ -132,7 +132,7 @@ def _total(ledger: Ledger, count: int) -> int:
 
 
 def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
-    """Return the last failed runs, by time; at most `most`."""
+    """Return the last failed runs, at most `most`, in order of time."""
     runs = RunStore(home.runs)
     trials = sorted(ledger.trials(), key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
@@ -236,7 +236,7 @@ PAUSE = 2.0
 
 
 def state_word(state: str, *, driven: bool) -> str:
-    """Return the word for a trial's state: a trial without a living driver is not running."""
+    """Return the word for a trial's state: `unfinished` for running, if no driver is alive."""
     return "unfinished" if state == "running" and not driven else state
 
 
@@ -264,7 +264,7 @@ def watch_command(arguments: argparse.Namespace, emit: Emit) -> None:
 
 
 def as_text(status: SweepStatus, home: str | None = None) -> str:
-    """Return a description of a sweep's state; `home` is the option as given."""
+    """Return a description of a sweep's state; `home` is `--home` as given, for commands in it."""
     lines = [*_head(status, home)]
     if status.running:
         lines += ["", *_running_lines(status.running)]

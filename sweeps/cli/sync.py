@@ -61,7 +61,7 @@ class _News(NamedTuple):
     sweep: str
     text: str
     code: int = 0
-    """The exit code that follows."""
+    """The exit code that `sync` has for it."""
 
 
 def _sync_all(home: Home, names: Sequence[str]) -> Iterator[_News]:

@@ -22,7 +22,7 @@ from carft_sweep.tracking.store.mlflow_pages import SWEEPS, run_page, runs_page
 from carft_sweep.tracking.ui_server import serve
 
 LINKED_SWEEPS = 5
-"""The newest ones, to whose pages `ui` leads."""
+"""How many sweeps, the newest ones, `ui` prints page addresses of."""
 
 
 def ui_command(arguments: argparse.Namespace, emit: Emit) -> None:

@@ -1,4 +1,4 @@
-"""Whether everything that sweeps stand on is there and agrees, and what to do where it does not."""
+"""Checks that all that sweeps need is there and fits together, with advice where it does not."""
 
 from carft_sweep.sweeps.doctor import machine, services
 

@@ -27,7 +27,7 @@ FAULTS: Mapping[Level, int] = {"wrong": 2, "unreachable": 4}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the result."""
+    """One line of a check's result."""
 
     level: Level
     message: str
@@ -37,11 +37,11 @@ class Finding:
 
 ok = partial(Finding, "ok")
 warning = partial(Finding, "warning")
-"""Of what works, and may not for long."""
+"""A finding on what works, and may not for long."""
 wrong = partial(Finding, "wrong")
-"""Of what cannot work as it is requested."""
+"""A finding on what cannot work as it is requested."""
 unreachable = partial(Finding, "unreachable")
-"""Of a service that does not answer."""
+"""A finding on a service that does not answer."""
 Run = Callable[[Home], Iterable[Finding]]
 
 
@@ -50,7 +50,7 @@ class Check:
     """Checks one thing, within a time limit."""
 
     name: str
-    """Its subject and what of it: `home.disk`."""
+    """The subject, a point, and what of it is checked: `home.disk`."""
     purpose: str
     """What is checked."""
     advice: str
@@ -60,7 +60,7 @@ class Check:
     seconds: float = 20.0
     """Its time limit."""
     is_gate: bool = False
-    """Whether the rest of its subject is skipped where this one is not well."""
+    """Whether the further checks of its subject are skipped where this check finds a fault."""
 
     @property
     def subject(self) -> str:
@@ -86,7 +86,7 @@ SUBJECTS: Mapping[str, str] = {
 def check(
     name: str, purpose: str, advice: str, *, seconds: float = 20.0, is_gate: bool = False
 ) -> Callable[[Run], Run]:
-    """Return a decorator that registers the function as a check."""
+    """Return a decorator that registers a function as `Check.run`, with the other fields."""
 
     def decorated(run: Run) -> Run:
         CHECKS.append(Check(name, purpose, advice, run, seconds, is_gate))

@@ -26,7 +26,7 @@ from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, oth
 from carft_sweep.tracking.program import program
 
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
-"""Named with their versions, though others are checked as well."""
+"""Packages whose versions are shown; all required ones are checked."""
 
 
 @check(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _API = "/api/2.0/mlflow"
 _ANY = f"{_API}/experiments/get?experiment_id=0"
-"""The experiment that every MLflow has."""
+"""The endpoint of experiment 0, which every MLflow has."""
 
 
 def _server(home: Home) -> TrackingLocation | None:
@@ -219,7 +219,7 @@ def _idle(home: Home) -> Iterator[Ledger]:
 
 
 class _NothingRecorded(MlflowStore):
-    """A place that the first run makes."""
+    """The store of a place that the first run will make."""
 
     def runs_of(self, sweep: str) -> dict[str, TrackedRun]:
         """Return no runs, without a connection, which would create the database."""
@@ -228,7 +228,7 @@ class _NothingRecorded(MlflowStore):
 
 
 def _recorded(home: Home, place: TrackingLocation) -> MlflowStore:
-    """Return the store in which runs of a home are recorded."""
+    """Return the store at `place`; `_NothingRecorded` if no run of the home is recorded there."""
     file = sqlite_file(place.uri)
     mlflow_client.check_reachable(place.named)
     begins = file is not None and not file.exists()
@@ -251,7 +251,7 @@ def _jobs(_: Home) -> Iterator[Finding]:
     from carft_sweep.sweeps.submit.client import JobClient, unencrypted
 
     client = JobClient(None)
-    client.list_jobs()  # these need a token
+    client.list_jobs()  # a request that needs a token
     check_version(client.ray_version(), "the cluster")
     yield ok(f"the job API at {client.shown} answers, Ray {client.ray_version()}")
     if client.is_open():

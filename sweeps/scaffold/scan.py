@@ -35,7 +35,7 @@ ROLES = {
     "shifts": re.compile(r"shifts?|ood"),
 }
 ALIKE = 0.5
-"""Folders that share this part of the classes of the smaller one are of the same classes."""
+"""Two folders have the same classes if they share this part of those of the smaller one."""
 LEFT_OUT = "left out the"
 FEW_IN_ALL = 100
 FEW_TO_TRAIN = 10
@@ -45,7 +45,7 @@ SAMPLE = 24
 
 @dataclass(frozen=True)
 class Folder:
-    """One folder. What begins with a dot does not count."""
+    """A folder with its images and subfolders, without those whose names begin with a dot."""
 
     path: Path
     loose: int
@@ -55,7 +55,7 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """Name of the folder's class."""
+        """The folder's name: of a class folder the class."""
         return self.path.name
 
     @cached_property
@@ -75,7 +75,8 @@ class Folder:
 
 
 def scan_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
-    """Return all subfolders and images below a folder. Raises OSError for an unreadable folder."""
+    """Return a folder with all below it. `above` has (device, inode) of the folders above it, into
+    which no link is followed. Raises OSError for an unreadable folder."""
     status = path.stat()
     inode = (status.st_dev, status.st_ino)
     loose = 0
@@ -95,7 +96,7 @@ def scan_folder(path: Path, above: tuple[tuple[int, int], ...] = ()) -> Folder:
 
 @dataclass
 class Layout:
-    """What each folder is used as."""
+    """A recognised layout: which folder is used as what."""
 
     kind: str
     root: Path
@@ -322,7 +323,7 @@ def list_images(layout: Layout) -> Inventory:
 
 
 def _usable_classes(layout: Layout, train: Listing, test: Listing) -> tuple[str, ...]:
-    """Return the classes that every in-distribution split has; the others are noted."""
+    """Return the classes that every ID split has; add the others to `layout.assumed`."""
     least = 1 + (layout.test is None) + (layout.val is None)
     small = [name for name, paths in train.items() if len(paths) < least]
     amount = f"fewer than {least} images" if least > 1 else "no images"
@@ -361,7 +362,7 @@ def usual_side(inventory: Inventory) -> int | None:
 
 
 def find_doubts(inventory: Inventory) -> Iterator[str]:
-    """Yield a sentence for each doubt about the folder."""
+    """Yield a sentence for each thing in the folder that may be a mistake, such as few images."""
     layout, splits = inventory.layout, inventory.splits
     yield from unread_notes(inventory.unread)
     few = [name for name, paths in splits["train"].items() if len(paths) < FEW_TO_TRAIN]

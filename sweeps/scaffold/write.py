@@ -25,7 +25,7 @@ NUMBERED = re.compile(r"\d+[ ._-]+(?=[A-Za-z])")
 
 
 def family_name(folder: str, taken: Collection[str]) -> str:
-    """Return a new name of lower-case letters, digits and `_`, beginning with a letter."""
+    """Return a family's name for a folder's: a-z, digits and `_`; with `my_` if it is taken."""
     name = re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
     name = name if re.match(r"[a-z]", name) else f"images_{name}".rstrip("_")
     return f"my_{name}" if name in taken else name
@@ -46,9 +46,9 @@ PLAIN = re.compile(r"[A-Za-z_][\w./-]*( [\w./-]+)*", re.ASCII)
 WORDS = re.compile(r"true|false|null", re.IGNORECASE)
 MOST_NAMES = 2000
 TINY = 64
-"""Pixels: what is no larger suits the built-in model, which sees 32."""
+"""The longest side, in pixels, of images that suit the built-in model, which sees 32."""
 STEPS = 300
-"""That a run has at least, where `EPOCHS` allows it."""
+"""Least steps of a run, where the range `EPOCHS` allows it."""
 EPOCHS = (3, 20)
 SEEDS = tuple(range(SEEDS_FOR_CLAIM))
 TRAINED = ("fine_tune", "car_ft")
