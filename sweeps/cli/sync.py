@@ -56,7 +56,7 @@ def _preflight(store: Tracker) -> None:
 
 
 class _News(NamedTuple):
-    """What `sync` did of a sweep, or could not do."""
+    """A message on what `sync` did for a sweep, or could not do."""
 
     sweep: str
     text: str

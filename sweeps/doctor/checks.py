@@ -47,7 +47,7 @@ Run = Callable[[Home], Iterable[Finding]]
 
 @dataclass(frozen=True)
 class Check:
-    """Checks one thing, within a time limit."""
+    """A check of one thing, with a time limit."""
 
     name: str
     """The subject, a point, and what of it is checked: `home.disk`."""
@@ -96,7 +96,8 @@ def check(
 
 
 def select_checks(names: Sequence[str]) -> list[Check]:
-    """Return the checks of these subjects and names, or all. Raises RequestError for others."""
+    """Return the checks whose subject or name is in `names`; all if it is empty. Raises
+    RequestError for an unknown name."""
     allowed = [*SUBJECTS, *(check.name for check in CHECKS)]
     for name in names:
         if name not in allowed:
@@ -105,7 +106,7 @@ def select_checks(names: Sequence[str]) -> list[Check]:
 
 
 def run_checks(checks: Iterable[Check], home: Home) -> Iterator[tuple[Check, Finding]]:
-    """Yield each check with its findings, one after another, as imports block each other."""
+    """Run checks one after another, as imports block each other; yield each with each finding."""
     skipped = set()
     for check in checks:
         if check.subject in skipped:

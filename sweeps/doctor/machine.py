@@ -227,7 +227,7 @@ def _files(_: Home) -> Iterator[Finding]:
 
 
 def _ray_tokens() -> Iterator[tuple[str, Path]]:
-    """Yield the files from which Ray reads its token; Ray itself makes the second."""
+    """Yield (name, file) of Ray's tokens: the file of the variable, and the one that Ray makes."""
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         yield "RAY_AUTH_TOKEN_PATH", Path(path)
     own = Path("~/.ray/auth_token").expanduser()

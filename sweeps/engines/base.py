@@ -69,7 +69,7 @@ class Wait(Enum):
 
 
 class Handler(Protocol):
-    """The sweep's side. An engine calls it from one thread only."""
+    """The sweep's side of an engine, which calls it from one thread only."""
 
     def next_job(self) -> Job | Wait:
         """Return the next run to start, or why to wait. Called only when a worker is free, since a

@@ -266,7 +266,7 @@ def _connect(address: str) -> None:
 
 
 def _options(path: str) -> dict[str, Any]:
-    """Return options with which Ray prints nothing and its processes find this package first."""
+    """Return options by which Ray prints nothing; its processes find this package, then `path`."""
     search = os.pathsep.join([str(ROOT), *([path] if path else [])])
     return {
         "log_to_driver": False,

@@ -32,7 +32,7 @@ BEAT = 2.0
 
 
 class Channel:
-    """The worker's end of the two pipes. Ends the process when the driver is gone."""
+    """The worker's end of the pipes to its driver. Ends the process when the driver is gone."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading = reading
@@ -73,7 +73,7 @@ class Channel:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve a driver's jobs until its frame says close; return the exit code."""
+    """Serve a driver's jobs until it sends `close`; return the exit code."""
     entry, driver = arguments[0], int(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to decide on.
     die_with(driver)

@@ -107,7 +107,7 @@ def _check_end(ended: float | None, reason: Mapping[str, str] | None) -> None:
 
 @dataclass(frozen=True)
 class SettingRecord:
-    """An algorithm at one setting as facts record it; its runs differ in their seeds alone."""
+    """An algorithm at one setting, as a fact of the ledger; its runs differ in the seed alone."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -505,7 +505,7 @@ def find_ledger(home: Home, name: str) -> Ledger:
 
 
 def sweep_names(home: Home) -> list[str]:
-    """Return the names of the sweeps that were begun in a home."""
+    """Return the names of the sweeps that have begun, or are being started, in a home."""
     files = (*home.sweeps.glob(f"*/{LEDGER_FILE}"), *home.sweeps.glob("*/driver.json"))
     names = {file.parent.name for file in files}
     return sorted(name for name in names if not name.startswith("."))  # which are being removed

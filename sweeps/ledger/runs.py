@@ -88,7 +88,7 @@ class Lease:
         write_json(file, asdict(self))
 
     def renew(self) -> Lease:
-        """Return the lease with the present time."""
+        """Return the lease as renewed now."""
         return replace(self, renewed=time.time())
 
     @property

@@ -206,7 +206,8 @@ def frozen_trial(
 
 
 def _values(trial: Trial, reports: Mapping[int, float]) -> list[float] | None:
-    """Return the values of a trial; of a pruned trial its last report, like Optuna's own `tell`."""
+    """Return the values of a complete trial, of a pruned one its last report, as Optuna's `tell`
+    has it; else None."""
     if trial.state == "complete":
         return [*trial.values]
     last = reports[max(reports)] if reports else math.nan

@@ -64,7 +64,7 @@ class SentLog:
         return {digest: entry["id"] for digest, entry in self.runs.items()}
 
     def record(self, digest: str, run_id: str, fingerprint: str) -> None:
-        """Record the state that the store has of a run; an unrecorded run is sent again."""
+        """Record what the store has of a run (`fingerprint`); an unrecorded run is sent again."""
         if not digest and run_id != self.runs.get("", {}).get("id"):
             self.model.unlink(missing_ok=True)  # it belongs to a run that is there no more
         self.runs[digest] = {"run": digest, "id": run_id, "as": fingerprint}

@@ -239,9 +239,8 @@ class SweepSync:
             self._sent.correct(name, None if run is None else run.run_id)
 
     def _differing(self, tracked: Mapping[str, TrackedRun]) -> set[str]:
-        """Return the names of runs that the store lacks or has in another state than they were
-        sent in, and of those it has that were never recorded as sent: arms, and runs it calls
-        running."""
+        """Return the names of runs that the store (`tracked`) lacks or has in another state than
+        was sent, and of its arms and running runs that were never recorded as sent."""
         lost = set()
         for name, entry in self._sent.runs.items():
             run = tracked.get(name)

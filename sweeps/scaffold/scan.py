@@ -152,7 +152,7 @@ def _roles(top: Folder) -> dict[str, Folder]:
 
 
 def _split_layout(top: Folder, roles: dict[str, Folder]) -> Layout:
-    """Return the layout with `train/` beside `test/`, `val/`, shifts."""
+    """Return the layout of the folders `roles`: `train/` beside `test/`, `val/`, shifts."""
     layout = Layout("train and test", top.path, roles["train"])
     if not layout.train.classes:
         raise RequestError(f"{layout.train.path} has no folders of classes")

@@ -156,7 +156,8 @@ class LogUniform(ConditionalBase):
         return self.nearest(min(max(value, self.low), self.high))
 
     def nearest(self, value: float) -> int | float:
-        """Return `value` rounded to a multiple of `step` in decimal; unchanged without `step`."""
+        """Return `value` rounded to a multiple of `step`, with `down` to the one below; without
+        `step` unchanged."""
         if self.step is None:
             return float(value)
         step = Decimal(repr(self.step))

@@ -78,7 +78,7 @@ class Parameter(Section):
 
 
 class Constant(Parameter):
-    """The only value."""
+    """A single value, which does not vary."""
 
     distribution: Literal["constant"] = "constant"
     value: Any

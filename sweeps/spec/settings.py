@@ -397,7 +397,7 @@ class RunsOf(Section):
 
 
 class After(Section):
-    """A run that is made of others, when every trial has ended."""
+    """A soup, made of finished runs when every trial has ended."""
 
     algorithm: Annotated[Mapping[str, Any], short_for("name", Mapping[str, Any])]
     """A soup by name, with its own fields."""
