@@ -1,5 +1,4 @@
-"""The families of data sets by name: a file and a `register` line each; users register their
-own."""
+"""The families of data sets by name; users register their own."""
 
 from __future__ import annotations
 

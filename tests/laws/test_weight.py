@@ -12,11 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 16_089,
-    ("sweeps",): 19_527,
-    ("tracking",): 11_497,
-    ("tests",): 59_278,
-    ("benchmarks", "tools"): 6_600,
+    ("carft_core",): 16_085,
+    ("sweeps",): 19_526,
+    ("tracking",): 11_479,
+    ("tests",): 59_277,
+    ("benchmarks", "tools"): 6_599,
 }
 """Of Python, blank ones too."""
 WORDS, PAGES = 36_000, 36
