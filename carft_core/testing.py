@@ -421,9 +421,9 @@ def check_saved_state(cls: type[Algorithm], teacher: Teacher) -> None:
 
 
 def check_classifier(cls: type[Algorithm], teacher: Teacher) -> None:
-    """Check that the classifier has features of unit norm and a logit for each class; with
-    `starts_at_zero_shot` the teacher's logits before the first step, to the bit; with `keeps_shape`
-    the teacher's tensors."""
+    """Check that the classifier gives logits [images, classes] and features of unit norm and CLIP's
+    width (unless `clip_features` is False); with `starts_at_zero_shot` the teacher's logits before
+    the first step, to the bit; with `keeps_shape` names and shapes of the teacher's tensors."""
     algorithm = cls()
     if not algorithm.trains and not algorithm.starts_at_zero_shot:
         return  # it is made of other runs, or of a file

@@ -15,8 +15,8 @@ from carft_sweep.carft_core.data.base import forget_data
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.home import Home, find_home
+from carft_sweep.sweeps.ledger.optuna_copy import check_storage
 from carft_sweep.sweeps.ledger.status import best_points
-from carft_sweep.sweeps.ledger.study import check_storage
 from carft_sweep.sweeps.scheduler.progress import Progress, to_stderr
 from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, drive_sweep
 from carft_sweep.sweeps.spec.spec import BestOf, SweepSpec, load_spec

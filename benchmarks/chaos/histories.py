@@ -466,7 +466,7 @@ def watch_writes(at: Callable[[str, str], None]) -> None:
 
     import carft_sweep.carft_core.files as files
     import carft_sweep.sweeps.ledger.ledger as ledger
-    import carft_sweep.sweeps.ledger.study as study
+    import carft_sweep.sweeps.ledger.optuna_copy as study
     import carft_sweep.sweeps.results.sent_log as sent_log
 
     append, write_atomically = files.append_lines, files.write_atomically
@@ -800,7 +800,7 @@ def _make_template(home: Path) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         from carft_sweep.sweeps.home import Home
-        from carft_sweep.sweeps.ledger.study import open_storage
+        from carft_sweep.sweeps.ledger.optuna_copy import open_storage
 
         Home(home).prepare()
         open_storage(Home(home))

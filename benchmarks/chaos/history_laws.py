@@ -36,7 +36,7 @@ from typing import Any
 from benchmarks.chaos import chain_core
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import SECONDS, Ledger, Trial, find_ledger, newest_generation
-from carft_sweep.sweeps.ledger.study import open_storage, study_name
+from carft_sweep.sweeps.ledger.optuna_copy import open_storage, study_name
 
 NAME = "history"
 """Name of the sweep."""

@@ -43,16 +43,16 @@ class Adapter(nn.Module):
 class RAdapter(Algorithm):
     """Adapters after attention and MLP of each block of both towers, all else frozen.
 
-    An adapter is x + a F x, with F [width, width] from zero and the scalar a from 0.1 on. With the
-    similarities s f t' of a batch's images and captions, s frozen, the loss is the mean over both
-    directions of the cross-entropy of
+    An adapter is x + a F x, with F [width, width] from zero and the scalar a from 0.1 on. Of a
+    batch's image features f_i and caption features t_j, with CLIP's scale s frozen, the logits are
 
-        s (f' t + margin [another class])
+        L_ij = s (f_i . t_j + margin [caption j is of another class than image i])
 
-    with targets in which the captions of the image's class share 1 - smoothing, and the others
-    share smoothing. The classifier is the moving average of the adapters, folded into the image
-    tower: W becomes (I + a F) W. Its authors report half of the change, (I + a F / 2) W, which is
-    `wise_ft` at 0.5 of this tower; their head is that of the text tower at half of its change.
+    and the loss is the mean of the cross-entropies of L and of its transpose, with targets in which
+    the captions of the image's class share 1 - smoothing, and the others share smoothing. The
+    classifier is the moving average of the adapters, folded into the image tower: W becomes
+    (I + a F) W. Its authors report half of the change, (I + a F / 2) W, which is `wise_ft` at 0.5
+    of this tower; their head is that of the text tower at half of its change.
 
     Source: Kim et al. 2024, "Efficient and Versatile Robust Fine-Tuning of Zero-shot Models"
     (arXiv 2408.05749), and tjddus9597/R-Adapter-ECCV2024, whose ImageNet command, with

@@ -105,7 +105,8 @@ _LOG = logging.getLogger(__name__)
 def bad_files_of(
     data: FamilyData, name: str, seen: Seen | None = None, *, looks: bool = True
 ) -> dict[str, str]:
-    """Return the bad files of the split `name` of `FamilyData.splits`, as `bad_files` does."""
+    """Return the unreadable images of the split `name` of `FamilyData.splits`: the error by image
+    id. `seen` and `looks` are those of `bad_files`."""
     split = data.splits[name]
     is_carved = split.whole is not None and split.whole is data.train.whole
     trains = name in TRAINING_SPLITS or is_carved

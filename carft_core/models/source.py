@@ -290,7 +290,7 @@ def _from_hub(request: str, repo: str, *files: str) -> Path:
 
 def _look_up_hub() -> None:
     """Raise OSError at once where the hub's host name cannot be resolved: the hub's client would
-    try again for half a minute. Behind a proxy the proxy resolves names."""
+    try again for half a minute. Does nothing offline (HF_HUB_OFFLINE), and behind a proxy."""
     if not (getproxies() or huggingface_hub.constants.HF_HUB_OFFLINE):
         socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, None)
 

@@ -120,8 +120,8 @@ class Teacher:
         return self.clip.text_tower(self.device)
 
     def context_log_probs(self, features: Tensor, scale: float | None = None) -> Tensor:
-        """Return log p_ctx [B, K] of unit-norm features [B, d], in fp32; `scale` is by default
-        CLIP's."""
+        """Return the log-probabilities [B, K'] of the K' contexts (prompts without a class) for
+        unit-norm features [B, d], in fp32: log_softmax(scale * f w_ctx'); None: CLIP's scale."""
         scale = self.scale if scale is None else scale
         with torch.autocast(features.device.type, enabled=False):
             return F.log_softmax(scale * features.float() @ self.w_ctx.T, dim=1)
@@ -230,7 +230,8 @@ class Teacher:
                 yield to_views(batch.images, self.transform, self.device)
 
     def part(self, name: str) -> BatchRange:
-        """Return the batches of a split's fixed views that this rank loads."""
+        """Return what this rank loads to encode a split without augmentation: the source of its
+        batches, and the numbers of those batches."""
         world = current_ranks()
         passes = EpochPlan(len(self.splits[name]), self.batch_size * world.size)
         if world.size > 1:

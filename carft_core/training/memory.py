@@ -333,7 +333,7 @@ def _compute(config: TrialConfig, teacher: Teacher, ranks: int) -> RunCost:
             objective = _solve(teacher, config)
             solving = memory.peak
         if config.algorithm.takes_steps:
-            take_step, times = _first_step(config, teacher, ranks)
+            take_step, times = _step_function(config, teacher, ranks)
             memory.peak = memory.now
             with FlopCounterMode(display=False) as counter:
                 take_step()
@@ -374,11 +374,11 @@ def _solve(teacher: Teacher, config: TrialConfig) -> int:
     return int(counter.get_total_flops())
 
 
-def _first_step(
+def _step_function(
     config: TrialConfig, teacher: Teacher, ranks: int
 ) -> tuple[Callable[[], object], float]:
-    """Return a function that takes a training step, with models and optimiser state in memory while
-    the function exists, and by what factor a whole step has more operations."""
+    """Return a function that takes one training step on at most two micro-batches, and the factor
+    from its operations to a whole step's. It holds the models and the optimiser's state."""
     algorithm, optim = config.algorithm, config.optim
     images = _images_of_rank(config, teacher.splits["train"], ranks)
     size = _part(images, optim.micro_batch)

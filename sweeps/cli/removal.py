@@ -25,8 +25,8 @@ from carft_sweep.sweeps.ledger.ledger import (
     sweep_folder,
     sweep_names,
 )
+from carft_sweep.sweeps.ledger.optuna_copy import named_database, remove_studies, study_file
 from carft_sweep.sweeps.ledger.runs import OPTIMISER_STATE, RunStore, set_aside, undamaged
-from carft_sweep.sweeps.ledger.study import named_database, remove_studies, study_file
 from carft_sweep.sweeps.results.sent_log import SentLog, place_of
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError, counted
 from carft_sweep.tracking.location import (

@@ -12,7 +12,7 @@ from carft_sweep.sweeps.cli import Emit
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import begun_sweeps, newest_generation, sweep_folder
-from carft_sweep.sweeps.ledger.study import mend_studies
+from carft_sweep.sweeps.ledger.optuna_copy import mend_studies
 from carft_sweep.sweeps.results.export import log_missing_model
 from carft_sweep.sweeps.results.sent_log import place_of
 from carft_sweep.sweeps.results.sync import sync_sweep

@@ -12,7 +12,7 @@ from carft_sweep.sweeps.engines.ray_tokens import check_version
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import holder
 from carft_sweep.sweeps.ledger.ledger import Ledger, newest_generation, sweep_names
-from carft_sweep.sweeps.ledger.study import lacking_trials
+from carft_sweep.sweeps.ledger.optuna_copy import lacking_trials
 from carft_sweep.tracking.location import (
     TrackingLocation,
     resolve_location,

@@ -42,7 +42,7 @@ class Channel:
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Write a frame."""
+        """Write a frame; any thread may. Ends this process where the supervisor is gone."""
         frame = (json.dumps({"kind": kind, **fields}) + "\n").encode()
         with self._lock:
             try:

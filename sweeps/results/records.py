@@ -1,4 +1,4 @@
-"""The run folders of a sweep as records, and their comparison."""
+"""The run folders of a sweep as records, their comparison, and the Pareto front of its trials."""
 
 from __future__ import annotations
 
@@ -177,7 +177,8 @@ def load_parts(home: Home, names: Sequence[str]) -> list[SweepRuns]:
 
 
 def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> SweepRuns:
-    """Return a sweep's runs, with config fields of zero-shot models or (`with_fields`) all."""
+    """Return a sweep's runs as one input of a comparison, with the config fields of its zero-shot
+    runs, or of every run (`with_fields`)."""
     with damage_named(sweep.file):
         spec = comparison_spec(sweep.spec)
     loaded = records(sweep, runs)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optuna import create_study
 
 from carft_sweep.sweeps.ledger.ledger import POINTS, Ledger, Trial
+from carft_sweep.sweeps.ledger.optuna_copy import frozen_trial
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import is_target_reached, is_tried_again
-from carft_sweep.sweeps.ledger.study import frozen_trial
 from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
 from carft_sweep.sweeps.space import RANDOM_TRIALS

@@ -23,9 +23,9 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.claim import Claim, ClaimLost
 from carft_sweep.sweeps.ledger.generations import COPY, in_kept_order, open_generation
 from carft_sweep.sweeps.ledger.ledger import Ledger, Trial, check_case, newest_generation
+from carft_sweep.sweeps.ledger.optuna_copy import StudySync
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME, State
-from carft_sweep.sweeps.ledger.study import StudySync
 from carft_sweep.sweeps.plan.planner import Planner, digests
 from carft_sweep.sweeps.plan.prospects import Obstacle, obstacles_of
 from carft_sweep.sweeps.results.artifacts import COMPARISON, PAGE, write_comparison

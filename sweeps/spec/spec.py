@@ -343,7 +343,8 @@ class SweepSpec(Settings):
         return dict(json.loads(json.dumps(plain)))  # of lists, without a tuple
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
-        """Return a baseline's distinct points, each with the number of the first trial at it."""
+        """Return a baseline's distinct points, each with the number of the first trial at it (None
+        in a search, whose trials are not known)."""
         alike = [baseline_fields(it) for it in self.baselines if it["name"] == baseline["name"]]
         fields = baseline_fields(baseline)
         values = {name: {canonical(other.get(name)) for other in alike} for name in fields}

@@ -18,7 +18,7 @@ from carft_sweep.sweeps.engines.base import Engine
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
-from carft_sweep.sweeps.ledger.study import open_storage, study_name
+from carft_sweep.sweeps.ledger.optuna_copy import open_storage, study_name
 from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.session import RunOptions, SweepResult, drive_sweep
 from carft_sweep.sweeps.spec.spec import load_spec

@@ -25,8 +25,8 @@ from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import Invocation
 from carft_sweep.sweeps.ledger.ledger import Ledger
+from carft_sweep.sweeps.ledger.optuna_copy import StudySync
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.ledger.study import StudySync
 from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, merge_labels, setting_record
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.carft_core.random_predictions import write_predictions

@@ -14,7 +14,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import UMASK
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
-from carft_sweep.sweeps.ledger.study import StudySync, study_file
+from carft_sweep.sweeps.ledger.optuna_copy import StudySync, study_file
 from tests.mounts import mount
 from tests.owners import give_away
 

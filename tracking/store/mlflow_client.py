@@ -81,7 +81,7 @@ def connect(uri: str) -> MlflowClient:
 
     Raises:
         ServiceUnreachable: Nothing answers.
-        TrackingError: It cannot be used: an old schema, or a database of another program.
+        TrackingError: It cannot be used: no such file, an old schema, another program's database.
     """
     _set_up()
     check_reachable(uri)

@@ -120,8 +120,9 @@ class Reader:
         return places
 
     def _classes(self, anywhere: Collection[str]) -> tuple[str, ...]:
-        """Return the names of train's class folders, without the excluded ones. An excluded class
-        may also be a folder of val or test alone: `anywhere` has the folders of all three."""
+        """Return the sorted names of the classes: train's folders, or those that `classes` lists,
+        without `exclude`. Report fewer than two, and names without a folder; one of `exclude` may
+        be in `anywhere`, the class folders of train, val and test."""
         declared, train = self.declared, self.train
         if not train:
             return ()

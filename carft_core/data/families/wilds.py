@@ -137,7 +137,8 @@ class Benchmark:
 
     def open(self, config: DataConfig) -> FamilyData:
         """Return the data in the benchmark's folder below `data.root`. Raises RequestError when the
-        folder is missing, a table is not as published, or images in a table are missing or empty.
+        folder is missing, a table is not as published, images in a table are missing or empty, or
+        `data.test_domain` is set.
         Images are not decoded here: a broken one raises when it is read."""
         refuse_held_out(config, "leave the field out: its splits are official")
         folders = {"train": self.whole}

@@ -13,9 +13,9 @@ import pytest
 from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
+from carft_sweep.sweeps.ledger.optuna_copy import StudySync, open_storage
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME, summaries
-from carft_sweep.sweeps.ledger.study import StudySync, open_storage
 from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.tracking.program import command
 from tests.sweeps.conftest import Carft

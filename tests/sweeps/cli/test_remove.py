@@ -16,8 +16,8 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.removal import Removal, waste
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.sweeps.ledger.ledger import sweep_names
+from carft_sweep.sweeps.ledger.optuna_copy import open_storage
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.ledger.study import open_storage
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.errors import ServiceUnreachable
 from carft_sweep.tracking.location import resolve_location

@@ -18,7 +18,7 @@ import optuna
 import optuna.visualization as plots
 import pytest
 
-from carft_sweep.sweeps.ledger.study import StudySync, study_file
+from carft_sweep.sweeps.ledger.optuna_copy import StudySync, study_file
 from carft_sweep.sweeps.scheduler.proposer import next_point
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps.conftest import ToySweep, toy_in

@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.ledger.study import study_file
+from carft_sweep.sweeps.ledger.optuna_copy import study_file
 from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.mounts import mount
 from tests.sweeps import toy_core

@@ -16,7 +16,7 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
-from carft_sweep.sweeps.ledger.study import StudySync
+from carft_sweep.sweeps.ledger.optuna_copy import StudySync
 from carft_sweep.sweeps.results.sync_thread import SyncThread
 from tests.mounts import mount
 from tests.services.postgres import Postgres

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
-from carft_sweep.sweeps.ledger.study import open_storage
+from carft_sweep.sweeps.ledger.optuna_copy import open_storage
 from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.sweeps.conftest import Carft, ToySweep, toy_in
 from tests.sweeps.results.test_sync import PRUNING

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.generations import planned_points
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
-from carft_sweep.sweeps.ledger.study import frozen_trial
+from carft_sweep.sweeps.ledger.optuna_copy import frozen_trial
 from carft_sweep.sweeps.scheduler.proposer import GENERATION, Proposal, next_point
 from carft_sweep.sweeps.space import RANDOM_TRIALS
 from carft_sweep.sweeps.space.points import is_active

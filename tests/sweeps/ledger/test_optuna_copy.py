@@ -16,7 +16,7 @@ from sqlalchemy import Engine, event
 
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import Ledger, find_ledger
-from carft_sweep.sweeps.ledger.study import (
+from carft_sweep.sweeps.ledger.optuna_copy import (
     StudySync,
     check_storage,
     frozen_trial,
@@ -386,7 +386,7 @@ def test_a_study_that_cannot_be_written_costs_a_sweep_nothing(
         raise RuntimeError("no such dialect")
 
     with monkeypatch.context() as patch:
-        patch.setattr("carft_sweep.sweeps.ledger.study.open_storage", broken)
+        patch.setattr("carft_sweep.sweeps.ledger.optuna_copy.open_storage", broken)
         patch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 0.2)
         with caplog.at_level(logging.ERROR):
             assert toy.run().exit_code == 0
