@@ -155,8 +155,15 @@ def _artifacts(home: Home) -> Iterator[Finding]:
     try:
         removed = mlflow_client.try_artifacts(place.named, location)
     except RuntimeError as error:
-        if own or "403" not in str(error):
+        if "403" not in str(error):
             raise
+        if own:
+            yield wrong(
+                f"this user may not write into the experiment {place.experiment} (403)",
+                "who made it, or the server's administrator, gives the right EDIT; or name another "
+                "experiment in MLFLOW_EXPERIMENT_NAME",
+            )
+            return
         yield warning(
             f"not tried: there is no experiment {place.experiment} yet, and this user may not "
             "write into another one",

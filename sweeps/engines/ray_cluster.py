@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 120.0
 """How long all nodes together may take to answer."""
+HEAD_SECONDS = 20.0
+"""How long a cluster's head may take to accept a connection."""
 _SEEN_SECONDS = 5.0
 """A network file system may show late what another host wrote."""
 
@@ -253,6 +256,14 @@ def _connect(address: str) -> None:
             f"{address}: the driver takes part in the cluster and cannot be a Ray client; start it "
             "on a machine of the cluster and give --address HOST:6379, or auto"
         )
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():  # Ray itself would try for a quarter of an hour
+        try:
+            socket.create_connection((host, int(port)), HEAD_SECONDS).close()
+        except OSError as error:
+            raise ServiceUnreachable(
+                f"no Ray head answers at {address} ({_first(error)}): start it, or name another"
+            ) from None
     try:
         ray.init(address=address, **_options("${PYTHONPATH}"))
     except ConnectionError as error:  # Ray says so of a token that it refuses too

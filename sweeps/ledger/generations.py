@@ -102,8 +102,8 @@ class Invocation:
             now = read_text(Path(self.file))
         if now == copy:
             return None
-        if not Path(self.file).exists():
-            return f"{self.file} is gone; the sweep goes on with the file as it was run"
+        if now is None:
+            return f"{self.file} is gone or cannot be read; the sweep goes on as it was run"
         return (
             f"{self.file} has changed since; the sweep goes on with the file as it was run. "
             f"To take up the changes: {program()} run {shlex.quote(self.file)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -81,9 +82,10 @@ class Document:
 def read_text(path: Path, kind: str = "a sweep file", *, follow: bool = True) -> str:
     """Return the text of a file of at most 1 MiB, which errors call `kind`. Raises RequestError
     when it is missing, too large or not text, and without `follow` for a symbolic link."""
-    if path.is_dir():
-        names = ", ".join(sorted(item.name for item in path.glob("*.yaml"))) or "no .yaml file"
-        raise RequestError(f"{path} is a folder, not {kind}; in it: {names}")
+    with suppress(PermissionError):  # below a folder that this account may not enter
+        if path.is_dir():
+            names = ", ".join(sorted(item.name for item in path.glob("*.yaml"))) or "no .yaml file"
+            raise RequestError(f"{path} is a folder, not {kind}; in it: {names}")
     try:
         content = read_regular(path, MAX_BYTES, follow=follow)
     except RefusedFile as error:

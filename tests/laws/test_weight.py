@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_089,
-    ("sweeps",): 19_528,
+    ("sweeps",): 19_548,
     ("tracking",): 11_479,
-    ("tests",): 59_277,
+    ("tests",): 59_318,
     ("benchmarks", "tools"): 6_599,
 }
 """Of Python, blank ones too."""

@@ -16,6 +16,7 @@ import pytest
 from carft_sweep.carft_core import files
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.ledger.generations import COPY
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
 
@@ -111,6 +112,24 @@ def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
     assert code == 0, said
     code, said = as_account(ADA, lab, "compare", "bobs")
     assert (code, "wise_ft" in said) == (0, True), said
+
+
+def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySweep) -> None:
+    file = lab.file()
+    (private := lab.folder / "of-ada").mkdir(mode=0o700)
+    os.chown(private, ADA, LAB)
+    shutil.move(file, file := private / file.name)
+    code, said = as_account(ADA, lab, "run", str(file))
+    assert code == 0, said
+    for left in ("nothing left to do", "[7/7]"):
+        code, said = as_account(BOB, lab, "resume", "toy")
+        assert (code, f"{file} is gone or cannot be read" in said) == (0, True), said
+        assert left in said
+        shutil.rmtree(lab.home.runs / lab.ledger().trials()[0].runs["0"])
+    code, said = as_account(BOB, lab, "run", str(file), "--set", "name=other")
+    assert (code, f"'{file}': Permission denied" in said) == (2, True), said
+    code, said = as_account(BOB, lab, "run", str(lab.home.sweep("toy") / COPY))
+    assert code == 0, said
 
 
 def test_an_account_whose_umask_shuts_others_out_is_named(lab: ToySweep) -> None:

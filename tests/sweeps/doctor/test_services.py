@@ -11,7 +11,7 @@ import pytest
 from carft_sweep.sweeps.doctor.checks import Level
 from carft_sweep.sweeps.ledger.claim import Claim
 from tests.services.answering import Answer, Asked, answering
-from tests.services.mlflow_server import USER_PASSWORD, MlflowServer
+from tests.services.mlflow_server import ADMIN, ADMIN_PASSWORD, USER_PASSWORD, MlflowServer
 from tests.services.processes import free_port
 from tests.sweeps.conftest import Carft, ToySweep
 from tests.sweeps.doctor.findings import look, only
@@ -69,6 +69,20 @@ def test_the_command_says_what_is_wrong_once_with_what_to_do_and_no_password(
         (one,) = carft(*doctor, "--json", code=4).json["checks"]
         assert (one["check"], one["level"]) == ("mlflow.place", "unreachable")
         assert "wait in the home" in one["advice"]
+
+
+def test_an_experiment_of_somebody_else_is_told(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "the admin's")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", ADMIN_PASSWORD)
+        MlflowClient(server.address).create_experiment("the admin's")
+    told = only(look("mlflow.artifacts", tmp_path), "wrong")
+    assert "may not write into the experiment the admin's (403)" in told
 
 
 def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.errors import ServiceUnreachable
+from tests.services.processes import free_port
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
@@ -556,6 +557,13 @@ def test_a_ray_without_tokens_is_neither_started_nor_joined(
         with pytest.raises(RequestError, match=r"this machine has Ray 2\.58\.1.* needs 2\.59"):
             Cluster(address)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_head_listens_ray_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ServiceUnreachable, match=rf"no Ray head answers at {address} \(.*refused"):
+        Cluster(address)
 
 
 def test_a_ray_that_does_not_start_leaves_nothing_behind(
