@@ -563,7 +563,7 @@ def test_where_no_head_listens_ray_is_not_asked(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ServiceUnreachable, match=rf"no Ray head answers at {address} \(.*refused"):
-        Cluster(address)
+        ray_cluster._connect(address)
 
 
 def test_a_ray_that_does_not_start_leaves_nothing_behind(

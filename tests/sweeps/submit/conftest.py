@@ -28,7 +28,7 @@ Git = Callable[..., str]
 
 
 @pytest.fixture
-def sync_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: `tiny.yaml`, a module and a `.gitignore`; not committed yet."""
     folder = tmp_path / "project"
     folder.mkdir()
