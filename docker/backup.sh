@@ -66,6 +66,10 @@ dump_sqlite ui/users.db
 pack mlartifacts.tar mlartifacts
 [ -z "${CARFT_BUCKET:-}" ] || "${at_store[@]}" pack "$CARFT_BUCKET" > "$new/bucket.tar"
 
+if [ "${MLFLOW_DB:-}" ] && [ -z "${CARFT_BUCKET:-}" ]; then
+  echo "not in it: artifacts that MLflow's server keeps outside of the home, since CARFT_BUCKET is not set" >&2
+fi
+
 (cd -- "$new" && sha256sum -- * > .sums && mv .sums SHA256SUMS && sync -- *)
 mv -- "$new" "$1"
 du -sh -- "$1"

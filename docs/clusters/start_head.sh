@@ -24,6 +24,11 @@ if [ ${#RAY_SCRATCH} -gt 26 ]; then # Ray would start without its dashboard, and
   exit 2
 fi
 
+if (: <>"/dev/tcp/$address/$GCS_PORT") 2>/dev/null; then
+  echo "something listens at $address:$GCS_PORT already: is a head up? '$VENV/bin/ray stop' ends every Ray that you run on this machine" >&2
+  exit 2
+fi
+
 (umask 077 && mkdir -p "$CARFT_HOME") # where there is none; a shared one is made by hand
 if [ "$RAY_AUTH_MODE" = token ] && [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
   (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")

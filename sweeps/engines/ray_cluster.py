@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -34,6 +35,9 @@ HEAD_SECONDS = 20.0
 """How long a cluster's head may take to accept a connection."""
 _SEEN_SECONDS = 5.0
 """A network file system may show late what another host wrote."""
+
+_SENT = re.compile(r"/.*/working_dir_files/(_ray_pkg_\w+)/(.*)")
+"""A file of the folder that `submit` sent, as Ray unpacks it: the package, and the path in it."""
 
 Answer = Mapping[str, Any]
 
@@ -106,11 +110,23 @@ def answer_of_node(home: str, token: str, own: str, files: Sequence[str]) -> dic
     `files`; else write the file `own` into the home and return {}."""
     if not _appears(Path(home) / token):
         return {"refused": _not_shared(home)}
-    missing = [path for path in files if not Path(path).is_file()]
+    missing = [path for path in files if not Path(own_copy(path)).is_file()]
     if missing:
         return {"refused": f"does not see {missing[0]}, which the sweep imports"}
     (Path(home) / own).write_text("a node was here")
     return {}
+
+
+def own_copy(path: str) -> str:
+    """Return the path of this node's copy of a file that `submit` sent, given the path of another
+    node's: Ray unpacks what is sent on each node, below a folder of that node's own, and names it
+    in PYTHONPATH. Other paths are returned unchanged."""
+    sent = _SENT.fullmatch(path)
+    if sent is not None:
+        for place in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+            if Path(place).name == sent[1]:
+                return f"{place}/{sent[2]}"
+    return path
 
 
 def _answers(futures: Mapping[str, Any]) -> dict[str, Answer]:

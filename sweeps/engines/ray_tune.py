@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.base import POLL, Engine, Failure, Handler, Job, Wait
 from carft_sweep.sweeps.engines.entry import CORE, log_tail
-from carft_sweep.sweeps.engines.ray_cluster import Cluster, restored_signals
+from carft_sweep.sweeps.engines.ray_cluster import Cluster, own_copy, restored_signals
 from carft_sweep.sweeps.engines.resources import (
     Hardware,
     Node,
@@ -70,7 +70,8 @@ class WarmRun(Trainable):
 
     def assign(self, job: str) -> None:
         """Take a job, given as JSON, to begin it with the next step."""
-        self._job = Job(**json.loads(job))
+        given = Job(**json.loads(job))
+        self._job = replace(given, imports=[*map(own_copy, given.imports)])
         self._begun = False
         self._decision: Decision | None = None
 

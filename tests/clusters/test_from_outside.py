@@ -31,15 +31,28 @@ pytestmark = [
 ]
 EPOCHS = 30
 WEIGHTS = [0.0, 0.5, 1.0, 1.5]
+MINE = """
+from typing import ClassVar
+
+from carft_sweep import ALGORITHMS
+from carft_sweep.carft_core.algorithms.car_ft import CarFt
+
+
+@ALGORITHMS.register
+class Mine(CarFt):
+    name: ClassVar[str] = "mine"
+"""
 
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_clip_files: Path, images: Path) -> Tiny:
-    """A user's repository with one sweep file, on a machine that has not the home."""
+    """A user's repository: a sweep file and an own algorithm, on a machine without the home."""
     folder = tmp_path / "project"
     folder.mkdir()
     make = make_tiny(folder, tiny_clip_files, images)
-    made = make("outside", WEIGHTS, home=tmp_path / "local", epochs=EPOCHS, parallel=2)
+    (folder / "mine.py").write_text(MINE)
+    own = {"import": ["./mine.py"], "algorithm": {"name": "mine"}}
+    made = make("outside", WEIGHTS, home=tmp_path / "local", epochs=EPOCHS, parallel=2, **own)
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "first")):
         subprocess.run([*git, *words], cwd=made.file.parent, check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
 import subprocess
 import tempfile
@@ -97,6 +98,20 @@ def test_what_cannot_be_a_cluster_is_said_at_once(
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert not (tmp_path / "home").exists()
+
+
+def test_a_head_that_is_up_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = str(head.getsockname()[1])
+        done = subprocess.run(
+            [str(SCRIPTS / "start_head.sh")],
+            env={**os.environ, "CARFT_HOME": str(tmp_path), "HEAD": "127.0.0.1", "GCS_PORT": port},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    assert done.returncode == 2
+    assert f"something listens at 127.0.0.1:{port} already" in done.stderr
 
 
 @pytest.fixture

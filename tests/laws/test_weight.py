@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_089,
-    ("sweeps",): 19_548,
+    ("sweeps",): 19_565,
     ("tracking",): 11_479,
-    ("tests",): 59_321,
+    ("tests",): 59_359,
     ("benchmarks", "tools"): 6_599,
 }
 """Of Python, blank ones too."""

@@ -24,7 +24,7 @@ from carft_sweep.sweeps.engines import factory, ray_cluster
 from carft_sweep.sweeps.engines import ray_tune as ray_loop
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.engines.factory import make_engine
-from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes
+from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes, own_copy
 from carft_sweep.sweeps.engines.ray_tune import RayEngine
 from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker
@@ -557,6 +557,17 @@ def test_a_ray_without_tokens_is_neither_started_nor_joined(
         with pytest.raises(RequestError, match=r"this machine has Ray 2\.58\.1.* needs 2\.59"):
             Cluster(address)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_sent_is_found_where_each_node_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads, own = (f"/tmp/{n}/r/session_1/runtime_resources/working_dir_files" for n in ("a", "b"))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{own}/_ray_pkg_12ab:/elsewhere")
+    sent = f"{heads}/_ray_pkg_12ab/methods/mine.py"
+    assert own_copy(sent) == f"{own}/_ray_pkg_12ab/methods/mine.py"
+    for other in (f"{heads}/_ray_pkg_34cd/mine.py", "/shared/mine.py", "installed.module"):
+        assert own_copy(other) == other
 
 
 def test_where_no_head_listens_ray_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
