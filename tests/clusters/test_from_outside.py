@@ -41,6 +41,7 @@ from carft_sweep.carft_core.algorithms.car_ft import CarFt
 @ALGORITHMS.register
 class Mine(CarFt):
     name: ClassVar[str] = "mine"
+    summary: ClassVar[str] = "CAR-FT by another name"
 """
 
 
