@@ -75,9 +75,9 @@ def test_every_rival_is_tuned_over_eight_settings_whichever_run() -> None:
         assert spec.name == f"rivals_{name}"
     spd = of("rivals", "spd")
     assert settings(spd) == {"car_ft": 8, "fine_tune": 8}
-    trained = [config.optim for config in configs(spd) if config.algorithm.trains]
-    assert {it.name for it in trained} == {"spd"}
-    assert {it.weight_decay for it in trained} >= {0.3, 1, 3, 10}
+    optims = [config.optim for config in configs(spd) if config.algorithm.trains]
+    assert {it.name for it in optims} == {"spd"}
+    assert {it.weight_decay for it in optims} >= {0.3, 1, 3, 10}
 
 
 def test_the_rivals_of_a_vit_are_those_of_the_other_model_and_two_more() -> None:
