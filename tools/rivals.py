@@ -32,13 +32,14 @@ def numbers(prefix: str, row: Row | None) -> Iterator[tuple[str, str]]:
 
 def claim(label: str, comparison: Comparison, reference: str) -> Iterator[tuple[str, str]]:
     """Yield the gain of the candidate's curve over the reference's in points, by column."""
-    found = next((v for v in comparison.curve_verdicts if v.pair.candidate.label == label), None)
-    ends = None if found is None else found.interval
-    difference = None if found is None else found.pair.difference
+    verdicts = {verdict.pair.candidate.label: verdict for verdict in comparison.curve_verdicts}
+    verdict = verdicts.get(label)
+    ends = None if verdict is None else verdict.interval
+    difference = None if verdict is None else verdict.pair.difference
     yield f"over_{reference}", "" if difference is None else f"{100 * difference:+.2f}"
     for name, end in zip(("from", "to"), ends or (None, None), strict=False):
         yield f"{name}_{reference}", "" if end is None else f"{100 * end:+.2f}"
-    yield f"state_{reference}", "" if found is None else found.state
+    yield f"state_{reference}", "" if verdict is None else verdict.state
 
 
 def rows(sweep: str, home: str) -> Iterator[dict[str, str]]:
@@ -66,12 +67,12 @@ def rows(sweep: str, home: str) -> Iterator[dict[str, str]]:
 def main(home: str) -> None:
     """Write the file from the sweeps of `home`."""
     there = [name for name in MODELS if (Path(home) / "sweeps" / name).exists()]
-    found = [row for sweep in there for row in rows(sweep, home)]
-    found.sort(key=lambda row: (row["model"], FIRST.get(row["method"], 3), row["method"]))
+    judged = [row for sweep in there for row in rows(sweep, home)]
+    judged.sort(key=lambda row: (row["model"], FIRST.get(row["method"], 3), row["method"]))
     with FILE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*found[0]], lineterminator="\n")
+        writer = csv.DictWriter(file, [*judged[0]], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(judged)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ class WarmRun(Trainable):
 
     def assign(self, job: str) -> None:
         """Take a job, given as JSON, to begin it with the next step."""
-        given = Job(**json.loads(job))
-        self._job = replace(given, imports=[*map(own_copy, given.imports)])
+        fields = json.loads(job)
+        self._job = Job(**fields | {"imports": [*map(own_copy, fields["imports"])]})
         self._begun = False
         self._decision: Decision | None = None
 

@@ -82,11 +82,12 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
     best = max(rivals, key=lambda trial: sign * (trial.value or 0.0), default=None)
     states = Counter(trial.state for trial in trials)
     state = ledger.recall(OUTCOME, {"state": "running"})["state"]
-    driver = holder(ledger.file.parent)
-    if driver is not None and limits_of(ledger.file.parent, driver).is_paused:
-        state = "paused"
-    elif driver is None and state == "running":
-        state = "interrupted"  # it was killed
+    if state == "running":
+        driver = holder(ledger.file.parent)
+        if driver is None:
+            state = "interrupted"  # it was killed
+        elif limits_of(ledger.file.parent, driver).is_paused:
+            state = "paused"
     return {
         "name": ledger.name,
         "description": description,
