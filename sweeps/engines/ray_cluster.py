@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -18,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -33,6 +35,11 @@ ANSWER_SECONDS = 120.0
 """How long all nodes together may take to answer."""
 HEAD_SECONDS = 20.0
 """How long a cluster's head may take to accept a connection."""
+LOST_SECONDS = 45.0
+"""How long a head that had answered may be away. Ray itself ends the process after 60 s, with an
+exit code that says nothing."""
+WATCH_SECONDS = 5.0
+"""Between two connections that ask whether the head is there."""
 _SEEN_SECONDS = 5.0
 """A network file system may show late what another host wrote."""
 
@@ -272,14 +279,18 @@ def _connect(address: str) -> None:
             f"{address}: the driver takes part in the cluster and cannot be a Ray client; start it "
             "on a machine of the cluster and give --address HOST:6379, or auto"
         )
-    host, _, port = address.rpartition(":")
-    if port.isdecimal():  # Ray itself would try for a quarter of an hour
-        try:
-            socket.create_connection((host, int(port)), HEAD_SECONDS).close()
+    if address.rpartition(":")[2].isdecimal():
+        try:  # Ray itself would try for a quarter of an hour
+            _knock(address, HEAD_SECONDS)
         except OSError as error:
             raise ServiceUnreachable(
                 f"no Ray head answers at {address} ({_first(error)}): start it, or name another"
             ) from None
+        if all(process.info["name"] != "raylet" for process in psutil.process_iter(["name"])):
+            raise RequestError(
+                f"{address}: the driver takes part in the cluster, and this machine is no node of "
+                "one; start it on a node, or send the sweep by `submit`"
+            )
     try:
         ray.init(address=address, **_options("${PYTHONPATH}"))
     except ConnectionError as error:  # Ray says so of a token that it refuses too
@@ -290,6 +301,33 @@ def _connect(address: str) -> None:
         ) from None
     except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
         raise RequestError(f"the Ray cluster at {address} cannot be used: {error}") from None
+    gcs = ray.get_runtime_context().gcs_address
+    threading.Thread(target=_watch, args=(gcs,), daemon=True).start()
+
+
+def _knock(address: str, timeout: float) -> None:
+    """Raise OSError where nothing accepts a connection at HOST:PORT within `timeout` seconds."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout).close()
+
+
+def _watch(address: str) -> None:
+    """End this process with a message once the head has been away for LOST_SECONDS. Nothing could
+    be closed: calls of Ray do not return without a head."""
+    answered = time.monotonic()
+    while ray.is_initialized():
+        try:
+            _knock(address, WATCH_SECONDS)
+            answered = time.monotonic()
+        except OSError as error:
+            if time.monotonic() - answered > LOST_SECONDS:
+                sys.stderr.write(
+                    f"carft-sweep: the Ray head at {address} is gone ({_first(error)}). Start it, "
+                    "then `resume` the sweep, which keeps what is done\n"
+                )
+                sys.stderr.flush()
+                os._exit(4)  # the command line's code for a service that does not answer
+        time.sleep(WATCH_SECONDS)
 
 
 def _options(path: str) -> dict[str, Any]:

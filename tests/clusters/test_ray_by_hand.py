@@ -8,13 +8,15 @@ import socket
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clusters.by_hand import ALL, Cluster
-from tests.clusters.conftest import SCRIPTS, VENV, call, variables
+from carft_sweep.sweeps.cli import UNREACHABLE
+from tests.clusters.by_hand import ALL, Cluster, running
+from tests.clusters.conftest import SCRIPTS, VENV, call, state, variables
 from tests.clusters.hosts import Host
 from tests.e2e.conftest import MakeTiny
 
@@ -112,6 +114,24 @@ def test_a_head_that_is_up_is_said(tmp_path: Path) -> None:
         )
     assert done.returncode == 2
     assert f"something listens at 127.0.0.1:{port} already" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_head_dies_ends_with_a_sentence(tiny: MakeTiny) -> None:
+    sweep = tiny("headless", [0.0, 0.5], epochs=2000)
+    here, node = (Host(name, "127.0.0.1") for name in ("here", "node"))
+    with running([here, node], sweep.home) as cluster:
+        address = f"{cluster.head}:{cluster.environ['GCS_PORT']}"
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(sweep.home / "ray-token")}
+        process = sweep.start("run", "--address", address, **token)
+        while not [*sweep.home.glob("runs/*/history.json")] and process.poll() is None:
+            time.sleep(0.2)
+        cluster.kill(here)
+        said = process.communicate(timeout=150)[1]
+    assert process.returncode == UNREACHABLE, said
+    assert f":{cluster.environ['GCS_PORT']} is gone" in said
+    assert "StackTrace" not in said
+    assert state(sweep) == "interrupted"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,11 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 import ray
 from ray.tune.experiment import Trial
 
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.cli import UNREACHABLE
 from carft_sweep.sweeps.engines import factory, ray_cluster
 from carft_sweep.sweeps.engines import ray_tune as ray_loop
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
@@ -575,6 +578,32 @@ def test_where_no_head_listens_ray_is_not_asked(monkeypatch: pytest.MonkeyPatch)
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ServiceUnreachable, match=rf"no Ray head answers at {address} \(.*refused"):
         ray_cluster._connect(address)
+
+
+def test_a_machine_that_is_no_node_is_told_to_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(psutil, "process_iter", lambda _: iter(()))
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = "127.0.0.1:{1}".format(*head.getsockname())
+        with pytest.raises(RequestError, match=rf"{address}: .* no node of one; .*`submit`"):
+            ray_cluster._connect(address)
+
+
+def test_a_driver_ends_when_its_head_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.1)
+    monkeypatch.setattr(ray_cluster, "LOST_SECONDS", 0.3)
+    monkeypatch.setattr(os, "_exit", leave)
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(SystemExit) as left:
+        ray_cluster._watch(address)
+    assert left.value.code == UNREACHABLE
+    assert f"the Ray head at {address} is gone" in capsys.readouterr().err
 
 
 def test_a_ray_that_does_not_start_leaves_nothing_behind(
