@@ -34,6 +34,10 @@ _SMALL, _LARGE = 40, 100
 """Square pixels of a point: of other settings, and of those that represent an algorithm."""
 _LETTER = 8
 """Largest width of a letter in pixels."""
+_LINE = 16
+"""Height of a line of words in pixels."""
+_NEAR = np.array([0.35, 0.05])
+"""Parts of the plot's width and height within which the names of two points would meet."""
 _ROOMY = 420
 """Width of a plot, in pixels, from which on alphas are written."""
 _OF_REFERENCE = "OOD mean of the reference"
@@ -218,17 +222,26 @@ def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
         for row in data.shown
         if row in standing or (row.arm.algorithm == algorithm and row.arm.merge is None)
     }
-    words: _Rows = [
-        {"words": name, "is_name": True, axes.id: model[axes.id], axes.ood: model[axes.ood]}
-        for model in models
-        if (name := model["setting"]) in names
-    ]
+    labelled = [model for model in models if model["setting"] in names]
+    places = np.array([(model[axes.id], model[axes.ood]) for model in models])
+    near = _NEAR * np.ptp(places, axis=0)
+    words: _Rows = []
+    for model in sorted(labelled, key=lambda model: -model[axes.ood]):
+        place = {axes.id: model[axes.id], axes.ood: model[axes.ood]}
+        over = [word for word in words if all(_gaps(word, place) <= near)]
+        below = _LINE * len(over) - 3 if over else -13
+        words.append({"words": model["setting"], "is_name": True, "below": below, **place})
     curve = _reference_curve(data)
     for point in () if curve is None else curve.points:
         if 0 < point.alpha < 1:
             place = axes.place(point.id, point.ood)
-            words.append({"words": f"α {point.alpha:g}", "is_name": False, **place})
+            words.append({"words": f"α {point.alpha:g}", "is_name": False, "below": 13, **place})
     return words
+
+
+def _gaps(word: dict[str, Any], place: dict[str, float]) -> np.ndarray[Any, Any]:
+    """Return how far a word's point is from a place, along both axes."""
+    return np.abs([word[axis] - at for axis, at in place.items()])
 
 
 def _reference_curve(data: ChartData) -> Curve | None:
@@ -240,8 +253,8 @@ def _curve_of(data: ChartData, setting: str) -> Curve | None:
 
 
 def _draw_words(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
-    """Return the charts of names above their points and of alphas below, to the left where the plot
-    ends. A narrow plot shows no alphas."""
+    """Return the charts of names above their points (below, where another stands above) and of
+    alphas below, to the left where the plot ends. A narrow plot shows no alphas."""
     place = f"scale('x', datum[{json.dumps(axes.id)}])"
     is_inside = f"{place} + {_LETTER} * (length(datum.words) + 1) < width"
     # By a name of its own it is not among the numbers behind the chart.
@@ -250,7 +263,7 @@ def _draw_words(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
         words.encode(*axes.channels(), alt.Text("words:N")),
         baseline="middle",
         dx=alt.ExprRef(f"{is_inside} ? 8 : -8"),
-        dy=alt.ExprRef("datum.is_name ? -13 : 13"),
+        dy=alt.ExprRef("datum.below"),
         align=alt.ExprRef(f"{is_inside} ? 'left' : 'right'"),
         fontWeight=alt.ExprRef("datum.is_name ? 'bold' : 'normal'"),
         opacity=alt.ExprRef(f"datum.is_name || width >= {_ROOMY} ? 1 : 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -67,25 +69,33 @@ def test_shaded_is_what_lies_between_the_curves_over_the_id_that_both_reach(
             assert row[field] == pytest.approx(expected, abs=1e-2)
 
 
-def words_of(spec: Spec) -> list[str]:
-    """Return the words that stand beside points."""
-    (words,) = {
-        tuple(row["words"] for row in node["data"]["values"])
-        for node in nodes(spec)
-        if node.get("data", {}).get("name") == "words"
-    }
-    return [*words]
+def words_of(spec: Spec) -> dict[str, dict[str, Any]]:
+    """Return the rows of the words that stand beside points, by word."""
+    found = [node["data"] for node in nodes(spec) if node.get("data", {}).get("name") == "words"]
+    assert all(data == found[0] for data in found), "the halo is not behind its word"
+    return {row["words"]: row for row in found[0]["values"]}
 
 
 def test_named_are_the_selected_setting_the_reference_zero_shot_and_the_references_alphas(
     plain: ChartData, everything: ChartData
 ) -> None:
-    alphas = ["α 0.25", "α 0.5", "α 0.75"]
+    alphas = {"α 0.25", "α 0.5", "α 0.75"}
     spec = spec_of("id_ood", plain)
-    assert words_of(spec) == ["zero_shot", "fine_tune", "car_ft kl_weight=1", *alphas]
-    assert words_of(spec_of("id_ood", everything)) == [
-        *("zero_shot", "fine_tune lr=0.0001", "car_ft kl_weight=0 lr=0.001", *alphas)
-    ]
-    assert words_of(spec_of("id_ood", searched(60)))[:2] == ["zero_shot", "fine_tune"]
+    assert words_of(spec).keys() == {"zero_shot", "fine_tune", "car_ft kl_weight=1"} | alphas
+    assert words_of(spec_of("id_ood", everything)).keys() == alphas | {
+        *("zero_shot", "fine_tune lr=0.0001", "car_ft kl_weight=0 lr=0.001")
+    }
+    found = words_of(spec_of("id_ood", searched(60)))
+    assert {"zero_shot", "fine_tune"} < found.keys()
     for rows in spec["datasets"].values():
         assert not any("words" in row for row in rows), "no word is a number to read"
+
+
+def test_names_of_points_that_are_close_stand_above_and_below(
+    plain: ChartData, everything: ChartData
+) -> None:
+    close = words_of(spec_of("id_ood", everything))
+    assert close["fine_tune lr=0.0001"]["below"] == -13
+    assert close["car_ft kl_weight=0 lr=0.001"]["below"] == 13
+    apart = words_of(spec_of("id_ood", plain))
+    assert {row["below"] for row in apart.values() if row["is_name"]} == {-13}
