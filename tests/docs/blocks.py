@@ -23,7 +23,6 @@ MARK = re.compile(r"<!-- (not run|slow|run)(?::[ \t]*(.*?))?[ \t]*-->")
 BEFORE = frozenset({"exec", "srun", "nohup", "time", "sudo", "env", "--", "then", "do", "if", "!"})
 """The words that a command may follow."""
 ENDS = frozenset("();<>|&")
-INCLUDED = re.compile(r"--8<--\n(.+)\n--8<--\n")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ def blocks_of(page: str) -> list[Block]:
         above = text[: fence.start()].rstrip("\n").rpartition("\n")[2].strip()
         mark = MARK.fullmatch(above)
         body = "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
-        body = INCLUDED.sub(lambda include: (ROOT / include[1]).read_text(), body)
         kind, reason = (mark[1], mark[2] or "") if mark else (None, "")
         line = text.count("\n", 0, fence.start()) + 1
         found.append(Block(page, line, language, body, kind, reason))
