@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_089,
-    ("sweeps",): 19_566,
-    ("tracking",): 11_479,
+    ("sweeps",): 19_604,
+    ("tracking",): 11_488,
     ("tests",): 59_363,
-    ("benchmarks", "tools"): 6_600,
+    ("benchmarks", "tools"): 6_611,
 }
 """Of Python, blank ones too."""
 WORDS, PAGES = 36_000, 36

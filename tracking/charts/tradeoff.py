@@ -36,8 +36,6 @@ _LETTER = 8
 """Largest width of a letter in pixels."""
 _LINE = 16
 """Height of a line of words in pixels."""
-_NEAR = np.array([0.35, 0.05])
-"""Parts of the plot's width and height within which the names of two points would meet."""
 _ROOMY = 420
 """Width of a plot, in pixels, from which on alphas are written."""
 _OF_REFERENCE = "OOD mean of the reference"
@@ -69,6 +67,10 @@ class _Axes:
             )
         )
         return alt.X(**x), alt.Y(**y)
+
+    def near(self) -> dict[str, float]:
+        """Parts of the plot's width and height within which the names of two points would meet."""
+        return {self.id: 0.35, self.ood: 0.05}
 
     def place(self, id_accuracy: float, ood: float) -> dict[str, float]:
         return {self.id: percent(id_accuracy), self.ood: percent(ood)}
@@ -223,13 +225,12 @@ def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
         if row in standing or (row.arm.algorithm == algorithm and row.arm.merge is None)
     }
     labelled = [model for model in models if model["setting"] in names]
-    places = np.array([(model[axes.id], model[axes.ood]) for model in models])
-    near = _NEAR * np.ptp(places, axis=0)
+    near = {axis: part * np.ptp([m[axis] for m in models]) for axis, part in axes.near().items()}
     words: _Rows = []
     for model in sorted(labelled, key=lambda model: -model[axes.ood]):
-        place = {axes.id: model[axes.id], axes.ood: model[axes.ood]}
-        over = [word for word in words if all(_gaps(word, place) <= near)]
-        below = _LINE * len(over) - 3 if over else -13
+        place = {axis: model[axis] for axis in near}
+        over = sum(all(abs(word[a] - place[a]) <= near[a] for a in near) for word in words)
+        below = _LINE * over - 3 if over else -13
         words.append({"words": model["setting"], "is_name": True, "below": below, **place})
     curve = _reference_curve(data)
     for point in () if curve is None else curve.points:
@@ -237,11 +238,6 @@ def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
             place = axes.place(point.id, point.ood)
             words.append({"words": f"α {point.alpha:g}", "is_name": False, "below": 13, **place})
     return words
-
-
-def _gaps(word: dict[str, Any], place: dict[str, float]) -> np.ndarray[Any, Any]:
-    """Return how far a word's point is from a place, along both axes."""
-    return np.abs([word[axis] - at for axis, at in place.items()])
 
 
 def _reference_curve(data: ChartData) -> Curve | None:
