@@ -1,6 +1,6 @@
 """Write docs/rivals.csv from the sweeps `rivals` and `rivals_vit` of a home.
 
-python -m tools.rivals HOME
+python -m tools.rivals HOME [SWEEP ...]   # those that are done
 make reference          # the table of docs/rivals.md anew
 """
 
@@ -64,10 +64,9 @@ def rows(sweep: str, home: str) -> Iterator[dict[str, str]]:
         }
 
 
-def main(home: str) -> None:
+def main(home: str, *sweeps: str) -> None:
     """Write the file from the sweeps of `home`."""
-    there = [name for name in MODELS if (Path(home) / "sweeps" / name).exists()]
-    judged = [row for sweep in there for row in rows(sweep, home)]
+    judged = [row for sweep in sweeps or MODELS for row in rows(sweep, home)]
     judged.sort(key=lambda row: (row["model"], FIRST.get(row["method"], 3), row["method"]))
     with FILE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [*judged[0]], lineterminator="\n")
@@ -76,4 +75,4 @@ def main(home: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

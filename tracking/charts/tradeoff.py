@@ -36,6 +36,8 @@ _LETTER = 8
 """Largest width of a letter in pixels."""
 _LINE = 16
 """Height of a line of words in pixels."""
+_ROOM = 0.25
+"""How far from the points of all algorithms others are drawn, in parts of what those span."""
 _ROOMY = 420
 """Width of a plot, in pixels, from which on alphas are written."""
 _OF_REFERENCE = "OOD mean of the reference"
@@ -147,7 +149,7 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
     place = alt.Chart().encode(*axes.channels())
     hints = tooltips("setting", (axes.id, ".1f"), (axes.ood, ".1f"))
     points = place.encode(*legend.symbols(), tooltip=hints)
-    others = points.transform_filter("!datum['on show']")
+    others = points.transform_filter(f"!datum['on show'] && {_near_shown(rows, axes)}")
     return [
         *interval_rules(place.encode(legend.colour()), "x", axes.id, rows),
         *interval_rules(place.encode(legend.colour()), "y", axes.ood, rows),
@@ -156,6 +158,17 @@ def _draw_models(rows: _Rows, legend: Legend, axes: _Axes) -> list[alt.Chart]:
             filled=False, size=_LARGE, opacity=1
         ),
     ]
+
+
+def _near_shown(rows: _Rows, axes: _Axes) -> str:
+    """Return the expression of a point that is not far from the points of all algorithms, which one
+    poor setting of many would press together."""
+    bounds = []
+    for axis in (axes.id, axes.ood):
+        shown = [row[axis] for row in rows if row["on show"]]
+        room = _ROOM * (max(shown) - min(shown)) or 100  # of one algorithm every setting
+        bounds.append(f"inrange(datum[{axis!r}], [{min(shown) - room}, {max(shown) + room}])")
+    return " && ".join(bounds)
 
 
 def _draw_compared(data: ChartData, axes: _Axes) -> list[alt.Chart]:
@@ -274,7 +287,8 @@ ID_OOD = Chart(
         "better under shift. Large symbols stand for their algorithms, with 95 % intervals over "
         "seeds; hollow ones are merged. Dashed lines are WiSE-FT curves, that of the reference "
         "with its alphas; shaded is what lies between it and the candidate's, over the ID accuracy "
-        "that both reach. Point at a symbol for its setting."
+        "that both reach. Settings far from all these are not drawn. Point at a symbol for its "
+        "setting."
     ),
     draw=draw_id_ood,
 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
+import vl_convert
 
 from carft_sweep.tracking.charts.data import ChartData
+from carft_sweep.tracking.comparison.compare import compare
 from tests.tracking.charted import searched
 from tests.tracking.charts.drawn import Spec, data_of, nodes, spec_of
+from tests.tracking.made_up import KL, kl_sweep, metrics, run
 
 SVG = "{http://www.w3.org/2000/svg}"
 AXIS = 50
@@ -99,3 +103,13 @@ def test_names_of_points_that_are_close_stand_above_and_below(
     assert close["car_ft kl_weight=0 lr=0.001"]["below"] == 13
     apart = words_of(spec_of("id_ood", plain))
     assert {row["below"] for row in apart.values() if row["is_name"]} == {-13}
+
+
+def test_a_setting_far_from_all_algorithms_does_not_press_them_together() -> None:
+    poor = run("car_ft", 0, metrics(0.2, 0.1), trial=9, params={KL: 300.0})
+    spec = spec_of("id_ood", ChartData(compare([*kl_sweep(), poor], sweep="kl_weight")))
+    svg = vl_convert.vegalite_to_svg(spec)
+    ticks = [float(tick) for tick in re.findall(r"<text[^>]*>(\d\d(?:\.\d)?)</text>", svg)]
+    assert ticks
+    assert min(ticks) > 30
+    assert any(row["ID test"] == 20 for row in data_of(spec, "ID test", "on show"))
