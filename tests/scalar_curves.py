@@ -75,12 +75,12 @@ def least_at(curve: Curve, x: float) -> float | None:
 def _end_at(
     curve: Curve, x: float, nearer: Callable[..., float], outer: Callable[..., float]
 ) -> float | None:
-    goes = [np.sign(round(two[0] - one[0], 12)) for one, two in itertools.pairwise(curve)]
-    highest, bounds = height_at(curve, x), []
-    for k in pieces_at(curve, x):
-        chord = line(curve, k, x)
+    steps = [round(two[0] - one[0], 12) for one, two in itertools.pairwise(curve)]
+    goes = [(step > 0) - (step < 0) for step in steps]
+    chords, bounds = {k: line(curve, k, x) for k in pieces_at(curve, x)}, []
+    for k, chord in chords.items():
         beside = [j for j in (k - 1, k + 1) if 0 <= j < len(goes) and goes[j] == goes[k]]
-        if not beside and highest is not None and chord > highest - 1e-12:
+        if not beside and chord > max(chords.values()) - 1e-12:
             return None
         bounds.append(outer(chord, nearer((line(curve, j, x) for j in beside), default=chord)))
     return max(bounds, default=None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,6 +80,10 @@ class Setting:
         return self.params.get(KL)
 
 
+Model = tuple[Setting, str | None]
+"""A setting through one of its merges, or unmerged."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """By what a comparison is made."""
@@ -101,12 +104,9 @@ def predictions(folder: Path, merge: str | None) -> pd.DataFrame:
 
 
 @functools.cache
-def hits_of(folder: Path, merge: str | None) -> pd.DataFrame:
-    """Which images a model of a run has right."""
-    rows = predictions(folder, merge)
-    texts = {name: rows[name].astype(str) for name in ("split", "id", "unit")}
-    right = (rows.label == rows.prediction).astype(float)
-    return pd.DataFrame({"task": 0, **texts, "right": right})
+def table_of(folder: Path, merge: str | None) -> pd.DataFrame:
+    """Of each of these images where it is from."""
+    return predictions(folder, merge)[["split", "id", "unit"]].astype(str)
 
 
 def shown_of(shown: Mapping[str, Any], by: str, task: str) -> dict[str, Any]:
@@ -121,70 +121,8 @@ def shown_of(shown: Mapping[str, Any], by: str, task: str) -> dict[str, Any]:
     return part
 
 
-class Numbers(ABC):
-    """Settings, and every metric of each of their runs."""
-
-    alphas: Sequence[float]
-
-    @property
-    @abstractmethod
-    def seeds(self) -> list[int]:
-        """Those of the choice."""
-
-    @property
-    @abstractmethod
-    def settings(self) -> list[Setting]:
-        """In the order of the table."""
-
-    @abstractmethod
-    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
-        """Every metric of a model, as docs/metrics.md defines it."""
-
-    @abstractmethod
-    def image_step(self, metric: str) -> float:
-        """What one image changes at most."""
-
-    @abstractmethod
-    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
-        """Of each test image `task`, `split`, `id`, `unit`, and whether it is `right`."""
-
-    @property
-    def tuned(self) -> list[Setting]:
-        """Those that were selected among."""
-        return [setting for setting in self.settings if setting.role != "confirmation"]
-
-    @property
-    def zero_shot(self) -> Run:
-        return next(setting.runs[None] for setting in self.settings if not setting.trains)
-
-    @functools.cached_property
-    def curve_errors(self) -> dict[tuple[str, str], list[ImageError | None]]:
-        """By candidate and reference, once computed: they are the same by every rule."""
-        return {}
-
-    @functools.cached_property
-    def image_errors(self) -> dict[Any, ImageError]:
-        """Likewise, by pairs of models and metric."""
-        return {}
-
-    def models(self, setting: Setting) -> list[str | None]:
-        """The unmerged model and its merges."""
-        merges = [f"wise_ft@{alpha:g}" for alpha in self.alphas if setting.trains]
-        return [None, *merges]
-
-    def values(self, setting: Setting, merge: str | None, metric: str) -> Values:
-        """Zero-shot's one value stands for every seed where it is paired."""
-        return {seed: self.metrics(run, merge)[metric] for seed, run in setting.runs.items()}
-
-    def paired(
-        self, setting: Setting, merge: str | None, metric: str, seeds: Sequence[int]
-    ) -> list[float]:
-        values = self.values(setting, merge, metric)
-        return [values[seed if setting.trains else None] for seed in seeds]
-
-
-@dataclass(frozen=True)
-class Measured(Numbers):
+@dataclass(frozen=True, eq=False)
+class Task:
     """A sweep of `show --json`, or one of its tasks, with what its runs predict."""
 
     shown: Mapping[str, Any]
@@ -192,20 +130,12 @@ class Measured(Numbers):
     clip: Path
     alphas: Sequence[float]
     templates: Sequence[str]
-    epochs: int
-    _metrics: dict[tuple[Path, str | None], dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def seeds(self) -> list[int]:
-        return list(self.shown["seeds"])
+    known: dict[tuple[Path, str | None], dict[str, float]] = field(default_factory=dict)
 
     @functools.cached_property
     def settings(self) -> list[Setting]:
-        kinds = [
-            ("baseline", "", self.shown["baselines"]),
-            ("trial", "", self.shown["trials"]),
-            ("confirmation", " (confirmed)", self.shown["confirmations"]),
-        ]
+        """In the order of the table."""
+        kinds = (("baseline", ""), ("trial", ""), ("confirmation", " (confirmed)"))
         return [
             Setting(
                 _label(item) + end,
@@ -214,34 +144,27 @@ class Measured(Numbers):
                 role,
                 {run["seed"]: (Path(run["folder"]),) for run in item["runs"]},
             )
-            for role, end, items in kinds
-            for item in items
+            for role, end in kinds
+            for item in self.shown[f"{role}s"]
         ]
 
-    def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
-        (folder,) = run
-        if (folder, merge) not in self._metrics:
-            self._metrics[folder, merge] = self._measure(folder, merge)
+    @functools.cached_property
+    def zero_shot(self) -> Path:
+        (folder,) = next(of.runs[None] for of in self.settings if not of.trains)
+        return folder
+
+    def metrics(self, folder: Path, merge: str | None) -> dict[str, float]:
+        """Every metric of a model, as docs/metrics.md defines it."""
+        if (folder, merge) not in self.known:
+            self.known[folder, merge] = found = self._measure(folder, merge)
             if merge is None:
-                seconds = json.loads((folder / "trained.json").read_text())["seconds"]
-                self._metrics[folder, merge]["system/train_seconds"] = seconds
-        return self._metrics[folder, merge]
-
-    def image_step(self, metric: str) -> float:
-        counts = predictions(*self.zero_shot, None).groupby("split", observed=True)
-        sizes = {str(name): len(rows) for name, rows in counts}
-        if metric == OOD:
-            shifts = [size for name, size in sizes.items() if name.startswith("ood/")]
-            return 1 / (len(shifts) * min(shifts))
-        return 1 / sizes[metric.removesuffix("/top1")]
-
-    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
-        (folder,) = run
-        return hits_of(folder, merge)
+                trained = json.loads((folder / "trained.json").read_text())
+                found["system/train_seconds"] = trained["seconds"]
+        return self.known[folder, merge]
 
     def _measure(self, folder: Path, merge: str | None) -> dict[str, float]:
         found: dict[str, float] = {}
-        is_frozen = (folder,) == self.zero_shot
+        is_frozen = folder == self.zero_shot
         tuned = self.frozen if is_frozen else self.contexts(self.tower(folder, merge))
         for split, rows in predictions(folder, merge).groupby("split", observed=True):
             right = (rows.label == rows.prediction).to_numpy()
@@ -303,7 +226,7 @@ class Measured(Numbers):
 
     @functools.cached_property
     def paths(self) -> list[str]:
-        return sorted(str(file.relative_to(self.data)) for file in self.data.rglob("*.png"))
+        return [*table_of(self.zero_shot, None).id]
 
     @functools.cached_property
     def images(self) -> torch.Tensor:
@@ -340,67 +263,146 @@ def _written(params: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name.rpartition('.')[2]}={value if isinstance(value, str) else f'{value:.6g}'}"
 
 
-@dataclass(frozen=True)
-class Means(Numbers):
-    """Means over tasks: of each algorithm and seed the runs that the rule takes on each task."""
+class Images:
+    """The test images of a sweep. Its parts are the splits of its tasks, in their order."""
 
-    alphas: Sequence[float]
-    each: Sequence[Measured]
-    rule: Rule
-    _metrics: dict[tuple[Run, str | None], dict[str, float]] = field(default_factory=dict)
+    def __init__(self, tables: Sequence[pd.DataFrame]) -> None:
+        self.table = pd.concat([of.assign(task=k) for k, of in enumerate(tables)])
+        self.table = self.table.reset_index(drop=True)
+        if len(tables) > 1:  # a unit is of one task
+            self.table.unit = self.table.task.map("{:03d}/".format) + self.table.unit
+        self.part = self.table.groupby(["task", "split"]).ngroup().to_numpy()
+        self.unit = self.table.unit.factorize()[0]
+        first = self.table.loc[np.unique(self.part, return_index=True)[1]]
+        self.task_of, self.split_of = first.task.to_numpy(), first.split.to_numpy()
+
+    def enter(self, metric: str) -> NDArray[np.bool_]:
+        """Which of them a metric is of."""
+        own = metric.removesuffix("/top1")
+        is_in = [of.startswith("ood/") if metric == OOD else of == own for of in self.split_of]
+        return np.array(is_in)[self.part]
+
+    def weights(self, metric: str, kept: Any = True) -> NDArray[np.float64]:
+        """How much each of the kept counts in a metric: each split and each task alike."""
+        enters = self.enter(metric) & kept
+        images = np.bincount(self.part[enters], minlength=len(self.task_of))
+        splits = np.bincount(self.task_of[images > 0])[self.task_of]
+        tasks = len({*self.task_of[images > 0]})
+        return enters / np.maximum(images * splits * tasks, 1)[self.part]
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Settings with every metric of each of their runs; of several tasks the means over these."""
+
+    tasks: Sequence[Task]
+    settings: Sequence[Setting]
+    known: dict[Any, dict[str, float]] = field(default_factory=dict)
+    errors: dict[Any, Any] = field(default_factory=dict)
+    """Of pairs of models and of curves, once computed: they are the same by every rule."""
 
     @property
     def seeds(self) -> list[int]:
-        return self.each[0].seeds
+        """Those of the choice."""
+        return list(self.tasks[0].shown["seeds"])
+
+    @property
+    def tuned(self) -> list[Setting]:
+        """Those that were selected among."""
+        return [setting for setting in self.settings if setting.role != "confirmation"]
+
+    @property
+    def zero_shot(self) -> Run:
+        return tuple(of.zero_shot for of in self.tasks)
 
     @functools.cached_property
-    def settings(self) -> list[Setting]:
-        of_first = {setting.algorithm: setting for setting in self.each[0].settings}
-        return [
-            Setting(
-                name,
-                name,
-                {},
-                one.role,
-                {
-                    seed: tuple(_Comparison(of, self.rule).taken(name, seed) for of in self.each)
-                    for seed in one.runs
-                },
-            )
-            for name, one in of_first.items()
-        ]
+    def images(self) -> Images:
+        return Images([table_of(folder, None) for folder in self.zero_shot])
+
+    def models(self, setting: Setting) -> list[str | None]:
+        """The unmerged model and its merges."""
+        merges = [f"wise_ft@{alpha:g}" for alpha in self.tasks[0].alphas if setting.trains]
+        return [None, *merges]
+
+    @property
+    def rows(self) -> list[Model]:
+        return [(setting, it) for setting in self.settings for it in self.models(setting)]
 
     def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
         """Those that every task has."""
-        if (run, merge) not in self._metrics:
-            own = [of.metrics((folder,), merge) for of, folder in zip(self.each, run, strict=True)]
+        if (run, merge) not in self.known:
+            own = [of.metrics(place, merge) for of, place in zip(self.tasks, run, strict=True)]
             shared = set.intersection(*({*values} for values in own))
             means = {name: float(np.mean([values[name] for values in own])) for name in shared}
-            self._metrics[run, merge] = means
-        return self._metrics[run, merge]
+            self.known[run, merge] = means
+        return self.known[run, merge]
+
+    def right(self, run: Run, merge: str | None) -> NDArray[np.float64]:
+        """Which images a model has right."""
+        for folder, start in zip(run, self.zero_shot, strict=True):
+            assert table_of(folder, merge).equals(table_of(start, None))
+        rows = [predictions(folder, merge) for folder in run]
+        return np.concatenate([of.label == of.prediction for of in rows]).astype(float)
 
     def image_step(self, metric: str) -> float:
-        """One image is of one task, and changes the mean by the less."""
-        return max(of.image_step(metric) for of in self.each) / len(self.each)
+        """What one image, which is of one task, changes at most."""
+        return float(self.images.weights(metric).max())
 
-    def hits(self, run: Run, merge: str | None) -> pd.DataFrame:
-        """Those of all tasks: a unit is of one of them."""
-        tables = []
-        for task, (of, folder) in enumerate(zip(self.each, run, strict=True)):
-            own = of.hits((folder,), merge)
-            tables.append(own.assign(task=task, unit=f"{task:03d}/" + own.unit))
-        return pd.concat(tables, ignore_index=True)
+    def values(self, setting: Setting, merge: str | None, metric: str) -> Values:
+        """Zero-shot's one value stands for every seed where it is paired."""
+        return {seed: self.metrics(run, merge)[metric] for seed, run in setting.runs.items()}
+
+    def paired(
+        self, setting: Setting, merge: str | None, metric: str, seeds: Sequence[int]
+    ) -> list[float]:
+        values = self.values(setting, merge, metric)
+        return [values[seed if setting.trains else None] for seed in seeds]
+
+    def image_error(
+        self, pairs: Sequence[Sequence[tuple[Run, str | None]]], metric: str
+    ) -> ImageError:
+        """That of the mean over pairs, with images of one unit alike: the units' own sums, whose
+        mean is 0, vary as those of other units would.
+        """
+        images, sums = self.images, np.zeros(self.images.unit.max() + 1)
+        weights, enters = images.weights(metric), images.enter(metric)
+        for one, two in pairs:
+            difference = self.right(*one) - self.right(*two)
+            means = np.bincount(images.part, difference) / np.bincount(images.part)
+            sums += np.bincount(images.unit, weights * (difference - means[images.part]))
+        of_units = sums[np.unique(images.unit[enters])] / len(pairs)
+        units = len(of_units)
+        variance = float(units * of_units.var(ddof=1))
+        counts = {"freedom": units - 1, "units": units, "images": int(enters.sum())}
+        return {"variance": variance, **counts}
 
 
-def document(measured: Measured | Mapping[str, Measured], rule: Rule) -> dict[str, Any]:
-    """What `compare --json` should say of a sweep, or of one over several tasks."""
-    if isinstance(measured, Measured):
-        return _Comparison(measured, rule).document()
-    return _OfTasks.made(measured, rule).document()
+def numbers_of(task: Task) -> Numbers:
+    return Numbers([task], task.settings)
 
 
-Model = tuple[Setting, str | None]
-"""A setting through one of its merges, or unmerged."""
+def means_of(tasks: Sequence[Numbers], rule: Rule) -> Numbers:
+    """Of each algorithm and seed the runs that the rule takes on each task."""
+    settings = []
+    for name, one in {setting.algorithm: setting for setting in tasks[0].settings}.items():
+        runs = {
+            seed: tuple(_Comparison(of, rule).taken(name, seed) for of in tasks)
+            for seed in one.runs
+        }
+        settings.append(Setting(name, name, {}, one.role, runs))
+    return Numbers([of for it in tasks for of in it.tasks], settings)
+
+
+def document(sweep: Mapping[str, Numbers], rule: Rule) -> dict[str, Any]:
+    """What `compare --json` should say of a sweep over these tasks, which may be one."""
+    parts = {task: _Comparison(of, rule) for task, of in sweep.items()}
+    if len(parts) == 1:
+        return next(iter(parts.values())).document()
+    return _OfTasks(means_of([*sweep.values()], rule), rule, parts).document()
+
+
+ImageError = dict[str, Any]
+"""The variance of a difference over drawings of test images, and what it was estimated from."""
 
 
 def named(model: Model) -> str:
@@ -408,7 +410,8 @@ def named(model: Model) -> str:
     return setting.label if merge is None else f"{setting.label} + {merge}"
 
 
-def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+@functools.cache
+def interval(values: tuple[float, ...], confidence: float = 0.95) -> tuple[float, float] | None:
     """Student's, of a mean."""
     if len(values) < 3:
         return None
@@ -433,43 +436,8 @@ def estimate(values: Sequence[float | None], metric: str = "") -> dict[str, Any]
     return {
         "values": close(list(values), metric),
         "mean": close(float(np.mean(present)), metric) if present else None,
-        "ci95": close(interval(present), metric) if present else None,
+        "ci95": close(interval(tuple(present)), metric) if present else None,
     }
-
-
-def weights(hits: pd.DataFrame, metric: str) -> pd.Series:
-    """Of each image that enters a metric, how much it counts: each split and each task alike."""
-    split = hits.split
-    enters = split.str.startswith("ood/") if metric == OOD else split == metric[: -len("/top1")]
-    used = hits[enters]
-    images = used.groupby(["task", "split"]).right.transform("size")
-    splits = used.groupby("task").split.transform("nunique")
-    return 1 / (images * splits * used.task.nunique())
-
-
-IMAGE = ["task", "split", "id", "unit"]
-ImageError = dict[str, Any]
-"""The variance of a difference over drawings of test images, and what it was estimated from."""
-
-
-def image_error(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], metric: str) -> ImageError:
-    """That of the mean over pairs, with images of one unit alike: the units' own sums, whose mean
-    is 0, vary as those of other units would.
-    """
-    parts, images = [], 0
-    for one, two in pairs:
-        both = one.merge(two, on=IMAGE, suffixes=("", "_of_other"), validate="one_to_one")
-        assert len(both) == len(one) == len(two)
-        of_image = weights(both, metric)
-        both = both.loc[of_image.index]
-        difference = both.right - both.right_of_other
-        of_split = difference.groupby([both.task, both.split]).transform("mean")
-        parts.append((of_image * (difference - of_split)).groupby(both.unit).sum())
-        images = max(images, len(both))
-    sums = pd.concat(parts).groupby(level=0).sum() / len(pairs)
-    units = len(sums)
-    variance = float(units * sums.var(ddof=1))
-    return {"variance": variance, "freedom": units - 1, "units": units, "images": images}
 
 
 @dataclass(frozen=True)
@@ -612,11 +580,8 @@ class _Comparison:
             return near[0]
         margin = max(values) - self.rule.within - 1e-12
         same = near[0][0].algorithm
-        pool = [
-            model
-            for model, value in zip(models, values, strict=True)
-            if value >= margin and model[0].algorithm == same
-        ]
+        pairs = zip(models, values, strict=True)
+        pool = [m for m, v in pairs if v >= margin and m[0].algorithm == same]
         return max(pool, key=lambda model: model[0].weight or 0.0)
 
     @functools.cached_property
@@ -624,14 +589,10 @@ class _Comparison:
         """By algorithm, trials' first."""
         tuned = sorted(self.measured.tuned, key=lambda setting: setting.role != "trial")
         algorithms = dict.fromkeys(setting.algorithm for setting in tuned)
-        pools = {
-            name: [(s, self.rule.merge) for s in tuned if s.algorithm == name]
-            for name in algorithms
-        }
         return {
-            name: self.best(pool)
-            for name, pool in pools.items()
-            if pool[0][0].trains or self.rule.merge is None
+            name: self.best([(s, self.rule.merge) for s in tuned if s.algorithm == name])
+            for name in algorithms
+            if name != "zero_shot" or self.rule.merge is None
         }
 
     @functools.cached_property
@@ -665,9 +626,7 @@ class _Comparison:
             "seeds": self.seeds,
             "fresh_seeds": self.fresh,
             "rows": [
-                self.row(setting, it, is_best=(best, merge) == (setting, it))
-                for setting in self.measured.settings
-                for it in self.measured.models(setting)
+                self.row(*model, is_best=model == (best, merge)) for model in self.measured.rows
             ],
             "selected": {
                 "label": named((best, merge)),
@@ -687,14 +646,12 @@ class _Comparison:
     @property
     def budgets(self) -> list[dict[str, Any]]:
         """What each algorithm that trains was given."""
-        assert isinstance(self.measured, Measured)
         trained = [setting for setting in self.measured.tuned if setting.trains]
         budgets = []
         for name in dict.fromkeys(setting.algorithm for setting in trained):
             pool = [setting for setting in trained if setting.algorithm == name]
             runs = sum(len(setting.runs) for setting in pool)
-            counts = {"settings": len(pool), "runs": runs}
-            budgets.append({"algorithm": name, **counts})
+            budgets.append({"algorithm": name, "settings": len(pool), "runs": runs})
         return budgets
 
     def taken(self, algorithm: str, seed: int | None) -> Path:
@@ -726,25 +683,24 @@ class _Comparison:
 
     def points(self, setting: Setting, seeds: Sequence[int | None]) -> list[dict[str, Any]]:
         """The mean WiSE-FT curve."""
-        found = []
-        for alpha in sorted({0.0, *self.measured.alphas, 1.0}):
-            pairs = [self.point(setting, seed, alpha) for seed in seeds]
-            x, y = np.mean(pairs, axis=0)
-            found.append({"alpha": alpha, "id": close(float(x), ""), "ood": close(float(y), "")})
-        return found
+        means = np.mean([self.curve(setting, seed) for seed in seeds], axis=0).tolist()
+        return [
+            {"alpha": alpha, "id": close(x, ""), "ood": close(y, "")}
+            for alpha, (x, y) in zip(self.alphas, means, strict=True)
+        ]
 
-    def point(self, setting: Setting, seed: int | None, alpha: float) -> tuple[float, float]:
-        """ID and OOD accuracy of a model on the curve of one seed."""
+    def at(self, setting: Setting, seed: int | None, alpha: float) -> tuple[Run, str | None]:
         run = self.measured.zero_shot if alpha == 0 else setting.runs[seed]
-        merge = None if alpha in (0, 1) else f"wise_ft@{alpha:g}"
-        metrics = self.measured.metrics(run, merge)
-        return metrics[ID], metrics[OOD]
+        return run, None if alpha in (0, 1) else f"wise_ft@{alpha:g}"
 
+    @property
     def alphas(self) -> list[float]:
-        return sorted({0.0, *self.measured.alphas, 1.0})
+        return sorted({0.0, *self.measured.tasks[0].alphas, 1.0})
 
     def curve(self, setting: Setting, seed: int | None) -> Curve:
-        return [self.point(setting, seed, alpha) for alpha in self.alphas()]
+        """ID and OOD accuracy by rising alpha."""
+        models = [self.measured.metrics(*self.at(setting, seed, it)) for it in self.alphas]
+        return [(metrics[ID], metrics[OOD]) for metrics in models]
 
     def curve_tests(self) -> list[dict[str, Any]]:
         """The WiSE-FT curve of each rival against that of the reference."""
@@ -772,7 +728,7 @@ class _Comparison:
         both = [(self.curve(candidate, s), self.curve(reference, s)) for s in seeds]
         ranges = [common_range(*pair) for pair in both]
         gains, losses = gains_of(both), gains_of([pair[::-1] for pair in both])
-        errors, key = self.measured.curve_errors, (candidate.label, reference.label)
+        errors, key = self.measured.errors, (candidate.label, reference.label)
         if key not in errors:
             errors[key] = self.jackknife(candidate, reference, seeds)
         is_whole = all(low <= high for low, high in ranges)
@@ -796,46 +752,38 @@ class _Comparison:
         turn, sorted by the splits that they are in, then by the checksums of their names. Groups
         without which there is no common range are taken to vary as the others.
         """
-        models = [
-            self.measured.hits(self.measured.zero_shot, None)
-            if alpha == 0
-            else self.measured.hits(
-                setting.runs[seed], None if alpha == 1 else f"wise_ft@{alpha:g}"
-            )
-            for seed in seeds
-            for setting in (candidate, reference)
-            for alpha in self.alphas()
-        ]
-        first = models[0]
-        assert all(model[IMAGE].equals(first[IMAGE]) for model in models)
-        right = np.stack([model.right for model in models])
-        tested = first.loc[weights(first, ID).index.union(weights(first, OOD).index)]
-        count = min(100, int(tested.groupby(["task", "split"]).unit.nunique().min()))
-        splits = pd.crosstab(first.unit, [first.task, first.split]) > 0
+        measured, images = self.measured, self.measured.images
+        right = np.stack(
+            [
+                measured.right(*self.at(setting, seed, alpha))
+                for seed in seeds
+                for setting in (candidate, reference)
+                for alpha in self.alphas
+            ]
+        )
+        tested = images.enter(ID) | images.enter(OOD)
+        of_parts = images.table[tested].groupby(images.part[tested]).unit
+        count = min(100, int(of_parts.nunique().min()))
+        places = pd.crosstab(images.table.unit, images.part) > 0
         order = sorted(
-            splits.index, key=lambda unit: (*splits.loc[unit], zlib.crc32(unit.encode()), unit)
+            places.index, key=lambda unit: (*places.loc[unit], zlib.crc32(unit.encode()), unit)
         )
         group_of = {unit: place % count for place, unit in enumerate(order)}
-        group = first.unit.map(group_of)
-        shape = (len(seeds), 2, len(self.alphas()))
+        group = images.table.unit.map(group_of).to_numpy()
+        shape = (len(seeds), 2, len(self.alphas))
         without = []
         for left_out in range(count):
-            kept = first[group != left_out]
-            of_id, of_ood = (weights(kept, metric) for metric in (ID, OOD))
-            xs, ys = ((right[:, w.index] @ w.to_numpy()).reshape(shape) for w in (of_id, of_ood))
-            curves = [
-                [[*zip(*xy, strict=True)] for xy in zip(*of, strict=True)]
-                for of in zip(xs, ys, strict=True)
-            ]
+            of_id, of_ood = (images.weights(metric, group != left_out) for metric in (ID, OOD))
+            curves = np.stack([right @ of_id, right @ of_ood], axis=-1).reshape(*shape, 2).tolist()
             without.append((gains_of(curves), gains_of([pair[::-1] for pair in curves])))
-        units, images = tested.unit.nunique(), len(tested)
+        units, tests = len({*images.unit[tested]}), int(tested.sum())
         errors: list[ImageError | None] = []
         for side in zip(*without, strict=True):
             means = [np.mean(of_seeds) for of_seeds in side if None not in of_seeds]
             if len(means) < 2:
                 return [None, None]
             variance = float((count - 1) * np.var(means))
-            counts = {"freedom": len(means) - 1, "units": units, "images": images}
+            counts = {"freedom": len(means) - 1, "units": units, "images": tests}
             errors.append({"variance": variance, **counts})
         return errors
 
@@ -894,15 +842,10 @@ class _Comparison:
         holm = {
             name: adjusted([of[name] for of in ps]) for name in ("different", "better", "worse")
         }
+        each = [{name: (raw[name], of[k]) for name, of in holm.items()} for k, raw in enumerate(ps)]
         return [
-            self.verdict(
-                model,
-                reference,
-                pair,
-                {name: (raw[name], of[place]) for name, of in holm.items()},
-                compared=len(pairs),
-            )
-            for place, (model, pair, raw) in enumerate(zip(rivals, pairs, ps, strict=True))
+            self.verdict(model, reference, pair, own, compared=len(pairs))
+            for model, pair, own in zip(rivals, pairs, each, strict=True)
         ]
 
     def pair(self, candidate: Model, reference: Model) -> dict[str, Paired]:
@@ -941,10 +884,9 @@ class _Comparison:
             )
             for seed in seeds
         )
-        errors = self.measured.image_errors
+        errors = self.measured.errors
         if (pairs, metric) not in errors:
-            hits = [(self.measured.hits(*one), self.measured.hits(*two)) for one, two in pairs]
-            errors[pairs, metric] = image_error(hits, metric)
+            errors[pairs, metric] = self.measured.image_error(pairs, metric)
         return replace(test, images=errors[pairs, metric])
 
     def verdict(
@@ -1071,20 +1013,9 @@ class _OfTasks(_Comparison):
 
     parts: Mapping[str, _Comparison]
 
-    @classmethod
-    def made(cls, tasks: Mapping[str, Measured], rule: Rule) -> _OfTasks:
-        each = list(tasks.values())
-        parts = {task: _Comparison(of, rule) for task, of in tasks.items()}
-        return cls(Means(each[0].alphas, each, rule), rule, parts)
-
     def document(self) -> dict[str, Any]:
         """Nothing is selected as a whole."""
         of_means = super().document()
-        models = [
-            (setting, merge)
-            for setting in self.measured.settings
-            for merge in self.measured.models(setting)
-        ]
         in_table = {it["label"] for it in of_means["rows"] if it["merge"] is None or it["chosen"]}
         return {
             **of_means,
@@ -1093,7 +1024,7 @@ class _OfTasks(_Comparison):
             "tasks": {
                 "metrics": dict.fromkeys(self.parts, OOD),
                 "settings": {task: named(part.winner) for task, part in self.parts.items()},
-                "rows": [self.line(model) for model in models if named(model) in in_table],
+                "rows": [self.line(it) for it in self.measured.rows if named(it) in in_table],
                 "comparisons": {task: part.document() for task, part in self.parts.items()},
             },
         }
@@ -1111,13 +1042,8 @@ class _OfTasks(_Comparison):
             }
 
         cells = {
-            task: cell(
-                {
-                    seed: part.measured.metrics((run[place],), merge)[OOD]
-                    for seed, run in setting.runs.items()
-                }
-            )
-            for place, (task, part) in enumerate(self.parts.items())
+            task: cell({k: of.metrics((run[at],), merge)[OOD] for k, run in setting.runs.items()})
+            for at, (task, of) in enumerate((n, part.measured) for n, part in self.parts.items())
         }
         return {
             "label": named(model),
@@ -1130,11 +1056,8 @@ class _OfTasks(_Comparison):
         """Settings on a task, runs on all."""
         each = [part.budgets for part in self.parts.values()]
         return [
-            {
-                **of[0],
-                "settings": max(it["settings"] for it in of),
-                "runs": sum(it["runs"] for it in of),
-            }
+            of[0]
+            | {"settings": max(it["settings"] for it in of), "runs": sum(i["runs"] for i in of)}
             for of in zip(*each, strict=True)
         ]
 
