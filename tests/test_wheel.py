@@ -111,11 +111,21 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def call(python: Path, folder: Path, *words: str, expect: int = 0) -> str:
-    """What a command prints, in a folder of its own, with nothing of this environment's."""
-    done = subprocess.run(
-        [str(python), "-P", "-m", "carft_sweep", *words],
+def call(python: Path, folder: Path, *words: str) -> str:
+    """What a command prints that succeeds."""
+    done = alone(python, folder, "-m", "carft_sweep", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def alone(
+    python: Path, folder: Path, *words: str, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """What Python does in a folder of its own, with nothing of this environment's."""
+    return subprocess.run(
+        [str(python), "-P", *words],
         cwd=folder,
+        input=given,
         env={
             "HOME": str(folder),
             "PATH": os.environ["PATH"],
@@ -126,8 +136,6 @@ def call(python: Path, folder: Path, *words: str, expect: int = 0) -> str:
         text=True,
         timeout=240,
     )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.mark.slow  # that what needs Ray says so is told by the same wheel, in the same environment
@@ -143,12 +151,21 @@ def test_it_runs_the_first_sweep_without_a_clone_and_takes_the_model_home(
     assert (tmp_path / "model" / "open_clip_config.json").is_file()
 
 
+NEEDS_RAY = """
+import sys
+from carft_sweep.sweeps.cli import main
+for words in sys.stdin.read().splitlines():
+    print(main(words.split()))
+"""
+
+
 def test_what_needs_ray_says_how_to_get_it(clean: Path, tmp_path: Path) -> None:
-    for words in (
-        ("run", "kl_weight", "--engine", "ray"),
-        ("check", "kl_weight", "--address", "127.0.0.1:6379"),
-        ("submit", "kl_weight", "--home", "/shared"),
-    ):
-        said = call(clean, tmp_path, *words, expect=2)
-        assert 'pip install "carft-sweep[ray]"' in said
-        assert "Traceback" not in said
+    lines = (
+        "run kl_weight --engine ray",
+        "check kl_weight --address 127.0.0.1:6379",
+        "submit kl_weight --home /shared",
+    )
+    told = alone(clean, tmp_path, "-c", NEEDS_RAY, given="\n".join(lines))
+    assert told.stdout.split() == ["2"] * len(lines), told.stderr
+    assert told.stderr.count('pip install "carft-sweep[ray]"') == len(lines)
+    assert "Traceback" not in told.stderr

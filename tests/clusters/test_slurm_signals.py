@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,57 +94,57 @@ def queued(slurm: Slurm, place: Path, behaves: str, **environ: str) -> Job:
     return Job(slurm, slurm.call(*words, environ=variables), place)
 
 
-def test_near_the_limit_it_comes_back_until_the_sweep_is_done(slurm: Slurm, tmp_path: Path) -> None:
-    job = queued(slurm, tmp_path, "runs")
-    job.process("driver")
-    slurm.call("scancel", "--batch", "--signal=USR1", job.id)
-    assert job.end() == ("COMPLETED", 0, 1), job.said()
-    assert "the time limit is near" in job.said()
-    assert "the sweep is done" in job.said()
-    assert list(tmp_path.glob("carft-*")) == [], "Ray's folder is left"
-    # Of the two times another one, which nobody could have made first.
-    folders = [line.split() for line in (tmp_path / "folders").read_text().splitlines()]
+TOLD: Mapping[str, tuple[str, dict[str, str], tuple[str, int, int], str]] = {
+    "near the limit it comes back": ("runs", {}, ("COMPLETED", 0, 1), "the time limit is near"),
+    "with a killed ray it comes back": ("runs", {}, ("COMPLETED", 0, 1), "the sweep is done"),
+    "with a killed driver it comes back": ("runs", {}, ("COMPLETED", 0, 1), "the sweep is done"),
+    "it comes back so often and no more": (
+        *("runs", {"RESTARTS": "0"}, ("FAILED", 3, 0)),
+        "not queued again",
+    ),
+    "a sweep that is done ends it": ("0", {}, ("COMPLETED", 0, 0), "the sweep is done"),
+    "a mistake ends it": ("2", {}, ("FAILED", 2, 0), ""),
+    "a sweep that stops ends it": ("3", {}, ("FAILED", 3, 0), ""),
+    "a ray that does not start ends it": ("no-ray", {}, ("FAILED", 1, 0), ""),
+    "without the program no ray is started": (
+        *("0", {"VENV": "/nowhere"}, ("FAILED", 2, 0)),
+        "carft-sweep is not in VENV, /nowhere",
+    ),
+    "an old ray is not started": ("old-ray", {}, ("FAILED", 2, 0), ""),
+}
+"""Of each job how its sweep behaves, its environment, its end, and what it says."""
+
+
+@pytest.fixture(scope="module")
+def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    """All at once: most of their time is Slurm's. To those that run is done what they are for."""
+    place = tmp_path_factory.mktemp("jobs")
+    made = {
+        name: queued(slurm, place / str(number), behaves, **environ)
+        for number, (name, (behaves, environ, _, _)) in enumerate(TOLD.items())
+    }
+    for name, job in [it for it in made.items() if TOLD[it[0]][0] == "runs"]:
+        job.process("driver")
+        if "killed" in name:
+            os.kill(job.process("ray" if "ray" in name else "driver"), signal.SIGKILL)
+        else:
+            slurm.call("scancel", "--batch", "--signal=USR1", job.id)
+    return made
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_job_ends_or_comes_back(jobs: dict[str, Job], name: str) -> None:
+    (_, _, end, words), job = TOLD[name], jobs[name]
+    assert job.end() == end, job.said()
+    assert words in job.said()
+    assert "ray is" not in name or not (job.place / "folders").exists()
+
+
+def test_rays_folder_is_another_one_each_time_and_nobody_elses(jobs: dict[str, Job]) -> None:
+    """One that nobody could have made first."""
+    job = jobs["near the limit it comes back"]
+    job.end()
+    assert list(job.place.glob("carft-*")) == [], "Ray's folder is left"
+    folders = [line.split() for line in (job.place / "folders").read_text().splitlines()]
     assert len({name for _, name in folders}) == 2
     assert {mode for mode, _ in folders} == {"700"}
-
-
-# Jobs of one test run at once: most of their time is Slurm's.
-def test_what_is_killed_is_a_reason_to_come_back(slurm: Slurm, tmp_path: Path) -> None:
-    jobs = {which: queued(slurm, tmp_path / which, "runs") for which in ("ray", "driver")}
-    for which, job in jobs.items():
-        job.process("driver")
-        os.kill(job.process(which), signal.SIGKILL)
-    for job in jobs.values():
-        assert job.end() == ("COMPLETED", 0, 1), job.said()
-
-
-def test_a_sweep_that_ends_by_itself_ends_the_job_with_its_code(
-    slurm: Slurm, tmp_path: Path
-) -> None:
-    jobs = {code: queued(slurm, tmp_path / str(code), str(code)) for code in (0, 2, 3)}
-    for code, job in jobs.items():
-        assert job.end() == ("FAILED" if code else "COMPLETED", code, 0), job.said()
-
-
-def test_a_ray_that_does_not_start_is_no_reason_to_come_back(slurm: Slurm, tmp_path: Path) -> None:
-    job = queued(slurm, tmp_path, "no-ray")
-    assert job.end() == ("FAILED", 1, 0), job.said()
-
-
-def test_it_comes_back_so_often_and_no_more(slurm: Slurm, tmp_path: Path) -> None:
-    job = queued(slurm, tmp_path, "runs", RESTARTS="0")
-    job.process("driver")
-    slurm.call("scancel", "--batch", "--signal=USR1", job.id)
-    assert job.end() == ("FAILED", 3, 0), job.said()
-    assert "not queued again" in job.said()
-
-
-def test_what_cannot_serve_is_said_before_ray_is_started(slurm: Slurm, tmp_path: Path) -> None:
-    jobs = [
-        queued(slurm, tmp_path / "folder", "0", VENV="/nowhere"),
-        queued(slurm, tmp_path / "old", "old-ray"),
-    ]
-    for job in jobs:
-        assert job.end() == ("FAILED", 2, 0), job.said()
-        assert not (job.place / "folders").exists()
-    assert "carft-sweep is not in VENV, /nowhere" in jobs[0].said()

@@ -76,11 +76,13 @@ def show_column(driver: webdriver.Chrome, name: str) -> None:
     wait_for(driver, By.XPATH, f'{exact}//span[contains(@class,"tree-checkbox")]').click()
 
 
-def test_the_runs_of_a_sweep_are_nested_finished_and_comparable(
+def test_the_page_of_the_experiment_leads_to_the_sweeps_and_nests_their_comparable_runs(
     driver: webdriver.Chrome, address: str
 ) -> None:
     show(driver, f"{address}/#/experiments/1/runs", width=1900)
     parent = wait_for(driver, By.LINK_TEXT, "kl_weight")
+    line = wait_for(driver, By.XPATH, "//*[contains(text(), 'Sweeps with their answers')]")
+    sweeps = line.find_element(By.LINK_TEXT, "open").get_attribute("href")
     assistant = driver.find_elements(By.CSS_SELECTOR, "[data-assistant-ui]")
     assert assistant, "MLflow no longer marks what ui_app.py hides"
     assert not [part for part in assistant if part.is_displayed()]
@@ -102,6 +104,9 @@ def test_the_runs_of_a_sweep_are_nested_finished_and_comparable(
     assert all(0 <= float(value) <= 1 for value in values)
     if "CARFT_SCREENSHOT" in os.environ:
         driver.save_screenshot(os.environ["CARFT_SCREENSHOT"])
+    assert sweeps is not None
+    go(driver, sweeps)
+    assert_sweeps_are_shown_with_their_answers_and_arms(driver)
 
 
 def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
@@ -157,6 +162,7 @@ def test_the_first_link_of_ui_lands_on_the_sweeps_with_what_they_came_to(
 def assert_sweeps_are_shown_with_their_answers_and_arms(driver: webdriver.Chrome) -> None:
     """A sweep comes first, below it what stands for each algorithm, with its accuracies."""
     wait_for(driver, By.LINK_TEXT, "kl_weight")
+    wait_for(driver, By.CSS_SELECTOR, '[col-id*="mean/ood/mean/top1"][role="gridcell"]')
     assert_nothing_is_in_the_way(driver)
     names = [link.text for link in driver.find_elements(By.CSS_SELECTOR, "a[href*='/runs/']")]
     rows = names[names.index("kl_weight") :]
@@ -169,18 +175,6 @@ def assert_sweeps_are_shown_with_their_answers_and_arms(driver: webdriver.Chrome
         assert all(0 <= value <= 1 for value in values), column
     answers = driver.find_elements(By.CSS_SELECTOR, '[col-id*="carft.answer"][role="gridcell"]')
     assert [answer.text for answer in answers if answer.text.startswith("UNDECIDED")]
-
-
-def test_whoever_opens_the_experiment_itself_is_led_to_the_sweeps(
-    driver: webdriver.Chrome, address: str
-) -> None:
-    go(driver, f"{address}/#/experiments/1/runs")
-    line = wait_for(driver, By.XPATH, "//*[contains(text(), 'Sweeps with their answers')]")
-    link = line.find_element(By.LINK_TEXT, "open").get_attribute("href")
-    assert link is not None
-    go(driver, link)
-    wait_for(driver, By.CSS_SELECTOR, '[col-id*="mean/ood/mean/top1"][role="gridcell"]')
-    assert_sweeps_are_shown_with_their_answers_and_arms(driver)
 
 
 def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(

@@ -30,8 +30,8 @@ def test_a_folder_of_images_becomes_a_sweep_with_its_shift(
     home = ("--home", str(tmp_path / "home"))
     words = [f"model={{name: {tiny_clip_files}}}", *SMALL]
     changes = [part for word in words for part in ("--set", word)]
-    # A worker process trains, so the family's file travels.
-    assert main(["run", told["sweep"], "--engine", "local", *changes, *home]) == 0
+    # That its file travels to a worker, test_own_methods.py has.
+    assert main(["run", told["sweep"], "--in-process", *changes, *home]) == 0
     capsys.readouterr()
     assert main(["show", "noise", "--json", *home]) == 0
     (trial,) = json.loads(capsys.readouterr().out)["trials"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,22 @@ CHANGES = {
 }
 
 
+@pytest.fixture
+def forgotten(registries: None) -> Iterator[None]:
+    """What the files of the examples register and import is gone afterwards."""
+    del registries
+    yield
+    for name in ("lwf", "my_family"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.timeout(600)
 def test_an_own_algorithm_is_swept_on_own_images_and_on_a_family_of_a_module(
-    tmp_path: Path, tiny_clip_files: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_clip_files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A worker process trains, so that what declares and what imports them travels."""
     folder, home, elsewhere = (tmp_path / name for name in ("mine", "home", "elsewhere"))
@@ -47,19 +59,14 @@ def test_an_own_algorithm_is_swept_on_own_images_and_on_a_family_of_a_module(
     spec["trial"] |= {"model": {"name": str(tiny_clip_files)}, "data": {"val_fraction": 0.25}}
     spec["trial"] |= {"optim": {"epochs": 1, "batch_size": 6}, "merges": [], "device": "cpu"}
     file.write_text(yaml.safe_dump(spec))
-    environ = {name: value for name, value in os.environ.items() if name not in APART}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "carft_sweep", "run", str(file), "--json"],
-        cwd=elsewhere,
-        env={**environ, "CARFT_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
+    for name in APART:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(elsewhere)
+    at_home = ("--json", "--home", str(home))
+    assert main(["run", str(file), "--engine", "local", *at_home]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["algorithm"] for row in rows} == {"lwf", "fine_tune", "zero_shot"}
-    assert main(["show", "lwf", "--json", "--home", str(home)]) == 0
+    assert main(["show", "lwf", *at_home]) == 0
     trials = json.loads(capsys.readouterr().out)["trials"]
     runs = [run for trial in trials for run in trial["runs"]]
     for run, shift in zip(runs, ("blur", "sketch"), strict=True):
