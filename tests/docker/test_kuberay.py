@@ -48,27 +48,21 @@ def templates() -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("file", ray_manifests())
-def test_kuberay_has_every_field(file: str) -> None:
-    check_fields(ray_manifests()[file])
-
-
-def test_a_field_that_kuberay_does_not_have_is_noticed() -> None:
+def test_kuberay_and_kubernetes_have_every_field_and_notice_another() -> None:
+    own = [one for _, one in manifests() if one["apiVersion"] != "ray.io/v1"]
+    assert {one["kind"] for one in own} == {"PersistentVolumeClaim", "NetworkPolicy"}
+    for one in own:
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+    for one in ray_manifests().values():
+        check_fields(one)
     wrong = ray_manifests()["cluster.yaml"]
     wrong["spec"]["workerGroupSpecs"][0]["replica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="replica"):
         check_fields(wrong)
 
 
-def test_kubernetes_takes_what_is_its_own() -> None:
-    own = [one for _, one in manifests() if one["apiVersion"] != "ray.io/v1"]
-    assert {one["kind"] for one in own} == {"PersistentVolumeClaim", "NetworkPolicy"}
-    for one in own:
-        kubernetes_validate.validate(one, KUBERNETES, strict=True)
-
-
 @pytest.mark.parametrize("group", templates())
-def test_a_pod_has_limits_probes_and_no_rights(group: str) -> None:
+def test_a_pod_has_limits_probes_a_network_policy_and_no_rights(group: str) -> None:
     check_pod(templates()[group])
     pod = templates()[group]["spec"]
     (container,) = pod["containers"]
@@ -86,21 +80,17 @@ def test_a_pod_has_limits_probes_and_no_rights(group: str) -> None:
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for volume in pod["volumes"]:
         assert volume.get("emptyDir", {"sizeLimit": "none"})["sizeLimit"]
+    assert POLICY["policyTypes"] == ["Ingress", "Egress"]
+    labels = templates()[group]["metadata"]["labels"]
+    assert labels.items() >= POLICY["podSelector"]["matchLabels"].items()
 
 
 POLICY = yaml.safe_load((FOLDER / "network-policy.yaml").read_text())["spec"]
 
 
-@pytest.mark.parametrize("group", templates())
-def test_the_network_policy_covers_every_pod(group: str) -> None:
-    assert POLICY["policyTypes"] == ["Ingress", "Egress"]
-    labels = templates()[group]["metadata"]["labels"]
-    assert labels.items() >= POLICY["podSelector"]["matchLabels"].items()
+def test_of_other_namespaces_only_the_operators_comes_in() -> None:
     (own,) = POLICY["ingress"][0]["from"]
     assert own == {"podSelector": POLICY["podSelector"]}
-
-
-def test_of_other_namespaces_only_the_operators_comes_in() -> None:
     deploy = (ROOT / "docs" / "clusters" / "deploy.sh").read_text()
     for rule in POLICY["ingress"]:
         for peer in rule["from"]:
@@ -204,12 +194,6 @@ def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds()
     )
 
 
-def test_the_cluster_names_the_version_of_ray_that_is_pinned() -> None:
-    pinned = f"\nray=={ray_manifests()['cluster.yaml']['spec']['rayVersion']} "
-    assert pinned in (ROOT / "requirements.lock").read_text()
-    assert version("ray") in pinned
-
-
 def test_the_job_with_its_own_cluster_is_that_cluster_with_an_image() -> None:
     """What is edited differs, and nothing else."""
     job = ray_manifests()["rayjob.yaml"]["spec"]
@@ -233,8 +217,10 @@ def test_the_job_with_its_own_cluster_is_that_cluster_with_an_image() -> None:
     assert text.count("EDIT") == 8  # seven values, and the line that counts them
 
 
-def test_the_job_goes_to_the_cluster_and_its_home() -> None:
-    job = ray_manifests()["job.yaml"]["spec"]
-    cluster = ray_manifests()["cluster.yaml"]
-    assert job["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
-    assert job["entrypoint"].endswith(" --home /carft")
+def test_the_job_goes_to_the_cluster_and_its_home_and_that_to_the_ray_that_is_pinned() -> None:
+    job, cluster = (ray_manifests()[f"{name}.yaml"] for name in ("job", "cluster"))
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert job["spec"]["entrypoint"].endswith(" --home /carft")
+    pinned = f"\nray=={cluster['spec']['rayVersion']} "
+    assert pinned in (ROOT / "requirements.lock").read_text()
+    assert version("ray") in pinned

@@ -10,32 +10,22 @@ from tests.docker.composed import DOCKER, ROOT, composed, services
 PAGE = (ROOT / "docs" / "server.md").read_text()
 
 
-def test_every_service_and_foreign_image_is_told_of() -> None:
+def told(head: str, names: str) -> set[str]:
+    """The names in a table of the page."""
+    return {*re.findall(names, PAGE.partition(head)[2].partition("\n\n")[0])}
+
+
+def test_every_service_image_secret_and_build_argument_is_told_of() -> None:
     for name, service in services().items():
         assert f"`{name}`" in PAGE
         assert "build" in service or f"`{service['image']}`" in PAGE
-
-
-def test_every_secret_is_told_of() -> None:
-    table = PAGE.partition("| file | whose |")[2].partition("\n\n")[0]
-    told = set(re.findall(r"`(\w+(?:\.json)?)`", table))
-    assert {Path(made["file"]).name for made in composed()["secrets"].values()} <= told
-
-
-def test_every_build_argument_is_told_of() -> None:
-    arguments = set(re.findall(r"^ARG (\w+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE))
-    table = PAGE.partition("| build argument | |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`([A-Z_]+)`", table)) == arguments
-
-
-def test_images_are_built_by_the_names_that_compose_has() -> None:
-    built = {
-        service["image"]
-        for overrides in ((), ("compose.gpu.yaml",))
-        for service in services(*overrides).values()
-        if "build" in service
-    }
-    assert set(re.findall(r" -t (\S+) \.", PAGE)) == built
+    secrets = {Path(made["file"]).name for made in composed()["secrets"].values()}
+    assert secrets <= told("| file | whose |", r"`(\w+(?:\.json)?)`")
+    arguments = re.findall(r"^ARG (\w+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    assert told("| build argument | |", r"`([A-Z_]+)`") == {*arguments}
+    every = [*services().values(), *services("compose.gpu.yaml").values()]
+    built = {service["image"] for service in every if "build" in service}
+    assert {*re.findall(r" -t (\S+) \.", PAGE)} == built
 
 
 def test_who_comes_to_the_secrets_of_drivers_is_told() -> None:

@@ -52,17 +52,14 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_secret_of_compose_is_made_and_no_other(secrets: Path) -> None:
+def test_every_secret_of_compose_is_made_long_and_new_in_a_folder_of_the_users_own(
+    secrets: Path, tmp_path: Path
+) -> None:
     asked = {Path(made["file"]).name for made in composed()["secrets"].values()}
     assert {file.name for file in secrets.iterdir()} == asked
-
-
-def test_the_folder_is_the_users_own_and_containers_can_read_the_files(secrets: Path) -> None:
     assert secrets.stat().st_mode & 0o777 == 0o700
+    # Containers can read the files.
     assert {file.stat().st_mode & 0o777 for file in secrets.iterdir()} == {0o444}
-
-
-def test_secrets_are_long_and_differ(secrets: Path, tmp_path: Path) -> None:
     words = [file.read_text().strip() for file in secrets.iterdir() if "s3" not in file.name]
     assert len({*words}) == len(words) == 7
     assert all(len(word) == 40 and word.isalnum() for word in words)
@@ -84,23 +81,24 @@ def test_the_stores_keys_are_the_same_in_its_list_and_in_boto3s_files(secrets: P
     assert all(action.endswith(":mlflow") for action in listed[1]["actions"])
 
 
-def test_secrets_that_are_there_are_kept(secrets: Path, tmp_path: Path) -> None:
+def test_secrets_that_are_there_are_kept_and_half_of_the_stores_keys_are_not_guessed_at(
+    secrets: Path, tmp_path: Path
+) -> None:
+    def texts() -> dict[str, str]:
+        return {file.name: file.read_text() for file in folder.iterdir()}
+
     folder = tmp_path / "secrets"
     shutil.copytree(secrets, folder)
     (folder / "ray_token").unlink()
-    before = {file.name: file.read_text() for file in folder.iterdir()}
+    before = texts()
     again = make_secrets(folder)
     assert again.returncode == 0
     assert "optuna_password is there already" in again.stderr
-    after = {file.name: file.read_text() for file in folder.iterdir()}
+    after = texts()
     assert after.pop("ray_token")
     assert after == before
-
-
-def test_half_of_the_stores_keys_are_not_guessed_at(secrets: Path, tmp_path: Path) -> None:
-    shutil.copytree(secrets, tmp_path / "secrets")
-    (tmp_path / "secrets" / "s3_mlflow").unlink()
-    done = make_secrets(tmp_path / "secrets")
+    (folder / "s3_mlflow").unlink()
+    done = make_secrets(folder)
     assert done.returncode == 2
     assert "has some of s3_identities.json, s3_admin, s3_mlflow" in done.stderr
 
@@ -116,20 +114,22 @@ def entry(**variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
+def test_a_secret_comes_from_its_file_and_one_that_is_missing_empty_or_given_twice_is_refused(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "password").write_text("two words $HOME\n")
-    done = entry(PGPASSWORD_FILE=str(tmp_path / "password"))
-    assert (done.returncode, done.stdout) == (0, "two words $HOME, none\n")
-    assert entry().stdout == "none, none\n"
-    assert entry(PGPASSWORD="given").stdout == "given, none\n"
-
-
-def test_a_secret_that_is_missing_empty_or_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
+    taken = entry(PGPASSWORD_FILE=str(tmp_path / "password"))
+    for done, words in (
+        (taken, "two words $HOME"),
+        (entry(), "none"),
+        (entry(PGPASSWORD="given"), "given"),
+    ):
+        assert (done.returncode, done.stdout) == (0, f"{words}, none\n")
     for file in ("empty", "nowhere"):
         done = entry(PGPASSWORD_FILE=str(tmp_path / file))
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == (f"PGPASSWORD_FILE: {tmp_path / file} cannot be read, or is empty\n")
+        assert done.stderr == f"PGPASSWORD_FILE: {tmp_path / file} cannot be read, or is empty\n"
     done = entry(PGPASSWORD="given", PGPASSWORD_FILE=str(tmp_path / "empty"))
     assert (done.returncode, done.stdout) == (2, "")
     assert "both set" in done.stderr
