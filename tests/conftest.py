@@ -99,7 +99,6 @@ def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache for one test, which has nothing in it."""
     monkeypatch.setenv("CARFT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from carft_sweep.carft_core.data.families.domainbed import FOLDERS, class_folders
-
-
-def pictures(count: int = 5) -> list[bytes]:
-    """JPEG files of noise."""
-    files = []
-    for seed in range(count):
-        noise = np.random.default_rng(seed).integers(0, 256, (30, 36, 3), dtype=np.uint8)
-        out = io.BytesIO()
-        Image.fromarray(noise).save(out, "JPEG")
-        files.append(out.getvalue())
-    return files
+from tests.imagenet_tree import pictures
 
 
 def make(root: Path, family: str, *, per_domain: int | None = None, per_class: int = 3) -> Path:

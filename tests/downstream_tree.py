@@ -25,7 +25,6 @@ KINDS = pictures()
 
 
 def names(family: str) -> list[str]:
-    """What the data set calls its classes, in CLIP's order."""
     lines = class_list(f"downstream/{family}")
     return [line.split("\t")[0] for line in lines]
 

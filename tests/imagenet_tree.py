@@ -25,7 +25,6 @@ PARTS = ("imagenet/train", "imagenet/val", V2, "imagenet-r", "imagenet-a", "sket
 
 
 def pictures(count: int = 8) -> list[bytes]:
-    """JPEG files of noise."""
     files = []
     for seed in range(count):
         noise = np.random.default_rng(seed).integers(0, 256, (36, 40, 3), dtype=np.uint8)
@@ -69,7 +68,6 @@ def linked(root: Path, place: Path, own: Collection[str] = ()) -> Path:
 
 
 def sweep(root: Path, model: Path, **changes: object) -> str:
-    """A sweep file of one setting on it, as JSON."""
     return json.dumps(
         {
             "name": "shifts",

@@ -41,7 +41,6 @@ def line(curve: Curve, piece: int, x: float) -> float:
 
 
 def pieces_at(curve: Curve, x: float) -> list[int]:
-    """Those between whose ends an ID accuracy lies."""
     ends = [(one[0], two[0]) for one, two in itertools.pairwise(curve)]
     spans = [(min(pair), max(pair)) for pair in ends]
     return [
@@ -52,7 +51,6 @@ def pieces_at(curve: Curve, x: float) -> list[int]:
 
 
 def height_at(curve: Curve, x: float) -> float | None:
-    """The highest of the chords there."""
     return max((line(curve, k, x) for k in pieces_at(curve, x)), default=None)
 
 

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_sweep.carft_core.data import FAMILIES, Family, open_data
-from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data import FAMILIES, open_data
 from carft_sweep.carft_core.data.families.declaration import Declaration, Prompts, ShiftFolders
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES
@@ -33,7 +32,6 @@ from tools.reference import with_tables
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of a page in one language."""
     return [block.text for block in blocks_of(page) if block.language == language]
 
 
@@ -56,7 +54,6 @@ def module(name: str, folder: Path) -> ModuleType:
 
 
 def run_the_test(page: str) -> None:
-    """Run the test that a page shows."""
     (source,) = (block for block in blocks(page, "python") if "\ndef test_" in block)
     shown: dict[str, Any] = {}
     exec(compile(source, page, "exec"), shown)
@@ -64,17 +61,10 @@ def run_the_test(page: str) -> None:
     test()
 
 
-@pytest.fixture
-def lwf(own_folder: Path) -> type[Algorithm]:
-    """The algorithm of the page, registered as the page says."""
-    cls: type[Algorithm] = module("lwf", own_folder).Lwf
-    return cls
-
-
 def test_the_algorithm_of_the_page_keeps_the_contract_in_the_test_that_it_shows(
-    lwf: type[Algorithm],
+    own_folder: Path,
 ) -> None:
-    assert ALGORITHMS["lwf"] is lwf
+    assert module("lwf", own_folder).Lwf is ALGORITHMS["lwf"]
     run_the_test("docs/add-an-algorithm.md")
 
 
@@ -93,39 +83,30 @@ def test_the_averaging_example_ends_with_the_mean_of_its_second_half(
 ) -> None:
     algorithm = module("swa", own_folder).Swa()
     model = algorithm.build(teacher)
-    weight = model.current.head.weight
-    values = []
+    weight, values = model.current.head.weight, []
     with torch.no_grad():
         for step in range(4):
             weight.add_(step)
             values.append(weight.clone())
             algorithm.after_step(model, step, 4)
-    torch.testing.assert_close(
-        algorithm.classifier(model, teacher).head.weight, (values[2] + values[3]) / 2
-    )
+    averaged = algorithm.classifier(model, teacher).head.weight
+    torch.testing.assert_close(averaged, (values[2] + values[3]) / 2)
 
 
-@pytest.fixture
-def example(own_folder: Path) -> Path:
-    """The sweep file of examples/own_method, beside the images of docs/own-images.md."""
+def test_the_example_is_a_sweep_of_its_algorithm_on_its_images_and_refused_without(
+    own_folder: Path,
+) -> None:
+    """tests/e2e/test_own_methods.py trains it."""
     (script,) = blocks("docs/own-images.md", "python")
     exec(compile(script, "docs/own-images.md", "exec"), {})
     shutil.copytree(ROOT / "examples" / "own_method", own_folder, dirs_exist_ok=True)
-    return own_folder / "lwf.yaml"
-
-
-def test_the_example_is_a_sweep_of_its_algorithm_on_its_images(example: Path) -> None:
-    """tests/e2e/test_own_methods.py trains it."""
-    spec = load_spec(example)
+    spec = load_spec(own_folder / "lwf.yaml")
     configs = [spec.config_for(point) for point in spec.points()]
     assert [config.algorithm.model_dump()["weight"] for config in configs] == [0.3, 1, 3]
     assert {*open_data(configs[0].data).shifts} == {"blur", "night"}
-
-
-def test_an_example_without_its_algorithm_is_refused(example: Path) -> None:
-    (example.parent / "lwf.py").unlink()
+    (own_folder / "lwf.py").unlink()
     with pytest.raises(RequestError, match=r"lwf\.py does not exist"):
-        load_spec(example)
+        load_spec(own_folder / "lwf.yaml")
 
 
 def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
@@ -145,35 +126,22 @@ def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
     assert listed == {name for name in own if not name.startswith("_")} - inherited
 
 
-@pytest.fixture
-def family(own_folder: Path) -> tuple[Family, DataConfig]:
-    """The family of the page, and a config of files as it expects them."""
+def test_the_family_of_the_page_keeps_the_contract_and_is_imported_by_its_sweep_file(
+    own_folder: Path,
+) -> None:
     rng = np.random.default_rng(0)
     root = own_folder / "data" / "my_family"
     root.mkdir(parents=True)
     for name in ("train", "test", "sketch"):
         pixels = rng.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
         np.savez(root / f"{name}.npz", pixels=pixels, labels=np.arange(6) % 2)
-    shown = module("my_family", own_folder)
-    return shown.MY_FAMILY, DataConfig(family="my_family", root=str(root))
-
-
-def test_the_family_of_the_page_keeps_the_contract_in_the_test_that_it_shows(
-    family: tuple[Family, DataConfig],
-) -> None:
-    assert FAMILIES["my_family"] is family[0]
+    assert module("my_family", own_folder).MY_FAMILY is FAMILIES["my_family"]
     run_the_test("docs/add-a-family.md")
-
-
-def test_the_sweep_file_of_the_page_imports_the_family(
-    family: tuple[Family, DataConfig], own_folder: Path
-) -> None:
     (text,) = blocks("docs/add-a-family.md", "yaml")
     file = own_folder / "on_my_family.yaml"
     file.write_text(text)
     config = load_spec(file).config_for({"algorithm.kl_weight": 0.3})
-    assert config.data.family == family[0].name
-    assert config.optim.batch_size == 128
+    assert (config.data.family, config.optim.batch_size) == ("my_family", 128)
 
 
 def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_folder: Path) -> None:

@@ -36,7 +36,6 @@ def modules_after(code: str, *, cwd: Path) -> set[str]:
 
 
 def all_modules_after(code: str, *, cwd: Path) -> list[str]:
-    """Every module there."""
     script = (
         "import atexit, json, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -70,32 +69,14 @@ def test_list_starts_without_torch_ray_and_mlflow(tmp_path: Path) -> None:
 def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: Path) -> None:
     loaded = all_modules_after(f"import {module}", cwd=tmp_path)
     assert not {name.split(".")[0] for name in loaded} & {"torch", "pydantic", "ray", "mlflow"}
-    core = {name for name in loaded if name.startswith("carft_sweep.carft_core.")}
-    assert core <= {
-        "carft_sweep.carft_core.errors",
-        "carft_sweep.carft_core.files",
-        "carft_sweep.carft_core.runs",
-        "carft_sweep.carft_core.runs.result",
-    }
+    core = {it for it in loaded if it.startswith("carft_sweep.carft_core.")}
+    parts = {it.removeprefix("carft_sweep.carft_core.") for it in core}
+    assert parts <= {"errors", "files", "runs", "runs.result"}
 
 
 def test_compare_loads_no_torch(tmp_path: Path) -> None:
     loaded = modules_after("import carft_sweep.sweeps.cli.compare", cwd=tmp_path)
     assert not loaded & {"torch", "torchvision", "open_clip", "ray", "optuna", "mlflow", "altair"}
-
-
-def run_from_elsewhere(code: str, folder: Path) -> str:
-    """What code prints that is run in another folder, without a search path of the environment."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_a_users_packages_may_have_the_names_of_ours(tmp_path: Path) -> None:
@@ -109,21 +90,26 @@ def test_a_users_packages_may_have_the_names_of_ours(tmp_path: Path) -> None:
         "    print(importlib.import_module(name).__file__)\n"
         "    print(importlib.import_module(f'carft_sweep.{name}').__file__)\n"
     )
-    assert run_from_elsewhere(code, tmp_path).splitlines() == [
-        str(folder / name / "__init__.py")
-        for name in PACKAGES
-        for folder in (tmp_path, ROOT / "carft_sweep")
-    ]
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environ,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    folders = (tmp_path, ROOT / "carft_sweep")
+    files = [str(at / name / "__init__.py") for name in PACKAGES for at in folders]
+    assert done.stdout.split() == files
 
 
-def test_the_package_has_its_version() -> None:
+def test_the_package_has_its_version_and_the_names_that_it_says() -> None:
     assert carft_sweep.__version__ == metadata.version("carft-sweep")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == carft_sweep.__version__
     assert citation["preferred-citation"]["url"].endswith("/2211.16175")
-
-
-def test_the_public_names_are_those_that_the_package_names() -> None:
     assert sorted(carft_sweep._MODULES) == sorted(carft_sweep.__all__)
     for name in carft_sweep.__all__:
         assert getattr(carft_sweep, name).__doc__, name
@@ -155,17 +141,6 @@ def canonical(name: str) -> str:
 CHOSEN_BY_THE_MACHINE = {"torch", "torchvision"}
 
 
-def test_every_requirement_has_a_lower_bound_and_a_pin_within_its_range() -> None:
-    pinned = pins("dev")
-    for extra, requirement in requirements():
-        name = canonical(requirement.name)
-        bounds = {specifier.operator for specifier in requirement.specifier}
-        assert name.startswith("types-") or ">=" in bounds, requirement
-        assert bounds <= {">=", "<"}, f"{extra}: {requirement} is a pin; pins stand in the lock"
-        if name not in CHOSEN_BY_THE_MACHINE:
-            assert requirement.specifier.contains(pinned[name]), requirement
-
-
 # The last version with a hole that reaches this product, and its advisory.
 HOLES = {
     "jinja2": ("3.1.5", "CVE-2025-27516"),
@@ -177,29 +152,30 @@ HOLES = {
 }
 
 
-def test_no_version_with_a_known_hole_is_in_a_range() -> None:
+def test_a_requirement_has_a_lower_bound_no_known_hole_and_a_pin_within_its_range() -> None:
+    pinned = pins("dev")
     for extra, requirement in requirements():
-        version, advisory = HOLES.get(canonical(requirement.name), (None, ""))
-        if version is not None:
-            assert not requirement.specifier.contains(version), (
-                f"{extra}: {requirement}: {advisory}"
-            )
+        name, told = canonical(requirement.name), f"{extra}: {requirement}"
+        bounds = {specifier.operator for specifier in requirement.specifier}
+        assert name.startswith("types-") or ">=" in bounds, told
+        assert bounds <= {">=", "<"}, f"{told} is a pin; pins stand in the lock"
+        if name not in CHOSEN_BY_THE_MACHINE:
+            assert requirement.specifier.contains(pinned[name]), told
+        if name in HOLES:
+            assert not requirement.specifier.contains(HOLES[name][0]), f"{told}: {HOLES[name][1]}"
 
 
-def test_the_lock_leaves_the_build_of_torch_to_the_machine() -> None:
+def test_the_lock_leaves_the_build_of_torch_to_the_machine_and_has_hashes_of_all_else() -> None:
     pinned = pins(*environments(PROJECT))
     assert not CHOSEN_BY_THE_MACHINE & set(pinned)
     assert not [name for name in pinned if name.startswith(("nvidia-", "cuda-", "triton"))]
     assert not [name for name, version in pinned.items() if version.local]
     assert {Requirement(text).name for text in unlocked(PROJECT)} == CHOSEN_BY_THE_MACHINE
-
-
-def test_every_package_of_the_lock_has_hashes_and_nothing_is_built() -> None:
     parts = re.split(r"^(?=[\w.-]+==)", LOCK, flags=re.MULTILINE)
-    assert parts[0].endswith("\n--only-binary :all:\n")
+    assert parts[0].endswith("\n--only-binary :all:\n"), "nothing is built"
     for part in parts[1:]:
         assert re.search(r"^    --hash=sha256:[0-9a-f]{64}", part, re.MULTILINE), part
-    assert len(parts) - 1 == len(pins(*environments(PROJECT)))
+    assert len(parts) - 1 == len(pinned)
 
 
 @pytest.mark.parametrize("name", environments(PROJECT))
@@ -227,14 +203,9 @@ def test_an_environment_of_the_lock_has_what_it_asks_for_and_its_packages_requir
 
 
 def text_files() -> Iterator[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in listed.stdout.split("\0"):
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in listed.split("\0"):
         path = ROOT / name
         if name and path.is_file() and b"\0" not in path.read_bytes()[:8000]:
             yield path

@@ -27,7 +27,6 @@ SMALL = (
 
 
 def build(kind: str, tree: Path, folder: Path) -> Path:
-    """The archive that is built from a tree."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)],
         cwd=tree,
@@ -51,7 +50,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def names(wheel: Path) -> frozenset[str]:
-    """Of its files."""
     return frozenset(zipfile.ZipFile(wheel).namelist())
 
 
@@ -112,7 +110,6 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(python: Path, folder: Path, *words: str) -> str:
-    """What a command prints that succeeds."""
     done = alone(python, folder, "-m", "carft_sweep", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

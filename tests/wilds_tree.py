@@ -26,7 +26,6 @@ Row = Mapping[str, object]
 
 
 def make(root: Path) -> Path:
-    """Both data sets below one data root."""
     make_iwildcam(root / IWILDCAM)
     make_fmow(root / FMOW)
     return root

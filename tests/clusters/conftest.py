@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,6 @@ def variables(sweep: Tiny, **more: str) -> dict[str, str]:
 
 
 def call(*words: str, environ: Mapping[str, str], folder: Path | None = None) -> str:
-    """What a command that succeeds says, on either output."""
     done = subprocess.run(
         words,
         env=dict(environ),
@@ -53,6 +53,19 @@ def call(*words: str, environ: Mapping[str, str], folder: Path | None = None) ->
     return done.stdout
 
 
+def refused(script: str, *words: str, **environ: str) -> str:
+    """What a script says at once that is called wrongly."""
+    done = subprocess.run(
+        [str(SCRIPTS / script), *words],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
 def state(sweep: Tiny) -> str:
     """`done`, `interrupted`, ..., as `list` tells it."""
     listed = call(str(VENV / "bin" / "carft-sweep"), "list", "--json", environ=variables(sweep))
@@ -61,13 +74,11 @@ def state(sweep: Tiny) -> str:
 
 
 def ran_on(runs: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The hosts that trained runs, as MLflow was told."""
     return {r["tags"]["carft.worker"].split(":")[1] for r in runs if "carft.worker" in r["tags"]}
 
 
 @pytest.fixture(scope="session")
 def machines() -> Iterator[list[Host]]:
-    """This machine, and two more."""
     with hosts(["here", "n1", "n2"]) as made:
         yield made
 

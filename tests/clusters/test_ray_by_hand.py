@@ -16,7 +16,7 @@ import pytest
 
 from carft_sweep.sweeps.cli import UNREACHABLE
 from tests.clusters.by_hand import ALL, Cluster, running
-from tests.clusters.conftest import SCRIPTS, VENV, call, state, variables
+from tests.clusters.conftest import SCRIPTS, VENV, call, refused, state, variables
 from tests.clusters.hosts import Host
 from tests.e2e.conftest import MakeTiny
 
@@ -90,30 +90,16 @@ def test_what_cannot_be_a_cluster_is_said_at_once(
     )
     stand_in.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [str(SCRIPTS / script)],
-        env={**os.environ, "PATH": path, "CARFT_HOME": str(tmp_path / "home"), **changed},
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert not (tmp_path / "home").exists()
+    home = tmp_path / "home"
+    assert said in refused(script, PATH=path, CARFT_HOME=str(home), **changed)
+    assert not home.exists()
 
 
 def test_a_head_that_is_up_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as head:
         port = str(head.getsockname()[1])
-        done = subprocess.run(
-            [str(SCRIPTS / "start_head.sh")],
-            env={**os.environ, "CARFT_HOME": str(tmp_path), "HEAD": "127.0.0.1", "GCS_PORT": port},
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    assert done.returncode == 2
-    assert f"something listens at 127.0.0.1:{port} already" in done.stderr
+        at = {"CARFT_HOME": str(tmp_path), "HEAD": "127.0.0.1", "GCS_PORT": port}
+        assert f"something listens at 127.0.0.1:{port} already" in refused("start_head.sh", **at)
 
 
 @pytest.mark.slow

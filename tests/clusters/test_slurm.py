@@ -31,7 +31,6 @@ class Job:
         self.id = slurm.call(*words, environ=variables(sweep, **environ))
 
     def said(self) -> str:
-        """Its log up to now."""
         return self.log.read_text() if self.log.exists() else ""
 
     def until(self, words: str, seconds: float = 300) -> None:

@@ -59,7 +59,6 @@ class Job:
     place: Path
 
     def said(self) -> str:
-        """Its log."""
         return (self.place / f"{self.id}.log").read_text()
 
     def process(self, which: str) -> int:

@@ -34,6 +34,5 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def services(*overrides: str) -> dict[str, dict[str, Any]]:
-    """By their names."""
     found: dict[str, dict[str, Any]] = composed(*overrides)["services"]
     return found

@@ -48,7 +48,6 @@ class Places:
         self.take_new_places()
 
     def take_new_places(self) -> None:
-        """All of them empty."""
         self.make_databases()
         self.bucket = self.s3.new_bucket()
         self.home = self.folder / f"home {self.bucket}"
@@ -75,7 +74,6 @@ class Places:
         }
 
     def fill(self) -> None:
-        """An Optuna study, rows of a user, files and objects."""
         with self.trials() as storage:
             study = optuna.create_study(storage=storage, study_name="s")
             study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"point": 0}))
@@ -92,7 +90,6 @@ class Places:
 
     @contextmanager
     def trials(self) -> Iterator[optuna.storages.RDBStorage]:
-        """Optuna's database, as its user opens it."""
         storage = optuna.storages.RDBStorage(self.url(self.databases[0], self.owners[0]))
         yield storage
         storage.engine.dispose()
@@ -162,33 +159,30 @@ def test_databases_home_and_bucket_come_back_whole_and_with_their_owners(
     _assert_whole(places)
 
 
+def refused(places: Places, script: str, backup: Path, **variables: str) -> str:
+    done = places.run(script, str(backup), **variables)
+    assert done.returncode == 2, done.stderr
+    return str(done.stderr)
+
+
 def test_nothing_that_is_there_is_overwritten(places: Places, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     assert places.run("backup.sh", str(backup)).returncode == 0
-    done = places.run("backup.sh", str(backup))
-    assert (done.returncode, done.stderr) == (2, f"{backup} is there already: name a new folder\n")
-    done = places.run("restore.sh", str(backup))
-    assert done.returncode == 2
-    assert "is not empty: drop it, and make it anew" in done.stderr
+    said = f"{backup} is there already: name a new folder\n"
+    assert refused(places, "backup.sh", backup) == said
+    said = "is not empty: drop it, and make it anew"
+    assert said in refused(places, "restore.sh", backup)
     for name in places.databases:
         places.postgres.sql(f"DROP DATABASE {name}")
-    done = places.run("restore.sh", str(backup))
-    assert done.returncode == 2
-    assert "cannot be used: make it, with its owner" in done.stderr
+    assert "cannot be used: make it, with its owner" in refused(places, "restore.sh", backup)
     places.make_databases()
-    done = places.run("restore.sh", str(backup))
-    wrong = f"the home {places.home} is not empty: move it away\n"
-    assert (done.returncode, done.stderr) == (2, wrong)
+    said = f"the home {places.home} is not empty: move it away\n"
+    assert refused(places, "restore.sh", backup) == said
     shutil.rmtree(places.home)
-    done = places.run("restore.sh", str(backup))
-    wrong = f"the bucket {places.bucket} is not empty\n"
-    assert (done.returncode, done.stderr) == (2, wrong)
+    assert refused(places, "restore.sh", backup) == f"the bucket {places.bucket} is not empty\n"
     assert not places.home.exists()
-    done = places.run("restore.sh", str(backup), CARFT_BUCKET="")
-    assert (done.returncode, done.stderr) == (
-        2,
-        f"{backup} has a bucket: name one in CARFT_BUCKET\n",
-    )
+    said = f"{backup} has a bucket: name one in CARFT_BUCKET\n"
+    assert refused(places, "restore.sh", backup, CARFT_BUCKET="") == said
 
 
 def test_a_backup_that_was_cut_is_not_restored(places: Places, tmp_path: Path) -> None:
@@ -202,13 +196,11 @@ def test_a_backup_that_was_cut_is_not_restored(places: Places, tmp_path: Path) -
     shutil.rmtree(tmp_path / "backup.incomplete")
     assert places.run("backup.sh", str(backup), OPTUNA_DB="").returncode == 0
     places.take_new_places()
-    done = places.run("restore.sh", str(backup))
-    assert (done.returncode, done.stderr) == (2, f"{backup} has no database optuna\n")
+    said = f"{backup} has no database optuna\n"
+    assert refused(places, "restore.sh", backup) == said
     with (backup / "home.tar").open("ab") as file:
         file.write(b"x")
-    done = places.run("restore.sh", str(backup))
-    assert done.returncode == 2
-    assert "is no whole backup" in done.stderr
+    assert "is no whole backup" in refused(places, "restore.sh", backup)
 
 
 SHIM = """#!/usr/bin/env bash
@@ -327,7 +319,6 @@ def test_a_home_of_one_machine_is_copied_while_it_is_written_without_keys_and_pa
 
 
 def _alone(script: str, backup: Path, home: Path) -> None:
-    """Without a bucket and a server."""
     names = {"OPTUNA_DB", "MLFLOW_DB", "MLFLOW_AUTH_DB", "CARFT_BUCKET"}
     environ = {name: value for name, value in os.environ.items() if name not in names}
     environ |= {"CARFT_HOME": str(home), "PYTHON": sys.executable}

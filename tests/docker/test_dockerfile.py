@@ -21,7 +21,6 @@ PROJECT = PYPROJECT["project"]
 
 
 def stages() -> dict[str, str]:
-    """The text of each stage, by its name."""
     parts = re.split(r"^FROM \S+ AS (\S+)\n", DOCKERFILE, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 

@@ -103,7 +103,6 @@ def test_of_other_namespaces_only_the_operators_comes_in() -> None:
 
 
 def reached(address: str) -> bool:
-    """Whether a rule for egress lets packets to an address out."""
     where = ip_address(address)
     blocks = [
         peer["ipBlock"] for rule in POLICY["egress"] for peer in rule["to"] if "ipBlock" in peer

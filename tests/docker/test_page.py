@@ -11,7 +11,6 @@ PAGE = (ROOT / "docs" / "server.md").read_text()
 
 
 def told(head: str, names: str) -> set[str]:
-    """The names in a table of the page."""
     return {*re.findall(names, PAGE.partition(head)[2].partition("\n\n")[0])}
 
 

@@ -128,17 +128,6 @@ def served(stack: Stack) -> Iterator[Stack]:
         end(process)
 
 
-def connect(stack: Stack, user: str, secret: str, database: str) -> psycopg.Connection:
-    return psycopg.connect(
-        host=HOST,
-        port=stack.postgres.port,
-        user=user,
-        password=stack.secret(secret),
-        dbname=database,
-        connect_timeout=10,
-    )
-
-
 USERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "optuna": ("optuna_password", ("optuna",)),
     "mlflow": ("mlflow_db_password", ("mlflow", "mlflow_auth")),
@@ -148,16 +137,18 @@ USERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("user", USERS)
 def test_a_user_of_a_database_gets_into_its_own_and_no_other(stack: Stack, user: str) -> None:
     secret, own = USERS[user]
-    for database in own:
-        with connect(stack, user, secret, database) as connection:
-            connection.execute("CREATE TABLE probe (a int)")
-            connection.rollback()
-    for database in set(DATABASES) - set(own):
-        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-            connect(stack, user, secret, database)
+    at = {"host": HOST, "port": stack.postgres.port, "user": user, "connect_timeout": 10}
+    for database in DATABASES:
+        if database in own:
+            with psycopg.connect(dbname=database, password=stack.secret(secret), **at) as opened:
+                opened.execute("CREATE TABLE probe (a int)")
+                opened.rollback()
+        else:
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(dbname=database, password=stack.secret(secret), **at)
 
 
-def test_making_the_databases_again_changes_nothing(stack: Stack) -> None:
+def test_what_is_there_is_not_made_again_and_no_database_without_a_password(stack: Stack) -> None:
     def passwords() -> list[tuple[object, ...]]:
         return stack.postgres.sql("SELECT rolname, rolpassword FROM pg_authid ORDER BY rolname")
 
@@ -165,12 +156,11 @@ def test_making_the_databases_again_changes_nothing(stack: Stack) -> None:
     again = stack.make_databases(OPTUNA_PASSWORD_FILE=str(stack.secrets / "ray_token"))
     assert (again.returncode, again.stderr) == (0, "")
     assert passwords() == before
-
-
-def test_databases_are_not_made_without_a_password(stack: Stack) -> None:
     done = stack.make_databases(MLFLOW_PASSWORD_FILE="/nowhere")
     assert done.returncode != 0
     assert "MLFLOW_PASSWORD_FILE cannot be read" in done.stderr
+    again = stack.run("s3-bucket")
+    assert (again.returncode, again.stdout) == (0, "the bucket mlflow is there\n")
 
 
 def test_tables_are_where_they_belong(served: Stack) -> None:
@@ -179,13 +169,7 @@ def test_tables_are_where_they_belong(served: Stack) -> None:
     assert served.postgres.tables("optuna") == set()
 
 
-def test_the_bucket_is_made_once(stack: Stack) -> None:
-    again = stack.run("s3-bucket")
-    assert (again.returncode, again.stdout) == (0, "the bucket mlflow is there\n")
-
-
 def ask(stack: Stack, path: str, user: str = "", secret: str = "", **headers: str) -> int:
-    """The status of a GET."""
     if user:
         pair = f"{user}:{stack.secret(secret)}".encode()
         headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
@@ -199,24 +183,24 @@ def ask(stack: Stack, path: str, user: str = "", secret: str = "", **headers: st
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 
-def test_the_server_asks_for_a_password_and_for_its_own_name(served: Stack) -> None:
-    assert ask(served, SEARCH) == 401
-    assert ask(served, SEARCH, "sweeps", "ray_token") == 401
-    assert ask(served, SEARCH, "sweeps", "mlflow_user_password") == 200
-    assert ask(served, SEARCH, "admin", "mlflow_admin_password") == 200
-    foreign = {"Host": "elsewhere.example"}
-    assert ask(served, SEARCH, "admin", "mlflow_admin_password", **foreign) == 403
-    within = {"Host": "mlflow:5000"}
-    assert ask(served, SEARCH, "admin", "mlflow_admin_password", **within) == 200
-    users = "/api/2.0/mlflow/users/get?username=admin"
-    assert ask(served, users, "sweeps", "mlflow_user_password") == 403
-
-
-def test_the_server_acts_for_nobody(served: Stack) -> None:
+def test_the_server_asks_for_a_password_and_for_its_own_name_and_acts_for_nobody(
+    served: Stack,
+) -> None:
     """As `ui` of a home: tests/tracking/test_ui_app.py tries every route."""
+    user, admin = ("sweeps", "mlflow_user_password"), ("admin", "mlflow_admin_password")
+    for status, credentials, host in (
+        (401, (), ""),
+        (401, ("sweeps", "ray_token"), ""),
+        (200, user, ""),
+        (200, admin, ""),
+        (403, admin, "elsewhere.example"),
+        (200, admin, "mlflow:5000"),
+    ):
+        headers = {"Host": host} if host else {}
+        assert ask(served, SEARCH, *credentials, **headers) == status, (credentials, host)
+    assert ask(served, "/api/2.0/mlflow/users/get?username=admin", *user) == 403
     for path in ("assistant/config", "gateway/secrets/list", "webhooks"):
-        path = f"/ajax-api/3.0/mlflow/{path}"
-        assert ask(served, path, "admin", "mlflow_admin_password") == 404
+        assert ask(served, f"/ajax-api/3.0/mlflow/{path}", *admin) == 404
 
 
 def test_the_health_check_knows_a_server_that_serves(served: Stack) -> None:

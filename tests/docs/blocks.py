@@ -27,8 +27,6 @@ ENDS = frozenset("();<>|&")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block."""
-
     page: str
     line: int
     """Of its first fence."""
@@ -48,7 +46,6 @@ class Block:
 
 
 def blocks_of(page: str) -> list[Block]:
-    """Those of a page, in order."""
     text = (ROOT / page).read_text()
     found = []
     for fence in FENCE.finditer(text):
@@ -63,7 +60,6 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def every_block() -> Iterator[Block]:
-    """Those of all pages."""
     for page in PAGES:
         yield from blocks_of(page)
 

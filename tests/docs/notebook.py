@@ -24,14 +24,12 @@ _QUIET = "ignore:IProgress not found"
 
 
 def main() -> None:
-    """Execute it, and keep what came out."""
     with tempfile.TemporaryDirectory() as folder:
         executed = execute(read(), Path(folder))
     nbformat.write(executed, NOTEBOOK)
 
 
 def read() -> NotebookNode:
-    """The notebook as it is stored."""
     return nbformat.read(NOTEBOOK, as_version=4)
 
 

@@ -39,15 +39,9 @@ ELSEWHERE = ("docs/add-an-algorithm.md", "docs/add-a-family.md")
 APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "CARFT_HOME", "CARFT_DATA")
 
 
-def ids(block: Block) -> str:
-    return block.place
-
-
 def test_a_mark_is_directly_above_its_block_and_a_block_that_is_not_run_says_why() -> None:
     for page in PAGES:
-        marks = re.findall(
-            r"^[ \t]*<!-- (?:not run|slow|run)\b", (ROOT / page).read_text(), re.MULTILINE
-        )
+        marks = re.findall(r"(?m)^[ \t]*<!-- (?:not run|slow|run)\b", (ROOT / page).read_text())
         assert len(marks) == sum(block.mark is not None for block in blocks_of(page)), page
     silent = [b.place for b in every_block() if b.mark == "not run" and not b.reason]
     assert silent == []
@@ -167,7 +161,9 @@ def test_the_commands_of_a_page_run_in_their_order(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "block", [b for b in every_block() if b.is_shell and b.mark == "slow"], ids=ids
+    "block",
+    [b for b in every_block() if b.is_shell and b.mark == "slow"],
+    ids=lambda block: block.place,
 )
 def test_a_block_that_takes_long_runs(
     block: Block, program: Path, finished: Path, tmp_path: Path
@@ -181,7 +177,7 @@ def test_a_block_that_takes_long_runs(
 PYTHON = [b for b in every_block() if b.language in ("python", "py")]
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=ids)
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
 def test_python_compiles_and_its_imports_are_there(block: Block) -> None:
     tree = ast.parse(block.text, block.place)
     if block.mark == "not run":
@@ -204,7 +200,9 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
             yield node.module, [alias.name for alias in node.names]
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if b.mark == "run"], ids=ids)
+@pytest.mark.parametrize(
+    "block", [b for b in PYTHON if b.mark == "run"], ids=lambda block: block.place
+)
 def test_python_that_is_marked_runs(
     block: Block, tiny_clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,11 +236,11 @@ def sweep_files() -> Iterator[tuple[str, dict[str, Any]]]:
             yield block.place, whole
 
 
-@pytest.mark.parametrize("shown", [pytest.param(s, id=name) for name, s in sweep_files()])
-def test_every_sweep_file_that_is_shown_is_valid(shown: dict[str, Any], tmp_path: Path) -> None:
+def test_every_sweep_file_that_is_shown_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "shown.yaml"
-    file.write_text(yaml.safe_dump(shown, sort_keys=False))
-    assert load_spec(file).name == shown["name"]
+    for place, shown in sweep_files():
+        file.write_text(yaml.safe_dump(shown, sort_keys=False))
+        assert load_spec(file).name == shown["name"], place
 
 
 def test_yaml_is_a_sweep_a_family_or_templates_or_says_what_else_it_is() -> None:

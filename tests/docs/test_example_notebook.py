@@ -70,14 +70,13 @@ def test_every_cell_was_executed_in_order_and_none_failed_or_warned(stored: Note
     assert sum(["image/png", "text/plain"] in kinds(cell) for cell in codes(stored)) == 1
 
 
-def test_it_names_no_machine_and_no_time(stored: NotebookNode) -> None:
+def test_it_names_no_machine_and_no_time_and_shows_the_verdict_of_its_sweep(
+    stored: NotebookNode,
+) -> None:
     found = [hit.group() for text in texts(stored) for hit in ABSOLUTE.finditer(text)]
     assert found == []
     assert all("execution" not in cell.metadata for cell in stored.cells)
     assert stored.metadata.language_info == {"name": "python"}
-
-
-def test_it_shows_the_verdict_of_its_sweep_and_is_honest_about_it(stored: NotebookNode) -> None:
     first = codes(stored)[0].outputs[0].data
     assert "<Comparison of 'kl_weight_small'" in first["text/plain"]
     assert "UNDECIDED: " in first["text/html"]

@@ -42,27 +42,18 @@ def test_the_mark_gives_way_to_the_cells_of_the_file_beside_the_page(tmp_path: P
         on_page_markdown("<!-- notebook: y.ipynb -->", page=page)
 
 
-def test_of_an_output_the_richest_kind_is_shown() -> None:
+def test_of_an_output_the_richest_kind_is_shown_and_what_is_printed_stays_text() -> None:
     assert page_of(code("x", result(text="3"))).endswith("\n\n```text\n3\n```")
     shown = page_of(code("x", result(text="3", html="<b>3</b>\n\n<i>4</i>")))
     assert shown.endswith("\n\n<div>\n<b>3</b>\n<i>4</i>\n</div>")
     drawn = page_of(code("x", result(text="3", png=f"{PIXEL}\n"), alt='a "dot" & more'))
     alt = "a &quot;dot&quot; &amp; more"
     assert drawn.endswith(f'<p><img alt="{alt}" src="data:image/png;base64,{PIXEL}"></p>')
-
-
-def test_what_a_cell_prints_stays_text() -> None:
     stream = {"output_type": "stream", "name": "stdout", "text": ["a\n", "``` <b>\n"]}
     assert page_of(code("x", stream)).endswith("\n\n````text\na\n``` <b>\n````")
-
-
-def test_a_cell_without_source_is_left_out() -> None:
-    assert page_of(code("")) == ""
-
-
-def test_tables_of_pandas_look_as_those_of_the_page() -> None:
     frame = '<table border="1" class="dataframe">\n<tr></tr>\n</table>'
-    assert "<table>\n<tr>" in page_of(code("x", result(html=frame)))
+    assert "<table>\n<tr>" in page_of(code("x", result(html=frame)))  # as those of the page
+    assert page_of(code("")) == ""
 
 
 @pytest.mark.parametrize(

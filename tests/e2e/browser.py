@@ -71,7 +71,6 @@ def show(
 
 
 def colours(driver: webdriver.Chrome, scheme: Literal["light", "dark"]) -> None:
-    """As if the user had chosen this scheme."""
     feature = {"name": "prefers-color-scheme", "value": scheme}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 

@@ -30,7 +30,6 @@ which takes a command a quarter longer: what it runs is covered by tests beside 
 
 
 def repeatable(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What two executions share: all but times."""
     return {name: value for name, value in metrics.items() if not name.startswith("system/")}
 
 
@@ -79,7 +78,6 @@ class Tiny:
         return printed.getvalue()
 
     def show(self) -> dict[str, Any]:
-        """What `show --json` tells."""
         found: dict[str, Any] = json.loads(self.here("show", "--json"))
         return found
 
@@ -130,7 +128,6 @@ MakeTiny = Callable[..., Tiny]
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of every tiny sweep."""
     folder = tmp_path_factory.mktemp("images")
     colours = {"red": [200, 60, 60], "blue": [60, 60, 200]}
     noise_folder(folder, {"train": 12, "test": 4, "shifts/dark": 4}, colours)
@@ -181,7 +178,6 @@ def make_tiny(folder: Path, clip: Path, images: Path) -> MakeTiny:
 
 @pytest.fixture
 def tiny(tmp_path: Path, tiny_clip_files: Path, images: Path) -> MakeTiny:
-    """Writes sweep files for one test."""
     return make_tiny(tmp_path, tiny_clip_files, images)
 
 

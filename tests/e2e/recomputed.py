@@ -63,8 +63,6 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of the sweep with the folders of its runs."""
-
     label: str
     algorithm: str
     params: Mapping[str, Any]
@@ -86,8 +84,6 @@ Model = tuple[Setting, str | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """By what a comparison is made."""
-
     metric: str = "id/val/top1"
     sign: int = 1
     merge: str | None = None
@@ -99,7 +95,6 @@ class Rule:
 
 @functools.cache
 def predictions(folder: Path, merge: str | None) -> pd.DataFrame:
-    """What a model of a run says of every image."""
     return pd.read_parquet(folder / "evaluations" / (merge or "unmerged") / "predictions.parquet")
 
 
@@ -134,7 +129,6 @@ class Task:
 
     @functools.cached_property
     def settings(self) -> list[Setting]:
-        """In the order of the table."""
         kinds = (("baseline", ""), ("trial", ""), ("confirmation", " (confirmed)"))
         return [
             Setting(
@@ -277,7 +271,6 @@ class Images:
         self.task_of, self.split_of = first.task.to_numpy(), first.split.to_numpy()
 
     def enter(self, metric: str) -> NDArray[np.bool_]:
-        """Which of them a metric is of."""
         own = metric.removesuffix("/top1")
         is_in = [of.startswith("ood/") if metric == OOD else of == own for of in self.split_of]
         return np.array(is_in)[self.part]
@@ -303,12 +296,10 @@ class Numbers:
 
     @property
     def seeds(self) -> list[int]:
-        """Those of the choice."""
         return list(self.tasks[0].shown["seeds"])
 
     @property
     def tuned(self) -> list[Setting]:
-        """Those that were selected among."""
         return [setting for setting in self.settings if setting.role != "confirmation"]
 
     @property
@@ -320,7 +311,6 @@ class Numbers:
         return Images([table_of(folder, None) for folder in self.zero_shot])
 
     def models(self, setting: Setting) -> list[str | None]:
-        """The unmerged model and its merges."""
         merges = [f"wise_ft@{alpha:g}" for alpha in self.tasks[0].alphas if setting.trains]
         return [None, *merges]
 
@@ -338,7 +328,6 @@ class Numbers:
         return self.known[run, merge]
 
     def right(self, run: Run, merge: str | None) -> NDArray[np.float64]:
-        """Which images a model has right."""
         for folder, start in zip(run, self.zero_shot, strict=True):
             assert table_of(folder, merge).equals(table_of(start, None))
         rows = [predictions(folder, merge) for folder in run]
@@ -349,14 +338,7 @@ class Numbers:
         return float(self.images.weights(metric).max())
 
     def values(self, setting: Setting, merge: str | None, metric: str) -> Values:
-        """Zero-shot's one value stands for every seed where it is paired."""
         return {seed: self.metrics(run, merge)[metric] for seed, run in setting.runs.items()}
-
-    def paired(
-        self, setting: Setting, merge: str | None, metric: str, seeds: Sequence[int]
-    ) -> list[float]:
-        values = self.values(setting, merge, metric)
-        return [values[seed if setting.trains else None] for seed in seeds]
 
     def image_error(
         self, pairs: Sequence[Sequence[tuple[Run, str | None]]], metric: str
@@ -412,7 +394,6 @@ def named(model: Model) -> str:
 
 @functools.cache
 def interval(values: tuple[float, ...], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's, of a mean."""
     if len(values) < 3:
         return None
     error, middle = stats.sem(values), float(np.mean(values))
@@ -476,7 +457,6 @@ class Paired:
         return float(low), float(high)
 
     def p_above(self, bound: float) -> float | None:
-        """One-sided, that the mean is at most `bound`."""
         return None if self.distribution is None else float(self.distribution.cdf(bound))
 
     def p_below(self, bound: float) -> float | None:
@@ -484,7 +464,6 @@ class Paired:
 
     @property
     def p(self) -> float | None:
-        """Two-sided, that it is 0: twice the smaller tail."""
         tails = self.p_above(0.0), self.p_below(0.0)
         return None if tails[0] is None or tails[1] is None else 2 * min(tails[0], tails[1])
 
@@ -533,7 +512,6 @@ def doubled(*ps: float | None) -> float | None:
 
 
 def adjusted(ps: Sequence[float | None]) -> list[float | None]:
-    """By Holm's rule, among which what cannot be tested counts."""
     known = np.array([1.0 if p is None else p for p in ps])
     order = np.argsort(known)
     stepped = np.maximum.accumulate(np.arange(len(ps), 0, -1) * known[order])
@@ -613,7 +591,6 @@ class _Comparison:
 
     @property
     def winner(self) -> Model:
-        """The rule's choice among all trials."""
         trials = [setting for setting in self.measured.tuned if setting.role == "trial"]
         return self.best([(setting, self.rule.merge) for setting in trials])
 
@@ -634,7 +611,7 @@ class _Comparison:
             },
             "answer": self.answer(best),
             "curves": self.curve_tests(),
-            "tests": self.tests(),
+            "tests": self.judged(self.rivals, self.tested[self.rule.reference]),
             "budgets": self.budgets,
             "mean_curves": [
                 {"label": setting.label, "points": self.points(setting, list(setting.runs))}
@@ -645,7 +622,6 @@ class _Comparison:
 
     @property
     def budgets(self) -> list[dict[str, Any]]:
-        """What each algorithm that trains was given."""
         trained = [setting for setting in self.measured.tuned if setting.trains]
         budgets = []
         for name in dict.fromkeys(setting.algorithm for setting in trained):
@@ -664,10 +640,8 @@ class _Comparison:
         return folder
 
     def row(self, setting: Setting, merge: str | None, *, is_best: bool) -> dict[str, Any]:
-        values = {
-            name: [*self.measured.values(setting, merge, name).values()]
-            for name in self.measured.metrics(next(iter(setting.runs.values())), merge)
-        }
+        names = self.measured.metrics(next(iter(setting.runs.values())), merge)
+        values = {it: [*self.measured.values(setting, merge, it).values()] for it in names}
         stands = self.selected.get(setting.algorithm) == (setting, merge)
         chosen = stands or merge in (self.merge_of.get(setting.label, ""), "wise_ft@0.5")
         return {
@@ -682,7 +656,6 @@ class _Comparison:
         }
 
     def points(self, setting: Setting, seeds: Sequence[int | None]) -> list[dict[str, Any]]:
-        """The mean WiSE-FT curve."""
         means = np.mean([self.curve(setting, seed) for seed in seeds], axis=0).tolist()
         return [
             {"alpha": alpha, "id": close(x, ""), "ood": close(y, "")}
@@ -698,12 +671,10 @@ class _Comparison:
         return sorted({0.0, *self.measured.tasks[0].alphas, 1.0})
 
     def curve(self, setting: Setting, seed: int | None) -> Curve:
-        """ID and OOD accuracy by rising alpha."""
         models = [self.measured.metrics(*self.at(setting, seed, it)) for it in self.alphas]
         return [(metrics[ID], metrics[OOD]) for metrics in models]
 
     def curve_tests(self) -> list[dict[str, Any]]:
-        """The WiSE-FT curve of each rival against that of the reference."""
         reference, _ = self.tested[self.rule.reference]
         if not reference.trains:
             return []
@@ -823,7 +794,6 @@ class _Comparison:
 
     @property
     def rivals(self) -> list[Model]:
-        """What is compared with the reference."""
         own = self.rule.reference
         return [m for name, m in self.tested.items() if name != own and m[0].trains]
 
@@ -832,11 +802,7 @@ class _Comparison:
         settings = {of["algorithm"]: of["settings"] for of in self.budgets}
         return 1 if self.fresh else max(settings.get(side.algorithm, 1) for side in sides)
 
-    def tests(self) -> list[dict[str, Any]]:
-        return self.judged(self.rivals, self.tested[self.rule.reference])
-
     def judged(self, rivals: Sequence[Model], reference: Model) -> list[dict[str, Any]]:
-        """Each rival against the reference, by Holm's rule over all of them."""
         pairs = [self.pair(model, reference) for model in rivals]
         ps = [self.p_values(pair) for pair in pairs]
         holm = {
@@ -869,14 +835,9 @@ class _Comparison:
     def paired_test(
         self, candidate: Model, reference: Model, metric: str, seeds: Sequence[int]
     ) -> Paired:
-        """What does not spread over seeds is not tested, whatever its images say."""
-        one, two = (
-            np.array(self.measured.paired(*model, metric, seeds))
-            for model in (candidate, reference)
-        )
-        test = Paired((one - two).tolist(), self.measured.image_step(metric), None)
-        if not test.spreads:
-            return test
+        """Zero-shot's one value stands for every seed. What does not spread over seeds is not
+        tested, whatever its images say.
+        """
         pairs = tuple(
             tuple(
                 (setting.runs[seed if setting.trains else None], merge)
@@ -884,6 +845,11 @@ class _Comparison:
             )
             for seed in seeds
         )
+        each = [[self.measured.metrics(*model)[metric] for model in pair] for pair in pairs]
+        differences = [one - two for one, two in each]
+        test = Paired(differences, self.measured.image_step(metric), None)
+        if not test.spreads:
+            return test
         errors = self.measured.errors
         if (pairs, metric) not in errors:
             errors[pairs, metric] = self.measured.image_error(pairs, metric)
@@ -932,33 +898,21 @@ class _Comparison:
             candidate = max(
                 self.rivals, key=lambda it: self.rule.sign * self.mean(it, self.rule.metric)
             )
+        arms = [setting for setting in self.measured.settings if setting.role == "trial"]
+        alone = {name for setting in arms for name in setting.params} == {KL}
         return {
             "strongest": self.strongest(reference),
             "candidate": named(candidate),
-            **self.of_fields(),
+            "effects": [self.effect(*self.winner)] if alone else [],  # of tasks each has its own
         }
-
-    def of_fields(self) -> dict[str, Any]:
-        """The KL weight where it alone varies."""
-        best, merge = self.winner
-        arms = [setting for setting in self.measured.settings if setting.role == "trial"]
-        names = {name for setting in arms for name in setting.params}
-        return {"effects": [self.effect(best, merge)] if names == {KL} else []}
-
-    def alone(self, candidate: Model, reference: Model, tried: int = 1) -> dict[str, Any]:
-        """A pair that is judged by itself."""
-        (own,) = self.judged([candidate], reference)
-        return {**own, "settings_tried": tried}
 
     def strongest(self, reference: Model) -> dict[str, Any]:
         """The highest OOD mean of those that keep ID, and the next."""
-        role_is_confirmation = bool(self.fresh)
-        models: list[Model] = []
-        for setting in self.measured.settings:
-            if not setting.trains:
-                models.append((setting, None))
-            elif (setting.role == "confirmation") == role_is_confirmation:
-                models += [(setting, merge) for merge in self.measured.models(setting)]
+        models = [
+            model
+            for model in self.measured.rows
+            if not model[0].trains or (model[0].role == "confirmation") == bool(self.fresh)
+        ]
         least = self.mean(reference, ID) - self.rule.margin
         keep = [model for model in models if self.mean(model, ID) >= least - 1e-12]
         keep.sort(key=lambda model: -round(self.mean(model, OOD), 12))
@@ -976,16 +930,16 @@ class _Comparison:
             "eligible": len(keep),
             "models": len(models),
             "runner_up": following and described(following),
-            "test": following and self.alone(keep[0], following),
+            "test": following and self.judged([keep[0]], following)[0] | {"settings_tried": 1},
         }
 
     def effect(self, best: Setting, merge: str | None) -> dict[str, Any]:
-        """The KL weight: the highest against the lowest."""
         arms = [setting for setting in self.measured.settings if setting.role == "trial"]
         arms.sort(key=lambda setting: setting.weight or 0.0)
         models: list[Model] = [(setting, merge) for setting in arms]
         difference, of_id = (
-            self.difference(models[-1], models[0], metric, 0.95) for metric in (OOD, ID)
+            self.paired_test(models[-1], models[0], metric, self.seeds).document()
+            for metric in (OOD, ID)
         )
 
         def level(model: Model) -> dict[str, Any]:
@@ -1002,9 +956,6 @@ class _Comparison:
             "id_difference": of_id,
             "selected": best.weight,
         }
-
-    def difference(self, one: Model, other: Model, metric: str, level: float) -> dict[str, Any]:
-        return self.paired_test(one, other, metric, self.seeds).document(level)
 
 
 @dataclass(frozen=True)
@@ -1060,7 +1011,3 @@ class _OfTasks(_Comparison):
             | {"settings": max(it["settings"] for it in of), "runs": sum(i["runs"] for i in of)}
             for of in zip(*each, strict=True)
         ]
-
-    def of_fields(self) -> dict[str, Any]:
-        """Each task has its own."""
-        return {"effects": []}

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def seen(sweep: Tiny) -> list[dict[str, Any]]:
-    """What was proposed, reported and decided, trial by trial."""
     return [
         {
             "params": trial["params"],

@@ -98,7 +98,6 @@ def images(root: Path, classes: Sequence[str], counts: Mapping[str, int]) -> Non
 
 
 def families(folder: Path) -> None:
-    """Declare each task as a family of its own images."""
     for task, (classes, counts) in TASKS.items():
         images(folder / task, classes, counts)
         shifts = {split.partition("/")[2]: split for split in counts if "/" in split}
@@ -108,7 +107,6 @@ def families(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path) -> Iterator[Path]:
-    """Images, and a home with the sweeps."""
     folder = tmp_path_factory.mktemp("numbers")
     images(folder / "images", [*COLOURS], COUNTS)
     families(folder)
@@ -164,7 +162,6 @@ def unit_of(image: str) -> str:
 
 @functools.cache
 def answer(folder: Path, *words: str) -> Any:
-    """What a command prints as JSON."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main([*words, "--json", "--home", str(folder / "home")]) == 0
     return json.loads(printed.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -120,16 +121,11 @@ def command(home: Home, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture(scope="module")
-def kept(home: Home, root: Path) -> dict[str, Any]:
-    """The selected model exported, and kept in MLflow."""
-    del root
-    out = home.path.parent / "kept"
-    text: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("carft_sweep.sweeps.cli._emit", text.append)
-        words = ["--out", str(out), "--mlflow", "--json"]
+def kept(home: Home) -> dict[str, Any]:
+    words = ["--out", str(home.path.parent / "kept"), "--mlflow", "--json"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["export", "small", *words]) == 0
-    told: dict[str, Any] = json.loads(text[0])
+    told: dict[str, Any] = json.loads(printed.getvalue())
     return told
 
 
@@ -147,7 +143,7 @@ def test_in_a_fresh_process_without_us_mlflow_gives_the_stored_predictions(
 ) -> None:
     rows = stored(home.runs / kept["digest"], "id/test", "ood/dark")
     assert len(rows) == 3 * (SPLITS["test"] + SPLITS["shifts/dark"])
-    texts = [base64.b64encode((root / row["id"]).read_bytes()).decode() for row in rows]
+    texts = [base64_of((root / row["id"]).read_bytes()) for row in rows]
     (tmp_path / "images.json").write_text(json.dumps(texts))
     subprocess.run(
         [sys.executable, "-c", ALONE + BY_MLFLOW, f"models:/{kept['model_id']}"],
@@ -187,7 +183,6 @@ def test_the_kept_model_says_of_what_it_is_and_nothing_in_it_is_pickled(
 
 
 def is_pickle(content: bytes) -> bool:
-    """Whether the bytes are a pickle from the first to the last."""
     try:
         *_, last = pickletools.genops(content)
     except ValueError:
@@ -240,41 +235,29 @@ def test_export_takes_the_selected_setting_and_the_median_seed(
 
 
 def test_export_takes_what_is_named(command: Command, tmp_path: Path) -> None:
-    told = command(
-        "export", "small", "--setting", "fine_tune", "--seed", 1, "--merge", "wise_ft@0.5",
-        "--out", tmp_path / "one", "--json",
-    )  # fmt: skip
-    assert (told["setting"], told["seed"]) == ("fine_tune + wise_ft@0.5", 1)
-    digest = told["digest"]
-    again = command("export", "small", "--run", digest[:9], "--out", tmp_path / "two", "--json")
-    assert (again["digest"], again["label"]) == (digest, "unmerged")
-    merged = command(
-        "export", "small", "--setting", "fine_tune + wise_ft@0.5", "--out", tmp_path / "three",
-        "--json",
-    )  # fmt: skip
-    assert merged["label"] == "wise_ft@0.5"
+    def told(name: str, words: str) -> Mapping[str, Any]:
+        return command("export", "small", *words.split(), "--out", tmp_path / name, "--json")
+
+    one = told("one", "--setting fine_tune --seed 1 --merge wise_ft@0.5")
+    assert (one["setting"], one["seed"]) == ("fine_tune + wise_ft@0.5", 1)
+    again = told("two", f"--run {one['digest'][:9]}")
+    assert (again["digest"], again["label"]) == (one["digest"], "unmerged")
+    words = ("export", "small", "--setting", "fine_tune + wise_ft@0.5", "--out", tmp_path / "three")
+    assert command(*words, "--json")["label"] == "wise_ft@0.5"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["smal"], "no sweep 'smal' in .*; did you mean 'small'"),
-        (
-            ["small", "--setting", "fine_tun"],
-            "setting of small 'fine_tun'; did you mean 'fine_tune'",
-        ),
-        (["small", "--seed", "7"], "has no run with seed 7. Its seeds: 0, 1"),
-        (["small", "--setting", "zero_shot", "--seed", "0"], "no seed changes zero_shot"),
-        (["small", "--seed", "one"], "must be a whole number, got 'one'"),
-    ],
-)
-def test_export_tells_what_is_not_there(
-    command: Command, tmp_path: Path, words: list[str], message: str
-) -> None:
-    told = command("export", *words, "--out", tmp_path / "model")
-    assert told["code"] == 2
-    assert re.search(message, told["err"]), told["err"]
-    assert not (tmp_path / "model").exists()
+def test_export_tells_what_is_not_there(command: Command, tmp_path: Path) -> None:
+    for words, message in {
+        "smal": "no sweep 'smal' in .*; did you mean 'small'",
+        "small --setting fine_tun": "small 'fine_tun'; did you mean 'fine_tune'",
+        "small --seed 7": "has no run with seed 7. Its seeds: 0, 1",
+        "small --setting zero_shot --seed 0": "no seed changes zero_shot",
+        "small --seed one": "must be a whole number, got 'one'",
+    }.items():
+        told = command("export", *words.split(), "--out", tmp_path / "model")
+        assert told["code"] == 2
+        assert re.search(message, told["err"]), told["err"]
+        assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.usefixtures("home")
@@ -298,11 +281,11 @@ def test_predict_takes_an_export_or_a_sweep_and_files_or_folders(
     before = (copy / "carft.json").stat().st_mtime_ns
     text = command("predict", "small", file)["out"]
     assert (copy / "carft.json").stat().st_mtime_ns == before, "it was exported again"
-    first = one["classes"][0]
-    assert text.splitlines()[0] == str(file)
-    assert f"{first['class']}" in text.splitlines()[1]
-    assert f"{100 * first['probability']:.1f} %" in text.splitlines()[1]
-    assert "  seen as" in text.splitlines()
+    first, lines = one["classes"][0], text.splitlines()
+    assert lines[0] == str(file)
+    assert first["class"] in lines[1]
+    assert f"{100 * first['probability']:.1f} %" in lines[1]
+    assert "  seen as" in lines
     assert "…" in text
     assert "{}" not in text
 
@@ -331,29 +314,22 @@ def test_predict_answers_with_the_model_of_its_own_home_as_it_is(
     assert guesses("small", "--home", copy) != rolled
 
 
-def test_predict_of_many_images_has_a_line_each(
-    kept: dict[str, Any], command: Command, root: Path
+def test_predict_has_a_line_for_each_image_and_names_what_it_cannot_read(
+    kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
 ) -> None:
     images = sorted((root / "test").rglob("*.png"))
     told = command("predict", kept["folder"], root / "test", "--json")["predictions"]
     best = {item["image"]: item["classes"][0]["class"] for item in told}
     lines = command("predict", kept["folder"], root / "test")["out"].splitlines()
-    assert len(lines) == len(images)
     for image, line in zip(images, lines, strict=True):
         assert line.startswith(f"{image} ")
         assert line.endswith(best[str(image)])
-
-
-def test_predict_names_what_it_cannot_read_and_goes_on(
-    kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
-) -> None:
     (tmp_path / "bad.png").write_text("no image")
-    good = root / "test" / "cat" / "0.png"
-    told = command("predict", kept["folder"], tmp_path / "bad.png", good, tmp_path / "none.png")
-    assert told["code"] == 0
-    assert "2 of 3 could not be read:" in told["out"]
-    assert "bad.png cannot be read" in told["out"]
-    assert "none.png cannot be read" in told["out"]
+    files = (tmp_path / "bad.png", images[0], tmp_path / "none.png")
+    some = command("predict", kept["folder"], *files)
+    assert some["code"] == 0
+    for words in ("2 of 3 could not be read:", "bad.png cannot be read", "none.png cannot be read"):
+        assert words in some["out"]
     assert command("predict", kept["folder"], tmp_path / "bad.png")["code"] == 1
 
 
@@ -463,7 +439,7 @@ def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
     kept: dict[str, Any], served: served_model.ServedModel
 ) -> None:
     files = strange_images()
-    texts = [base64.b64encode(content).decode() for content in files.values()]
+    texts = [base64_of(content) for content in files.values()]
     texts[0] = f"data:image/png;base64,{texts[0][:40]}\n{texts[0][40:]}"
     table = served.predict(CONTEXT, pd.DataFrame({"image": texts}), {"top": 3, "contexts": 2})
     told = Predictor.load(Path(kept["folder"]), "cpu").predict([*files.values()], contexts=2)
@@ -474,45 +450,42 @@ def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
             assert guess["probability"] == pytest.approx(other.probability, abs=1e-5), name
 
 
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ("%%%", r"row 1: `image` is not base64"),
-        (base64.b64encode(b"hello").decode(), r"row 1: `image` is no image of a known format"),
-        (
-            base64.b64encode(strange_images()["rgb.png"][:900]).decode(),
-            r"row 1: `image` is no readable image",
-        ),
-        (7, r"row 1: `image` is no text but int"),
-        (
-            base64.b64encode(claimed_png(9000, 9000)).decode(),
-            "it has 9000 x 9000 pixels; at most 64 million are decoded",
-        ),
-    ],
-)
-def test_what_is_served_tells_the_row_that_is_wrong(
-    served: served_model.ServedModel, image: object, message: str
+GOOD = strange_images()["rgb.png"]
+
+
+def base64_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def refused(
+    served: served_model.ServedModel, images: list[object], message: str, **more: int
 ) -> None:
-    good = base64.b64encode(strange_images()["rgb.png"]).decode()
     with pytest.raises(MlflowException, match=message) as caught:
-        served.predict(CONTEXT, pd.DataFrame({"image": [good, image]}))
+        served.predict(CONTEXT, pd.DataFrame({"image": images}), more or None)
     assert caught.value.get_http_status_code() == 400
-    with pytest.raises(MlflowException, match="at least 1"):
-        served.predict(CONTEXT, pd.DataFrame({"image": [good]}), {"top": 0})
-    with pytest.raises(MlflowException, match="there is no row"):
-        served.predict(CONTEXT, pd.DataFrame({"image": []}))
+
+
+def test_what_is_served_tells_the_row_that_is_wrong(served: served_model.ServedModel) -> None:
+    good = base64_of(GOOD)
+    for image, message in (
+        ("%%%", "row 1: `image` is not base64"),
+        (base64_of(b"hello"), "row 1: `image` is no image of a known format"),
+        (base64_of(GOOD[:900]), "row 1: `image` is no readable image"),
+        (7, "row 1: `image` is no text but int"),
+        (base64_of(claimed_png(9000, 9000)), "9000 x 9000 pixels; at most 64 million are decoded"),
+    ):
+        refused(served, [good, image], message)
+    refused(served, [good], "at least 1", top=0)
+    refused(served, [], "there is no row")
 
 
 def test_a_request_of_too_much_is_refused_whole(
     served: served_model.ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = base64.b64encode(strange_images()["rgb.png"]).decode()
-    three = pd.DataFrame({"image": [good] * 3})
+    good = base64_of(GOOD)
     monkeypatch.setattr(served_model, "BATCH", 2)
-    assert len(served.predict(CONTEXT, three)) == 3
+    assert len(served.predict(CONTEXT, pd.DataFrame({"image": [good] * 3}))) == 3
     for name, most in (("MOST_ROWS", 2), ("MOST_BYTES", 3 * len(good) - 1)):
         with monkeypatch.context() as patch:
             patch.setattr(served_model, name, most)
-            with pytest.raises(MlflowException, match="a request takes at most") as caught:
-                served.predict(CONTEXT, three)
-            assert caught.value.get_http_status_code() == 400
+            refused(served, [good] * 3, "a request takes at most")

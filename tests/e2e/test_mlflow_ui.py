@@ -39,7 +39,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images
 
 @pytest.fixture(scope="module")
 def lines(home: Path) -> Iterator[list[str]]:
-    """What `carft-sweep ui` prints while it serves it."""
     with printed(home) as found:
         yield found
 
@@ -52,7 +51,6 @@ def links(lines: list[str]) -> Mapping[str, str]:
 
 @pytest.fixture(scope="module")
 def address(links: Mapping[str, str]) -> str:
-    """The server's own."""
     return links["at"].partition("/#")[0]
 
 
@@ -98,10 +96,7 @@ def test_the_page_of_the_experiment_leads_to_the_sweeps_and_nests_their_comparab
     driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
     heads = [head.text for head in driver.find_elements(By.CSS_SELECTOR, ".ag-header-cell")]
     assert set(COLUMNS) <= {*heads}
-    cells = driver.find_elements(By.CSS_SELECTOR, '[col-id*="id/test/top1"][role="gridcell"]')
-    values = [cell.text for cell in cells if cell.text not in {"", "-"}]
-    assert len(values) >= 3
-    assert all(0 <= float(value) <= 1 for value in values)
+    assert_accuracies(values_of(driver, "id/test/top1"))
     if "CARFT_SCREENSHOT" in os.environ:
         driver.save_screenshot(os.environ["CARFT_SCREENSHOT"])
     assert sweeps is not None
@@ -139,7 +134,6 @@ def go(driver: webdriver.Chrome, url: str, *, height: int = 800) -> None:
 
 
 def values_of(driver: webdriver.Chrome, column: str) -> list[float]:
-    """What stands in a column of MLflow's table, from above."""
     cells = driver.find_elements(By.CSS_SELECTOR, f'[col-id*="{column}"][role="gridcell"]')
     return [float(cell.text.rstrip("…")) for cell in cells if cell.text not in {"", "-"}]
 
@@ -170,11 +164,14 @@ def assert_sweeps_are_shown_with_their_answers_and_arms(driver: webdriver.Chrome
     assert [name for name in rows if name.startswith("fine_tune")]
     assert [name for name in rows if "▸" in name]
     for column in ("`mean/ood/mean/top1`", "`mean/id/test/top1`"):
-        values = values_of(driver, column)
-        assert len(values) >= 3, column
-        assert all(0 <= value <= 1 for value in values), column
+        assert_accuracies(values_of(driver, column))
     answers = driver.find_elements(By.CSS_SELECTOR, '[col-id*="carft.answer"][role="gridcell"]')
     assert [answer.text for answer in answers if answer.text.startswith("UNDECIDED")]
+
+
+def assert_accuracies(values: list[float]) -> None:
+    assert len(values) >= 3
+    assert all(0 <= value <= 1 for value in values)
 
 
 def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(

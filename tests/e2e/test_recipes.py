@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class Smoke:
     capsys: pytest.CaptureFixture[str]
 
     def call(self, *words: str) -> str:
-        """What a command prints that succeeds."""
         self.capsys.readouterr()
         code = main([*words, "--home", str(self.home)])
         told = self.capsys.readouterr()
@@ -62,6 +61,11 @@ class Smoke:
 @pytest.fixture
 def smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Smoke:
     return Smoke(tmp_path / "home", capsys)
+
+
+def sets(changes: Mapping[str, str]) -> list[str]:
+    """What turns a recipe into a little one: words of the command."""
+    return [word for change in changes.items() for word in ("--set", "=".join(change))]
 
 
 def top1(*splits: str) -> set[str]:
@@ -140,8 +144,7 @@ def test_a_rival_beside_its_references_on_fresh_seeds(smoke: Smoke, tiny_clip_fi
         "merges": "[{name: wise_ft, alphas: [0.5]}]",
         "report": "{page: false, model: false}",
     }
-    words = [word for change in little.items() for word in ("--set", "=".join(change))]
-    smoke.call("run", "rivals", "--profile", "l2_sp", "--in-process", *words)
+    smoke.call("run", "rivals", "--profile", "l2_sp", "--in-process", *sets(little))
     children = smoke.children("rivals_l2_sp")
     assert len(children) == 1 + 2 * len(rivals) + len(rivals)
     tuned = {f"l2_sp alpha={alpha} s0" for alpha in ("0.001", "1")}
@@ -191,8 +194,7 @@ def test_autoft_searches_by_ood_validation_and_says_so(
         "workers": "0",
         "report": "{page: false, model: false}",
     }
-    words = [word for change in little.items() for word in ("--set", "=".join(change))]
-    search = ["run", "autoft", "--data-root", str(tmp_path), "--in-process", *words]
+    search = ["run", "autoft", "--data-root", str(tmp_path), "--in-process", *sets(little)]
     smoke.call(*search, "--set", "optim.steps=2", "--set", "run_cap=2")
     assert {*smoke.children("autoft")} == {"zero_shot", "autoft #0 s0", "autoft #1 s0"}
     final = ("seeds=[0]", "optim.epochs=null", "optim.steps=2", "optim.warmup=0")
@@ -206,18 +208,11 @@ def test_autoft_searches_by_ood_validation_and_says_so(
         assert "OOD validation: settings were chosen by ood/val/macro" in told.replace("\\", "")
 
 
-@pytest.fixture
-def downstream_root(tmp_path: Path) -> Iterator[Path]:
-    """The two tasks of the smoke profile; neither needs a checksum of torchvision's replaced."""
-    with pytest.MonkeyPatch.context() as patch:
-        for family in ("dtd", "oxford_pets"):
-            downstream_tree.make(tmp_path, family, patch)
-        yield tmp_path
-
-
-def test_downstream(smoke: Smoke, downstream_root: Path) -> None:
-    assert " epoch " in smoke.run("downstream", downstream_root)
-    assert " epoch " not in smoke.run("downstream", downstream_root)  # nothing is trained again
+def test_downstream(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in ("dtd", "oxford_pets"):  # neither needs a checksum of torchvision's replaced
+        downstream_tree.make(tmp_path, family, monkeypatch)
+    assert " epoch " in smoke.run("downstream", tmp_path)
+    assert " epoch " not in smoke.run("downstream", tmp_path)  # nothing is trained again
     children = smoke.children("downstream_smoke")
     other = {"dtd": "oxford_pets", "oxford_pets": "dtd"}
     assert len(children) == 6

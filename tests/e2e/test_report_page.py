@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -57,23 +57,25 @@ def driver() -> Iterator[webdriver.Chrome]:
         yield opened
 
 
+def until(true: Callable[[], object], said: str) -> None:
+    last = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < last, said
+        time.sleep(0.05)
+
+
 def unfold(driver: webdriver.Chrome) -> list[str]:
     """Open every part under "More" and wait until all charts are drawn; which ones there are."""
     driver.execute_script(
         "for (const part of document.querySelectorAll('details.part')) part.open = true"
     )
-    until = time.monotonic() + SECONDS
-    while left := undrawn(driver):
-        assert time.monotonic() < until, f"not drawn: {left}"
-        time.sleep(0.05)
+    until(lambda: not undrawn(driver), "not all are drawn")
     return charts(driver, "[data-chart]")
 
 
 def charts(driver: webdriver.Chrome, selector: str) -> list[str]:
-    script = (
-        f"return [...document.querySelectorAll('{selector}')].map((area) => area.dataset.chart)"
-    )
-    names: list[str] = driver.execute_script(script)
+    found = f"[...document.querySelectorAll('{selector}')]"
+    names: list[str] = driver.execute_script(f"return {found}.map((area) => area.dataset.chart)")
     return names
 
 
@@ -110,7 +112,6 @@ def violations(driver: webdriver.Chrome, *, contrast: bool) -> list[str]:
 
 
 def asked_for(driver: webdriver.Chrome) -> list[str]:
-    """Every address that the page has asked for."""
     events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     return [
         event["params"]["request"]["url"]
@@ -147,17 +148,14 @@ def test_on_a_desk_everything_is_drawn_without_network_and_reads_well_in_both_sc
     assert violations(driver, contrast=True) == []
 
     colours(driver, "dark")
-    until = time.monotonic() + SECONDS
-    while axis_title(driver) == light[1]:
-        assert time.monotonic() < until, "the charts keep their colours"
-        time.sleep(0.05)
+    until(lambda: axis_title(driver) != light[1], "the charts keep their colours")
     assert background(driver) != light[0]
     assert violations(driver, contrast=True) == []
     assert console(driver) == []
     assert {address for address in asked_for(driver) if not address.startswith("data:")} == {url}
 
 
-def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_so_is_every_chart(
+def test_on_a_phone_page_and_charts_are_as_wide_as_the_screen_and_the_table_can_be_used(
     driver: webdriver.Chrome, url: str
 ) -> None:
     show(driver, url, width=390)
@@ -170,6 +168,29 @@ def test_on_a_phone_the_page_is_as_wide_as_the_screen_and_so_is_every_chart(
     assert wide == []
     assert driver.execute_script("return document.documentElement.scrollWidth") == 390
     assert console(driver) == []
+    # The OOD mean stands beside ID, and names stay where they are.
+    sides = (
+        "const table = document.querySelector('#table table');"
+        "const heads = [...table.tHead.rows[0].cells];"
+        "const head = heads.find((cell) => cell.textContent === arguments[0]);"
+        "return head.getBoundingClientRect().right"
+    )
+    for name in ("ID test", "OOD mean"):
+        assert driver.execute_script(sides, name) <= 390, name
+    left = (
+        "const table = document.querySelector('#table table');"
+        "table.parentElement.scrollLeft = 500;"
+        "const name = table.tBodies[0].rows[0].cells[0];"
+        "return [table.parentElement.scrollLeft, name.getBoundingClientRect().left]"
+    )
+    scrolled, edge = driver.execute_script(left)
+    assert scrolled > 0
+    assert edge == pytest.approx(16, abs=1)
+    # A seed is a link to its run.
+    links = driver.find_elements(By.CSS_SELECTOR, "#table tr.selected .runs a")
+    assert [link.text for link in links if link.is_displayed()] == ["0", "1", "2"]
+    runs = "http://127.0.0.1:5000/#/experiments/1/"
+    assert all((link.get_attribute("href") or "").startswith(runs) for link in links)
 
 
 @pytest.mark.parametrize(("width", "screen"), [(1400, 600), (400, 900)])
@@ -203,7 +224,9 @@ def sizes(driver: webdriver.Chrome, selector: str) -> list[float]:
     return found
 
 
-def test_a_table_that_is_wider_than_a_phone_says_so(driver: webdriver.Chrome, url: str) -> None:
+def test_a_table_that_is_wider_than_a_phone_says_so_and_a_click_sorts_it(
+    driver: webdriver.Chrome, url: str
+) -> None:
     script = (
         "return [...document.querySelectorAll('#table > .wide')].map((area) =>"
         " [area.scrollWidth > area.clientWidth + 1,"
@@ -212,10 +235,20 @@ def test_a_table_that_is_wider_than_a_phone_says_so(driver: webdriver.Chrome, ur
     for width in (400, 2000):
         show(driver, url, width=width)
         time.sleep(0.1)
-        tables = driver.execute_script(script)
-        (is_wider, words), *others = tables
-        assert others == []
+        ((is_wider, words),) = driver.execute_script(script)
         assert is_wider == ("scroll" in words) == (width == 400)
+    path = '//table[contains(@class, "numbers")][1]//th[normalize-space()="OOD mean"]'
+    head = driver.find_element(By.XPATH, path)
+    cells = (
+        "return [...arguments[0].closest('table').tBodies[0].rows]"
+        ".map((row) => parseFloat(row.cells[arguments[0].cellIndex].textContent))"
+    )
+    for direction in ("descending", "ascending"):
+        head.find_element(By.TAG_NAME, "button").click()
+        assert head.get_attribute("aria-sort") == direction
+        column = driver.execute_script(cells, head)
+        assert column == sorted(column, reverse=direction == "descending")
+        assert len({*column}) > 2
 
 
 def test_the_numbers_behind_a_chart_have_the_names_of_its_axes(
@@ -252,10 +285,7 @@ def test_what_is_open_is_drawn_at_once_and_what_is_folded_when_it_is_unfolded(
     assert undrawn(driver) == folded, "when it is loaded, without scrolling"
     for part in driver.find_elements(By.CSS_SELECTOR, "details.part > summary")[:1]:
         part.click()
-    until = time.monotonic() + SECONDS
-    while undrawn(driver) == folded:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: undrawn(driver) != folded, "it is not drawn")
     assert undrawn(driver) == folded[1:]
 
 
@@ -269,29 +299,6 @@ def test_a_picture_from_the_command_line_has_its_charts(url: str, tmp_path: Path
         colour = colour_of(name, ())
         parts = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
         assert (pixels == parts).all(axis=1).sum() > 300, f"the symbols of {name}"
-
-
-def test_on_a_phone_the_ood_mean_stands_beside_id_and_names_stay_where_they_are(
-    driver: webdriver.Chrome, url: str
-) -> None:
-    show(driver, url, width=390)
-    sides = (
-        "const table = document.querySelector('#table table');"
-        "const heads = [...table.tHead.rows[0].cells];"
-        "const head = heads.find((cell) => cell.textContent === arguments[0]);"
-        "return head.getBoundingClientRect().right"
-    )
-    for name in ("ID test", "OOD mean"):
-        assert driver.execute_script(sides, name) <= 390, name
-    left = (
-        "const table = document.querySelector('#table table');"
-        "table.parentElement.scrollLeft = 500;"
-        "const name = table.tBodies[0].rows[0].cells[0];"
-        "return [table.parentElement.scrollLeft, name.getBoundingClientRect().left]"
-    )
-    scrolled, edge = driver.execute_script(left)
-    assert scrolled > 0
-    assert edge == pytest.approx(16, abs=1)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -330,36 +337,3 @@ def test_on_paper_nothing_is_cut_and_everything_is_light(
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         driver.execute_script("dispatchEvent(new Event('afterprint'))")
     assert console(driver) == []
-
-
-def test_a_click_sorts_the_table_and_another_one_turns_it(
-    driver: webdriver.Chrome, url: str
-) -> None:
-    show(driver, url, width=1280)
-    path = '//table[contains(@class, "numbers")][1]//th[normalize-space()="OOD mean"]'
-    head = driver.find_element(By.XPATH, path)
-    column = int(driver.execute_script("return arguments[0].cellIndex", head))
-    orders = []
-    for direction in ("descending", "ascending"):
-        head.find_element(By.TAG_NAME, "button").click()
-        assert head.get_attribute("aria-sort") == direction
-        cells = driver.execute_script(
-            "return [...arguments[0].closest('table').tBodies[0].rows]"
-            f".map((row) => parseFloat(row.cells[{column}].textContent))",
-            head,
-        )
-        orders.append(cells)
-    assert orders[0] == sorted(orders[0], reverse=True)
-    assert orders[1] == sorted(orders[0])
-    assert len({*orders[0]}) > 2
-
-
-def test_a_seed_in_the_table_is_a_link_to_its_run(driver: webdriver.Chrome, url: str) -> None:
-    show(driver, url, width=390)
-    links = driver.find_elements(By.CSS_SELECTOR, "#table tr.selected .runs a")
-    seeds = [link.text for link in links if link.is_displayed()]
-    assert seeds == ["0", "1", "2"]
-    for link in links:
-        assert (link.get_attribute("href") or "").startswith(
-            "http://127.0.0.1:5000/#/experiments/1/"
-        )

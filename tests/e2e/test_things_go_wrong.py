@@ -27,8 +27,6 @@ from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 
 @ALGORITHMS.register
 class Planted(FineTune):
-    """Plain fine-tuning, and what goes wrong in it."""
-
     name: ClassVar[str] = "planted"
     summary: ClassVar[str] = "Fine-tuning that goes wrong on request"
     fault: Literal["none", "nan", "memory", "hang"] = "none"
@@ -61,7 +59,6 @@ def until(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
 
 
 def end(process: subprocess.Popen[str], code: int) -> str:
-    """Wait for the exit code; what was said until then."""
     _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == code, f"{process.returncode}\n{said}"
     assert "Traceback" not in said
@@ -127,7 +124,6 @@ def fill(disk: Path, room: int) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 48 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", place], check=True)

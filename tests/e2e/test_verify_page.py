@@ -113,8 +113,8 @@ def test_the_heads_of_drm_become_rows(
     torch.save(teacher.clip.model, "clip.pt")
     torch.save((concepts, defaults), "heads.pt")
     exec(compile(block("python", "CLIPEncoder"), "docs/verify.md", "exec"), {})
-    weights = "[defaults.state.pt, concepts.state.pt]"
-    changes += [f"parameters.algorithm.weights.values={weights}", "merges=[]"]
+    weights = "parameters.algorithm.weights.values=[defaults.state.pt, concepts.state.pt]"
+    changes += [weights, "merges=[]"]
     words = [word for change in changes for word in ("--set", change)]
     words += ["--in-process", "--home", str(checkout / "home")]
     assert main(["run", str(file), *words]) == 0

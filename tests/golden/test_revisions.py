@@ -13,7 +13,7 @@ BUILT_IN, BUILT_IN_MERGES = tuple(ALGORITHMS), tuple(MERGES)
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """By so much CPUs and versions of PyTorch differ in rounding."""
 SENSITIVE = {"spurious_kl": 5e-3}
-"""What multiplies rounding: of an EPYC and a Xeon it differs by 2.5e-3 after 20 steps."""
+"""What multiplies rounding: of an EPYC and a Xeon it differed by 2.5e-3 after 20 steps."""
 WRITE = "python -m tests.golden.write"
 
 

@@ -41,8 +41,8 @@ from carft_sweep.carft_core.training.setup import RunSetup
 from tests.tiny_vit import write_clip
 
 FILE = Path(__file__).with_name("revisions.json")
-STEPS = 20
-SHOWN = (1, 10, 20)
+STEPS = 10
+SHOWN = (1, 5, 10)
 """The steps whose loss is kept."""
 DIGITS = 7
 ON_THE_BUILT_IN = ("fine_tune", "car_ft", "ldifs", "feature_distillation", "mask_fill")
@@ -51,7 +51,6 @@ Numbers = dict[str, float]
 
 
 def read() -> dict[str, Any]:
-    """What is kept."""
     kept: dict[str, Any] = json.loads(FILE.read_text())
     return kept
 
@@ -85,7 +84,7 @@ def vit() -> str:
 
 
 def config_of(algorithm: Algorithm) -> TrialConfig:
-    """Twenty steps, each an epoch by itself, so that its loss is reported."""
+    """Ten steps, each an epoch by itself, so that its loss is reported."""
     plain = {"data": {"family": "icon_shift_dev"}, "algorithm": "zero_shot", "device": "cpu"}
     config = trial_config(plain)
     optim = config.optim.model_copy(
@@ -95,7 +94,6 @@ def config_of(algorithm: Algorithm) -> TrialConfig:
 
 
 def moved(teacher: Teacher, seed: int) -> Classifier:
-    """A tuned classifier that nobody tuned."""
     classifier, generator = teacher.new_classifier(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in classifier.parameters():
@@ -173,7 +171,6 @@ def summary_of(make: Callable[[], Classifier], setup: RunSetup | None = None) ->
 
 
 def compute() -> dict[str, Any]:
-    """All that is to be kept."""
     return {
         "training_revision": TRAINING_REVISION,
         "measuring_revision": MEASURING_REVISION,
@@ -187,13 +184,11 @@ def compute() -> dict[str, Any]:
 
 
 def rounded(numbers: Mapping[str, float]) -> Numbers:
-    """In so many digits as are worth comparing."""
     return {name: float(f"{value:.{DIGITS}g}") for name, value in numbers.items()}
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in one order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -203,7 +198,6 @@ def one_thread() -> Iterator[None]:
 
 
 def main() -> None:
-    """Write the file."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CARFT_CACHE"] = folder
         FILE.write_text(json.dumps(compute(), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What holds for every algorithm. A new one is tested by being registered."""
+"""What holds for every algorithm and merge. A new one is tested by being registered."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from torch import nn
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.algorithms.base import PARTS
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.merges import MERGES, Merge
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.source import BUILTIN
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import ALGORITHM_LAWS, check_algorithm, toy_teacher
+from carft_sweep.carft_core.testing import (
+    ALGORITHM_LAWS,
+    MERGE_LAWS,
+    check_algorithm,
+    check_merge,
+    toy_teacher,
+)
 
-BUILT_IN = tuple(ALGORITHMS)
+BUILT_IN, BUILT_IN_MERGES = tuple(ALGORITHMS), tuple(MERGES)
 
 
 @pytest.mark.parametrize("law", ALGORITHM_LAWS, ids=lambda law: law.__name__)
@@ -27,12 +34,10 @@ def test_an_algorithm_keeps_the_law(
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_the_shipped_algorithms_say_where_they_come_from(name: str) -> None:
+def test_an_algorithm_says_where_it_comes_from_and_keeps_as_many_models_as_it_says(
+    name: str, teacher: Teacher
+) -> None:
     assert "Source:" in (ALGORITHMS[name].__doc__ or "")
-
-
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_an_algorithm_keeps_as_many_models_as_it_says(name: str, teacher: Teacher) -> None:
     algorithm = ALGORITHMS[name]()
     if not algorithm.trains:
         return
@@ -68,3 +73,14 @@ def test_the_laws_are_held_on_both_built_in_models_by_what_they_have_the_parts_f
                 PARTS[part](clip)
             return
     check_algorithm(ALGORITHMS[name], teacher)
+
+
+@pytest.mark.parametrize("law", MERGE_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", BUILT_IN_MERGES)
+def test_a_merge_keeps_the_law(name: str, law: Callable[[type[Merge]], None]) -> None:
+    law(MERGES[name])
+
+
+def test_a_merge_says_where_it_comes_from_and_all_laws_are_held_as_users_call_them() -> None:
+    assert all("Source:" in (MERGES[name].__doc__ or "") for name in BUILT_IN_MERGES)
+    check_merge(MERGES["wise_ft"])

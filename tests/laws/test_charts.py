@@ -98,22 +98,11 @@ def test_a_chart_is_drawn_and_fits_its_place(name: str, width: int, specs: dict[
 
 
 @each_chart
-@pytest.mark.parametrize(
-    "runs",
-    [
-        (),
-        (run("car_ft", 0, None, trial=0),),
-        (run("car_ft", 0, {"id/val/top1": float("nan")}, trial=0),),
-    ],
-    ids=["nothing", "failed", "no number"],
-)
-def test_a_sweep_without_results_has_no_chart(name: str, runs: tuple[RunRecord, ...]) -> None:
-    assert CHARTS[name].draw(of(*runs)) is None
-
-
-@each_chart
-def test_a_chart_of_one_algorithm_and_one_seed_is_none_or_whole(name: str) -> None:
-    """No reference, no interval, no shift, no merge, nothing that varies."""
+def test_a_chart_of_little_is_none_or_whole_and_none_needs_the_folders_of_runs(name: str) -> None:
+    """No result; no reference, no interval, no shift, no merge, nothing that varies."""
+    no_number = run("car_ft", 0, {"id/val/top1": float("nan")}, trial=0)
+    for runs in ([], [run("car_ft", 0, None, trial=0)], [no_number]):
+        assert CHARTS[name].draw(of(*runs)) is None
     for runs in (
         [zero_shot()],
         [run("car_ft", 0, metrics(0.6, None), trial=0)],
@@ -123,26 +112,16 @@ def test_a_chart_of_one_algorithm_and_one_seed_is_none_or_whole(name: str) -> No
         picture = CHARTS[name].draw(of(*runs))
         if picture is not None:
             vl_convert.vegalite_to_svg(fitted(picture.to_dict(), DESKTOP))
-
-
-@each_chart
-def test_none_needs_the_folders_of_runs(name: str) -> None:
     assert CHARTS[name].draw(of(*grid_runs())) is not None
 
 
 @each_chart
-def test_the_data_are_standard_json_and_the_same_each_time(
+def test_the_data_are_standard_json_the_same_each_time_and_colours_of_text_are_the_pages(
     name: str, everything: ChartData, specs: dict[str, Spec]
 ) -> None:
-    picture = CHARTS[name].draw(everything)
+    spec, picture = specs[name], CHARTS[name].draw(everything)
     assert picture is not None
-    again = picture.to_dict(validate=False)
-    assert json.dumps(specs[name], allow_nan=False) == json.dumps(again)
-
-
-@each_chart
-def test_text_and_axes_take_their_colour_from_the_page(name: str, specs: dict[str, Spec]) -> None:
-    spec = specs[name]
+    assert json.dumps(spec, allow_nan=False) == json.dumps(picture.to_dict(validate=False))
     assert spec["background"] == "transparent"
     for node in nodes(spec):
         assert not {"labelColor", "titleColor", "gridColor", "domainColor", "tickColor"} & set(node)
@@ -173,9 +152,6 @@ def _domain_and_range(channel: Any) -> tuple[list[str], list[str]]:
 
 
 def test_two_thousand_runs_are_drawn_in_megabytes() -> None:
-    data, letters = searched(2_000), 0
-    for chart in CHARTS.values():
-        picture = chart.draw(data)
-        if picture is not None:
-            letters += len(json.dumps(picture.to_dict(validate=False)))
-    assert letters < 4_000_000
+    data = searched(2_000)
+    drawn = [picture for chart in CHARTS.values() if (picture := chart.draw(data)) is not None]
+    assert sum(len(json.dumps(it.to_dict(validate=False))) for it in drawn) < 4_000_000

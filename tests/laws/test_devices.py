@@ -13,20 +13,14 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, loss_and_te
 from carft_sweep.carft_core.algorithms.base import Soup
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.models.classifier import Classifier
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher, on_device
-from carft_sweep.carft_core.testing import batch_for, toy_teacher
+from carft_sweep.carft_core.testing import batch_for
 from carft_sweep.carft_core.training.optim import OptimConfig, freeze_all_but
 from tests.carft_core.other_device import other_device, teacher_on
 
 OPTIM = OptimConfig(name="sgd", lr=1e-3)  # Adam divides by gradients near 0, which are of rounding
 SOLVED = tuple(name for name, cls in ALGORITHMS.items() if cls.solves)
 STEPPED = tuple(name for name, cls in ALGORITHMS.items() if cls().takes_steps)
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 def logits_after(algorithm: Algorithm, teacher: Teacher, steps: int = 2) -> Tensor:

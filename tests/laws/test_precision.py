@@ -11,19 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import batch_for, loss_of, started, toy_teacher
+from carft_sweep.carft_core.testing import batch_for, loss_of, started
 
 PRODUCTS = ("mm.", "addmm.", "bmm.", "baddbmm.", "convolution", "_scaled_dot_product")
 KNOWN = {"lora": {"mm.default"}}
 """By algorithm: of LoRA the changes are made in float32, for each layer and not each image."""
 STEPPED = [name for name, cls in ALGORITHMS.items() if cls().takes_steps]
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return toy_teacher(tiny_clip)
 
 
 class LargeProducts(TorchDispatchMode):

@@ -19,18 +19,11 @@ def folder_of(split: ReferenceSplit) -> DataFolder:
 
 
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
-def test_a_set_has_as_many_images_as_the_family_knows_of(split: ReferenceSplit) -> None:
+def test_a_set_has_the_images_templates_and_accuracy_of_the_family(split: ReferenceSplit) -> None:
+    family = FAMILIES[split.family]
     assert split.images == folder_of(split).images
-
-
-@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
-def test_the_templates_are_the_familys_own(split: ReferenceSplit) -> None:
-    assert split.templates == FAMILIES[split.family].defaults.get("prompts.classes", "openai")
-
-
-@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
-def test_the_accuracy_is_the_one_that_the_family_is_judged_by(split: ReferenceSplit) -> None:
-    assert kind_of(split.metric) == FAMILIES[split.family].ranked_by
+    assert split.templates == family.defaults.get("prompts.classes", "openai")
+    assert kind_of(split.metric) == family.ranked_by, "it is judged by another one"
 
 
 @pytest.mark.parametrize("name", published_table().rows)

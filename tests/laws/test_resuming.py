@@ -59,13 +59,8 @@ def test_a_run_resumes_to_the_bit_and_is_merged(
     name: str, pacs: Path, tiny_clip_files: Path, tmp_path: Path
 ) -> None:
     merges = ["wise_ft"] if MERGES["wise_ft"]().refuses(ALGORITHMS[name]()) is None else []
-    check_resumes(
-        pacs,
-        tiny_clip_files,
-        tmp_path,
-        algorithm={"name": name, **FIELDS.get(name, {})},
-        merges=merges,
-    )
+    algorithm = {"name": name, **FIELDS.get(name, {})}
+    check_resumes(pacs, tiny_clip_files, tmp_path, algorithm=algorithm, merges=merges)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -14,8 +14,6 @@ from tests.services.processes import HOST
 
 
 class Asked(NamedTuple):
-    """A request."""
-
     method: str
     path: str
     """With its query."""

@@ -19,14 +19,12 @@ from tests.services.s3 import S3
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A real PostgreSQL: take `new_database` for each test."""
     with postgres_servers.running() as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A store with the S3 API: take `new_bucket` for each test."""
     with s3_servers.running(tmp_path_factory.mktemp("s3")) as made:
         yield made
 

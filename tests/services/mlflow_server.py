@@ -36,7 +36,6 @@ class MlflowServer(Service):
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a client of the server needs: the user's name and password."""
         return {
             "MLFLOW_TRACKING_URI": self.address,
             "MLFLOW_TRACKING_USERNAME": USER,
@@ -44,7 +43,6 @@ class MlflowServer(Service):
         }
 
     def start(self) -> None:
-        """Serve, and wait until `/health` is answered."""
         self.process = start(
             self.command,
             self.folder / "mlflow.log",

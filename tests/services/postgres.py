@@ -32,7 +32,6 @@ class Postgres(Service):
         self._create()
 
     def start(self) -> None:
-        """Serve, and wait until connections are taken."""
         settings = {
             "port": self.port,
             "listen_addresses": HOST,
@@ -58,7 +57,6 @@ class Postgres(Service):
             self._process = None
 
     def url(self, database: str, user: str = ADMIN, password: str | None = ADMIN_PASSWORD) -> str:
-        """SQLAlchemy's URL of a database, whether it exists or not."""
         from sqlalchemy import URL
 
         made = URL.create("postgresql", user, password, HOST, self.port, database)
@@ -77,13 +75,11 @@ class Postgres(Service):
         self.sql(f"SELECT pg_terminate_backend(pid) {everybody}")
 
     def new_user(self, password: str) -> str:
-        """The name of a fresh user without any rights."""
         name = f"user_{next(self._numbers)}"
         self.sql(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
         return name
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Execute a statement as the administrator; its rows."""
         import psycopg
 
         with psycopg.connect(
@@ -98,7 +94,6 @@ class Postgres(Service):
             return cursor.fetchall() if cursor.description else []
 
     def tables(self, database: str) -> set[str]:
-        """The names of the tables of a database."""
         rows = self.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database)
         return {row[0] for row in rows}
 

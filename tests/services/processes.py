@@ -30,7 +30,6 @@ class Service(ABC):
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """The server is down within."""
         self.stop()
         try:
             yield

@@ -40,18 +40,15 @@ class S3:
         }
 
     def new_bucket(self) -> str:
-        """The name of a fresh bucket."""
         name = f"bucket-{next(self._numbers)}"
         self.client().create_bucket(Bucket=name)
         return name
 
     def keys(self, bucket: str) -> list[str]:
-        """What lies in a bucket."""
         listed = self.client().list_objects_v2(Bucket=bucket).get("Contents", [])
         return [entry["Key"] for entry in listed]
 
     def client(self) -> Any:
-        """Boto3's client of the server."""
         import boto3
 
         return boto3.client(
@@ -81,7 +78,6 @@ def running(folder: Path) -> Iterator[S3]:
 
 
 def answers(url: str) -> bool:
-    """Whether a GET is answered well."""
     try:
         with urlopen(url, timeout=2):
             return True

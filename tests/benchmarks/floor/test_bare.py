@@ -21,7 +21,7 @@ def test_the_bare_loop_agrees_with_the_product(algorithm: str, tmp_path: Path) -
         algorithm,
         data={"train_fraction": 0.1, "shifts": ["pixel"]},
         optim={"epochs": 1},
-        merges=[{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}],
+        merges=[{"name": "wise_ft", "alphas": [0.5]}],
     )
     history = [report.metrics for report in epochs(config, 0, workdir=tmp_path)]
     result = train(config, 0, workdir=tmp_path)

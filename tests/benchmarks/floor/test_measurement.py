@@ -20,6 +20,4 @@ def test_a_side_that_measures_itself_is_believed_and_the_first_round_warms_up() 
 
 def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
     line = Measurement("a", "b", [1.0, 2.0, 1.0], [2.0, 2.0, 5.0])
-    assert line.ratios == [2.0, 1.0, 5.0]
-    assert line.ratio == 2.0
-    assert line.as_dict()["ratio"] == 2.0
+    assert (line.ratios, line.ratio, line.as_dict()["ratio"]) == ([2.0, 1.0, 5.0], 2.0, 2.0)
