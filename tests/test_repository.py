@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import carft_sweep
+from tests.services.processes import ended
 from tools.lock import environments, select, unlocked
 
 ROOT = Path(__file__).parent.parent
@@ -43,9 +43,7 @@ def all_modules_after(code: str, *, cwd: Path) -> list[str]:
         "atexit.register(lambda: told.write('\\n' + json.dumps(sorted(sys.modules))))\n"
         f"{code}"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=240
-    )
+    done = ended(sys.executable, "-c", script, folder=cwd)
     assert done.returncode == 0, done.stderr
     names: list[str] = json.loads(done.stdout.splitlines()[-1])
     return names
@@ -91,15 +89,7 @@ def test_a_users_packages_may_have_the_names_of_ours(tmp_path: Path) -> None:
         "    print(importlib.import_module(f'carft_sweep.{name}').__file__)\n"
     )
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environ,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = ended(sys.executable, "-c", code, environ=environ, folder=tmp_path)
     folders = (tmp_path, ROOT / "carft_sweep")
     files = [str(at / name / "__init__.py") for name in PACKAGES for at in folders]
     assert done.stdout.split() == files
@@ -203,8 +193,8 @@ def test_an_environment_of_the_lock_has_what_it_asks_for_and_its_packages_requir
 
 
 def text_files() -> Iterator[Path]:
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    command = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    listed = ended(*command, folder=ROOT).stdout
     for name in listed.split("\0"):
         path = ROOT / name
         if name and path.is_file() and b"\0" not in path.read_bytes()[:8000]:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.services.processes import ended
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("carft_core", "sweeps", "tracking")
 SMALL = (
@@ -27,13 +29,9 @@ SMALL = (
 
 
 def build(kind: str, tree: Path, folder: Path) -> Path:
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)],
-        cwd=tree,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    words = (sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", folder)
+    done = ended(*words, folder=tree)
+    assert done.returncode == 0, done.stderr
     (file,) = folder.glob("carft_sweep-*")
     return file
 
@@ -98,10 +96,8 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     for distribution in required():
-        for top in {Path(file).parts[0] for file in distribution.files or ()} - {
-            "..",
-            "__pycache__",
-        }:
+        tops = {Path(file).parts[0] for file in distribution.files or ()}
+        for top in tops - {"..", "__pycache__"}:
             there = Path(str(distribution.locate_file(top)))
             if there.exists() and not (packages / top).exists():
                 (packages / top).symlink_to(there)
@@ -115,24 +111,11 @@ def call(python: Path, folder: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def alone(
-    python: Path, folder: Path, *words: str, given: str = ""
-) -> subprocess.CompletedProcess[str]:
+def alone(python: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """What Python does in a folder of its own, with nothing of this environment's."""
-    return subprocess.run(
-        [str(python), "-P", *words],
-        cwd=folder,
-        input=given,
-        env={
-            "HOME": str(folder),
-            "PATH": os.environ["PATH"],
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "passive",
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    environ = {"HOME": str(folder), "PATH": os.environ["PATH"]}
+    environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return ended(python, "-P", *words, environ=environ, folder=folder, limit=240)
 
 
 @pytest.mark.slow  # that what needs Ray says so is told by the same wheel, in the same environment
@@ -151,8 +134,8 @@ def test_it_runs_the_first_sweep_without_a_clone_and_takes_the_model_home(
 NEEDS_RAY = """
 import sys
 from carft_sweep.sweeps.cli import main
-for words in sys.stdin.read().splitlines():
-    print(main(words.split()))
+for line in sys.argv[1:]:
+    print(main(line.split()))
 """
 
 
@@ -162,7 +145,7 @@ def test_what_needs_ray_says_how_to_get_it(clean: Path, tmp_path: Path) -> None:
         "check kl_weight --address 127.0.0.1:6379",
         "submit kl_weight --home /shared",
     )
-    told = alone(clean, tmp_path, "-c", NEEDS_RAY, given="\n".join(lines))
+    told = alone(clean, tmp_path, "-c", NEEDS_RAY, *lines)
     assert told.stdout.split() == ["2"] * len(lines), told.stderr
     assert told.stderr.count('pip install "carft-sweep[ray]"') == len(lines)
     assert "Traceback" not in told.stderr

@@ -20,7 +20,7 @@ from tests.e2e.conftest import images as images
 from tests.e2e.conftest import tiny as tiny
 from tests.services.mlflow_server import USER, USER_PASSWORD, MlflowServer
 from tests.services.postgres import Postgres
-from tests.services.processes import environment
+from tests.services.processes import ended, environment
 
 if TYPE_CHECKING:
     from tests.clusters.by_hand import Cluster
@@ -55,13 +55,7 @@ def call(*words: str, environ: Mapping[str, str], folder: Path | None = None) ->
 
 def refused(script: str, *words: str, **environ: str) -> str:
     """What a script says at once that is called wrongly."""
-    done = subprocess.run(
-        [str(SCRIPTS / script), *words],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    done = ended(SCRIPTS / script, *words, environ={**os.environ, **environ})
     assert done.returncode == 2, done.stderr
     return done.stderr
 

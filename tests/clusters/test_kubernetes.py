@@ -10,6 +10,7 @@ import pytest
 
 from tests.clusters.conftest import SCRIPTS
 from tests.e2e.conftest import ROOT
+from tests.services.processes import ended
 
 STAND_IN = """\
 #!/usr/bin/env bash
@@ -46,15 +47,7 @@ def deploy(place: Path, **environ: str) -> subprocess.CompletedProcess[str]:
         "CALLS": str(place / "calls"),
         "FAILS": "nothing fails",
     }
-    return subprocess.run(
-        [str(SCRIPTS / "deploy.sh")],
-        cwd=place,
-        env=known | environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    return ended(SCRIPTS / "deploy.sh", environ=known | environ, folder=place)
 
 
 def calls(place: Path) -> list[str]:

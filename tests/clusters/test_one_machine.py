@@ -17,6 +17,7 @@ import pytest
 
 from tests.clusters.conftest import SCRIPTS, call, refused, state, variables
 from tests.e2e.conftest import MakeTiny, Tiny
+from tests.services.processes import ended
 
 pytestmark = pytest.mark.timeout(600)
 WEIGHTS = [0.0, 0.5]
@@ -107,9 +108,7 @@ def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(
     secret = "https://hooks.lab/unlisted"
     environ = variables(sweep, KEEP="systemd", NAME="mine", MLFLOW_TRACKING_TOKEN=secret)
     environ["PATH"] = f"{stand_in.parent}:{environ['PATH']}"
-    done = subprocess.run(
-        [SCRIPT, str(sweep.file), *LOCAL], env=environ, capture_output=True, text=True, timeout=120
-    )
+    done = ended(SCRIPT, sweep.file, *LOCAL, environ=environ)
     assert "unit.yaml:1: no_such_key" in done.stderr
     told = (tmp_path / "told").read_text().splitlines()
     assert told[:2] == ["--user", "--unit=mine"]

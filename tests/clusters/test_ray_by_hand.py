@@ -19,6 +19,7 @@ from tests.clusters.by_hand import ALL, Cluster, running
 from tests.clusters.conftest import SCRIPTS, VENV, call, refused, state, variables
 from tests.clusters.hosts import Host
 from tests.e2e.conftest import MakeTiny
+from tests.services.processes import ended
 
 pytestmark = [pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
 
@@ -58,13 +59,8 @@ def test_who_has_not_the_token_is_refused(cluster: Cluster, tiny: MakeTiny) -> N
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     sweep = tiny("token", [0.0])
     address = f"{cluster.head}:{cluster.environ['GCS_PORT']}"
-    done = subprocess.run(
-        [str(VENV / "bin" / "carft-sweep"), "check", str(sweep.file), "--address", address],
-        env=variables(sweep),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = (VENV / "bin" / "carft-sweep", "check", sweep.file, "--address", address)
+    done = ended(*words, environ=variables(sweep))
     assert done.returncode in (2, 4), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "token" in done.stderr

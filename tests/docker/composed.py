@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
+
+from tests.services.processes import ended
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "docker"
@@ -19,14 +20,9 @@ def composed(*overrides: str) -> dict[str, Any]:
     command = ["docker-compose", "--env-file", str(DOCKER / ".env.example"), "--profile", "*"]
     for name in ("compose.yaml", *overrides):
         command += ["--file", str(DOCKER / name)]
-    done = subprocess.run(
-        [*command, "config", "--format", "json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        # Nothing of the machine's own environment in its place.
-        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-    )
+    # Nothing of the machine's own environment in its place.
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = ended(*command, "config", "--format", "json", environ=environ)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # such as a variable without a value
     resolved: dict[str, Any] = json.loads(done.stdout)

@@ -19,7 +19,7 @@ import optuna
 import pytest
 
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
-from tests.services.processes import HOST
+from tests.services.processes import HOST, ended
 from tests.services.s3 import S3
 from tests.sweeps.conftest import ONE_RUN, ToySweep, toy
 
@@ -98,14 +98,7 @@ class Places:
         return self.postgres.url(database, owner, "password")
 
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [str(DOCKER / script), *arguments],
-            env=self.environ | variables,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        return ended(DOCKER / script, *arguments, environ=self.environ | variables)
 
 
 def _psql(url: str, statement: str) -> list[tuple[Any, ...]]:
@@ -322,8 +315,8 @@ def _alone(script: str, backup: Path, home: Path) -> None:
     names = {"OPTUNA_DB", "MLFLOW_DB", "MLFLOW_AUTH_DB", "CARFT_BUCKET"}
     environ = {name: value for name, value in os.environ.items() if name not in names}
     environ |= {"CARFT_HOME": str(home), "PYTHON": sys.executable}
-    command = [str(DOCKER / script), str(backup)]
-    subprocess.run(command, env=environ, check=True, capture_output=True, timeout=60)
+    done = ended(DOCKER / script, backup, environ=environ)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("script", ["backup.sh", "restore.sh"])
@@ -334,14 +327,7 @@ def test_how_it_is_called_is_said(script: str, tmp_path: Path) -> None:
         (["--compose"], f"docker/{script} [--compose] FOLDER"),
         ([str(tmp_path / "b")], "CARFT_HOME is not set"),
     ):
-        done = subprocess.run(
-            [str(DOCKER / script), *arguments],
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        done = ended(DOCKER / script, *arguments, environ=environ)
         assert done.returncode == 2
         assert said in done.stderr
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -13,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.docker.composed import DOCKER, ROOT
+from tests.services.processes import ended
 from tools.lock import environments, select
 
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
@@ -36,8 +36,7 @@ def ancestry(stage: str) -> list[str]:
 
 
 def test_hadolint_finds_nothing() -> None:
-    command = [Path(sys.executable).parent / "hadolint", DOCKER / "Dockerfile"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = ended(Path(sys.executable).parent / "hadolint", DOCKER / "Dockerfile")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -58,12 +57,9 @@ def test_what_is_published_runs_as_nobody_with_a_health_check_and_no_installer(t
     installs = re.findall(r"\b(?:pip|apt-get|curl|gcc) .*", text)
     compiler = "apt-get install -y --no-install-recommends gcc libc6-dev && \\"
     assert installs == (["apt-get update && \\", compiler] if target == "cuda" else [])
-
-
-def test_what_compile_makes_lies_where_every_container_can_write() -> None:
-    """Roots are read-only, and so is a home folder in them."""
-    places = re.findall(r"(TRITON|TORCHINDUCTOR)_CACHE_DIR=/tmp/", stages()["cuda"])
-    assert places == ["TRITON", "TORCHINDUCTOR"]
+    # Roots are read-only, and so is a home folder in them: what compile makes lies elsewhere.
+    places = re.findall(r"(TRITON|TORCHINDUCTOR)_CACHE_DIR=/tmp/", text)
+    assert places == (["TRITON", "TORCHINDUCTOR"] if target == "cuda" else [])
 
 
 def test_every_installation_is_held_by_hashes_and_torch_by_its_version() -> None:
@@ -92,10 +88,7 @@ def test_every_environment_is_one_of_the_lock_and_is_whole() -> None:
 def test_mlflows_image_has_what_its_application_imports() -> None:
     """The image has the wheel without what that requires."""
     load = "import carft_sweep.tracking.ui_app; print(*sys.modules.keys() - before)"
-    code = f"import sys; before = {{*sys.modules}}; {load}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = ended(sys.executable, "-c", f"import sys; before = {{*sys.modules}}; {load}")
     lock = (ROOT / "requirements.lock").read_text()
     node, server = (
         {*re.findall(r"^([\w.-]+)==", select(lock, [name]), re.MULTILINE)}

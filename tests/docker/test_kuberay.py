@@ -104,14 +104,12 @@ def test_of_other_namespaces_only_the_operators_comes_in() -> None:
 
 def reached(address: str) -> bool:
     where = ip_address(address)
-    blocks = [
-        peer["ipBlock"] for rule in POLICY["egress"] for peer in rule["to"] if "ipBlock" in peer
-    ]
+    peers = [peer["ipBlock"] for it in POLICY["egress"] for peer in it["to"] if "ipBlock" in peer]
+    blocks = [it for it in peers if ip_network(it["cidr"]).version == where.version]
     return any(
         where in ip_network(block["cidr"])
         and not any(where in ip_network(part) for part in block["except"])
         for block in blocks
-        if ip_network(block["cidr"]).version == where.version
     )
 
 
@@ -161,11 +159,8 @@ def test_the_settings_have_no_password_and_send_nothing_over_an_open_line() -> N
     """Without sslmode libpq takes plain text where the other side offers nothing else."""
     lines = (FOLDER / "settings.env").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert set(settings) == {
-        "MLFLOW_TRACKING_URI",
-        "MLFLOW_TRACKING_USERNAME",
-        "CARFT_OPTUNA_STORAGE",
-    }
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "CARFT_OPTUNA_STORAGE")
+    assert settings.keys() == {*names}
     url = make_url(settings["CARFT_OPTUNA_STORAGE"])
     assert (url.username, url.password) == ("optuna", None)
     assert url.query["sslmode"] == "verify-full"
@@ -179,11 +174,8 @@ def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds()
     assert listed == {file.name for file in FOLDER.glob("*.yaml")}
     (generated,) = KUSTOMIZATION["configMapGenerator"]
     assert [FOLDER / name for name in generated["envs"]] == [FOLDER / "settings.env"]
-    used = {
-        pod["spec"]["containers"][0]["image"]
-        for group, pod in templates().items()
-        if not group.startswith("own ")
-    }
+    pods = [pod for group, pod in templates().items() if not group.startswith("own ")]
+    used = {pod["spec"]["containers"][0]["image"] for pod in pods}
     assert used == {KUSTOMIZATION["images"][0]["name"]}
     overriding = yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text())
     image = overriding["services"]["ray-worker"]["image"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.composed import DOCKER, ROOT, composed
+from tests.services.processes import ended
 
 SCRIPTS = sorted(DOCKER.rglob("*.sh"))
 ENTRYPOINT = DOCKER / "server" / "entrypoint.sh"
@@ -31,18 +32,12 @@ def test_shellcheck_finds_nothing() -> None:
     elsewhere = [ROOT / ".ci/run", *docs.rglob("*.sh"), *docs.rglob("*.sbatch")]
     run = [script for script in (*SCRIPTS, *elsewhere) if script.read_text().startswith("#!")]
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run(
-        [shellcheck, "--external-sources", "--source-path=SCRIPTDIR", *run],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = ended(shellcheck, "--external-sources", "--source-path=SCRIPTDIR", *run)
     assert done.returncode == 0, done.stdout
 
 
 def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [DOCKER / "make-secrets.sh", folder]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return ended(DOCKER / "make-secrets.sh", folder)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +100,8 @@ def test_secrets_that_are_there_are_kept_and_half_of_the_stores_keys_are_not_gue
 
 def entry(**variables: str) -> subprocess.CompletedProcess[str]:
     """What the server's entry point hands on: the variables that are asked for."""
-    return subprocess.run(
-        [ENTRYPOINT, "bash", "-c", "echo ${PGPASSWORD-none}, ${PGPASSWORD_FILE-none}"],
-        env={"PATH": "/usr/bin:/bin", **variables},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    script = "echo ${PGPASSWORD-none}, ${PGPASSWORD_FILE-none}"
+    return ended(ENTRYPOINT, "bash", "-c", script, environ={"PATH": "/usr/bin:/bin", **variables})
 
 
 def test_a_secret_comes_from_its_file_and_one_that_is_missing_empty_or_given_twice_is_refused(

@@ -23,7 +23,7 @@ from urllib3.util.connection import create_connection
 
 from tests.docker.composed import DOCKER, composed, services
 from tests.services.postgres import ADMIN, ADMIN_PASSWORD, PROGRAMS, Postgres
-from tests.services.processes import HOST, end, free_port, start
+from tests.services.processes import HOST, end, ended, free_port, start
 from tests.services.s3 import S3, answers
 
 DATABASES = ("optuna", "mlflow", "mlflow_auth")
@@ -67,7 +67,7 @@ class Stack:
 
     def run(self, service: str) -> subprocess.CompletedProcess[str]:
         words, environ = self.command(service)
-        return subprocess.run(words, env=environ, capture_output=True, text=True, timeout=100)
+        return ended(*words, environ=environ)
 
     def make_databases(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """As PostgreSQL's image runs what is mounted for a new volume."""
@@ -81,13 +81,7 @@ class Stack:
             **{name: self.here(value) for name, value in told.items()},
             **variables,
         }
-        return subprocess.run(
-            [str(DOCKER / "postgres" / "10-databases.sh")],
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return ended(DOCKER / "postgres" / "10-databases.sh", environ=environ)
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +131,15 @@ USERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("user", USERS)
 def test_a_user_of_a_database_gets_into_its_own_and_no_other(stack: Stack, user: str) -> None:
     secret, own = USERS[user]
-    at = {"host": HOST, "port": stack.postgres.port, "user": user, "connect_timeout": 10}
+    at = f"host={HOST} port={stack.postgres.port} user={user} connect_timeout=10"
     for database in DATABASES:
         if database in own:
-            with psycopg.connect(dbname=database, password=stack.secret(secret), **at) as opened:
+            with psycopg.connect(at, dbname=database, password=stack.secret(secret)) as opened:
                 opened.execute("CREATE TABLE probe (a int)")
                 opened.rollback()
         else:
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-                psycopg.connect(dbname=database, password=stack.secret(secret), **at)
+                psycopg.connect(at, dbname=database, password=stack.secret(secret))
 
 
 def test_what_is_there_is_not_made_again_and_no_database_without_a_password(stack: Stack) -> None:
@@ -249,7 +243,7 @@ def test_the_same_user_again_and_a_refused_one(served: Stack) -> None:
     assert (again.returncode, again.stdout) == (0, "the user sweeps is there\n")
     words, environ = served.command("mlflow-user")
     environ["MLFLOW_TRACKING_PASSWORD_FILE"] = str(served.secrets / "ray_token")
-    refused = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
+    refused = ended(*words, environ=environ)
     assert refused.returncode == 1
     assert refused.stderr.startswith("the user sweeps cannot be made: HTTP Error 401")
 

@@ -107,7 +107,7 @@ def test_the_page_of_the_experiment_leads_to_the_sweeps_and_nests_their_comparab
 def test_the_description_of_a_sweep_tells_its_verdict_and_leads_to_the_report(
     driver: webdriver.Chrome, address: str
 ) -> None:
-    show(driver, f"{address}/#/experiments/1/runs", width=1900)
+    go(driver, f"{address}/#/experiments/1/runs")
     wait_for(driver, By.LINK_TEXT, "kl_weight").click()
     link = wait_for(driver, By.LINK_TEXT, "The report, with charts")
     described = link.find_element(By.XPATH, "ancestor::div[.//*[contains(., 'Selected.')]][1]").text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from typing import Any
 
 import pytest
 import vl_convert
@@ -79,8 +78,7 @@ def test_a_legend_that_only_one_layer_disables_is_warned_of(
 ) -> None:
     """What the law above rests on."""
     shown: Spec = {"field": "a", "type": "nominal", "legend": {}}
-    colours = (shown, {**shown, "legend": None})
-    layers = [{"mark": "point", "encoding": {"color": colour}} for colour in colours]
+    layers = [{"mark": "point", "encoding": {"color": shown | it}} for it in ({}, {"legend": None})]
     assert 'legend property "disable"' in warnings({"data": {"values": []}, "layer": layers}, capfd)
 
 
@@ -132,23 +130,16 @@ def test_the_data_are_standard_json_the_same_each_time_and_colours_of_text_are_t
 def test_an_algorithm_has_one_colour_in_every_chart(
     name: str, everything: ChartData, specs: dict[str, Spec]
 ) -> None:
-    found = [
-        pair
-        for node in nodes(specs[name])
-        for channel in ("color", "fill")
-        for pair in zip(*_domain_and_range(node.get(channel)), strict=True)
-    ]
+    found: list[tuple[str, str]] = []
+    for channel in (node.get(c) for node in nodes(specs[name]) for c in ("color", "fill")):
+        scale = channel.get("scale", {}) if isinstance(channel, dict) else {}
+        domain = scale.get("domain", [])
+        if domain and all(isinstance(text, str) for text in domain):
+            found += zip(domain, scale["range"], strict=True)
     for text, colour in found:
         known = colour_of(text.split()[0], everything.algorithms)
         assert colour in (known, "transparent"), text  # Merged ones are hollow.
     assert found
-
-
-def _domain_and_range(channel: Any) -> tuple[list[str], list[str]]:
-    scale = channel.get("scale", {}) if isinstance(channel, dict) else {}
-    domain = scale.get("domain", [])
-    named = all(isinstance(text, str) for text in domain)
-    return (domain, scale["range"]) if named and domain else ([], [])
 
 
 def test_two_thousand_runs_are_drawn_in_megabytes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -65,14 +66,17 @@ def logits_of(classifier: Classifier, teacher: Teacher) -> Tensor:
     return logits.cpu()
 
 
+def assert_the_same_elsewhere(logits: Callable[[Teacher], Tensor], teacher: Teacher) -> None:
+    with other_device() as device, torch.random.fork_rng(devices=[]):
+        elsewhere = logits(teacher_on(teacher, device))
+    with torch.random.fork_rng(devices=[]):
+        assert torch.allclose(elsewhere, logits(teacher), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", [*STEPPED, *SOLVED])
 def test_an_algorithm_trains_and_classifies_elsewhere(name: str, teacher: Teacher) -> None:
     algorithm = ALGORITHMS[name]()
-    with other_device() as device, torch.random.fork_rng(devices=[]):
-        elsewhere = logits_after(algorithm, teacher_on(teacher, device))
-    with torch.random.fork_rng(devices=[]):
-        here = logits_after(algorithm, teacher)
-    assert torch.allclose(elsewhere, here, rtol=1e-3, atol=1e-3)
+    assert_the_same_elsewhere(lambda teacher: logits_after(algorithm, teacher), teacher)
 
 
 def tuned(teacher: Teacher, factor: float) -> Classifier:
@@ -88,11 +92,11 @@ def tuned(teacher: Teacher, factor: float) -> Classifier:
 def test_a_merge_classifies_elsewhere(name: str, teacher: Teacher) -> None:
     merge = MERGES[name]()
     (point, *_) = merge.points()
-    with other_device() as device:
-        there = teacher_on(teacher, device)
-        elsewhere = logits_of(merge.model(point, there, tuned(there, 1.1)), there)
-    here = logits_of(merge.model(point, teacher, tuned(teacher, 1.1)), teacher)
-    assert torch.allclose(elsewhere, here, rtol=1e-3, atol=1e-3)
+
+    def logits(teacher: Teacher) -> Tensor:
+        return logits_of(merge.model(point, teacher, tuned(teacher, 1.1)), teacher)
+
+    assert_the_same_elsewhere(logits, teacher)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +110,7 @@ def test_a_soup_is_made_elsewhere(name: str, teacher: Teacher) -> None:
         members = [tuned(teacher, factor) for factor in (0.9, 1.05, 1.1)]
         return logits_of(soup.combine(teacher, members), teacher)
 
-    with other_device() as device:
-        elsewhere = logits(teacher_on(teacher, device))
-    assert torch.allclose(elsewhere, logits(teacher), rtol=1e-3, atol=1e-3)
+    assert_the_same_elsewhere(logits, teacher)
 
 
 def test_a_forgotten_copy_is_seen() -> None:

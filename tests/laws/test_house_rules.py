@@ -66,12 +66,9 @@ def test_images_are_opened_in_one_place() -> None:
     """With its formats and limits. What MLflow serves brings its own, and the same, along."""
 
     def opens(_: Path, tree: ast.Module) -> list[int]:
-        return [
-            node.lineno
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute)
-            and ast.unparse(node) in {"Image.open", "PIL.Image.open", "Image.frombuffer"}
-        ]
+        parts = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        names = {"Image.open", "PIL.Image.open", "Image.frombuffer"}
+        return [part.lineno for part in parts if ast.unparse(part) in names]
 
     served = "tracking/store/pyfunc_model.py"
     assert {*breaches(opens)} == {"carft_core/data/images.py", served}
@@ -112,11 +109,8 @@ def test_files_of_a_home_are_opened_in_one_place() -> None:
     """Where no link leads elsewhere, no pipe is waited for, and nothing is read without end."""
 
     def opens(_: Path, tree: ast.Module) -> list[int]:
-        return [
-            node.lineno
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and is_opening(node)
-        ]
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        return [call.lineno for call in calls if is_opening(call)]
 
     assert {*breaches(opens)} == {*OPENS_NO_FILE_OF_A_HOME}
 
@@ -127,9 +121,7 @@ def is_opening(node: ast.Call) -> bool:
     """
     modes = [ast.unparse(word).strip("'") for word in node.args[:1]]
     match node.func:
-        case ast.Name("open"):
-            return not is_named_in_source(node.args[0])
-        case ast.Attribute(ast.Name("os"), "open"):
+        case ast.Name("open") | ast.Attribute(ast.Name("os"), "open"):
             return not is_named_in_source(node.args[0])
         case ast.Attribute(path, "read_text" | "read_bytes"):
             return not is_named_in_source(path)

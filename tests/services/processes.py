@@ -88,3 +88,21 @@ def environment(**variables: str) -> dict[str, str]:
     """That of this process, without what would let coverage measure other people's servers."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     return {**known, **variables}
+
+
+def ended(
+    *words: str | Path,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    limit: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """A command at its end: its exit code, and what it has said."""
+    return subprocess.run(
+        words,
+        env=environ,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
