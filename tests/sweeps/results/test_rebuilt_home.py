@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,29 +13,23 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.optuna_copy import open_storage
 from carft_sweep.tracking.store.mlflow_store import open_store
-from tests.sweeps.conftest import Carft, ToySweep, toy_in
+from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep, toy_in
 from tests.sweeps.results.test_sync import PRUNING
 
+SERVICES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_OPTUNA_STORAGE")
 APART = ("carft.home", "mlflow.parentRunId", "mlflow.log-model.history")
 """Tags of MLflow's own ids."""
 
 
 @pytest.fixture(autouse=True)
 def no_services(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_OPTUNA_STORAGE"):
+    for name in SERVICES:
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def kept(toy: ToySweep) -> ToySweep:
-    """A home with a finished sweep, its runs in its own MLflow database."""
-    run_in(toy, toy.home, **PRUNING)
-    return toy
 
 
 def run_in(toy: ToySweep, home: Home, **changes: Any) -> None:
@@ -113,37 +104,40 @@ def prints(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def sync_apart(folder: Path) -> tuple[str, dict[str, tuple[Any, ...]]]:
-    """Run `sync` in a process of its own, since one that has had a database open keeps it, though
-    it was deleted; return what it prints, and what MLflow has then.
-    """
-    home = folder / "home"
-    code = "import sys; from carft_sweep.sweeps.cli import main\n"
-    code += f"assert main(['sync', '--home', {str(home)!r}]) == 0; sys.stdout.flush()\n"
-    code += "from tests.sweeps.results.test_rebuilt_home import keep_recorded as keep\n"
-    code += f"keep({str(home)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
-    )
-    return done.stdout, pickle.loads((home / "recorded").read_bytes())
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
+    """A home of which MLflow and Optuna have everything; each test damages that and mends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SERVICES:
+            patch.delenv(name, raising=False)
+        toy = toy_in(tmp_path_factory.mktemp("whole"), patch)
+        run_in(toy, toy.home, **PRUNING)
+        yield toy
 
 
-def keep_recorded(home: str) -> None:
-    Path(home, "recorded").write_bytes(pickle.dumps(recorded(Home(Path(home)))))
+def had(toy: ToySweep) -> tuple[Any, ...]:
+    comparison = (toy.home.sweep("toy") / "comparison.json").read_bytes()
+    return recorded(toy.home), studied(toy.home), comparison, toy.trained()
+
+
+@pytest.fixture(scope="module")
+def before(whole: ToySweep) -> tuple[Any, ...]:
+    """All that the home has and has sent, as it was before any damage."""
+    return had(whole)
 
 
 def test_a_copy_writes_nothing_into_its_original_and_has_all_its_runs(
-    kept: ToySweep, tmp_path: Path, carft: Carft
+    whole: ToySweep, before: tuple[Any, ...], tmp_path: Path, carft: Carft
 ) -> None:
-    before, runs = prints(kept.home.path), recorded(kept.home)
+    files, (runs, *_) = prints(whole.home.path), before
     copy = Home(tmp_path / "elsewhere" / "home")
-    shutil.copytree(kept.home.path, copy.path)
+    shutil.copytree(whole.home.path, copy.path)
     assert "are not recorded as here" in carft("doctor", "sent", "--home", copy.path).out
     assert f"carft-sweep sync --home {copy.path}" in carft("ui", "--home", copy.path, code=2).err
     values = [*PRUNING["parameters"]["algorithm.kl_weight"]["values"], 9.0]
     parameters = {"algorithm.kl_weight": {"values": values}}
-    run_in(kept, copy, **{**PRUNING, "parameters": parameters})
-    assert prints(kept.home.path) == before
+    run_in(whole, copy, **{**PRUNING, "parameters": parameters})
+    assert prints(whole.home.path) == files
     there = recorded(copy)
     assert runs.keys() < there.keys()
     assert any("kl_weight=9" in name for name in there)
@@ -158,7 +152,7 @@ def test_a_sweep_of_an_experiment_of_its_own_is_sent_looked_up_and_removed_there
         monkeypatch.setattr(f"carft_sweep.sweeps.{module}.open_store", open_store)
     served = SimpleNamespace(address="http://here", process=None)
     monkeypatch.setattr("carft_sweep.sweeps.cli.ui.serve", lambda *_, **__: served)
-    file = toy_cli.file(experiment="paper", notes="Why we ask.", **PRUNING)
+    file = toy_cli.file(experiment="paper", notes="Why we ask.", **ONE_RUN)
     carft("run", file, "--quiet")
     assert "has every run as it is here" in carft("sync").out
     assert "every run is recorded" in carft("doctor", "sent").out
@@ -173,34 +167,6 @@ def test_a_sweep_of_an_experiment_of_its_own_is_sent_looked_up_and_removed_there
     assert f"#/experiments/{paper.experiment_id}/runs/" in carft("ui").out
     carft("remove", "toy", "--yes")
     assert client.search_runs([paper.experiment_id]) == []
-
-
-def test_a_home_that_was_moved_does_not_make_its_old_path_again(
-    kept: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs, trials = recorded(kept.home), studied(kept.home)
-    moved = Home(tmp_path / "elsewhere" / "home")
-    moved.path.parent.mkdir()
-    kept.home.path.rename(moved.path)
-    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", open_store)
-    assert main(["sync", "--home", str(moved.path)]) == 0
-    assert not kept.home.path.exists()
-    assert studied(moved) == trials
-    there = recorded(moved)
-    for name, facts in runs.items():
-        if name != "sweep toy":
-            assert there[name] == facts, name
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
-    """A home of which MLflow and Optuna have everything; each test damages that and mends it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARFT_OPTUNA_STORAGE"):
-            patch.delenv(name, raising=False)
-        toy = toy_in(tmp_path_factory.mktemp("whole"), patch)
-        run_in(toy, toy.home, **PRUNING)
-        yield toy
 
 
 def client_of(home: Home) -> MlflowClient:
@@ -251,10 +217,11 @@ def delete_study(home: Home) -> None:
     optuna.delete_study(study_name="toy", storage=open_storage(home))
 
 
-def garble(file: Path, content: bytes | None) -> None:
-    """Write garbage into a file, or cut it in the middle."""
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+def cut(database: Path) -> None:
+    """Cut a database in the middle, and close it: a process keeps one open that it has opened."""
+    database.write_bytes(database.read_bytes()[: database.stat().st_size // 2])
+    for engine in SqlAlchemyStore._engine_map.values():
+        engine.dispose()
 
 
 DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
@@ -276,9 +243,10 @@ DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
         lambda home: in_sweep(home, "sent/*.jsonl", b"\xff{\n[]\n{}\n"),
         "runs sent.",
     ),
+    "a cut MLflow database": (lambda home: cut(home.path / "mlflow.db"), "toy: 6 runs sent."),
     "the study": (delete_study, "toy: 3 trials written to its Optuna study."),
     "a cut Optuna database": (
-        lambda home: garble(home.path / "optuna.db", None),
+        lambda home: cut(home.path / "optuna.db"),
         "toy: 3 trials written to its Optuna study.",
     ),
 }
@@ -286,35 +254,22 @@ DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_one_sync_mends_every_projection_and_says_so(
-    whole: ToySweep, damage: str, capsys: pytest.CaptureFixture[str], carft: Carft
+    whole: ToySweep, before: tuple[Any, ...], damage: str, carft: Carft
 ) -> None:
-    runs, trials = recorded(whole.home), studied(whole.home)
-    files, trained = whole.home.sweep("toy") / "comparison.json", whole.trained()
-    comparison = files.read_bytes()
     work, said = DAMAGES[damage]
     work(whole.home)
-    home = ("--home", str(whole.home.path))
-    main(["doctor", "sent", *home])
-    report = capsys.readouterr().out
-    assert said in carft("sync", *home).out
-    assert recorded(whole.home) == runs
-    assert studied(whole.home) == trials
-    assert files.read_bytes() == comparison
-    assert whole.trained() == trained
-    assert "has every run as it is here." in carft("sync", *home).out
-    main(["doctor", "sent", *home])
-    assert capsys.readouterr().out.endswith("All is well.\n")
+    home = ("--home", whole.home.path)
+    report = carft("doctor", "sent", *home, code=2 * damage.startswith("a cut")).out
     # At the comparison it does not look.
     assert ("All is well" in report) == (damage == "a damaged comparison"), report
+    assert said in carft("sync", *home).out
+    assert had(whole) == before
+    assert carft("doctor", "sent", *home).out.endswith("All is well.\n")
+    assert (whole.home.path / "mlflow.db.damaged").exists() or "MLflow database" not in damage
 
 
-def test_sync_records_anew_what_a_damaged_database_had(kept: ToySweep, tmp_path: Path) -> None:
-    runs, database = recorded(kept.home), tmp_path / "home" / "mlflow.db"
-    garble(database, None)
-    printed, again = sync_apart(tmp_path)
-    assert printed == f"toy: {sum(not name.startswith('arm ') for name in runs)} runs sent.\n"
-    assert again == runs
-    assert (tmp_path / "home" / "mlflow.db.damaged").exists()
+def test_what_is_whole_is_found_so(whole: ToySweep, carft: Carft) -> None:
+    assert "has every run as it is here." in carft("sync", "--home", whole.home.path).out
 
 
 def test_two_homes_that_share_a_database_leave_each_others_runs_alone(
@@ -326,8 +281,25 @@ def test_two_homes_that_share_a_database_leave_each_others_runs_alone(
     for name in ("one", "two", "one"):
         home = Home(tmp_path / name / "home")
         home.path.mkdir(parents=True, exist_ok=True)
-        run_in(toy, home, **PRUNING)
+        run_in(toy, home, **ONE_RUN)
     assert [*shared.parent.glob("before-move-*")] == []
     client = MlflowClient(f"sqlite:///{shared}")
     runs = client.search_runs([client.get_experiment_by_name("carft-sweep").experiment_id])  # type: ignore[union-attr]
     assert len({run.data.tags["carft.home"] for run in runs}) == 2
+
+
+def test_a_home_that_was_moved_does_not_make_its_old_path_again(
+    whole: ToySweep, before: tuple[Any, ...], tmp_path: Path, carft: Carft
+) -> None:
+    """The last test here: the home is gone."""
+    runs, trials, *_ = before
+    moved = Home(tmp_path / "elsewhere" / "home")
+    moved.path.parent.mkdir()
+    whole.home.path.rename(moved.path)
+    carft("sync", "--home", moved.path)
+    assert not whole.home.path.exists()
+    assert studied(moved) == trials
+    there = recorded(moved)
+    for name, facts in runs.items():
+        if name != "sweep toy":
+            assert there[name] == facts, name

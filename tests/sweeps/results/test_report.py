@@ -24,7 +24,6 @@ from carft_sweep.sweeps.results.records import comparison
 from carft_sweep.sweeps.results.report import provenance
 from carft_sweep.sweeps.results.sent_log import SentLog
 from carft_sweep.tracking.charts import CHARTS
-from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
@@ -50,18 +49,22 @@ def compared_in(home: Home) -> Comparison:
     return comparison(find_ledger(home, NAME), RunStore(home.runs))
 
 
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without their charts, which take longer than all the rest."""
+    monkeypatch.setattr("carft_sweep.tracking.charts.CHARTS", {})
+
+
 def test_the_command_writes_page_and_figures_and_says_where(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, tmp_path: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "figures"
 
-    def write(data: ChartData, place: Path) -> list[Path]:  # the real one takes seconds
-        return [place / f"{chart.name}.svg" for chart in CHARTS.values() if chart.draw(data)]
+    def write(_: object, place: Path) -> list[Path]:  # the real one takes seconds
+        return [place / f"{name}.svg" for name in CHARTS]
 
     monkeypatch.setattr("carft_sweep.tracking.charts.write_figures", write)
-    code = main(["--home", str(home.path), "report", NAME, "--figures", str(folder), "--json"])
-    assert code == 0
-    told = json.loads(capsys.readouterr().out)
+    told = carft("--home", home.path, "report", NAME, "--figures", folder, "--json").json
     page = Path(told["page"])
     assert page == home.sweep(NAME) / "report.html"
     text = page.read_text()
@@ -101,6 +104,7 @@ def page_of(home: Home, *options: str, for_others: bool = False) -> str:
     return sweep_page.page(home, [ledger], compared, options=options, for_others=for_others).text
 
 
+@pytest.mark.usefixtures("plain")
 def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert "in MLflow, at" not in page_of(home)
@@ -146,6 +150,7 @@ def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_sele
     assert (better.model.split(",")[0], better.is_baseline) == ("fine_tune", True)
 
 
+@pytest.mark.usefixtures("plain")
 def test_the_page_has_the_command_that_exports_its_model(home: Home) -> None:
     model, text = select_model(compared_in(home)), page_of(home)
     assert f"<code>carft-sweep export {NAME}</code>" in text
@@ -158,30 +163,31 @@ def test_the_page_has_the_command_that_exports_its_model(home: Home) -> None:
     assert [*export_commands(compare([], sweep=NAME), NAME, named=False)] == []
 
 
-def test_a_report_may_be_of_some_runs(home: Home, tmp_path: Path, carft: Carft) -> None:
+@pytest.mark.usefixtures("plain")
+def test_a_report_may_be_of_some_runs_or_of_several_sweeps(
+    home: Home, tmp_path: Path, carft: Carft
+) -> None:
     page, condition = tmp_path / "page.html", "algorithm=fine_tune"
     carft("--home", home.path, "report", NAME, "--where", condition, "--out", page)
     text = page.read_text()
     assert f"only the runs where {condition}: 6 of 37; choice and verdict are of these" in text
     assert f"carft-sweep report {NAME} --where={condition}</code>" in text
-
-
-def test_several_sweeps_are_one_report(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     other = home.sweep("other")
     shutil.copytree(home.sweep(NAME), other)
     mirror = other / "ledger.jsonl"
     mirror.write_text(mirror.read_text().replace(f'"sweep":"{NAME}"', '"sweep":"other"'))
     try:
-        assert main(["--home", str(home.path), "report", NAME, "other", NAME]) == 0
+        said = carft("--home", home.path, "report", NAME, "other", NAME).out
     finally:
         shutil.rmtree(other)
     page = home.path / "shown+other.report.html"
-    assert capsys.readouterr().out.endswith(f"The report is {page}\n")
+    assert said.endswith(f"The report is {page}\n")
     text = page.read_text()
     assert "<h1>shown + other</h1>" in text
     assert "37 done" in text  # every run is in both, and counts once
 
 
+@pytest.mark.usefixtures("plain")
 def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     home: Home, tmp_path: Path, carft: Carft
 ) -> None:
@@ -211,16 +217,6 @@ def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     assert message in carft("--home", home.path, "compare", f"{tmp_path}/", code=2).err
 
 
-def test_a_folder_with_files_of_somebody_else_is_refused(
-    home: Home, tmp_path: Path, carft: Carft
-) -> None:
-    (own := tmp_path / "sweep.yaml").write_text("name: mine\n")
-    refusal = carft("--home", home.path, "report", NAME, "--out", tmp_path, code=2).err
-    assert f"--out: {tmp_path} has another sweep.yaml; name another folder" in refusal
-    assert [*tmp_path.iterdir()] == [own]
-    assert own.read_text() == "name: mine\n"
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -229,15 +225,22 @@ def test_a_folder_with_files_of_somebody_else_is_refused(
         ([NAME, "--out", "rep.pdf"], "--out: rep.pdf must end in .html: the report is a page"),
         ([NAME, "--out", "{file}/page.html"], "--out: {file}/page.html cannot be written"),
         ([NAME, "--figures", "{file}/figures"], "--figures: {file}/figures cannot be written"),
+        ([NAME, "--out", "{folder}"], "--out: {folder} has another sweep.yaml; name another"),
     ],
 )
-def test_a_wrong_request_is_told(
+@pytest.mark.usefixtures("plain")
+def test_a_wrong_request_is_told_and_harms_no_file(
     home: Home, tmp_path: Path, carft: Carft, words: list[str], message: str
 ) -> None:
-    (tmp_path / "file").write_text("")
+    own = {name: tmp_path / name for name in ("file", "sweep.yaml")}
+    for file in own.values():
+        file.write_text("mine")
     places = {"folder": tmp_path, "file": tmp_path / "file"}
     given = [word.format(**places) for word in words]
     assert message.format(**places) in carft("--home", home.path, "report", *given, code=2).err
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
+        own, "mine"
+    )
 
 
 def test_provenance_names_neither_user_nor_place(home: Home) -> None:
@@ -267,11 +270,11 @@ class WithPages(MemoryTracker):
         return f"new-{key.digest[:4]}" if key in self.runs else None
 
 
+@pytest.mark.usefixtures("plain")
 def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
     home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a home that was moved or copied, whose runs are recorded anew."""
-    monkeypatch.setattr("carft_sweep.tracking.charts.write_figures", lambda *_, **__: [])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     copy, store, pages = Home(tmp_path / "home"), WithPages(), []
     shutil.copytree(home.path, copy.path)
@@ -302,11 +305,16 @@ def name_module(home: Home, item: str) -> None:
     copy.write_text(json.dumps({**json.loads(copy.read_text()), "import": [item]}))
 
 
+@pytest.mark.usefixtures("plain")
 def test_looking_runs_no_module_that_a_home_names(
     home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, ran = Home(tmp_path / "home"), tmp_path / "ran"
     shutil.copytree(home.path, copy.path)
+    for file in copy.runs.glob("*/config.json"):
+        claimed = json.loads(file.read_text())
+        claimed["config"]["data"]["family"] = "mine"  # which such a module has
+        write_json(file, claimed)
     planted = copy.path / "carft_planted.py"
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     name_module(copy, str(planted))
@@ -333,27 +341,3 @@ def test_looking_runs_no_module_that_a_home_names(
     monkeypatch.setenv("CARFT_HOME", str(copy.path))
     assert str(log_missing_model(copy, NAME)).endswith("carft-sweep export shown --mlflow")
     assert not ran.exists()
-
-
-def test_the_page_of_an_own_family_needs_no_module(
-    home: Home, tmp_path: Path, carft: Carft
-) -> None:
-    copy = Home(tmp_path / "home")
-    shutil.copytree(home.path, copy.path)
-    for file in copy.runs.glob("*/config.json"):
-        claimed = json.loads(file.read_text())
-        claimed["config"]["data"]["family"] = "mine"
-        write_json(file, claimed)
-    assert "The report is " in carft("--home", copy.path, "report", NAME).out
-
-
-def test_a_report_that_fails_is_noted_and_nothing_is_raised(home: Home, tmp_path: Path) -> None:
-    copy = Home(tmp_path / "home")
-    shutil.copytree(home.path, copy.path)
-    (copy.sweep(NAME) / PAGE).unlink(missing_ok=True)
-    (copy.sweep(NAME) / PAGE).mkdir()
-    sweep = find_ledger(copy, NAME)
-    notes: list[str] = []
-    assert sweep_page.write_page(copy, sweep, compared_in(home), notes.append) == []
-    (note,) = notes
-    assert note.startswith("the report was not written (IsADirectoryError: ")
