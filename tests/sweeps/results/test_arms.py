@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.arms import (
     all_sweeps_view,
     arm_summaries,
@@ -20,9 +17,6 @@ from carft_sweep.sweeps.results.arms import (
     runs_view,
     selected_values,
 )
-from carft_sweep.sweeps.results.artifacts import FIGURES
-from carft_sweep.sweeps.results.sync import sync_sweep
-from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.comparison.compare import Comparison, Row, compare
 from carft_sweep.tracking.comparison.spec import ComparisonSpec
 from carft_sweep.tracking.errors import TrackingError
@@ -83,20 +77,16 @@ def values_of(row: Row, comparison: Comparison) -> dict[str, float]:
     return values
 
 
-def test_an_arm_has_the_fields_that_tell_it_apart_as_parameters(compared: Comparison) -> None:
-    params = {arm.label: dict(arm.params) for arm in arm_summaries(compared)}
+def test_an_arm_has_what_tells_it_apart_as_parameters_and_first_in_its_name(
+    compared: Comparison,
+) -> None:
+    arms = arm_summaries(compared)
+    params = {arm.label: dict(arm.params) for arm in arms}
     assert params["fine_tune"] == {"arm": "fine_tune", "algorithm": "fine_tune"}
-    assert params["car_ft kl_weight=3 + wise_ft@0.5"] == {
-        "arm": "car_ft kl_weight=3 + wise_ft@0.5",
-        "algorithm": "car_ft",
-        KL: 3.0,
-        "merge": "wise_ft",
-        "alpha": 0.5,
-    }
-
-
-def test_names_begin_with_what_differs(compared: Comparison) -> None:
-    assert [arm.name for arm in arm_summaries(compared)] == [
+    label = "car_ft kl_weight=3 + wise_ft@0.5"
+    merged = {"algorithm": "car_ft", KL: 3.0, "merge": "wise_ft", "alpha": 0.5}
+    assert params[label] == {"arm": label, **merged}
+    assert [arm.name for arm in arms] == [
         "zero_shot",
         "fine_tune (5 seeds)",
         "car_ft kl_weight=0.3 (5 seeds)",
@@ -123,32 +113,7 @@ def test_the_sweep_has_the_values_of_the_selected_arm(compared: Comparison) -> N
     assert ends == pytest.approx([*test.ci95], abs=5e-7)
 
 
-def test_no_two_kinds_of_runs_share_the_name_of_a_metric(toy: ToySweep) -> None:
-    """Else a maximum over all runs mixes a mean over seeds with single seeds."""
-    toy.run()
-    names: dict[str, set[str]] = {"sweep": set(), "arm": set(), "run": set()}
-    for key, tracked in toy.tracker.runs.items():
-        names[key.kind] |= tracked.history.keys()
-    assert all(names.values())
-    for one, other in itertools.combinations(names.values(), 2):
-        assert not one & other
-
-
-def test_the_interval_of_the_selected_arm_is_the_one_that_decides() -> None:
-    runs = [
-        run(name, seed, accuracies(base + k * seed**2 / 1000, seed + k), trial=k or None)
-        for k, (name, base) in enumerate((("fine_tune", 0.2), ("one", 0.3), ("two", 0.25)))
-        for seed in SEEDS
-    ]
-    comparison = compare(runs, ComparisonSpec(seeds=tuple(SEEDS)), sweep="toy")
-    interval = comparison.verdicts[0].interval("ood/mean/top1")
-    assert comparison.verdicts[0].level > 0.95
-    assert interval is not None
-    low = selected_values(comparison)["vs_reference/ood/mean/top1_ci_low"]
-    assert low == pytest.approx(interval.low, abs=5e-7)
-
-
-def test_a_difference_without_an_interval_says_so() -> None:
+def test_the_interval_of_the_selected_arm_is_the_one_that_decides_or_none() -> None:
     runs = [run("fine_tune", 0, accuracies(0.2, 0))]
     runs += [run("car_ft", 0, accuracies(0.3, 0), trial=0, params={KL: 1.0})]
     values = selected_values(compare(runs, ComparisonSpec(seeds=(0,)), sweep="toy"))
@@ -192,37 +157,12 @@ def test_every_row_that_is_shown_first_is_an_arm_and_has_the_tag_of_its_sweep(
     assert arms["fine_tune + wise_ft@0.9"].name == "fine_tune + wise_ft@0.9 (5 seeds)"
 
 
-def test_the_views_of_sweeps_and_runs_show_what_these_have(toy: ToySweep) -> None:
-    ended = toy.run()
-    endpoint = ended.comparison.endpoint
-    for view, kinds in (
-        (all_sweeps_view(endpoint), ("sweep", "arm")),
-        (runs_view("toy", [KL], endpoint), ("run",)),
-    ):
-        runs = [run for key, run in toy.tracker.runs.items() if key.kind in kinds]
-        metrics = {name for run in runs for name in run.history}
-        assert {*view.metrics, *view.lines} <= metrics
-        assert {*view.params} <= {name for run in runs for name in run.params}
-        assert {*view.tags} <= {name for run in runs for name in run.tags}
-
-
-def test_in_the_order_of_the_group_a_sweep_is_before_its_arms(toy: ToySweep) -> None:
-    toy.run()
-    group = toy.tracker.runs[PARENT].tags["carft.group"]
-    of_arms = {arm.tags["carft.group"] for arm in toy.arms().values()} - {""}
-    assert len(of_arms) == 1
-    assert group > max(of_arms)
-    assert group.startswith(max(of_arms))
-
-
-def test_the_figures_of_a_sweeps_page_are_charts_of_the_report() -> None:
-    assert {Path(name).stem for name in FIGURES} <= {*CHARTS}
-
-
 # In a store.
 
 
-def test_a_sweep_has_its_arms_in_the_order_of_the_table(toy: ToySweep) -> None:
+def test_a_store_has_the_arms_in_the_order_of_the_table_and_views_of_what_there_is(
+    toy: ToySweep,
+) -> None:
     ended = toy.run()
     arms = toy.arms()
     rows = [row.arm.label for row in visible_rows(ended.comparison, TableOptions()) if row.n]
@@ -237,7 +177,26 @@ def test_a_sweep_has_its_arms_in_the_order_of_the_table(toy: ToySweep) -> None:
         selected_values(ended.comparison), nan_ok=True
     )
     assert parent.tags["carft.answer"].startswith("UNDECIDED")
+    # In the order of the group, a sweep is before its arms.
+    (group,) = {arm.tags["carft.group"] for arm in arms.values()} - {""}
+    assert parent.tags["carft.group"] > group
+    assert parent.tags["carft.group"].startswith(group)
     assert {*toy.tracker.views} == {("", "sweep"), ("toy", "arm"), ("toy", "run")}
+    endpoint = ended.comparison.endpoint
+    for view, kinds in (
+        (all_sweeps_view(endpoint), ("sweep", "arm")),
+        (runs_view("toy", [KL], endpoint), ("run",)),
+    ):
+        runs = [run for key, run in toy.tracker.runs.items() if key.kind in kinds]
+        assert {*view.metrics, *view.lines} <= {name for run in runs for name in run.history}
+        assert {*view.params} <= {name for run in runs for name in run.params}
+        assert {*view.tags} <= {name for run in runs for name in run.tags}
+    # Else a maximum over all runs mixes a mean over seeds with single seeds.
+    names: dict[str, set[str]] = {"sweep": set(), "arm": set(), "run": set()}
+    for key, tracked in toy.tracker.runs.items():
+        names[key.kind] |= tracked.history.keys()
+    assert all(names.values())
+    assert not any(one & other for one, other in itertools.combinations(names.values(), 2))
 
 
 def test_arms_change_and_go_with_their_sweep(toy: ToySweep) -> None:
@@ -273,14 +232,3 @@ def test_an_arm_that_is_refused_is_tried_by_the_next_driver(toy: ToySweep) -> No
     toy.run()
     assert toy.complaints == []
     assert "mean/id/val/top1" in toy.arms()["fine_tune"].history
-
-
-def test_a_sweep_whose_driver_was_killed_has_no_arms_of_a_half(toy: ToySweep) -> None:
-    toy.run()
-    ledger = toy.ledger()
-    ledger.remember(OUTCOME, {"state": "running"})
-    store = MemoryTracker()
-    shutil.rmtree(toy.home.sweep("toy") / "sent")
-    sync_sweep(toy.home, "toy", store)
-    assert store.runs[PARENT].state == "killed"
-    assert not [key for key in store.runs if key.arm]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.results.records import comparison
-from tests.sweeps.conftest import toy_in
+from tests.sweeps.conftest import ToySweep
 
 
 def amend(runs: RunStore, digests: Iterable[str], label: str, **facts: str) -> None:
@@ -21,13 +19,12 @@ def amend(runs: RunStore, digests: Iterable[str], label: str, **facts: str) -> N
         write_json(file, {**plain, "facts": {**plain["facts"], **facts}})
 
 
-def test_runs_that_another_sweep_measured_at_another_epoch_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_another_sweep_measured_otherwise_is_told_and_a_merge_has_the_marks_of_its_own(
+    toy: ToySweep,
 ) -> None:
-    toy = toy_in(tmp_path, monkeypatch)
     toy.run()
     ledger, runs = toy.ledger(), RunStore(toy.home.runs)
-    trained = [*ledger.trials()[0].runs.values()]
+    number, trained = ledger.trials()[0].number, [*ledger.trials()[0].runs.values()]
 
     def told(result: str) -> list[str]:
         amend(runs, trained, "unmerged", result=result)
@@ -37,19 +34,10 @@ def test_runs_that_another_sweep_measured_at_another_epoch_are_told(
     assert told("last") == []
     (note,) = told("best_val")
     assert "anew with keep.result: best_val, where this one asks for last" in note
-
-
-def test_what_a_merge_says_of_itself_comes_from_its_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toy_in(tmp_path, monkeypatch)
-    toy.run()
-    ledger, runs = toy.ledger(), RunStore(toy.home.runs)
-    trained = [*ledger.trials()[0].runs.values()]
     amend(runs, trained, "wise_ft@0.5", merge_mark="transductive")
     rows = comparison(ledger, runs).rows
     marked = [(row.arm.trial, row.arm.merge) for row in rows if "transductive" in row.marks]
-    assert marked == [(ledger.trials()[0].number, "wise_ft@0.5")]
+    assert marked == [(number, "wise_ft@0.5")]
 
 
 def test_the_seconds_of_training_are_a_metric_of_the_unmerged_model(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,13 +44,23 @@ def run_in(toy: ToySweep, home: Home, **changes: Any) -> None:
         toy.folder = before
 
 
+def client_of(home: Home) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{home.path / 'mlflow.db'}")
+
+
+def runs_in(home: Home, kind: str = "%") -> list[Run]:
+    client = client_of(home)
+    (experiment,) = (e for e in client.search_experiments() if e.name == "carft-sweep")
+    query = f"tags.`carft.kind` LIKE '{kind}'"
+    return [*client.search_runs([experiment.experiment_id], query)]
+
+
 def recorded(home: Home) -> dict[str, tuple[Any, ...]]:
     """What MLflow has of each run, by its name, without MLflow's own ids."""
-    client = MlflowClient(f"sqlite:///{home.path / 'mlflow.db'}")
-    (experiment,) = (e for e in client.search_experiments() if e.name == "carft-sweep")
+    client = client_of(home)
     return {
         f"{run.data.tags['carft.kind']} {run.info.run_name}": tuple(_facts(client, home, run))
-        for run in client.search_runs([experiment.experiment_id])
+        for run in runs_in(home)
     }
 
 
@@ -75,33 +85,21 @@ def _facts(client: MlflowClient, home: Home, run: Run) -> Iterator[Any]:
 def studied(home: Home) -> list[tuple[Any, ...]]:
     """The trials of every study, to the second."""
     storage = open_storage(home)
+    kept = attrgetter(
+        *("number", "state", "params", "distributions", "values"),
+        *("intermediate_values", "user_attrs", "datetime_start"),
+    )
     return [
-        (
-            summary.study_name,
-            trial.number,
-            trial.state,
-            trial.params,
-            trial.distributions,
-            trial.values,
-            trial.intermediate_values,
-            trial.user_attrs,
-            trial.datetime_start,
-        )
-        for summary in optuna.get_all_study_summaries(storage)
-        for trial in optuna.load_study(study_name=summary.study_name, storage=storage).trials
+        (name, *kept(trial))
+        for name in optuna.get_all_study_names(storage)
+        for trial in optuna.load_study(study_name=name, storage=storage).trials
     ]
 
 
-def prints(folder: Path) -> dict[str, tuple[int, str]]:
+def prints(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """When each file was written, and what it holds."""
-    return {
-        str(file.relative_to(folder)): (
-            file.stat().st_mtime_ns,
-            hashlib.sha256(file.read_bytes()).hexdigest(),
-        )
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -169,48 +167,23 @@ def test_a_sweep_of_an_experiment_of_its_own_is_sent_looked_up_and_removed_there
     assert client.search_runs([paper.experiment_id]) == []
 
 
-def client_of(home: Home) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{home.path / 'mlflow.db'}")
-
-
-def runs_in(home: Home, kind: str) -> list[Run]:
-    client = client_of(home)
-    experiment = client.get_experiment_by_name("carft-sweep")
-    assert experiment is not None
-    query = f"tags.`carft.kind` = '{kind}'"
-    runs: list[Run] = client.search_runs([experiment.experiment_id], query)
-    return runs
-
-
-def folder_of(run: Run) -> Path:
-    return Path(str(run.info.artifact_uri).removeprefix("file://"))
-
-
 def delete_runs(home: Home, kind: str, count: int | None = 1) -> None:
     for run in runs_in(home, kind)[:count]:
         client_of(home).delete_run(run.info.run_id)
 
 
-def set_status(home: Home, kind: str, status: str, count: int | None = 1) -> None:
-    for run in runs_in(home, kind)[:count]:
-        client_of(home).update_run(run.info.run_id, status=status)
+def reopen(home: Home, kind: str) -> None:
+    client_of(home).update_run(runs_in(home, kind)[0].info.run_id, status="RUNNING")
 
 
-def delete_files(home: Home, kind: str, name: str = "", count: int | None = 1) -> None:
-    done = [run for run in runs_in(home, kind) if (folder_of(run) / name).exists()]
-    for run in done[:count]:
-        if name:
-            (folder_of(run) / name).unlink()
-        else:
-            shutil.rmtree(folder_of(run))
+def delete_input(home: Home) -> None:
+    (sweep,) = runs_in(home, "sweep")
+    Path(sweep.info.artifact_uri.removeprefix("file://"), "comparison_input.json").unlink()
 
 
-def in_sweep(home: Home, pattern: str, content: bytes | None) -> None:
+def overwrite(home: Home, pattern: str, content: bytes) -> None:
     for file in home.sweep("toy").glob(pattern):
-        if content is None:
-            file.unlink()
-        else:
-            file.write_bytes(content)
+        file.write_bytes(content)
 
 
 def delete_study(home: Home) -> None:
@@ -228,19 +201,16 @@ DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
     "a run": (lambda home: delete_runs(home, "run"), "toy: 2 runs sent."),
     "the sweep's run": (lambda home: delete_runs(home, "sweep"), "runs sent."),
     "all arms": (lambda home: delete_runs(home, "arm", None), "toy: 1 run sent."),
-    "a run's end": (lambda home: set_status(home, "run", "RUNNING"), "toy: 2 runs sent."),
-    "an arm's state": (lambda home: set_status(home, "arm", "RUNNING"), "toy: 1 run sent."),
-    "what is compared": (
-        lambda home: delete_files(home, "sweep", "comparison_input.json"),
-        "runs sent.",
-    ),
+    "a run's end": (lambda home: reopen(home, "run"), "toy: 2 runs sent."),
+    "an arm's state": (lambda home: reopen(home, "arm"), "toy: 1 run sent."),
+    "what is compared": (delete_input, "runs sent."),
     "all files": (lambda home: shutil.rmtree(home.path / "mlartifacts"), "runs sent."),
     "a damaged comparison": (
-        lambda home: in_sweep(home, "comparison.json", b'{"verdict": '),
+        lambda home: overwrite(home, "comparison.json", b'{"verdict": '),
         "toy: comparison.json was written anew",
     ),
     "a damaged note of what was sent": (
-        lambda home: in_sweep(home, "sent/*.jsonl", b"\xff{\n[]\n{}\n"),
+        lambda home: overwrite(home, "sent/*.jsonl", b"\xff{\n[]\n{}\n"),
         "runs sent.",
     ),
     "a cut MLflow database": (lambda home: cut(home.path / "mlflow.db"), "toy: 6 runs sent."),

@@ -27,9 +27,10 @@ class Served:
     experiment: str
 
     @cached_property
-    def runs(self) -> list[Run]:
-        """All of them, as they were when this was first looked up."""
-        return self.search("")
+    def run(self) -> Run:
+        """Its one run."""
+        (run,) = self.search("tags.`carft.kind` = 'run'")
+        return run
 
     def search(self, query: str) -> list[Run]:
         return [*self.client.search_runs([self.experiment], query)]
@@ -42,6 +43,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     made.start(made.propose())
     made.ledger.remember("merges", [f"wise_ft@{alpha:g}" for alpha in ALPHAS])
     made.epoch(0)
+    for _ in range(3):
+        made.point(0)
+    made.epoch(0)
     made.finish(0)
     for alpha, ood in ALPHAS.items():
         accuracies = {"id/val/top1": alpha, "ood/mean/top1": ood, "ood/dark/top1": ood / 2}
@@ -50,9 +54,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
         made.write(0, file, {**evaluation, "digest": "e", "facts": {}})
     made.end()
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    store = MlflowStore(uri, EXPERIMENT, folder / "artifacts")
-    assert not sync_sweep(made.home, "made", store).refused
-    store.close()
+    for _ in range(2):
+        store = MlflowStore(uri, EXPERIMENT, folder / "artifacts")
+        assert not sync_sweep(made.home, "made", store).refused
+        store.close()
+        for file in (made.home.sweep("made") / "sent").iterdir():
+            file.unlink()  # so that all is sent again
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
@@ -60,7 +67,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 
 def test_each_alpha_has_its_value_and_its_point_of_the_curve(served: Served) -> None:
-    (run,) = (run for run in served.runs if run.data.tags["carft.kind"] == "run")
+    run = served.run
     values = run.data.metrics
     assert values["wise_ft_0.5/ood/mean/top1"] == ALPHAS[0.5]
     assert values["wise_ft_0.25/ood/mean/top1"] == ALPHAS[0.25]
@@ -76,3 +83,15 @@ def test_runs_are_filtered_by_a_merged_value_and_by_any_field(served: Served) ->
     query = "metrics.`wise_ft_0.5/ood/mean/top1` > 0.35 and params.`data.family` = 'icon_shift'"
     assert [run.data.params["seed"] for run in served.search(query)] == ["0"]
     assert not served.search(query.replace("0.35", "0.45"))
+
+
+def test_points_within_epochs_are_there_once_beside_the_epochs(served: Served) -> None:
+    def history(name: str) -> list[tuple[int, int, float]]:
+        points = served.client.get_metric_history(served.run.info.run_id, name)
+        return [(point.step, point.timestamp, point.value) for point in points]
+
+    steps = [(step, 1_700_000_000_000 + step, 1 / step) for step in (1, 2, 3)]
+    assert history("train/loss_step") == steps
+    assert [step for step, *_ in history("train/loss")] == [0, 1]
+    cpu = history("system/cpu_utilization_percentage")
+    assert [value for *_, value in cpu] == [50.0] * 3

@@ -7,14 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mlflow import MlflowClient
 
 from carft_sweep.carft_core.training.step_log import FILE
 from carft_sweep.sweeps.results.sync import sync_sweep
 from carft_sweep.sweeps.scheduler import session
 from carft_sweep.sweeps.scheduler.session import Syncs
 from carft_sweep.tracking.store.base import RunKey
-from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.sweeps.results.troubled import MadeSweep, Troubled, digest_of
 from tests.tracking.memory_store import MemoryTracker
 
@@ -91,24 +89,3 @@ def test_a_run_without_points_and_one_with_a_damaged_file_are_sent(made: MadeSwe
     again = MemoryTracker()
     assert not sync_sweep(made.home, "made", again).unreadable
     assert (again.runs[RUN].state, steps(again)) == ("finished", [])
-
-
-def test_mlflow_has_them_once_beside_the_epochs(made: MadeSweep, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    for _ in range(3):
-        made.point(0)
-    made.epoch(0)
-    made.finish(0)
-    made.end()
-    for _ in range(2):
-        store = MlflowStore(uri, "steps", tmp_path / "mlartifacts")
-        run_id = sync_sweep(made.home, "made", store)._store.run_id(RUN)
-        for file in (made.home.sweep("made") / "sent").iterdir():
-            file.unlink()  # so that all is sent again
-        store.close()
-    assert run_id is not None
-    client = MlflowClient(uri)
-    history = [(it.step, it.timestamp, it.value) for it in client.get_metric_history(run_id, LOSS)]
-    assert history == [(step, 1_700_000_000_000 + step, 1 / step) for step in (1, 2, 3)]
-    assert [it.step for it in client.get_metric_history(run_id, "train/loss")] == [0, 1]
-    assert [it.value for it in client.get_metric_history(run_id, CPU)] == [50.0] * 3

@@ -22,7 +22,7 @@ from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.store.base import VARIED, RunKey
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ONE_RUN, ToySweep
 from tests.sweeps.toy_runs import epoch_report
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
@@ -62,7 +62,7 @@ def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
     monkeypatch.setattr(SeedwisePruner, "_report", judged)
     monkeypatch.setattr(toy_core, "epoch_report", report)
     toy.plan({"0.3/0": [{"do": "raise", "error": "key", "forget": 2}]})
-    sweep = {**PRUNING, "parameters": ONE, "baselines": []}
+    sweep = {**PRUNING, **ONE_RUN}
     toy.run(**sweep, retries=0 if dies else 1)
     if dies:
         toy.run(**sweep, failed_again=True)
@@ -103,20 +103,19 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
 
 
 def test_data_weights_and_every_field_are_named_in_a_run(toy: ToySweep) -> None:
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
-    (child,) = toy.tracked().values()
-    contexts = {entry.name: entry.context for entry in child.datasets}
+    toy.run(**ONE_RUN)
+    (run,) = toy.tracked().values()
+    contexts = {entry.name: entry.context for entry in run.datasets}
     assert contexts == {
         "icon_shift/train": "training",
         "icon_shift/id/val": "validation",
         "icon_shift/id/test": "test",
         "icon_shift/ood/dark": "shift/dark",
     }
-    assert {(entry.digest, entry.source) for entry in child.datasets} == {("d" * 12, "builtin")}
-    assert toy.tracker.runs[RunKey("toy")].datasets == child.datasets
-    assert child.params["model.digest"] == "m" * 64
-    assert child.params["data.digest"] == "d" * 64
-    (run,) = toy.tracked().values()
+    assert {(entry.digest, entry.source) for entry in run.datasets} == {("d" * 12, "builtin")}
+    assert toy.tracker.runs[RunKey("toy")].datasets == run.datasets
+    assert run.params["model.digest"] == "m" * 64
+    assert run.params["data.digest"] == "d" * 64
     (digest,) = toy.trained()
     config = json.loads((toy.home.runs / digest / "config.json").read_text())["config"]
     fields = {name: value for name, value in flatten(config) if value is not None}
@@ -133,7 +132,7 @@ def test_who_and_with_what_stands_once_at_the_sweep_unless_a_run_was_made_otherw
 ) -> None:
     tags = {"carft.version.torch": "1", "mlflow.user": "ada"}
     monkeypatch.setattr("carft_sweep.sweeps.ledger.generations.provenance_tags", lambda: tags)
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    toy.run(**ONE_RUN)
     tags = {**tags, "carft.version.torch": "2"}
     toy.run(parameters=ONE, seeds=[0, 1], baselines=[])
     sweep = toy.tracker.runs[RunKey("toy")]
@@ -147,23 +146,13 @@ def test_who_and_with_what_stands_once_at_the_sweep_unless_a_run_was_made_otherw
     assert toy.tracked()["car_ft kl_weight=0.3 s1"].tags["carft.version.torch"] == "2"
 
 
-def test_a_torn_line_of_the_sent_log_costs_one_sending_and_no_run(toy: ToySweep) -> None:
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
-    (file,) = toy.home.sweep("toy").glob("sent/*.jsonl")
-    before = str(toy.tracked()["car_ft kl_weight=0.3 s0"].history)
-    file.write_bytes(file.read_bytes()[:-40])
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
-    (run,) = toy.tracked().values()
-    assert (run.state, str(run.history)) == ("finished", before)
-
-
 def forget_what_was_sent(toy: ToySweep) -> None:
     for file in (toy.home.sweep("toy") / "sent").iterdir():
         file.unlink()
 
 
 def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    toy.run(**ONE_RUN)
     private = toy.folder / "id_ed25519"
     private.write_text("a private key")
     (digest,) = toy.trained()
@@ -184,19 +173,9 @@ def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
     assert (run.state, "config.json" in run.artifacts) == ("finished", True)
 
 
-def test_runs_that_a_link_keeps_on_another_disk_are_sent(toy: ToySweep) -> None:
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
-    shutil.move(toy.home.runs, toy.folder / "large")
-    toy.home.runs.symlink_to(toy.folder / "large")
-    toy.tracker = MemoryTracker()
-    assert not sync_sweep(toy.home, "toy", toy.tracker).refused
-    (run,) = toy.tracked().values()
-    assert "config.json" in run.artifacts
-
-
 @pytest.mark.parametrize("digest", ["../../elsewhere", ".locks", ""])
 def test_a_digest_that_leads_out_of_the_runs_is_refused(toy: ToySweep, digest: str) -> None:
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
+    toy.run(**ONE_RUN)
     (before,) = toy.trained()
     shutil.move(toy.home.runs / before, toy.folder / "elsewhere")
     ledger = toy.home.sweep("toy") / "ledger.jsonl"
@@ -207,17 +186,6 @@ def test_a_digest_that_leads_out_of_the_runs_is_refused(toy: ToySweep, digest: s
     with pytest.raises(RequestError, match="is no digest of a run"):
         RunStore(toy.home.runs).acquire(digest, "car_ft", "toy")
     assert {*toy.folder.rglob("*")} == before_it
-
-
-def test_a_place_that_was_emptied_is_sent_everything_again(toy: ToySweep) -> None:
-    toy.plan({"0.3/0": [{"do": "raise", "error": "nan"}]})
-    toy.run()
-    before, toy.tracker = toy.tracker, MemoryTracker()
-    toy.run()
-    assert toy.tracker.runs.keys() == before.runs.keys()
-    for key, run in before.runs.items():
-        assert whole(toy.tracker.runs[key]) == whole(run)
-        assert toy.tracker.runs[key].ended == run.ended or not key.digest
 
 
 def whole(run: MemoryRun) -> tuple[Any, ...]:
@@ -234,7 +202,7 @@ def whole(run: MemoryRun) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("changes", [{}, PRUNING])
-def test_another_place_is_told_everything_and_the_first_one_nothing_again(
+def test_another_place_or_an_emptied_one_is_told_everything_and_the_first_one_nothing_again(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     toy.plan({"0.3/0": [{"do": "raise", "error": "nan"}]} if not changes else {})
@@ -262,6 +230,12 @@ def test_another_place_is_told_everything_and_the_first_one_nothing_again(
     toy.tracker = first
     toy.run(**changes)
     assert str(first.runs) == before
+    emptied = toy.tracker = MemoryTracker()
+    toy.run(**changes)
+    assert emptied.runs.keys() == first.runs.keys()
+    for key, run in first.runs.items():
+        assert whole(emptied.runs[key]) == whole(run)
+        assert emptied.runs[key].ended == run.ended or not key.digest
 
 
 def test_a_seed_that_was_done_before_its_trial_was_pruned_stays_done(toy: ToySweep) -> None:
@@ -272,15 +246,26 @@ def test_a_seed_that_was_done_before_its_trial_was_pruned_stays_done(toy: ToySwe
         toy.run(**RACING)
 
 
-def test_a_run_that_is_told_late_ended_when_it_was_measured(toy: ToySweep) -> None:
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
-    for file in toy.home.runs.glob("*/evaluations/*/metrics.json"):
-        os.utime(file, ns=(0, 1_790_000_000_000_000_000))
+def test_a_torn_line_costs_one_sending_and_what_is_told_late_ended_when_it_was_measured(
+    toy: ToySweep,
+) -> None:
+    toy.run(**ONE_RUN)
+    (file,) = toy.home.sweep("toy").glob("sent/*.jsonl")
+    before = str(toy.tracked()["car_ft kl_weight=0.3 s0"].history)
+    file.write_bytes(file.read_bytes()[:-40])
+    toy.run(**ONE_RUN)
+    (run,) = toy.tracked().values()
+    assert (run.state, str(run.history)) == ("finished", before)
+    for measured in toy.home.runs.glob("*/evaluations/*/metrics.json"):
+        os.utime(measured, ns=(0, 1_790_000_000_000_000_000))
+    shutil.move(toy.home.runs, toy.folder / "large")
+    toy.home.runs.symlink_to(toy.folder / "large")  # a link may keep them on another disk
     toy.tracker = MemoryTracker()
     forget_what_was_sent(toy)
-    toy.run(parameters=ONE, seeds=[0], baselines=[])
-    (child,) = toy.tracked().values()
-    assert child.ended == 1_790_000_000_000
+    toy.run(**ONE_RUN)
+    assert toy.complaints == []
+    (run,) = toy.tracked().values()
+    assert (run.ended, "config.json" in run.artifacts) == (1_790_000_000_000, True)
 
 
 def test_the_sweep_sends_its_rule_and_its_runs_with_their_results(toy: ToySweep) -> None:
@@ -309,30 +294,22 @@ def newest(run: MemoryRun) -> tuple[Any, ...]:
     return state, params, tags, values, *files
 
 
-@pytest.mark.parametrize("loss", ["a run", "an arm", "the sweep", "a state", "files"])
-def test_the_next_run_mends_what_the_store_has_lost(toy: ToySweep, loss: str) -> None:
+def test_the_next_run_mends_what_the_store_has_lost(toy: ToySweep) -> None:
     toy.run()
     store, trained = toy.tracker, toy.trained()
     before = {key: newest(run) for key, run in store.runs.items()}
-    digest = next(key for key in store.runs if key.digest)
-    if loss == "a run":
-        del store.runs[digest]
-    elif loss == "an arm":
-        del store.runs[next(key for key in store.runs if key.arm)]
-    elif loss == "the sweep":
-        del store.runs[RunKey("toy")]
-    elif loss == "a state":
-        store.runs[digest].state = "running"
-    else:
-        for run in store.runs.values():
-            run.artifacts.clear()
+    first, second, *_ = (key for key in store.runs if key.digest)
+    del store.runs[first], store.runs[next(key for key in store.runs if key.arm)]
+    store.runs[second].state = "running"
     toy.run()
     assert toy.complaints == []
     assert {key: newest(run) for key, run in store.runs.items()} == before
     assert toy.trained() == trained
 
 
-def test_a_sweep_whose_driver_was_killed_keeps_the_verdict_of_its_last_end(toy: ToySweep) -> None:
+def test_a_sweep_whose_driver_was_killed_keeps_its_last_verdict_and_has_no_arms_of_a_half(
+    toy: ToySweep,
+) -> None:
     toy.run()
     kept = {"carft.verdict", "carft.answer", "carft.selected", "mlflow.note.content"}
     before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in kept}
@@ -342,3 +319,7 @@ def test_a_sweep_whose_driver_was_killed_keeps_the_verdict_of_its_last_end(toy: 
     run = toy.tracker.runs[RunKey("toy")]
     assert (run.state, run.tags["carft.state"]) == ("killed", "interrupted")
     assert {name: run.tags[name] for name in kept} == before
+    forget_what_was_sent(toy)
+    sync_sweep(toy.home, "toy", emptied := MemoryTracker())
+    assert emptied.runs[RunKey("toy")].state == "killed"
+    assert not [key for key in emptied.runs if key.arm]
