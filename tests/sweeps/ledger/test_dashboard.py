@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import optuna.visualization as plots
 import pytest
 
@@ -80,36 +79,25 @@ def leave_one_running(toy: ToySweep) -> None:
     StudySync(toy.home, ledger).update()
 
 
-def study(toy: ToySweep, name: str) -> optuna.Study:
-    return toy.study(name)
-
-
-ONE: dict[str, Callable[[optuna.Study], Any]] = {
-    "intermediate_values": plots.plot_intermediate_values,
-    "parallel_coordinate": plots.plot_parallel_coordinate,
-    "slice": plots.plot_slice,
-    "timeline": plots.plot_timeline,
-    "param_importances": plots.plot_param_importances,
-}
 FIRST: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": "id/val/top1"}
-SEVERAL: dict[str, Callable[[optuna.Study], Any]] = {
-    "pareto_front": plots.plot_pareto_front,
-    "slice": lambda study: plots.plot_slice(study, **FIRST),
-    "param_importances": lambda study: plots.plot_param_importances(study, **FIRST),
-}
-
-
-@pytest.mark.parametrize("name", ONE)
-def test_optunas_plots_of_a_study_with_one_goal_show_it(toy: ToySweep, name: str) -> None:
-    figure = ONE[name](study(toy, "search"))
-    assert figure.data
-    assert json.loads(figure.to_json())["data"]
+PLOTS: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
+    ("search", plots.plot_intermediate_values, {}),
+    ("search", plots.plot_parallel_coordinate, {}),
+    ("search", plots.plot_slice, {}),
+    ("search", plots.plot_timeline, {}),
+    ("search", plots.plot_param_importances, {}),
+    ("goals", plots.plot_pareto_front, {}),
+    ("goals", plots.plot_slice, FIRST),
+    ("goals", plots.plot_param_importances, FIRST),
+]
 
 
 @pytest.mark.filterwarnings("ignore:PedAnovaImportanceEvaluator:UserWarning")
-@pytest.mark.parametrize("name", SEVERAL)
-def test_optunas_plots_of_a_study_with_several_goals_show_it(toy: ToySweep, name: str) -> None:
-    figure = SEVERAL[name](study(toy, "goals"))
+@pytest.mark.parametrize(("name", "plot", "options"), PLOTS)
+def test_optunas_plots_show_a_study_with_one_goal_or_several(
+    toy: ToySweep, name: str, plot: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    figure = plot(toy.study(name), **options)
     assert figure.data
     assert json.loads(figure.to_json())["data"]
 
@@ -143,14 +131,14 @@ def answer(address: str, path: str) -> Any:
         return json.loads(response.read())
 
 
-def detail(address: str, name: str) -> Any:
+def number_of(address: str, name: str) -> int:
     studies = answer(address, "/api/studies")["study_summaries"]
-    number = next(found["study_id"] for found in studies if found["study_name"] == name)
-    return answer(address, f"/api/studies/{number}")
+    return next(found["study_id"] for found in studies if found["study_name"] == name)
 
 
 def test_the_dashboard_shows_the_ledgers_trials(toy: ToySweep, dashboard: str) -> None:
-    shown = {trial["number"]: trial for trial in detail(dashboard, "search")["trials"]}
+    found = answer(dashboard, f"/api/studies/{number_of(dashboard, 'search')}")
+    shown = {trial["number"]: trial for trial in found["trials"]}
     words = {"complete": "Complete", "pruned": "Pruned", "failed": "Fail", "running": "Running"}
     assert {trial.state for trial in toy.ledger("search").trials()} == words.keys()
     for trial in toy.ledger("search").trials():
@@ -172,11 +160,7 @@ def test_the_dashboard_shows_the_ledgers_trials(toy: ToySweep, dashboard: str) -
 
 
 def test_the_dashboard_computes_importances_and_gives_a_table(dashboard: str) -> None:
-    number = next(
-        found["study_id"]
-        for found in answer(dashboard, "/api/studies")["study_summaries"]
-        if found["study_name"] == "search"
-    )
+    number = number_of(dashboard, "search")
     importances = answer(dashboard, f"/api/studies/{number}/param_importances")
     names = {item["name"] for item in importances["param_importances"][0]}
     assert {"optim.lr", "algorithm.name"} <= names

@@ -47,26 +47,17 @@ def test_a_driver_that_dies_in_a_write_loses_nothing(shared: ToySweep, victim: s
     assert not list(shared.home.path.rglob("*.db"))
 
 
-@pytest.mark.parametrize("command", ["ui", "sync"])
-def test_no_command_makes_mlflows_database_there(
-    shared: ToySweep,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    carft: Carft,
-    command: str,
+def test_optunas_programs_open_the_journal_and_no_command_makes_mlflows_database(
+    shared: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-    run(shared)
-    capsys.readouterr()
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", open_store)
-    assert "name a server in MLFLOW_TRACKING_URI" in carft(command, code=2).err
-    assert not list(shared.home.path.rglob("mlflow.db*"))
-
-
-def test_optuna_and_its_dashboard_open_the_journal_as_the_docs_say(shared: ToySweep) -> None:
     run(shared)
     file = str(study_file(shared.home))
     dashboard = importlib.import_module("optuna_dashboard._storage_url")
     for opened in (JournalStorage(JournalFileBackend(file)), dashboard.get_storage(file)):
         study = optuna.load_study(study_name="toy", storage=opened)
         assert [trial.value for trial in study.trials] == pytest.approx([0.785, 0.805])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", open_store)
+    for command in ("ui", "sync"):
+        assert "name a server in MLFLOW_TRACKING_URI" in carft(command, code=2).err
+    assert not list(shared.home.path.rglob("mlflow.db*"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from tests.services.postgres import Postgres
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, SEARCH, Carft, ToySweep
 
-VALUES = (pytest.approx(0.785), pytest.approx(0.805))
-"""Of the toy's two trials."""
+VALUE = pytest.approx(0.8)
+"""Of the trial of ONE_RUN."""
 PASSWORD = "s3cret of ours"
 
 
@@ -50,21 +49,6 @@ def run(toy: ToySweep, **changes: Any) -> int:
 def trials(home: Home) -> Mapping[int, tuple[str, float | None]]:
     ledger = find_ledger(home, "toy")
     return {trial.number: (trial.state, trial.value) for trial in ledger.trials()}
-
-
-def said(capsys: pytest.CaptureFixture[str], code: int, *command: str) -> str:
-    """What a command complains of, within seconds, in one line without a password."""
-    capsys.readouterr()
-    start = time.monotonic()
-    assert main([*command]) == code
-    assert time.monotonic() - start < 10
-    told = capsys.readouterr()
-    text = told.err.strip()
-    assert text.startswith("carft-sweep: ")
-    assert "\n" not in text
-    for secret in (PASSWORD, "s3cret", "sesame"):
-        assert secret not in told.err + told.out
-    return text
 
 
 def test_two_homes_that_share_a_database_have_equal_trials_and_studies_of_their_own(
@@ -102,12 +86,12 @@ def complaint(toy: ToySweep, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 1.0)
-        assert run(toy) == 0
+        assert run(toy, **ONE_RUN) == 0
     told = capsys.readouterr()
     for secret in (PASSWORD, "s3cret", "sesame"):
         assert secret not in told.err + told.out
-    assert trials(toy.home) == {0: ("complete", VALUES[0]), 1: ("complete", VALUES[1])}
-    assert len(toy.tracked()) == 7
+    assert trials(toy.home) == {0: ("complete", VALUE)}
+    assert len(toy.tracked()) == 1
     (line,) = (one for one in told.err.splitlines() if "the Optuna study is behind" in one)
     assert line.endswith("all of it where its database was deleted")
     return line
@@ -152,63 +136,58 @@ def test_a_database_that_cannot_be_used_costs_a_sweep_nothing_and_is_said(
     assert re.search(expected, text), text
 
 
-@pytest.mark.parametrize(
-    ("revision", "expected"),
-    [("v3.0.0.d", "upgrading the storage"), ("v9.9.9", "pip install -U optuna")],
-)
-def test_the_schema_of_another_optuna_is_left_as_it_is(
+FOREIGN: list[tuple[bool, list[str], str]] = [
+    (True, ["UPDATE alembic_version SET version_num = 'v3.0.0.d'"], "upgrading the storage"),
+    (True, ["UPDATE alembic_version SET version_num = 'v9.9.9'"], "pip install -U optuna"),
+    (
+        False,
+        [f"CREATE TABLE {name} AS SELECT '1' AS id" for name in ("experiments", "runs")],
+        "is MLflow's .*one of its own",
+    ),
+    (False, ["CREATE TABLE alembic_version AS SELECT '1' AS version_num"], "another program"),
+]
+"""Whether the tables are Optuna's, what is done to them, and what is said of it."""
+
+
+@pytest.mark.parametrize(("is_optunas", "statements", "expected"), FOREIGN)
+def test_a_database_of_another_program_or_of_another_optuna_is_left_as_it_is(
     shared: ToySweep,
     database: str,
     postgres: Postgres,
     capsys: pytest.CaptureFixture[str],
-    revision: str,
+    is_optunas: bool,
+    statements: list[str],
     expected: str,
 ) -> None:
-    optuna.storages.RDBStorage(postgres.url(database))
-    postgres.sql(f"UPDATE alembic_version SET version_num = '{revision}'", database)
-    assert re.search(expected, complaint(shared, capsys))
-    assert postgres.sql("SELECT version_num FROM alembic_version", database) == [(revision,)]
-    assert postgres.sql("SELECT count(*) FROM studies", database) == [(0,)]
+    if is_optunas:
+        optuna.storages.RDBStorage(postgres.url(database))
+    for statement in statements:
+        postgres.sql(statement, database)
 
+    def held() -> dict[str, Any]:
+        tables = postgres.tables(database)
+        return {table: postgres.sql(f"SELECT * FROM {table}", database) for table in tables}
 
-@pytest.mark.parametrize(
-    ("tables", "expected"),
-    [
-        (("experiments", "runs"), "is MLflow's .*one of its own"),
-        (("alembic_version",), "belongs to another program"),
-    ],
-)
-def test_a_database_of_somebody_else_is_not_taken(
-    shared: ToySweep,
-    database: str,
-    postgres: Postgres,
-    capsys: pytest.CaptureFixture[str],
-    tables: tuple[str, ...],
-    expected: str,
-) -> None:
-    for table in tables:
-        postgres.sql(f"CREATE TABLE {table} (version_num text)", database)
-        postgres.sql(f"INSERT INTO {table} VALUES ('1')", database)
+    before = held()
     text = complaint(shared, capsys)
     assert re.search(expected, text), text
-    assert postgres.tables(database) == set(tables)
+    assert held() == before
 
 
 def test_sqlite_on_a_network_file_system_is_refused_and_elsewhere_taken(
-    toy_cli: ToySweep,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    toy_cli: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", f"sqlite:///{tmp_path / 'share' / 'optuna.db'}")
     with monkeypatch.context() as patched:
         (tmp_path / "share").mkdir()
         mount(patched, tmp_path / "share", "nfs4")
-        text = said(capsys, 2, "run", str(toy_cli.file()))
+        text = carft("run", toy_cli.file(), code=2).err.strip()
+        assert text.startswith("carft-sweep: ")
         assert "network file system (nfs4)" in text
+        assert "\n" not in text
     assert run(toy_cli, **ONE_RUN) == 0
     assert (tmp_path / "share" / "optuna.db").exists()
-    assert trials(toy_cli.home)[0][0] == "complete"
+    assert trials(toy_cli.home) == {0: ("complete", VALUE)}
 
 
 def test_several_homes_may_begin_in_a_new_database_at_once(
@@ -271,6 +250,6 @@ def test_a_database_that_goes_away_during_the_run_costs_nothing_and_catches_up_l
             postgres.start()
     assert "onnection" in text
     assert "Optuna study" not in carft("resume", "toy", "--in-process").err
-    assert run(shared) == 0
-    assert [trial.values for trial in shared.study().trials] == [[VALUES[0]], [VALUES[1]]]
+    assert run(shared, **ONE_RUN) == 0
+    assert [trial.values for trial in shared.study().trials] == [[VALUE]]
     assert set(shared.trained().values()) <= {toy_core.EPOCHS + 1}, "no epoch twice"

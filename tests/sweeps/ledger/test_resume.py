@@ -23,6 +23,9 @@ from tests.sweeps import toy_core
 from tests.sweeps.conftest import Carft, ToySweep
 from tests.sweeps.scheduler.dying import Crash
 
+LEFT = [{"do": "raise", "error": "request"}] * 9
+"""What leaves a run to be done each time."""
+
 
 def run(toy: ToySweep, *more: str, **changes: Any) -> int:
     return main(["run", str(toy.file(**changes)), "--in-process", *more])
@@ -83,18 +86,11 @@ def _crash(*_: object) -> None:
     raise Crash
 
 
-def test_what_was_left_over_is_done(toy_cli: ToySweep, carft: Carft) -> None:
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
-    run(toy_cli)
-    assert "[7/7] car_ft kl_weight=0.3 seed 1  done" in carft("resume", "toy").err
-    assert toy_cli.values()[0.3] == pytest.approx(0.805)
-
-
 def test_a_trial_that_became_nan_is_tried_again_only_when_that_is_asked(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
     toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
-    run(toy_cli)
+    run(toy_cli, baselines=[])
     told = carft("resume", "toy").out
     assert "nothing left to do: 1 of 2 trials" in told
     assert "1 failed; to try them again: carft-sweep resume toy --failed" in told
@@ -104,32 +100,28 @@ def test_a_trial_that_became_nan_is_tried_again_only_when_that_is_asked(
     assert "nothing left to do" in carft("resume", "toy", "--failed").out
 
 
-def test_the_file_goes_on_as_it_was_run_and_that_it_has_changed_is_said(
-    toy_cli: ToySweep, carft: Carft
+CHANGED = '{"name": "toy", "parameters": {"algorithm.kl_weight": {"values": [7.0]}}}'
+
+
+@pytest.mark.parametrize("now", [None, "name: [", CHANGED], ids=["gone", "broken", "changed"])
+def test_what_was_left_over_is_done_as_it_was_run_whatever_has_become_of_its_file(
+    toy_cli: ToySweep, carft: Carft, now: str | None
 ) -> None:
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
+    toy_cli.plan({"0.3/1": LEFT[:1]})
     run(toy_cli, "--set", "baselines=[]")
-    file = toy_cli.file(parameters={"algorithm.kl_weight": {"values": [7.0]}})
-    told = carft("resume", "toy").err
-    assert f"{file} has changed since; the sweep goes on with the file as it was run" in told
-    assert f"carft-sweep run {file}" in told
-    assert set(toy_cli.values()) == {0.1, 0.3}
-    assert len(toy_cli.tracked()) == 4
-
-
-@pytest.mark.parametrize("harm", ["gone", "broken"])
-def test_a_file_that_is_gone_or_broken_by_now_is_no_obstacle(
-    toy_cli: ToySweep, carft: Carft, harm: str
-) -> None:
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
-    run(toy_cli)
     file = toy_cli.folder / "toy.yaml"
-    if harm == "gone":
+    if now is None:
         file.unlink()
     else:
-        file.write_text("name: [")
-    assert ("is gone" if harm == "gone" else "has changed since") in carft("resume", "toy").err
-    assert toy_cli.values()[0.3] is not None
+        file.write_text(now)
+    told = carft("resume", "toy").err
+    if now is not None:
+        assert f"{file} has changed since; the sweep goes on with the file as it was run" in told
+        assert f"carft-sweep run {file}" in told
+    assert ("is gone" in told) == (now is None)
+    assert "[4/4] car_ft kl_weight=0.3 seed 1  done" in told
+    assert toy_cli.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
+    assert len(toy_cli.tracked()) == 4
 
 
 def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
@@ -139,8 +131,8 @@ def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
     there.mkdir()
     elsewhere.mkdir()
     monkeypatch.chdir(there)
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 2})
-    run(toy_cli)
+    toy_cli.plan({"0.3/1": LEFT[:2]})
+    run(toy_cli, baselines=[])
     monkeypatch.chdir(elsewhere)
     seen: list[Path] = []
 
@@ -159,22 +151,17 @@ def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
 def test_an_unknown_sweep_and_one_of_which_too_little_is_kept_are_told(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
-    run(toy_cli)
+    run(toy_cli, baselines=[])
     assert "no sweep 'toi'" in carft("resume", "toi", code=2).err
     (toy_cli.home.sweep("toy") / "sweep.yaml").unlink()
     assert "run its file instead: carft-sweep run FILE" in carft("resume", "toy", code=2).err
 
 
-def test_an_override_takes_the_place_of_earlier_ones_of_its_key() -> None:
-    before = Invocation("f.yaml", overrides=("seeds=2", "run_cap=3", " run_cap =4"))
-    assert before.with_override("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
-
-
 def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) -> None:
     (tmp_path / "carft_toy_plugin.py").write_text("LOADED = True\n")
     plugin = tmp_path / "carft_toy_plugin.py"
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
-    run(toy_cli, "--import", str(plugin))
+    toy_cli.plan({"0.3/1": LEFT[:1]})
+    run(toy_cli, "--import", str(plugin), baselines=[])
     folder = toy_cli.home.sweep("toy")
     assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     assert resume() == 0
@@ -185,22 +172,20 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
 
 
 def test_a_module_that_lies_in_the_home_is_not_imported_by_resume(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, carft: Carft
 ) -> None:
     """Who can write a home makes its ledger name one."""
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
-    run(toy_cli)
+    toy_cli.plan({"0.3/1": LEFT[:1]})
+    run(toy_cli, baselines=[])
     ran = toy_cli.folder / "ran"
     planted = toy_cli.home.path / "carft_toy_planted.py"
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     ledger = toy_cli.ledger()
     ledger.execute({**ledger.executions[-1], "imports": [str(planted)]})
-    capsys.readouterr()
-    assert resume() == 2
     assert (
         f"{planted} is not imported, though the home {toy_cli.home.path} names it: it lies in the "
         "home. If you trust it: --trust-home"
-    ) in capsys.readouterr().err
+    ) in carft("resume", "toy", "--in-process", code=2).err
     assert not ran.exists()
     assert resume("--trust-home") == 0
     assert ran.exists()
@@ -232,64 +217,52 @@ def chosen(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> Chosen:
     """Each execution of `toy` leaves a run to be tried again."""
     seen = Chosen(toy_cli.home)
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", seen)
-    toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}] * 9})
+    toy_cli.plan({"0.3/1": LEFT})
     return seen
 
 
-def test_engine_and_timeout_are_kept(toy_cli: ToySweep, chosen: Chosen) -> None:
-    run(toy_cli, "--engine", "ray", "--timeout", "2h", "--set", "timeout=1h")
-    assert (chosen.engine, chosen.timeout) == ("ray", 7200)
-    resume()
-    assert (chosen.engine, chosen.timeout) == ("ray", 7200)
-    resume("--engine", "local", "--timeout", "90m")
-    assert (chosen.engine, chosen.timeout) == ("local", 5400)
-    resume()
-    assert (chosen.engine, chosen.timeout) == ("local", 5400)
-    run(toy_cli)
-    assert (chosen.engine, chosen.timeout) == ("auto", 0)
-
-
-def test_the_address_of_a_cluster_is_kept_before_anything_runs_and_used_again(
+def test_engine_timeout_and_address_are_kept_before_anything_runs_and_used_again(
     toy_cli: ToySweep, chosen: Chosen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(toy_cli, "--address", "head:6379")
+    def took() -> tuple[str, float, str | None]:
+        return chosen.engine, chosen.timeout, chosen.address
+
+    by_ray = ("--engine", "ray", "--timeout", "2h", "--set", "timeout=1h")
+    run(toy_cli, *by_ray, "--address", "head:6379")
     assert chosen.kept is not None
     assert chosen.kept.address == "head:6379"
     with monkeypatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "head:6379")
         assert resume() != 2
-    assert chosen.address == "head:6379"
+    assert took() == ("ray", 7200, "head:6379")
     assert resume("--trust-home") != 2
-    assert chosen.address == "head:6379"
-    assert chosen.kept.address == "head:6379"
+    assert (took(), chosen.kept.address) == (("ray", 7200, "head:6379"), "head:6379")
     resume("--address", "other:6379")
-    assert chosen.address == "other:6379"
-    resume("--engine", "local")
-    assert chosen.address is None
+    assert took() == ("ray", 7200, "other:6379")
+    for options in (["--engine", "local", "--timeout", "90m"], []):
+        resume(*options)
+        assert took() == ("local", 5400, None)
     resume("--engine", "ray", "--address", "local")
-    assert chosen.address == "local"
+    assert took() == ("ray", 5400, "local")
     run(toy_cli)
-    assert (chosen.address, chosen.kept.address) == (None, None)
+    assert (took(), chosen.kept.address) == (("auto", 0, None), None)
     resume()
     assert chosen.address is None
+    before = Invocation("f.yaml", overrides=("seeds=2", "run_cap=3", " run_cap =4"))
+    assert before.with_override("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
 
 
 def test_a_cluster_that_only_the_home_names_is_sent_nothing(
-    toy_cli: ToySweep,
-    chosen: Chosen,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    toy_cli: ToySweep, chosen: Chosen, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     """Ray sends its token to whom it connects to, and the home may be another's archive."""
     run(toy_cli, "--address", "head:6379")
     chosen.address = "none"
-    capsys.readouterr()
-    assert resume() == 2
     assert (
         f"the Ray cluster head:6379 is named by the home {toy_cli.home.path} alone, and would be "
         "sent your token: if it is yours, --address head:6379 (or RAY_ADDRESS, or --trust-home); "
         "--address local starts a Ray here"
-    ) in capsys.readouterr().err
+    ) in carft("resume", "toy", "--in-process", code=2).err
     monkeypatch.setenv("RAY_ADDRESS", "mine:6379")
     assert resume() == 2
     assert chosen.address == "none"
@@ -299,21 +272,17 @@ def test_a_cluster_that_only_the_home_names_is_sent_nothing(
     assert chosen.address == "auto"
 
 
+@pytest.mark.usefixtures("chosen")
 def test_what_to_type_after_an_interruption_names_the_cluster(
-    toy_cli: ToySweep,
-    chosen: Chosen,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-    del chosen
-
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    run(toy_cli, "--address", "head:6379")
+    words = ("run", toy_cli.file(), "--in-process", "--address", "head:6379")
+    main([*map(str, words)])
     monkeypatch.setattr("carft_sweep.sweeps.cli.run.run_with_services", interrupted)
-    assert run(toy_cli, "--address", "head:6379") == 3
-    assert "To go on: carft-sweep resume toy --address head:6379" in capsys.readouterr().err
+    assert "To go on: carft-sweep resume toy --address head:6379" in carft(*words, code=3).err
 
 
 def test_an_address_with_a_password_is_not_kept(toy_cli: ToySweep, chosen: Chosen) -> None:

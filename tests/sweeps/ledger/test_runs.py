@@ -18,7 +18,15 @@ import pytest
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import write_json
 from carft_sweep.sweeps.ledger.claim import DRIVER, Claim, holder
-from carft_sweep.sweeps.ledger.runs import FILE, SILENCE, Lease, RunStore, measured, process_start
+from carft_sweep.sweeps.ledger.runs import (
+    FILE,
+    SILENCE,
+    Lease,
+    RunState,
+    RunStore,
+    measured,
+    process_start,
+)
 from carft_sweep.tracking.comparison.runs import UNMERGED
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
@@ -28,6 +36,12 @@ PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /p
 @pytest.fixture
 def runs(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "runs")
+
+
+def known(runs: RunStore) -> RunState:
+    state = runs.read(DIGEST)
+    assert state is not None
+    return state
 
 
 def lease(**changes: Any) -> Lease:
@@ -40,11 +54,9 @@ def test_a_run_is_taken_counted_and_ended(runs: RunStore) -> None:
     runs.release(DIGEST, "failed", {"kind": "crashed", "message": "m", "log_tail": ""})
     assert runs.acquire(DIGEST, "car_ft seed 0", "other")
     runs.release(DIGEST, "done")
-    state = runs.read(DIGEST)
-    assert state is not None
+    state = known(runs)
     assert (state.state, state.attempts, state.sweep) == ("done", 2, "toy")
-    assert state.lease is None
-    assert state.failure is None
+    assert (state.lease, state.failure) == (None, None)
     assert state.ended is not None
     assert state.created <= state.ended
     assert list(runs.digests()) == [DIGEST]
@@ -78,19 +90,15 @@ def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
 
 
 @PROC
-def test_a_recycled_pid_is_not_its_former_process() -> None:
+def test_a_lease_lives_as_long_as_its_process_or_elsewhere_as_it_is_renewed() -> None:
     assert lease().is_live()
-    assert not lease(born="1").is_live()
+    assert not lease(born="1").is_live(), "the process id is used again"
     assert process_start(os.getpid()) is not None
     assert process_start(2**22 + 1) is None
-
-
-def test_a_lease_of_another_host_lives_as_long_as_it_is_renewed() -> None:
-    now = time.time()
-    assert lease(host="elsewhere", pid=1, renewed=now - SILENCE + 5).is_live()
-    assert not lease(host="elsewhere", pid=1, renewed=now - SILENCE - 5).is_live()
-    # Its clock was ahead, and the host is gone: nothing would ever make it void.
-    assert not lease(host="elsewhere", pid=1, renewed=now + 86_400).is_live()
+    # Where its clock was ahead, and the host is gone, nothing else would ever make it void.
+    for ago, is_live in ((SILENCE - 5, True), (SILENCE + 5, False), (-86_400, False)):
+        elsewhere = lease(host="elsewhere", pid=1, renewed=time.time() - ago)
+        assert elsewhere.is_live() == is_live
 
 
 def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
@@ -147,8 +155,7 @@ def test_renewing_a_claim_never_undoes_what_the_driver_records_meanwhile(
             assert runs.acquire(DIGEST, "a", "toy")
             runs.begin(DIGEST, f"local:{attempt}")
             runs.release(DIGEST, "stopped")
-            state = runs.read(DIGEST)
-            assert state is not None
+            state = known(runs)
             assert (state.state, state.lease) == ("stopped", None)
             assert (state.attempts, state.worker) == (attempt, f"local:{attempt}")
     finally:
@@ -181,36 +188,21 @@ def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunSt
     assert not runs.restore_backup(DIGEST)
 
 
-def test_a_damaged_lease_leaves_no_lock_behind(tmp_path: Path) -> None:
-    (tmp_path / DRIVER).write_text("{")
-    with pytest.raises(RequestError) as caught:
-        Claim(tmp_path).__enter__()
-    (tmp_path / DRIVER).unlink()
-    with Claim(tmp_path):
-        assert DRIVER in str(caught.value)  # kept, as a notebook keeps its last error
-
-
-def test_a_claimed_sweep_names_its_holder_and_is_free_after_it(tmp_path: Path) -> None:
+def test_a_sweep_is_refused_while_another_driver_here_or_elsewhere_claims_it(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "kl_weight"
     with Claim(folder):
         assert holder(folder) is not None
         with pytest.raises(RequestError, match=f"kl_weight is being run by process {os.getpid()}"):
             Claim(folder).__enter__()
     assert holder(folder) is None
-    with Claim(folder):
-        pass
-
-
-def test_a_sweep_that_another_host_runs_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "kl_weight"
-    folder.mkdir()
     elsewhere = lease(host="elsewhere", pid=12)
-    elsewhere.write(folder / "driver.json")
+    elsewhere.write(folder / DRIVER)
     refused = r"process 12 on elsewhere since .*: its claim ends by itself within two minutes"
     with pytest.raises(RequestError, match=refused):
         Claim(folder).__enter__()
-    silent = replace(elsewhere, renewed=time.time() - 2 * SILENCE)
-    silent.write(folder / "driver.json")
+    replace(elsewhere, renewed=time.time() - 2 * SILENCE).write(folder / DRIVER)
     with Claim(folder):
         pass
 
@@ -226,7 +218,7 @@ def test_a_claim_goes_on_being_renewed_when_the_clock_is_set_back(
         renewed = holder(folder)
         assert renewed is not None
         assert renewed.renewed == yesterday
-        (folder / "driver.json").write_text(json.dumps(asdict(lease(host="elsewhere", pid=12))))
+        (folder / DRIVER).write_text(json.dumps(asdict(lease(host="elsewhere", pid=12))))
         monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.time.time", lambda: yesterday - 11)
         with pytest.raises(RequestError, match="kl_weight was taken over by"):
             claim.renew()
@@ -242,7 +234,7 @@ def test_a_claim_that_cannot_be_written_or_removed_is_let_go_of(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
     def read_only(self: Path, missing_ok: bool = False) -> None:
-        if self.name == "driver.json":
+        if self.name == DRIVER:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
         real(self, missing_ok=missing_ok)
 
@@ -263,7 +255,7 @@ def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_there: bool
 ) -> None:
     folder = tmp_path / "kl_weight"
-    file = folder / "driver.json"
+    file = folder / DRIVER
     successor = json.dumps(asdict(lease(host="elsewhere", pid=12))) if still_there else None
     with Claim(folder) as claim:
         now = time.time()
@@ -285,18 +277,13 @@ def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: RunStore
     file.write_text(json.dumps(silent))
     other = RunStore(runs.path)
     assert other.acquire(DIGEST, "a", "toy")
-    for state in ("stopped", "failed", "done"):
-        runs.release(DIGEST, state)
-        known = other.read(DIGEST)
-        assert known is not None
-        assert known.state == "running"
-        assert known.lease is not None
-        assert known.lease.owner == other.owner
+    for end in ("stopped", "failed", "done"):
+        runs.release(DIGEST, end)
+        state = known(runs)
+        assert (state.state, state.lease and state.lease.owner) == ("running", other.owner)
     other.release(DIGEST, "done")
     runs.release(DIGEST, "stopped")
-    ended = runs.read(DIGEST)
-    assert ended is not None
-    assert ended.state == "done"
+    assert known(runs).state == "done"
 
 
 @pytest.mark.parametrize(
@@ -333,7 +320,13 @@ def test_an_evaluation_with_a_wrong_budget_is_named(runs: RunStore, budget: str)
 
 
 @pytest.mark.parametrize("change", [{"pid": 2**40}, {"host": None}])
-def test_a_damaged_lease_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
-    (tmp_path / "driver.json").write_text(json.dumps({**asdict(lease()), **change}))
-    with pytest.raises(RequestError, match=r"driver\.json is damaged"):
-        holder(tmp_path)
+def test_a_damaged_lease_is_named_and_leaves_no_lock_behind(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (tmp_path / DRIVER).write_text(json.dumps({**asdict(lease()), **change}))
+    for use in (holder, lambda folder: Claim(folder).__enter__()):
+        with pytest.raises(RequestError, match=r"driver\.json is damaged") as caught:
+            use(tmp_path)
+    (tmp_path / DRIVER).unlink()
+    with Claim(tmp_path):
+        assert DRIVER in str(caught.value)  # kept, as a notebook keeps its last error

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left
@@ -57,33 +55,33 @@ def test_a_trial_that_reaches_the_target_leaves_no_work(toy_cli: ToySweep, carft
 
 
 def test_a_run_folder_that_was_deleted_is_work_that_resume_does(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, carft: Carft
 ) -> None:
-    assert main(["run", str(toy_cli.file()), "--in-process"]) == 0
+    carft("run", toy_cli.file(baselines=[]), "--in-process")
     folder = a_run(toy_cli)
     shutil.rmtree(folder)
     assert is_work_left(toy_cli)
-    assert main(["resume", "toy", "--in-process"]) == 0
-    assert toy_cli.trained()[folder.name] == 2 * (toy_cli.trained().most_common()[-1][1])
+    carft("resume", "toy", "--in-process")
+    assert toy_cli.trained()[folder.name] == 2 * (toy_core.EPOCHS + 1)
     assert not is_work_left(toy_cli)
-    capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", SMALL_FILES)
 def test_a_damaged_file_of_a_run_is_named_set_aside_and_made_again(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], carft: Carft, name: str
+    toy_cli: ToySweep, carft: Carft
 ) -> None:
-    assert main(["run", str(toy_cli.file()), "--in-process"]) == 0
-    values, trained = toy_cli.values(), toy_cli.trained()
-    file = a_run(toy_cli) / name
-    file.write_bytes(b"{damage")
-    capsys.readouterr()
-    assert [main(words) for words in (["compare", "toy"], ["show", "toy"], ["clean"])] == [0] * 3
-    assert f"{file} is" in carft("run", toy_cli.file(), "--in-process").err
-    assert (file.parent / f"{file.name}.damaged").read_bytes() == b"{damage"
-    assert toy_cli.values() == values
-    assert toy_cli.trained().total() - trained.total() in (0, toy_core.EPOCHS + 1)
-    assert not is_work_left(toy_cli)
+    words = ("run", toy_cli.file(baselines=["fine_tune"]), "--in-process")
+    carft(*words)
+    values = toy_cli.values()
+    for name in SMALL_FILES:
+        trained, file = toy_cli.trained(), a_run(toy_cli) / name
+        file.write_bytes(b"{damage")
+        for looking in (["compare", "toy"], ["show", "toy"], ["clean"]):
+            carft(*looking)
+        assert f"{file} is" in carft(*words).err
+        assert (file.parent / f"{file.name}.damaged").read_bytes() == b"{damage"
+        assert toy_cli.values() == values
+        assert toy_cli.trained().total() - trained.total() in (0, toy_core.EPOCHS + 1)
+        assert not is_work_left(toy_cli)
 
 
 def test_a_budget_that_is_used_up_before_the_first_run_has_failed_nothing(toy: ToySweep) -> None:
