@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.ledger.ledger import Ledger
+from carft_sweep.sweeps.ledger.runs import RunState, RunStore
+from tests.sweeps.conftest import ToySweep
 
 
 class Crash(BaseException):
@@ -29,3 +31,10 @@ def dying(verb: str, *, before: bool = False) -> Iterator[None]:
         patch.setattr(Ledger, verb, last)
         with pytest.raises(Crash):
             yield
+
+
+def state_of(toy: ToySweep, digest: str) -> RunState:
+    """What is kept of a run that has begun."""
+    state = RunStore(toy.home.runs).read(digest)
+    assert state is not None
+    return state

@@ -71,28 +71,32 @@ def test_a_soup_of_the_selected_setting_runs_last_and_is_a_row(
 
 def test_a_soup_of_all_settings_is_of_every_finished_run(toy: ToySweep) -> None:
     found = toy.run(after=[{"algorithm": "uniform_soup", "of": OF_ALL}]).comparison
-    label = "uniform_soup of=car_ft settings=all"
-    assert soups(found) == {label: done_of(toy, "car_ft")}
-    assert len(soups(found)[label]) == 4
+    (made,) = soups(found).items()
+    assert made == ("uniform_soup of=car_ft settings=all", done_of(toy, "car_ft"))
+    assert len(made[1]) == 4
 
 
-def test_what_failed_is_in_no_soup_until_it_is_done(toy: ToySweep) -> None:
-    toy.plan({"fine_tune/1": [CRASH]})
+def test_what_failed_is_in_no_soup_until_it_is_done_and_too_few_runs_make_none(
+    toy: ToySweep,
+) -> None:
+    stock = {"algorithm": "model_stock", "of": "fine_tune"}
+    toy.plan({"fine_tune/1": [CRASH] * 2})
+    ended = toy.run(retries=0, after=[stock])
+    assert (soups(ended.comparison), ended.exit_code) == ({}, 0)
+    assert any("no model_stock: it takes 2 or more finished runs" in line for line in toy.lines)
+    assert sweep_status(toy.home, "toy").runs == RUNS
     (few,) = soups(toy.run(retries=0, **SOUP).comparison).values()
     (both,) = soups(toy.run(**SOUP).comparison).values()
     assert (len(few), len(both)) == (1, 2)
 
 
-def test_too_few_finished_runs_make_none_and_say_so(toy: ToySweep) -> None:
-    toy.plan({"fine_tune/1": [CRASH]})
-    ended = toy.run(retries=0, after=[{"algorithm": "model_stock", "of": "fine_tune"}])
-    assert (soups(ended.comparison), ended.exit_code) == ({}, 0)
-    assert any("no model_stock: it takes 2 or more finished runs" in line for line in toy.lines)
-    assert sweep_status(toy.home, "toy").runs == RUNS
-
-
-def test_it_is_tracked_as_a_run_and_the_same_sweep_again_does_nothing(toy: ToySweep) -> None:
+def test_asking_for_it_later_trains_nothing_and_the_same_sweep_again_does_nothing(
+    toy: ToySweep,
+) -> None:
+    toy.run()
+    trained = toy.trained()
     first = toy.run(**SOUP).comparison
+    assert (len(soups(first)), toy.ledger().generation, toy.trained()) == (1, 1, trained)
     child = toy.tracked()["uniform_soup of=fine_tune"]
     assert child.tags["carft.role"] == "soup"
     assert "seed" not in child.params
@@ -101,6 +105,7 @@ def test_it_is_tracked_as_a_run_and_the_same_sweep_again_does_nothing(toy: ToySw
     assert to_json(toy.run(**SOUP).comparison) == to_json(first)
     assert toy.evaluated() == evaluated
     assert str(toy.tracker.runs) == tracked
+    assert soups(toy.run().comparison) == {}
 
 
 def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep) -> None:
@@ -112,15 +117,6 @@ def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep) -> Non
     assert len(soups(toy.run(after=after).comparison)) == 2
     assert toy.trained() == trained
     assert not has_work_left(toy.ledger(), RunStore(toy.home.runs))
-
-
-def test_asking_for_it_later_goes_on_and_trains_nothing(toy: ToySweep) -> None:
-    toy.run()
-    trained = toy.trained()
-    assert len(soups(toy.run(**SOUP).comparison)) == 1
-    assert toy.ledger().generation == 1
-    assert toy.trained() == trained
-    assert soups(toy.run().comparison) == {}
 
 
 def test_where_models_vary_each_has_its_own_soup(toy: ToySweep) -> None:

@@ -77,8 +77,14 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
     )
 
 
-def test_fresh_runs_are_tracked_and_the_same_sweep_again_does_nothing(toy: ToySweep) -> None:
+def test_asking_for_it_later_trains_the_fresh_runs_alone_and_the_same_again_nothing(
+    toy: ToySweep,
+) -> None:
+    toy.run()
+    before = toy.trained()
     first = toy.run(**FRESH).comparison
+    assert (first.fresh_seeds, toy.ledger().generation) == (SEEDS, 1)
+    assert len(toy.trained() - before) == 2 * len(SEEDS)
     child = toy.tracked()["car_ft kl_weight=0.3 s4"]
     assert (child.tags["carft.role"], child.state) == ("confirmation", "finished")
     assert "carft.trial" not in child.tags
@@ -86,14 +92,6 @@ def test_fresh_runs_are_tracked_and_the_same_sweep_again_does_nothing(toy: ToySw
     assert to_json(toy.run(**FRESH).comparison) == to_json(first)
     assert toy.trained() == trained
     assert str(toy.tracker.runs) == tracked
-
-
-def test_asking_for_it_later_goes_on_and_trains_nothing_else(toy: ToySweep) -> None:
-    toy.run()
-    before = toy.trained()
-    assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
-    assert toy.ledger().generation == 1
-    assert len(toy.trained() - before) == 2 * len(SEEDS)
     without = toy.run().comparison
     assert (without.fresh_seeds, confirmed(without)) == ((), {})
 
@@ -156,16 +154,14 @@ def test_what_confirms_is_never_stopped(toy: ToySweep, rule: dict[str, Any]) -> 
     assert {t.state for t in toy.ledger().trials()} == {"complete", "pruned"}
 
 
-def test_nothing_is_confirmed_where_nothing_was_chosen(toy: ToySweep) -> None:
+def test_nothing_is_confirmed_where_nothing_was_chosen_or_nothing_trains(toy: ToySweep) -> None:
     toy.plan({f"{weight}/{seed}": [CRASH] for weight in (0.1, 0.3) for seed in (0, 1)})
     ended = toy.run(retries=0, breaker=0, baselines=[], **FRESH)
     assert ended.exit_code == 1
     assert toy.ledger().recall("confirmations") == []
     assert sweep_status(toy.home, "toy").runs == 4
-
-
-def test_a_model_that_trains_nothing_is_not_confirmed(toy: ToySweep) -> None:
-    ended = toy.run(trial={"algorithm": "zero_shot"}, parameters={}, baselines=[], **FRESH)
+    zero_shot = {"trial": {"algorithm": "zero_shot"}, "parameters": {}, "baselines": []}
+    ended = toy.run(name="zero", **zero_shot, **FRESH)
     assert (ended.exit_code, confirmed(ended.comparison)) == (0, {})
     assert "confirm" not in ended.comparison.verdict.lower()
 

@@ -28,7 +28,7 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
-from tests.sweeps.scheduler.dying import Crash, dying
+from tests.sweeps.scheduler.dying import Crash, dying, state_of
 from tests.sweeps.toy_runs import epoch_report
 
 ROOT = Path(__file__).parents[3]
@@ -37,23 +37,15 @@ CRASH = {"do": "raise", "error": "key"}
 NAN = {"do": "raise", "error": "nan"}
 
 
-def test_runs_go_zero_shot_first_then_baselines_then_trials_with_their_seeds(
+def test_each_run_is_trained_and_tracked_once_in_order_and_the_same_sweep_again_does_nothing(
     toy: ToySweep, labels: Callable[[ToySweep], list[str]]
 ) -> None:
     assert toy.run().exit_code == 0
     assert labels(toy) == [
         "zero_shot",
-        "fine_tune seed 0",
-        "fine_tune seed 1",
-        "car_ft kl_weight=0.1 seed 0",
-        "car_ft kl_weight=0.1 seed 1",
-        "car_ft kl_weight=0.3 seed 0",
-        "car_ft kl_weight=0.3 seed 1",
+        *(f"fine_tune seed {seed}" for seed in (0, 1)),
+        *(f"car_ft kl_weight={weight} seed {seed}" for weight in (0.1, 0.3) for seed in (0, 1)),
     ]
-
-
-def test_every_run_is_tracked_once_and_the_same_sweep_again_does_nothing(toy: ToySweep) -> None:
-    toy.run()
     children = toy.tracked()
     assert len(children) == RUNS == len(toy.tracker.runs) - 1 - len(toy.arms())
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
@@ -73,122 +65,97 @@ def test_every_run_is_tracked_once_and_the_same_sweep_again_does_nothing(toy: To
     assert len(toy.ledger().proposals()) == 2
 
 
-def test_another_sweep_reuses_the_runs_and_says_from_where(toy: ToySweep) -> None:
-    toy.run()
-    trained = toy.trained()
-    toy.run(name="other", parameters={"algorithm.kl_weight": {"values": [0.3, 1.0]}})
-    assert sum(toy.trained().values()) - sum(trained.values()) == 2 * (toy_core.EPOCHS + 1)
-    reused = toy.tracked("other")["car_ft kl_weight=0.3 s0"]
-    assert reused.tags["carft.reused_from"] == "toy"
-    own = toy.tracked("toy")["car_ft kl_weight=0.3 s0"]
-    assert reused.history == own.history
-    new = toy.tracked("other")["car_ft kl_weight=1 s0"]
-    assert "carft.reused_from" not in new.tags
-
-
-def test_a_new_alpha_is_evaluated_and_nothing_is_trained(toy: ToySweep) -> None:
+def test_what_a_changed_sweep_or_another_one_needs_is_reused_and_the_rest_is_made(
+    toy: ToySweep,
+) -> None:
     toy.run()
     trained, evaluated = toy.trained(), toy.evaluated()
-    trial = {
-        "algorithm": {"name": "car_ft"},
-        "merges": [{"name": "wise_ft", "alphas": [0.5, 0.7]}],
-        "device": "cpu",
-    }
-    ended = toy.run(trial=trial)
+    merges = [{"name": "wise_ft", "alphas": [0.5, 0.7]}]
+    trial = {"algorithm": {"name": "car_ft"}, "merges": merges, "device": "cpu"}
+    rows = toy.run(trial=trial).comparison.rows
     assert toy.trained() == trained
     assert toy.evaluated() - evaluated == {"wise_ft@0.7": RUNS - 1}
-    assert ("car_ft", "wise_ft@0.7") in {
-        (row.arm.algorithm, row.arm.merge) for row in ended.comparison.rows
-    }
+    assert toy.ledger().generation == 1
+    assert ("car_ft", "wise_ft@0.7") in {(row.arm.algorithm, row.arm.merge) for row in rows}
     history = toy.tracked()["car_ft kl_weight=0.3 s1"].history
     assert len(history["curve/wise_ft/id/val/top1"]) == 2
     assert {"wise_ft_0.5/id/val/top1", "wise_ft_0.7/id/val/top1"} <= history.keys()
-    assert toy.ledger().generation == 1
+    toy.run(name="other", trial=trial, parameters={"algorithm.kl_weight": {"values": [0.3, 1.0]}})
+    assert sum(toy.trained().values()) - sum(trained.values()) == 2 * (toy_core.EPOCHS + 1)
+    reused = toy.tracked("other")["car_ft kl_weight=0.3 s0"]
+    assert reused.tags["carft.reused_from"] == "toy"
+    assert reused.history == toy.tracked("toy")["car_ft kl_weight=0.3 s0"].history
+    assert "carft.reused_from" not in toy.tracked("other")["car_ft kl_weight=1 s0"].tags
+    trained = toy.trained()
+    toy.run(seeds=[0, 1, 2])
+    assert toy.values() == {0.1: pytest.approx(0.79), 0.3: pytest.approx(0.81)}
+    assert len(toy.trained() - trained) == 3
+    assert any("extended" in line for line in toy.lines)
+    assert any("seeds: [0, 1] -> [0, 1, 2]" in line for line in toy.lines)
+    trained = toy.trained()
+    toy.run(seeds=[0, 1, 2], metric={"name": "id/test/top1"}, selection="oracle")
+    assert toy.trained() == trained
+    assert any("begins anew as generation 3" in line for line in toy.lines)
 
 
-def test_a_crashed_run_is_tried_again_as_often_as_the_file_says(toy: ToySweep) -> None:
-    toy.plan({"0.1/0": [CRASH, CRASH]})
-    assert toy.run(retries=2).exit_code == 0
-    assert toy.values()[0.1] == pytest.approx(0.785)
-    runs = RunStore(toy.home.runs)
-    digest = toy.ledger().trials()[0].runs["0"]
-    state = runs.read(digest)
-    assert state is not None
-    assert (state.state, state.attempts, state.failure) == ("done", 3, None)
-    assert toy.tracked()["car_ft kl_weight=0.1 s0"].state == "finished"
-
-
-def test_a_run_that_crashes_to_the_end_fails_its_trial_and_not_the_sweep(toy: ToySweep) -> None:
-    toy.plan({"0.1/0": [CRASH, CRASH]})
+def test_a_crashed_run_is_tried_as_often_as_the_file_says_and_by_the_next_execution(
+    toy: ToySweep,
+) -> None:
+    toy.plan({"0.1/0": [CRASH] * 3})
     ended = toy.run(retries=1)
     assert ended.exit_code == 0
     assert ended.failures == ("crashed: KeyError: 'weights'",)
     failed, other = toy.ledger().trials()
-    assert (failed.state, failed.value) == ("failed", None)
+    assert (failed.state, failed.value, other.state) == ("failed", None, "complete")
     assert failed.reason == {"kind": "crashed", "message": "KeyError: 'weights'"}
-    assert other.state == "complete"
     child = toy.tracked()["car_ft kl_weight=0.1 s0"]
     assert (child.state, child.tags["carft.failure"]) == ("failed", "crashed")
     # Its other seed is there, and counts in no mean of a whole setting.
     assert toy.tracked()["car_ft kl_weight=0.1 s1"].state == "finished"
-
-
-def test_the_next_execution_tries_a_crashed_run_again_at_the_same_point(toy: ToySweep) -> None:
-    toy.plan({"0.1/0": [CRASH]})
-    toy.run(retries=0)
-    assert toy.run(retries=0).exit_code == 0
+    assert toy.run(retries=1).exit_code == 0
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
+    state = state_of(toy, failed.runs["0"])
+    assert (state.state, state.attempts, state.failure) == ("done", 4, None)
     assert [t.state.name for t in toy.study().trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert toy.tracked()["car_ft kl_weight=0.1 s0"].state == "finished"
+    assert child.state == "finished"
 
 
-def test_a_nan_is_neither_retried_nor_trained_again(toy: ToySweep) -> None:
-    toy.plan({"0.1/0": [NAN, NAN]})
-    toy.run(retries=5)
-    assert toy.ledger().trials()[0].reason == {
-        "kind": "nan",
-        "message": "train/loss is nan in epoch 3",
-    }
+def test_a_nan_is_neither_retried_nor_trained_again_and_without_a_success_the_end_is_1(
+    toy: ToySweep,
+) -> None:
+    toy.plan({f"{weight}/{seed}": [NAN] * 2 for weight in (0.1, 0.3) for seed in (0, 1)})
+    assert toy.run(retries=5, baselines=[]).exit_code == 1
+    reason = {"kind": "nan", "message": "train/loss is nan in epoch 3"}
+    assert toy.ledger().trials()[0].reason == reason
     trained = toy.trained()
-    toy.run(retries=5, name="other")
+    toy.run(retries=5, baselines=[], name="other")
     assert toy.ledger("other").trials()[0].state == "failed"
     assert toy.trained() == trained
     assert toy.tracked("other")["car_ft kl_weight=0.1 s0"].state == "failed"
 
 
-def test_a_sweep_in_which_nothing_succeeds_ends_with_1(toy: ToySweep) -> None:
-    toy.plan({f"{name}/{seed}": [NAN] for name in ("0.1", "0.3") for seed in (0, 1)})
-    assert toy.run(baselines=[]).exit_code == 1
-
-
 class Interrupting(InProcessEngine):
-    """Sends this process a signal when a certain epoch is reported."""
+    """Sends this process SIGINT when a certain epoch is reported."""
 
-    def __init__(self, number: signal.Signals, after: int) -> None:
-        super().__init__(f"{__name__}:interrupted_run")
-        _Interrupt.number, _Interrupt.left = number, after
+    def __init__(self, after: int) -> None:
+        super().__init__(toy_core.ENTRY)
+        self.left = after
 
+    def run(self, handler: Handler) -> None:
+        decide = handler.reported
 
-class _Interrupt:
-    number = signal.SIGINT
-    left = 0
+        def reported(job: Job, report: Any) -> Decision:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            return decide(job, report)
 
-
-def interrupted_run(config: Any, seed: int, *, report: Any, **places: Any) -> Any:
-    """An entry: the toy core, and a signal after some reports."""
-
-    def told(epoch: Any) -> Any:
-        _Interrupt.left -= 1
-        if _Interrupt.left == 0:
-            os.kill(os.getpid(), _Interrupt.number)
-        return report(epoch)
-
-    return toy_core.train_run(config, seed, report=told, **places)
+        handler.reported = reported  # type: ignore[method-assign]
+        super().run(handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_after_an_interrupt_the_command_goes_on(toy: ToySweep, number: signal.Signals) -> None:
-    ended = toy.run(Interrupting(number, after=8))
+def test_after_an_interrupt_the_command_goes_on(toy: ToySweep) -> None:
+    ended = toy.run(Interrupting(after=8))
     assert ended.exit_code == 3
     assert {run.state for run in toy.tracker.runs.values()} == {"finished", "killed"}
     assert sum(run.state == "killed" for run in toy.tracked().values()) == 1
@@ -199,8 +166,7 @@ def test_after_an_interrupt_the_command_goes_on(toy: ToySweep, number: signal.Si
 
 
 def test_an_interrupt_of_the_last_run_ends_the_sweep_as_done(toy: ToySweep) -> None:
-    last_epoch = Interrupting(signal.SIGINT, after=toy_core.EPOCHS + 1)
-    ended = toy.run(last_epoch, **ONE_RUN)
+    ended = toy.run(Interrupting(after=toy_core.EPOCHS + 1), **ONE_RUN)
     assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
 
@@ -273,9 +239,7 @@ def test_a_mistake_amid_the_sweep_leaves_nothing_open(toy: ToySweep) -> None:
         toy.run(Failing())
     assert {run.state for run in toy.tracker.runs.values()} == {"killed"}
     (digest,) = RunStore(toy.home.runs).digests()
-    state = RunStore(toy.home.runs).read(digest)
-    assert state is not None
-    assert state.state == "stopped"
+    assert state_of(toy, digest).state == "stopped"
     assert toy.run().exit_code == 0
 
 
@@ -303,7 +267,7 @@ def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
 
 
 def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep) -> None:
-    toy.run(parameters={"algorithm.kl_weight": {"values": [0.1]}}, baselines=[], seeds=[0])
+    toy.run(**ONE_RUN)
     digest = toy.ledger().trials()[0].runs["0"]
     folder, other = toy.home.runs / digest, RunStore(toy.home.runs)
     (folder / "trained.json").rename(folder / "elsewhere.json")
@@ -321,46 +285,30 @@ def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep)
                     other.release(digest, "done")
 
     engine = Waiting()
-    ended = toy.run(
-        engine,
-        name="second",
-        parameters={"algorithm.kl_weight": {"values": [0.1]}},
-        baselines=[],
-        seeds=[0],
-    )
+    ended = toy.run(engine, name="second", **ONE_RUN)
     assert (ended.exit_code, engine.waits) == (0, 3)
     assert toy.ledger("second").trials()[0].state == "complete"
 
 
-def test_fresh_trains_every_run_again_and_replaces_it(toy: ToySweep) -> None:
+def test_fresh_trains_every_run_again_and_one_that_fails_leaves_the_earlier_result(
+    toy: ToySweep,
+) -> None:
     toy.run()
     before = toy.trained()
     assert toy.run(fresh=True).exit_code == 0
     assert toy.trained() == {digest: 2 * count for digest, count in before.items()}
     assert list(toy.home.runs.glob(".*.before")) == []
-
-
-def test_a_failed_fresh_run_leaves_the_earlier_result(toy: ToySweep) -> None:
-    toy.run()
     toy.plan({"0.3/0": [NAN]})
     toy.run(fresh=True)
-    assert toy.ledger().trials()[1].state == "failed"
-    digest = toy.ledger().trials()[1].runs["0"]
-    state = RunStore(toy.home.runs).read(digest)
-    assert state is not None
-    assert state.state == "done"
+    failed = toy.ledger().trials()[1]
+    assert (failed.state, state_of(toy, failed.runs["0"]).state) == ("failed", "done")
     assert toy.run(name="other").exit_code == 0
     assert toy.ledger("other").trials()[1].state == "complete"
-
-
-def test_without_an_earlier_result_a_failed_fresh_run_is_no_done_one(toy: ToySweep) -> None:
-    toy.plan({"0.3/0": [NAN] * 2})
-    for _ in range(2):
-        toy.run(fresh=True, **ONE_RUN)
+    toy.plan({"3/0": [NAN] * 2})
+    for _ in range(2):  # without an earlier result it is no done one
+        toy.run(**{**ONE_RUN, "parameters": {"algorithm.kl_weight": {"values": [3.0]}}}, fresh=True)
         (digest,) = toy.ledger().trials()[0].runs.values()
-        state = RunStore(toy.home.runs).read(digest)
-        assert state is not None
-        assert state.state == "failed"
+        assert state_of(toy, digest).state == "failed"
 
 
 class StoppedAtOnce(InProcessEngine):
@@ -403,67 +351,30 @@ def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep
     assert toy.run(**ONE_RUN).exit_code == 0
     assert seen() == before
     assert list(toy.home.runs.glob(".*.before")) == []
-
-
-def test_a_backup_of_a_killed_driver_is_not_read(toy: ToySweep) -> None:
-    toy.run(**ONE_RUN)
     (record,) = records(toy.ledger(), RunStore(toy.home.runs))
     folder = toy.home.runs / record.digest
+    # A backup that a driver leaves which was killed is not read.
     shutil.copytree(folder, folder.with_name(f".{record.digest}.before"))
     assert RunStore(toy.home.runs).results(record.digest) == folder
 
 
-def test_more_seeds_keep_points_and_runs_and_give_new_values(toy: ToySweep) -> None:
-    toy.run()
-    trained = toy.trained()
-    toy.run(seeds=[0, 1, 2])
-    assert toy.values() == {0.1: pytest.approx(0.79), 0.3: pytest.approx(0.81)}
-    new = toy.trained() - trained
-    assert len(new) == 3
-    assert any("extended" in line for line in toy.lines)
-    assert any("seeds: [0, 1] -> [0, 1, 2]" in line for line in toy.lines)
-
-
-def test_a_changed_metric_begins_anew_and_trains_nothing(toy: ToySweep) -> None:
-    toy.run()
-    trained = toy.trained()
-    toy.run(metric={"name": "id/test/top1"}, selection="oracle")
-    assert toy.ledger().generation == 2
-    assert toy.trained() == trained
-    assert any("begins anew as generation 2" in line for line in toy.lines)
-
-
-@pytest.fixture
-def changes_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Lets runs be known by other code from then on."""
-
+def test_changed_code_begins_anew_and_trains_again(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def other_code(*args: Any, **fields: Any) -> Any:
-        identity = toy_core.toy_identity(*args, **fields)
-        parts = {**identity.parts, "own_code": 2}
+        parts = {**toy_core.toy_identity(*args, **fields).parts, "own_code": 2}
         return Identity(digest_of(parts), parts)
 
-    return lambda: monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", other_code)
-
-
-def test_changed_code_begins_anew_and_trains_again(
-    toy: ToySweep, changes_code: Callable[[], None]
-) -> None:
-    toy.run()
-    changes_code()
-    toy.run()
+    toy.run(**ONE_RUN)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", other_code)
+    toy.run(**ONE_RUN)
     assert toy.ledger().generation == 2
-    assert len(toy.trained()) == 2 * RUNS - 2  # zero-shot trains no epoch
+    assert len(toy.trained()) == 2
     assert any("your own code changed: the sweep begins anew" in line for line in toy.lines)
 
 
 def test_a_point_proposed_twice_is_told_the_known_value_at_once(toy: ToySweep) -> None:
-    toy.run(
-        method="random",
-        parameters={"algorithm.kl_weight": {"values": [0.3]}},
-        run_cap=3,
-        seeds=[0],
-        baselines=[],
-    )
+    toy.run(**ONE_RUN, method="random", run_cap=3)
     assert [t.value for t in toy.ledger().trials()] == [pytest.approx(0.8)] * 3
     assert len(toy.trained()) == 1
 
@@ -504,13 +415,13 @@ def test_a_killed_worker_costs_an_attempt_and_nothing_else(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    toy.plan({"0.1/0": [{"do": "kill"}]})
+    toy.plan({"0.3/0": [{"do": "kill"}]})
     with closing(LocalEngine(toy_core.ENTRY)) as engine:
-        ended = toy.run(engine, baselines=[], seeds=[0])
+        ended = toy.run(engine, **ONE_RUN)
     assert ended.exit_code == 0
-    assert toy.values()[0.1] == pytest.approx(0.78)
+    assert toy.values() == {0.3: pytest.approx(0.8)}
     assert any("SIGKILL" in line and "tried again" in line for line in toy.lines)
-    child = toy.tracked()["car_ft kl_weight=0.1 s0"]
+    (child,) = toy.tracked().values()
     assert (child.state, child.tags["carft.attempt"]) == ("finished", "2")
     assert "log.txt" in child.artifacts
 
@@ -518,18 +429,17 @@ def test_a_killed_worker_costs_an_attempt_and_nothing_else(
 def test_another_sweep_does_not_replace_one_of_another_user_by_its_name(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CARFT_USER", "ada")
-    toy.run(seeds=[0])
-    monkeypatch.setenv("CARFT_USER", "bob")
-    toy.run(seeds=[0, 1])  # the same sweep goes on, whoever runs it
-    monkeypatch.setenv("CARFT_USER", "ada")
+    def run(user: str, **changes: Any) -> None:
+        monkeypatch.setenv("CARFT_USER", user)
+        toy.run(**{**ONE_RUN, **changes})
+
     other: dict[str, Any] = {"metric": {"name": "id/test/top1"}, "selection": "oracle"}
-    toy.run(**other)  # hers too, whoever went on with it
-    monkeypatch.setenv("CARFT_USER", "eve")
+    run("ada")
+    run("bob", seeds=[0, 1])  # the same sweep goes on, whoever runs it
+    run("ada", **other)  # hers too, whoever went on with it
     with pytest.raises(RequestError, match="the sweep toy is ada's, and another one"):
-        toy.run()
-    toy.run(fresh=True)
+        run("eve")
+    run("eve", fresh=True)
     assert toy.ledger().generation == 4
-    monkeypatch.setenv("CARFT_USER", "ada")
     with pytest.raises(RequestError, match="the sweep toy is eve's, and another one"):
-        toy.run(**other)
+        run("ada", **other)

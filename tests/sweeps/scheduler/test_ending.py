@@ -39,8 +39,11 @@ def parent(toy: ToySweep) -> MemoryRun:
     return toy.tracker.runs[RunKey("toy")]
 
 
-def test_the_answer_and_its_page_are_in_mlflow(toy: ToySweep, pages: list[str]) -> None:
-    ended = toy.run(**ONE, description="Does the term help?")
+def test_the_answer_and_its_page_are_in_mlflow_and_made_again_when_something_is_new(
+    toy: ToySweep, pages: list[str]
+) -> None:
+    asked = {**ONE, "description": "Does the term help?"}
+    ended = toy.run(**asked)
     assert ended.comparison.statistics == ()  # one seed: nothing is tested
     told = parent(toy)
     assert told.artifacts["report.html"] == b"a page"
@@ -50,15 +53,14 @@ def test_the_answer_and_its_page_are_in_mlflow(toy: ToySweep, pages: list[str]) 
         "**Selected.** `car_ft kl_weight=0.3`, by id/val/top1.",
         "Does the term help?",
     ]
-    assert pages == ["toy"]
-
-
-def test_the_page_is_made_again_only_when_something_is_new(toy: ToySweep, pages: list[str]) -> None:
-    toy.run(**ONE)
-    toy.run(**ONE)
+    toy.run(**asked)
     assert pages == ["toy"]
     assert LINK in parent(toy).tags["mlflow.note.content"]
-    toy.run(**{**ONE, "seeds": [0, 1]})
+    # Each start of a driver is in the ledger with its code.
+    kept = toy.ledger().executions
+    assert [execution["tags"] for execution in kept] == [provenance_tags()] * 2
+    assert kept[0]["at"] < kept[1]["at"]
+    toy.run(**{**asked, "seeds": [0, 1]})
     assert pages == ["toy", "toy"]
 
 
@@ -82,11 +84,3 @@ def test_who_cannot_be_shown_the_answer_leaves_no_run_open_in_mlflow(toy: ToySwe
     with pytest.raises(BrokenPipeError):
         toy.run(**ONE, ended=show)
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
-
-
-def test_each_start_of_a_driver_is_in_the_ledger_with_its_code(toy: ToySweep) -> None:
-    toy.run(**ONE)
-    toy.run(**ONE)
-    kept = toy.ledger().executions
-    assert [execution["tags"] for execution in kept] == [provenance_tags()] * 2
-    assert kept[0]["at"] < kept[1]["at"]

@@ -11,7 +11,6 @@ import pytest
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.sweeps.engines.base import Failure, Handler, Job
 from carft_sweep.sweeps.engines.local import InProcessEngine
-from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.scheduler.retries import (
     CircuitBreaker,
     GiveUp,
@@ -24,6 +23,7 @@ from carft_sweep.sweeps.spec.settings import Retries
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
+from tests.sweeps.scheduler.dying import state_of
 
 CRASH = {"do": "raise", "error": "key"}
 MEMORY = {"do": "raise", "error": "memory"}
@@ -46,12 +46,13 @@ def test_each_class_is_tried_again_as_often_as_the_policy_says(kind: str, times:
     assert answers == [Retry(halve=False)] * times + [GiveUp(f"retries.{kind} is {times}")] * 2
 
 
-def test_classes_and_runs_are_counted_apart() -> None:
+def test_classes_and_runs_are_counted_apart_and_a_retry_avoids_the_node_of_a_failure() -> None:
     policy = RetryPolicy(Retries(crashed=1, preempted=1))
-    once = Retry(halve=False)
-    assert policy.decide("a", failure("crashed"), CONFIG) == once
-    assert policy.decide("a", failure("preempted"), CONFIG) == once
-    assert policy.decide("b", failure("crashed"), CONFIG) == once
+    assert policy.nodes_to_avoid("a") == ()
+    for run, failed in (("a", failure("crashed", "m", "x")), ("a", failure("preempted", "m", "y"))):
+        assert policy.decide(run, failed, CONFIG) == Retry(halve=False)
+    assert policy.nodes_to_avoid("a") == ("x",)
+    assert policy.decide("b", failure("crashed"), CONFIG) == Retry(halve=False)
     assert policy.decide("a", failure("crashed"), CONFIG) == GiveUp("retries.crashed is 1")
 
 
@@ -64,15 +65,12 @@ def test_what_was_out_of_memory_beside_others_is_tried_again_as_it_is() -> None:
     assert isinstance(policy.decide("a", failure("out_of_memory"), CONFIG), GiveUp)
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch() -> None:
+def test_out_of_memory_halves_the_micro_batch_then_that_of_evaluation_and_keeps_the_batch() -> None:
     sizes = [halved(CONFIG, times).optim.micro_batch for times in range(8)]
     assert sizes == [None, 24, 12, 6, 3, 1, 1, 1]
     assert halved(CONFIG, 3).optim.batch_size == 48
     assert halved(CONFIG, 1).eval.batch_size == CONFIG.eval.images_at_once // 2
     assert can_be_halved(halved(CONFIG, 4))
-
-
-def test_a_run_that_is_trained_image_by_image_is_still_evaluated_in_smaller_batches() -> None:
     single = halved(CONFIG, 6)
     assert (single.optim.micro_batch, single.eval.batch_size) == (1, 4)
     assert RetryPolicy(Retries()).decide("a", failure("out_of_memory"), single) == Retry(halve=True)
@@ -80,25 +78,19 @@ def test_a_run_that_is_trained_image_by_image_is_still_evaluated_in_smaller_batc
     assert not can_be_halved(halved(single, 2))
 
 
-def test_where_items_of_a_batch_are_coupled_only_evaluation_is_halved() -> None:
-    """A smaller micro-batch would be another run."""
-    optim = {"batch_size": 48, "batch_norm": "train"}
-    coupled = trial_config({"algorithm": {"name": "fine_tune"}, "optim": optim})
-    memory = failure("out_of_memory")
-    assert RetryPolicy(Retries()).decide("a", memory, coupled) == Retry(halve=True)
-    smaller = halved(coupled, 1)
-    assert smaller.optim == coupled.optim
-    assert smaller.eval.batch_size == coupled.eval.images_at_once // 2
-    assert not can_be_halved(halved(coupled, 8))
-
-
-def test_with_drop_path_only_evaluation_is_halved(dropping_clip_files: Path) -> None:
-    """Each micro-batch has masks of its own, so smaller ones would be another run."""
-    config = trial_config({"model": {"name": str(dropping_clip_files)}, "algorithm": "car_ft"})
-    smaller = halved(config, 1)
-    assert smaller.optim == config.optim
-    assert smaller.eval.batch_size == config.eval.images_at_once // 2
-    assert not can_be_halved(halved(config, 8))
+def test_where_a_smaller_micro_batch_would_be_another_run_only_evaluation_is_halved(
+    dropping_clip_files: Path,
+) -> None:
+    """Its items are coupled, or each micro-batch has masks of its own."""
+    normed = {"algorithm": "fine_tune", "optim": {"batch_size": 48, "batch_norm": "train"}}
+    dropping = {"algorithm": "car_ft", "model": {"name": str(dropping_clip_files)}}
+    for config in map(trial_config, (normed, dropping)):
+        memory = failure("out_of_memory")
+        assert RetryPolicy(Retries()).decide("a", memory, config) == Retry(halve=True)
+        smaller = halved(config, 1)
+        assert smaller.optim == config.optim
+        assert smaller.eval.batch_size == config.eval.images_at_once // 2
+        assert not can_be_halved(halved(config, 8))
 
 
 class Watching(InProcessEngine):
@@ -120,55 +112,59 @@ def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToyS
     assert toy.run(engine, trial=trial, **ONE).exit_code == 0
     assert engine.micro_batches == [None, batch // 2, batch // 4, None]
     found = toy.ledger().trials()[0]
-    state = RunStore(toy.home.runs).read(found.runs["0"])
-    assert state is not None
+    state = state_of(toy, found.runs["0"])
     assert (found.state, state.attempts, state.halvings) == ("complete", 3, 2)
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
+def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
+    for message in (
         "OSError: [Errno 28] No space left on device: 'w.safetensors'",
         "OSError: [Errno 122] Disk quota exceeded: 'checkpoint.pt'",
-    ],
-)
-def test_a_full_disk_is_not_tried_again_and_breaks_at_once(message: str) -> None:
-    full = failure("crashed", message)
-    assert RetryPolicy(Retries(crashed=5)).decide("d", full, CONFIG) == GiveUp("the disk is full")
-    assert CircuitBreaker(5).failed(full, "trial 0") == f"the disk is full ({message})"
-    assert CircuitBreaker(0).failed(full, "trial 0") == f"the disk is full ({message})"
+    ):
+        full = failure("crashed", message)
+        assert RetryPolicy(Retries(crashed=5)).decide("d", full, CONFIG) == GiveUp(
+            "the disk is full"
+        )
+        for limit in (0, 5):
+            broken = CircuitBreaker(limit).failed(full, "trial 0")
+            assert broken == f"the disk is full ({message})"
     other = failure("crashed", "OSError: else")
     assert RetryPolicy(Retries(crashed=1)).decide("d", other, CONFIG) == Retry(halve=False)
 
 
-def test_the_breaker_wants_one_cause_in_a_row() -> None:
-    breaker = CircuitBreaker(3)
-    assert breaker.failed(failure("crashed", "KeyError: 'a'"), "trial 0") is None
-    assert breaker.failed(failure("crashed", "OSError: b"), "trial 1") is None
-    assert breaker.failed(failure("crashed", "OSError: b"), "trial 2") is None
-    message = breaker.failed(failure("crashed", "OSError: b"), "trial 3")
-    assert message == "3 runs in a row failed for one cause (crashed): OSError: b"
+BREAKING: dict[str, tuple[int, str, str | None]] = {
+    "one cause in a row": (
+        3,
+        "crashed a, crashed b, crashed b, crashed b",
+        "3 runs in a row failed",
+    ),
+    "another cause": (2, "crashed a, crashed b, crashed a", None),
+    "other numbers": (2, "out_of_memory 3 GiB, out_of_memory 41 GiB", "2 runs in a row failed"),
+    "a success": (2, "crashed a, success, crashed a", None),
+    "seeds of one setting": (2, "nan 0, nan 0, nan 0, nan 0", None),
+    "two settings": (2, "nan 0, nan 0, nan 0, nan 1", "2 runs in a row failed"),
+    "never": (0, ", ".join(["crashed a"] * 20), None),
+}
+"""A limit, what happens in a row, and what breaks at the last of it."""
 
 
-def test_numbers_do_not_make_another_cause() -> None:
-    breaker = CircuitBreaker(2)
-    assert breaker.failed(failure("out_of_memory", "tried to allocate 3 GiB"), "a") is None
-    assert breaker.failed(failure("out_of_memory", "tried to allocate 41 GiB"), "b")
-
-
-def test_a_success_in_between_mends_the_breaker() -> None:
-    breaker = CircuitBreaker(2)
-    breaker.failed(failure("crashed"), "a")
-    breaker.succeeded()
-    assert breaker.failed(failure("crashed"), "b") is None
-
-
-def test_the_seeds_of_one_setting_that_become_nan_count_once() -> None:
-    breaker = CircuitBreaker(2)
-    assert [breaker.failed(failure("nan", "loss is nan"), "trial 0") for _ in range(5)] == [
-        None
-    ] * 5
-    assert breaker.failed(failure("nan", "loss is nan"), "trial 1")
+@pytest.mark.parametrize("case", BREAKING)
+def test_the_breaker_wants_one_cause_in_a_row(case: str) -> None:
+    limit, story, expected = BREAKING[case]
+    breaker, found = CircuitBreaker(limit), list[str | None]()
+    for number, event in enumerate(story.split(", ")):
+        kind, _, cause = event.partition(" ")
+        if kind == "success":
+            breaker.succeeded()
+        elif kind == "nan":
+            found.append(breaker.failed(failure("nan", "loss is nan"), f"trial {cause}"))
+        else:
+            found.append(breaker.failed(failure(kind, f"OSError: {cause}"), f"trial {number}"))
+    assert found[:-1] == [None] * (len(found) - 1)
+    if expected is None:
+        assert found[-1] is None
+    else:
+        assert str(found[-1]).startswith(f"{expected} for one cause ({kind}): ")
 
 
 def test_a_lone_node_on_which_all_fails_breaks_the_sweep() -> None:
@@ -223,19 +219,6 @@ def test_a_node_that_can_serve_nothing_is_left_out_at_once_and_costs_no_attempt(
     assert breaker.failed(unfit, "s") is None
     assert breaker.usable(["bad", "good"]) == {"good"}
     assert "no node is left" in str(breaker.failed(replace(unfit, node="good"), "s"))
-
-
-def test_a_retry_avoids_the_node_on_which_the_run_failed() -> None:
-    policy = RetryPolicy(Retries(crashed=1))
-    assert policy.nodes_to_avoid("d") == ()
-    policy.decide("d", failure("crashed", "m", "a"), CONFIG)
-    policy.decide("d", failure("preempted", "m", "b"), CONFIG)
-    assert policy.nodes_to_avoid("d") == ("a",)
-
-
-def test_a_breaker_of_zero_never_breaks() -> None:
-    breaker = CircuitBreaker(0)
-    assert [breaker.failed(failure("crashed"), "s") for _ in range(20)] == [None] * 20
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Search:
     """A sweep's trials, any of which may follow on a restart."""
 
     def __init__(self, folder: Path, **keys: Any) -> None:
+        folder.mkdir()
         file = folder / "x.yaml"
         data = {"name": "x", "parameters": PARAMETERS, "trial": {"algorithm": "car_ft"}}
         file.write_text(yaml.safe_dump({**data, **keys}, sort_keys=False))
@@ -90,6 +91,13 @@ class Search:
             found.append(dict(one.params))
         return found
 
+    def fill(self, points: Iterable[int]) -> None:
+        """Trials at points that are drawn, which takes no fit of any model."""
+        drawn = Search(self.home.path / "drawn", method="random", run_cap=100)
+        for point in points:
+            found = next_point(drawn.spec, drawn.ledger, point)
+            self.end(self.keep(point, Proposal(found.params)), closeness(dict(found.params)))
+
     def end(self, number: int, value: float) -> None:
         self.ledger.complete(number, [value, -value / 2][: len(self.spec.goals)])
 
@@ -100,9 +108,7 @@ def search(tmp_path: Path) -> Callable[..., Search]:
 
     def make(**keys: Any) -> Search:
         made["searches"] += 1
-        folder = tmp_path / str(made["searches"])
-        folder.mkdir()
-        return Search(folder, **keys)
+        return Search(tmp_path / str(made["searches"]), **keys)
 
     return make
 
@@ -120,7 +126,7 @@ def test_with_a_restart_before_each_proposal_the_same_points_come(
     keys = keys_of(method, goals)
     first = search(**keys, seed=7).run(range(12))
     assert search(**keys, seed=7).run(range(12), restarts=True) == first
-    assert search(**keys, seed=8).run(range(12)) != first
+    assert search(**keys, seed=8).run(range(2)) != first[:2]
     assert len({point["optim.lr"] for point in first}) == 12
 
 
@@ -159,7 +165,7 @@ def test_points_to_try_first_are_completed(search: Callable[..., Search], method
     whole = {"optim.lr": 5e-4, "optim.epochs": 6, "optim.clip": 1.0, "optim.warmup": 0.125}
     first = [whole, {"optim.lr": 2e-4}, {"optim.clip": None}]
     made = search(method=method, try_first=first)
-    points = made.run(range(14))
+    points = made.run(range(12))
     assert points[0] == whole
     assert points[1]["optim.lr"] == 2e-4
     assert set(points[1]) >= {"optim.lr", "optim.epochs", "optim.clip"}
@@ -168,7 +174,7 @@ def test_points_to_try_first_are_completed(search: Callable[..., Search], method
     other = search(method=method, try_first=first, seed=1)
     assert other.run(range(2))[1] != points[1]
     if method in ("random", "qmc"):
-        assert search(method=method).run(range(14))[3:] == points[3:]
+        assert search(method=method).run(range(12))[3:] == points[3:]
 
 
 @pytest.mark.parametrize(("method", "goals"), [("tpe", 2), ("gp", 1), ("nsga2", 2)])
@@ -176,8 +182,12 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
     search: Callable[..., Search], method: str, goals: int
 ) -> None:
     made = search(**keys_of(method, goals))
+    drawn = (
+        search(method="random", run_cap=100) if method == "gp" else made
+    )  # its model takes long to fit
     for point in range(30):
-        found, number = made.begin(point)
+        found = next_point(drawn.spec, drawn.ledger, point)
+        number = made.keep(point, found)
         if point % 5 == 1:
             made.ledger.report(number, 1, -1.0)
             made.ledger.report(number, 2, -2.0)
@@ -194,7 +204,7 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
 @pytest.mark.parametrize("method", ["tpe", "gp"])
 def test_a_running_trial_is_kept_away_from(search: Callable[..., Search], method: str) -> None:
     made = search(method=method)
-    made.run(range(12))
+    made.fill(range(12))
     found, _ = made.begin(12)
     assert next_point(made.spec, made.ledger, 13).params != found.params
 
@@ -249,7 +259,7 @@ def test_points_carried_over_are_a_population_too(search: Callable[..., Search])
     assert next_point(later.spec, later.ledger, 30) == next_point(made.spec, made.ledger, 30)
 
 
-def test_a_sweep_of_the_shipped_kind_has_its_grid_in_order(search: Callable[..., Search]) -> None:
+def test_a_grid_is_planned_in_order(search: Callable[..., Search]) -> None:
     made = search(method="grid", parameters={"optim.lr": {"values": [1e-3, 1e-4]}})
     points = [next_point(made.spec, made.ledger, point).params for point in range(2)]
     assert points == made.spec.points() == [{"optim.lr": 1e-3}, {"optim.lr": 1e-4}]

@@ -12,10 +12,9 @@ from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.base import Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine
-from carft_sweep.sweeps.ledger.runs import RunStore
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep, toy_in
-from tests.sweeps.scheduler.dying import Crash, dying
+from tests.sweeps.conftest import ONE_RUN, ToySweep, toy_in
+from tests.sweeps.scheduler.dying import Crash, dying, state_of
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
 """From good to bad, so that each later one is below the median of those before."""
@@ -77,23 +76,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
     return toy
 
 
-def test_bad_trials_are_pruned_and_good_ones_are_complete(whole: ToySweep) -> None:
-    assert states(whole) == {
-        0.3: "complete",
-        0.4: "complete",
-        0.5: "pruned",
-        0.6: "pruned",
-        2.0: "pruned",
-        3.0: "pruned",
-    }
+def test_bad_trials_are_pruned_so_in_optuna_in_the_tracker_and_in_their_folders(
+    whole: ToySweep,
+) -> None:
+    assert states(whole) == {weight: "complete" if weight < 0.5 else "pruned" for weight in WEIGHTS}
+    assert sum("pruned: " in line for line in whole.lines) == 4
     pruned = whole.ledger().trials()[-1]
     assert pruned.values == ()
-    assert pruned.reason is not None
-    assert "id/val/top1" in pruned.reason["message"]
-    assert sum("pruned: " in line for line in whole.lines) == 4
-
-
-def test_a_pruned_trial_is_so_in_optuna_in_the_tracker_and_in_its_folder(whole: ToySweep) -> None:
+    assert "id/val/top1" in (pruned.reason or {})["message"]
     frozen = whole.study().trials[-1]
     assert frozen.state.name == "PRUNED"
     assert list(frozen.intermediate_values) == [1, 2]
@@ -101,21 +91,21 @@ def test_a_pruned_trial_is_so_in_optuna_in_the_tracker_and_in_its_folder(whole: 
     child = whole.tracked()["car_ft kl_weight=3 s0"]
     assert (child.state, child.tags["carft.state"]) == ("killed", "pruned")
     assert [point.step for point in child.history["id/val/top1"]] == [0, 1, 2]
-    state = RunStore(whole.home.runs).read(whole.ledger().trials()[-1].runs["0"])
-    assert state is not None
+    state = state_of(whole, pruned.runs["0"])
     assert (state.state, state.lease) == ("stopped", None)
 
 
-def test_the_same_sweep_again_trains_no_pruned_run_and_tells_nothing(toy: ToySweep) -> None:
+def test_the_same_sweep_again_or_another_one_trains_no_pruned_run(toy: ToySweep) -> None:
     toy.run(**PRUNING)
     trained, tracked = toy.trained(), str(toy.tracker.runs)
     assert toy.run(**PRUNING).exit_code == 0
-    assert toy.trained() == trained
     assert str(toy.tracker.runs) == tracked
+    toy.run(name="again", **PRUNING)
+    assert states(toy, "again") == states(toy)
+    assert toy.trained() == trained
 
 
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("at", [1, 7, 13, 19])
+@pytest.mark.parametrize(("at", "before"), [(1, True), (7, False), (13, True), (13, False)])
 def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
     toy: ToySweep, whole: ToySweep, at: int, before: bool
 ) -> None:
@@ -136,11 +126,7 @@ def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
 def test_a_driver_that_dies_keeps_the_mean_over_seeds_at_every_epoch(
     toy: ToySweep, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = {
-        **PRUNING,
-        "parameters": {"algorithm.kl_weight": {"values": WEIGHTS[:1]}},
-        "seeds": [0, 1],
-    }
+    sweep = {**PRUNING, **ONE_RUN, "seeds": [0, 1]}
     whole = toy_in(tmp_path_factory.mktemp("whole"), monkeypatch)
     whole.run(**sweep)
     with pytest.raises(Crash):
@@ -158,10 +144,8 @@ def test_a_run_is_stopped_whose_driver_died_behind_the_decision_to_prune_it(toy:
     bury(toy)
     toy.run(**PRUNING)
     pruned = [trial for trial in toy.ledger().trials() if trial.state == "pruned"]
-    runs = RunStore(toy.home.runs)
-    found = [runs.read(digest) for trial in pruned for digest in trial.runs.values()]
-    assert found
-    assert {(state.state, state.lease) for state in found if state} == {("stopped", None)}
+    found = [state_of(toy, digest) for trial in pruned for digest in trial.runs.values()]
+    assert {(state.state, state.lease) for state in found} == {("stopped", None)}
 
 
 def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySweep) -> None:
@@ -172,14 +156,6 @@ def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySwee
     first = toy.study().trials[0]
     top1 = sum(0.8 + seed / 100 for seed in range(3)) / 3
     assert first.intermediate_values[toy_core.EPOCHS] == pytest.approx(top1)
-
-
-def test_a_run_of_another_sweep_is_judged_by_its_epochs(toy: ToySweep) -> None:
-    toy.run(**PRUNING)
-    trained = toy.trained()
-    toy.run(name="again", **PRUNING)
-    assert states(toy, "again") == states(toy)
-    assert toy.trained() == trained
 
 
 def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:
@@ -208,9 +184,7 @@ def test_a_trial_that_is_clearly_worse_after_its_first_seed_runs_no_more(toy: To
     assert states(toy) == {0.3: "complete", 0.4: "complete", 3.0: "pruned"}
     assert len(toy.trained()) == 3 + 3 + 1
     last = toy.ledger().trials()[-1]
-    run = RunStore(toy.home.runs).read(last.runs["0"])
-    assert run is not None
-    assert run.state == "done"  # its one run is whole, only the trial is not
+    assert state_of(toy, last.runs["0"]).state == "done"  # only the trial is not whole
 
 
 def test_the_race_goes_on_after_a_restart(toy: ToySweep) -> None:
@@ -257,7 +231,7 @@ def test_a_trial_without_seeds_has_its_value_at_each_seed_of_the_others(toy: Toy
 def test_the_mean_over_seeds_does_not_depend_on_which_seed_was_first(
     toy: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole: dict[str, Any] = {"parameters": PRUNING["parameters"], "seeds": [0, 1, 2]}
+    whole: dict[str, Any] = {"seeds": [0, 1, 2], "baselines": []}
     toy.run(**{**whole, "seeds": [2]})
     toy.run(**whole)
     fresh = toy_in(tmp_path / "fresh", monkeypatch)

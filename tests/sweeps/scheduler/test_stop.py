@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.engines.base import Handler, Job, Wait
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.home import Home, find_home
-from carft_sweep.sweeps.ledger.claim import EVERY, FILE, LIMITS, Claim, ask_to_stop
+from carft_sweep.sweeps.ledger.claim import FILE, LIMITS, Claim, ask_to_stop
 from carft_sweep.sweeps.ledger.ledger import Ledger
 from carft_sweep.sweeps.ledger.status import summaries
 from carft_sweep.sweeps.scheduler.progress import LiveProgress, Progress, to_stderr
@@ -35,6 +36,7 @@ from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep
 from tests.tracking.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
+EVERY = 0.05
 SLEEPER = """
 import sys, time
 from pathlib import Path
@@ -49,6 +51,11 @@ with Claim(Path(sys.argv[1]), got.append):
     time.sleep(float(sys.argv[2]))
 print(got, flush=True)
 """
+
+
+@pytest.fixture(autouse=True)
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carft_sweep.sweeps.ledger.claim.EVERY", EVERY)
 
 
 def until(condition: object, seconds: float = 20.0) -> None:
@@ -72,34 +79,31 @@ def driver(folder: Path, lasting: float = 0.0) -> subprocess.Popen[str]:
     return process
 
 
-def test_each_request_is_passed_on(tmp_path: Path) -> None:
+def test_each_request_is_passed_on_and_what_is_none_of_this_driver_is_removed(
+    tmp_path: Path,
+) -> None:
     received: list[bool] = []
     with Claim(tmp_path, received.append):
         for now in (False, False, True):
             ask_to_stop(tmp_path, now=now)
             until(lambda: not (tmp_path / FILE).exists())
     assert received == [False, False, True]
-
-
-def test_a_request_to_an_earlier_driver_is_removed_and_not_obeyed(tmp_path: Path) -> None:
-    received: list[bool] = []
     with Claim(tmp_path):
         assert ask_to_stop(tmp_path) is not None
         request = (tmp_path / FILE).read_text()
     assert not (tmp_path / FILE).exists()
     (tmp_path / FILE).write_text(request)  # as a driver that was killed leaves it
+    received.clear()
     with Claim(tmp_path, received.append):
         until(lambda: not (tmp_path / FILE).exists())
-    assert received == []
-
-
-def test_what_is_no_request_is_removed_and_not_obeyed(tmp_path: Path) -> None:
-    received: list[bool] = []
-    with Claim(tmp_path, received.append):
         for text in ("[1]", "no JSON", '{"now": true}'):
             (tmp_path / FILE).write_text(text)
             until(lambda: not (tmp_path / FILE).exists())
+        assert "carft-claim" in {thread.name for thread in threading.enumerate()}
     assert received == []
+    assert "carft-claim" not in {thread.name for thread in threading.enumerate()}
+    assert ask_to_stop(tmp_path) is None, "nobody drives"
+    assert not (tmp_path / FILE).exists()
 
 
 class Written(InProcessEngine):
@@ -189,126 +193,100 @@ def test_a_driver_whose_terminal_is_closed_stops_after_the_epoch(tmp_path: Path)
     assert ended.read_text() == "True"
 
 
-def test_nobody_is_asked_when_nobody_drives(tmp_path: Path) -> None:
-    assert ask_to_stop(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_thread_ends_with_the_driver(tmp_path: Path) -> None:
-    with Claim(tmp_path):
-        assert "carft-claim" in {thread.name for thread in threading.enumerate()}
-    assert "carft-claim" not in {thread.name for thread in threading.enumerate()}
-
-
 def begun(home: Home, name: str = "toy") -> Path:
     metric = {"name": "id/val/top1", "goal": "maximize", "merge": None}
     spec = {"name": name, "description": "", "seeds": [0], "parameters": {}, "metric": metric}
     return Ledger.create(home.sweep(name), 1, spec, {}).file.parent
 
 
-def test_stop_waits_until_the_driver_is_gone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stop_waits_until_the_driver_is_gone(tmp_path: Path, carft: Carft) -> None:
     process = driver(begun(Home(tmp_path)), lasting=0.5)
     # Somebody must collect it: a process that has ended and was not is still there for `kill`.
     collecting = threading.Thread(target=process.communicate)
     collecting.start()
-    assert main(["stop", "toy", "--home", str(tmp_path)]) == 0
+    told = carft("stop", "toy", "--home", tmp_path).out
     collecting.join()
     assert process.returncode == 0
-    told = capsys.readouterr().out
     assert f"Asked process {process.pid} on " in told
     assert "to stop after the epoch" in told
     assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in told
 
 
-def test_stop_now_and_no_wait(tmp_path: Path, carft: Carft) -> None:
-    process = driver(begun(Home(tmp_path)))
-    assert "at once" in carft("stop", "toy", "--now", "--no-wait", "--home", tmp_path).out
-    assert process.communicate(timeout=60)[0] == "[True]\n"
-
-
-def test_stop_says_when_nothing_runs_and_names_the_nearest_when_nothing_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], carft: Carft
+def test_stop_now_waits_not_where_that_is_said_and_nothing_where_nothing_runs(
+    tmp_path: Path, carft: Carft
 ) -> None:
-    begun(Home(tmp_path))
+    received: list[bool] = []
+    with Claim(begun(Home(tmp_path)), received.append):
+        assert "at once" in carft("stop", "toy", "--now", "--no-wait", "--home", tmp_path).out
+        until(lambda: received == [True])
     assert carft("stop", "toy", "--home", tmp_path).out == "toy is not running.\n"
-    for name in ("other", "../sweeps/toy"):
-        assert "Known: toy." in carft("stop", name, "--home", tmp_path, code=2).err
-    main(["stop", "toi", "--home", str(tmp_path)])
-    assert "did you mean 'toy'?" in capsys.readouterr().err
+    for name, near in {
+        "other": "Known: toy.",
+        "../sweeps/toy": "Known: toy.",
+        "toi": "'toy'?",
+    }.items():
+        assert near in carft("stop", name, "--home", tmp_path, code=2).err
 
 
 class Asked(InProcessEngine):
-    """Somebody else asks the sweep to stop once its first trial trains."""
+    """Somebody else asks the sweep to stop once its first run trains."""
 
     folder: Path
+    now = False
 
-    def run(self, handler: object) -> None:
-        assert ask_to_stop(self.folder) is not None
+    def _execute(self, handler: Handler, job: Job) -> None:
+        assert ask_to_stop(self.folder, self.now) is not None
         until(lambda: self.is_stopping)
-        super().run(handler)  # type: ignore[arg-type]
+        super()._execute(handler, job)
 
 
 def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: ToySweep) -> None:
     engine = Asked(toy_core.ENTRY)
     engine.folder = toy.home.sweep("toy")
-    ended = toy.run(engine)
-    assert ended.interrupted
-    assert ended.exit_code == 3
+    assert toy.run(engine, **ONE_RUN).exit_code == 3
     assert any("stopping after this epoch" in line for line in toy.lines)
-    assert toy.run().exit_code == 0
+    assert toy.run(**ONE_RUN).exit_code == 0
 
 
-def test_a_request_is_taken_while_the_sweep_is_planned(
+def test_a_sweep_is_stopped_while_it_is_planned_by_a_request_or_a_signal(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = toy.home.sweep("toy")
-
-    def identify(config: TrialConfig, seed: int) -> Identity:
-        assert ask_to_stop(folder) is not None
+    def asked() -> None:
+        assert ask_to_stop(toy.home.sweep("toy")) is not None
         until(lambda: any("stopping after this epoch" in line for line in toy.lines))
-        return toy_core.toy_identity(config, seed)
 
-    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
-    assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
-    assert not toy.evaluated()
-
-
-def test_a_signal_is_not_lost_where_a_library_loses_what_its_handler_raises(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
     signals = [signal.SIGINT]
 
-    def identify(config: TrialConfig, seed: int) -> Identity:
+    def signalled() -> None:
         with suppress(KeyboardInterrupt):  # as code in C does that calls back into Python
             while signals:
                 signal.raise_signal(signals.pop())
-        return toy_core.toy_identity(config, seed)
 
-    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
-    assert toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code == 3
-    assert not toy.evaluated()
+    def twice() -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
 
+    def plan(act: Callable[[], None]) -> int:
+        def identify(config: TrialConfig, seed: int) -> Identity:
+            act()
+            return toy_core.toy_identity(config, seed)
 
-def test_a_second_signal_ends_the_planning(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    def identify(config: TrialConfig, seed: int) -> Identity:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        return toy_core.toy_identity(config, seed)
+        monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
+        return toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code
 
-    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
+    assert [plan(act) for act in (asked, signalled)] == [3, 3]
     with pytest.raises(KeyboardInterrupt):
-        toy.run()
+        plan(twice)
+    assert not toy.evaluated()
 
 
 def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
     signals: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-    engine, ended = AskedInARun(toy_core.ENTRY), list[SweepResult]()
+    engine, ended = Asked(toy_core.ENTRY), list[SweepResult]()
     engine.folder, engine.now = toy.home.sweep("toy"), True
     try:
-        thread = threading.Thread(target=lambda: ended.append(toy.run(engine)))
+        thread = threading.Thread(target=lambda: ended.append(toy.run(engine, **ONE_RUN)))
         thread.start()
         thread.join(60)
     finally:
@@ -341,45 +319,28 @@ class Away(MemoryTracker):
 
 
 def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
-    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     engine = Asked(toy_core.ENTRY)
     engine.folder = toy_cli.home.sweep("toy")
     toy_cli.tracker = Away()
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     begun = time.monotonic()
-    assert main(["run", str(toy_cli.file()), "--in-process"]) == 3
+    told = carft("run", toy_cli.file(), "--in-process", code=3).err
     assert time.monotonic() - begun < 15
-    told = capsys.readouterr().err
     assert "not in MLflow" in told
     assert "connection refused" in told
 
 
-@pytest.mark.parametrize("is_named", [False, True])
 def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path / "a home")
-    monkeypatch.setenv("CARFT_HOME", str(home.path) if is_named else "elsewhere")
-    option = "" if is_named else f" --home '{home.path}'"
-    with (
-        Claim(home.sweep("toy")),
-        pytest.raises(RequestError, match=re.escape(f"stop it: carft-sweep stop toy{option}, or")),
-        Claim(home.sweep("toy")),
-    ):
-        pass
-
-
-class AskedInARun(InProcessEngine):
-    """Somebody else asks the sweep to stop while its first run trains."""
-
-    folder: Path
-    now = False
-
-    def _execute(self, handler: Handler, job: Job) -> None:
-        assert ask_to_stop(self.folder, self.now) is not None
-        until(lambda: self.is_stopping)
-        super()._execute(handler, job)
+    for named, option in ((home.path, ""), ("elsewhere", f" --home '{home.path}'")):
+        monkeypatch.setenv("CARFT_HOME", str(named))
+        told = re.escape(f"stop it: carft-sweep stop toy{option}, or")
+        with Claim(home.sweep("toy")), pytest.raises(RequestError, match=told):
+            Claim(home.sweep("toy")).__enter__()
 
 
 def test_a_line_of_a_signals_handler_may_come_within_another_line(
