@@ -206,9 +206,7 @@ def test_each_change_is_one_line_behind_the_others(ledger: Ledger) -> None:
     assert [next(iter(json.loads(line))) for line in lines] == ["trial", "trial", "facts"]
 
 
-def test_a_change_is_on_the_disk_before_it_is_acted_upon(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_is_on_the_disk_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
     number = propose(ledger, 0)
@@ -333,9 +331,7 @@ def test_a_damaged_line_is_named(home: Home, ledger: Ledger, line: bytes) -> Non
     assert contents(read(home)) == contents(ledger)
 
 
-def test_a_ledger_without_a_line_or_with_one_before_the_first_generation_is_told(
-    home: Home, ledger: Ledger
-) -> None:
+def test_a_ledger_that_does_not_begin_with_a_generation_is_told(home: Home, ledger: Ledger) -> None:
     begun = ledger.file.read_bytes()
     ledger.file.write_bytes(b"")
     with pytest.raises(RequestError, match=r"toy has not begun: .*ledger\.jsonl holds nothing"):
@@ -345,9 +341,7 @@ def test_a_ledger_without_a_line_or_with_one_before_the_first_generation_is_told
         read(home)
 
 
-def test_sweeps_are_apart_and_an_unknown_one_names_the_near_ones(
-    home: Home, ledger: Ledger
-) -> None:
+def test_sweeps_are_apart_and_an_unknown_one_names_near_ones(home: Home, ledger: Ledger) -> None:
     begin(home, "toy.2")
     begin(home, "toy2", 4)
     (home.sweeps / "no sweep").mkdir()

@@ -129,9 +129,7 @@ def assert_equal(home: Home, ledger: Ledger) -> None:
 
 
 @everywhere
-def test_every_generation_has_a_study_with_each_trial_and_an_update_adds_what_it_lacks(
-    home: Home, ledger: Ledger
-) -> None:
+def test_each_generation_has_a_study_and_each_trial_is_there(home: Home, ledger: Ledger) -> None:
     fill(ledger)
     StudySync(home, ledger).update()
     assert_equal(home, ledger)

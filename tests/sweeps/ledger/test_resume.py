@@ -51,7 +51,7 @@ def test_a_sweep_that_is_done_says_so(toy_cli: ToySweep, carft: Carft) -> None:
     assert f"{file} has changed since; " in told.out
 
 
-def test_a_paused_sweep_goes_on_with_what_its_driver_can_take_up(
+def test_a_paused_sweep_goes_on_as_it_began_or_by_its_limits(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
     toy_cli.run()
@@ -86,9 +86,7 @@ def _crash(*_: object) -> None:
     raise Crash
 
 
-def test_a_trial_that_became_nan_is_tried_again_only_when_that_is_asked(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
+def test_a_nan_is_tried_again_only_when_that_is_asked(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
     run(toy_cli, baselines=[])
     told = carft("resume", "toy").out
@@ -148,9 +146,7 @@ def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
     assert "is gone, where the sweep was run" in carft("resume", "toy").err
 
 
-def test_an_unknown_sweep_and_one_of_which_too_little_is_kept_are_told(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
+def test_a_sweep_of_which_too_little_is_kept_is_told(toy_cli: ToySweep, carft: Carft) -> None:
     run(toy_cli, baselines=[])
     assert "no sweep 'toi'" in carft("resume", "toi", code=2).err
     (toy_cli.home.sweep("toy") / "sweep.yaml").unlink()
@@ -171,9 +167,7 @@ def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) 
         Invocation.last(toy_cli.ledger()).load(folder, vet_of(toy_cli.home))
 
 
-def test_a_module_that_lies_in_the_home_is_not_imported_by_resume(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
+def test_resume_imports_no_module_that_lies_in_the_home(toy_cli: ToySweep, carft: Carft) -> None:
     """Who can write a home makes its ledger name one."""
     toy_cli.plan({"0.3/1": LEFT[:1]})
     run(toy_cli, baselines=[])

@@ -188,9 +188,7 @@ def test_what_is_trained_again_replaces_the_old_only_when_it_is_done(runs: RunSt
     assert not runs.restore_backup(DIGEST)
 
 
-def test_a_sweep_is_refused_while_another_driver_here_or_elsewhere_claims_it(
-    tmp_path: Path,
-) -> None:
+def test_a_sweep_is_refused_while_a_driver_here_or_elsewhere_has_it(tmp_path: Path) -> None:
     folder = tmp_path / "kl_weight"
     with Claim(folder):
         assert holder(folder) is not None
@@ -320,9 +318,7 @@ def test_an_evaluation_with_a_wrong_budget_is_named(runs: RunStore, budget: str)
 
 
 @pytest.mark.parametrize("change", [{"pid": 2**40}, {"host": None}])
-def test_a_damaged_lease_is_named_and_leaves_no_lock_behind(
-    tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_a_damaged_lease_is_named_and_locks_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / DRIVER).write_text(json.dumps({**asdict(lease()), **change}))
     for use in (holder, lambda folder: Claim(folder).__enter__()):
         with pytest.raises(RequestError, match=r"driver\.json is damaged") as caught:

@@ -54,9 +54,7 @@ def test_a_trial_that_reaches_the_target_leaves_no_work(toy_cli: ToySweep, carft
     assert "nothing left to do" in carft("resume", "toy", "--in-process").out
 
 
-def test_a_run_folder_that_was_deleted_is_work_that_resume_does(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
+def test_a_deleted_run_folder_is_work_that_resume_does(toy_cli: ToySweep, carft: Carft) -> None:
     carft("run", toy_cli.file(baselines=[]), "--in-process")
     folder = a_run(toy_cli)
     shutil.rmtree(folder)
@@ -66,9 +64,7 @@ def test_a_run_folder_that_was_deleted_is_work_that_resume_does(
     assert not is_work_left(toy_cli)
 
 
-def test_a_damaged_file_of_a_run_is_named_set_aside_and_made_again(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
+def test_a_damaged_file_is_named_set_aside_and_made_again(toy_cli: ToySweep, carft: Carft) -> None:
     words = ("run", toy_cli.file(baselines=["fine_tune"]), "--in-process")
     carft(*words)
     values = toy_cli.values()

@@ -77,9 +77,7 @@ def values_of(row: Row, comparison: Comparison) -> dict[str, float]:
     return values
 
 
-def test_an_arm_has_what_tells_it_apart_as_parameters_and_first_in_its_name(
-    compared: Comparison,
-) -> None:
+def test_what_tells_arms_apart_is_in_their_parameters_and_names(compared: Comparison) -> None:
     arms = arm_summaries(compared)
     params = {arm.label: dict(arm.params) for arm in arms}
     assert params["fine_tune"] == {"arm": "fine_tune", "algorithm": "fine_tune"}
@@ -160,9 +158,7 @@ def test_every_row_that_is_shown_first_is_an_arm_and_has_the_tag_of_its_sweep(
 # In a store.
 
 
-def test_a_store_has_the_arms_in_the_order_of_the_table_and_views_of_what_there_is(
-    toy: ToySweep,
-) -> None:
+def test_a_store_has_the_arms_in_order_and_views_of_what_there_is(toy: ToySweep) -> None:
     ended = toy.run()
     arms = toy.arms()
     rows = [row.arm.label for row in visible_rows(ended.comparison, TableOptions()) if row.n]

@@ -87,9 +87,7 @@ def test_what_is_not_done_has_no_model_and_before_any_trial_is_nothing_is_select
         select_model(found, setting="car_ft kl_weight=0.3")
 
 
-def test_a_model_without_weights_is_trained_by_the_command_that_trained_it(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
+def test_a_model_without_weights_names_its_command(toy_cli: ToySweep, carft: Carft) -> None:
     file, home = toy_cli.file(**ONE_RUN), toy_cli.folder / "other"
     carft("run", file, "--set", "name=zzz", "--home", home)
     refusal = carft("export", "zzz", "--home", home, code=2).err

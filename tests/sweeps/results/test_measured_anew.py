@@ -19,9 +19,7 @@ def amend(runs: RunStore, digests: Iterable[str], label: str, **facts: str) -> N
         write_json(file, {**plain, "facts": {**plain["facts"], **facts}})
 
 
-def test_what_another_sweep_measured_otherwise_is_told_and_a_merge_has_the_marks_of_its_own(
-    toy: ToySweep,
-) -> None:
+def test_what_was_measured_otherwise_is_told_and_a_merge_has_its_marks(toy: ToySweep) -> None:
     toy.run()
     ledger, runs = toy.ledger(), RunStore(toy.home.runs)
     number, trained = ledger.trials()[0].number, [*ledger.trials()[0].runs.values()]

@@ -164,9 +164,7 @@ def test_the_page_has_the_command_that_exports_its_model(home: Home) -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_report_may_be_of_some_runs_or_of_several_sweeps(
-    home: Home, tmp_path: Path, carft: Carft
-) -> None:
+def test_a_report_is_of_some_runs_or_of_sweeps(home: Home, tmp_path: Path, carft: Carft) -> None:
     page, condition = tmp_path / "page.html", "algorithm=fine_tune"
     carft("--home", home.path, "report", NAME, "--where", condition, "--out", page)
     text = page.read_text()

@@ -33,9 +33,7 @@ def steps(store: MemoryTracker, name: str = LOSS) -> list[int]:
     return [point.step for point in store.runs[RUN].history.get(name, [])]
 
 
-def test_points_are_sent_within_an_epoch_that_nobody_reports(
-    made: MadeSweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_points_are_sent_within_an_epoch(made: MadeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one request, and only when ten seconds have passed since runs were looked at."""
     now = [0.0]
     clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
@@ -60,9 +58,7 @@ def test_points_are_sent_within_an_epoch_that_nobody_reports(
     assert (steps(store), store.calls) == ([1, 2, 3, 4], calls + 2), "what was sent is not again"
 
 
-def test_the_thread_of_a_driver_sends_them_without_news(
-    made: MadeSweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drivers_thread_sends_them(made: MadeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("results.sync", "scheduler.session"):
         monkeypatch.setattr(f"carft_sweep.sweeps.{module}.EVERY", 0.01)
     monkeypatch.setattr(session, "PACE", 0.01)

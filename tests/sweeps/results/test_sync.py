@@ -246,9 +246,7 @@ def test_a_seed_that_was_done_before_its_trial_was_pruned_stays_done(toy: ToySwe
         toy.run(**RACING)
 
 
-def test_a_torn_line_costs_one_sending_and_what_is_told_late_ended_when_it_was_measured(
-    toy: ToySweep,
-) -> None:
+def test_a_torn_line_costs_a_sending_and_late_news_have_their_time(toy: ToySweep) -> None:
     toy.run(**ONE_RUN)
     (file,) = toy.home.sweep("toy").glob("sent/*.jsonl")
     before = str(toy.tracked()["car_ft kl_weight=0.3 s0"].history)
@@ -307,9 +305,7 @@ def test_the_next_run_mends_what_the_store_has_lost(toy: ToySweep) -> None:
     assert toy.trained() == trained
 
 
-def test_a_sweep_whose_driver_was_killed_keeps_its_last_verdict_and_has_no_arms_of_a_half(
-    toy: ToySweep,
-) -> None:
+def test_a_killed_sweep_keeps_its_last_verdict_and_has_no_new_arms(toy: ToySweep) -> None:
     toy.run()
     kept = {"carft.verdict", "carft.answer", "carft.selected", "mlflow.note.content"}
     before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in kept}

@@ -24,7 +24,7 @@ from carft_sweep.sweeps.results.sync_thread import SyncThread
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
-from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, away, digest_of
+from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, digest_of
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 SWEEP, RUN, OTHER = RunKey("made"), RunKey("made", digest_of(0)), RunKey("made", digest_of(1))
@@ -137,26 +137,6 @@ def test_a_crash_at_any_call_changes_no_run(steps: list[tuple[int, int] | Troubl
         assert "running" not in {run.state for run in store.runs.values()}
 
 
-def test_a_store_that_is_away_costs_nothing_and_is_sent_everything_later(two: MadeSweep) -> None:
-    store = Troubled()
-    store.before = away
-    sync = two.sync(store)
-    thread = SyncThread("test", sync.update, pace=0.01, longest=0.05)
-    for _ in range(20):
-        two.epoch(0)
-        sync.note(RUN.digest)
-        thread.wake()
-    assert not thread.flush(0.3)
-    assert thread.last_error == "away"
-    assert not thread.is_done
-    assert store.runs == {}
-    store.before = lambda: None
-    assert thread.flush(10)
-    assert thread.last_error is None
-    thread.close(5)
-    assert [point.step for point in store.runs[RUN].history["train/loss"]] == list(range(21))
-
-
 def test_waiting_for_a_store_that_is_away_does_not_spin_and_no_error_ends_the_thread() -> None:
     tries = 0
     error: Exception | None = KeyError("a bug")
@@ -173,9 +153,11 @@ def test_waiting_for_a_store_that_is_away_does_not_spin_and_no_error_ends_the_th
     assert 1 <= tries <= 6  # 0.01, 0.02, 0.04, ... doubled each time
     error = ServiceUnreachable("away")
     assert not thread.flush(0.4)
+    assert (thread.last_error, thread.is_done) == ("away", False)
     assert tries <= 12
     error = None
     assert thread.flush(10)
+    assert thread.last_error is None
     thread.close(1)
 
 

@@ -16,7 +16,7 @@ from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.artifacts import write_comparison
 from carft_sweep.sweeps.results.records import load_part
 from carft_sweep.sweeps.results.sync import SweepSync
-from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
+from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.store.base import EndState, Metric, RunKey, RunStart, Tracker
 from tests.sweeps.toy_runs import epoch_report
 from tests.tracking.memory_store import MemoryTracker
@@ -39,7 +39,7 @@ class Crash(BaseException):
 
 
 class Troubled(MemoryTracker):
-    """A store that is away when `away` says so, refuses some metrics, and counts its calls."""
+    """A store that refuses some metrics, and counts its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,10 +80,6 @@ class Troubled(MemoryTracker):
     def run_id(self, key: RunKey) -> str | None:
         self.before()
         return super().run_id(key)
-
-
-def away() -> None:
-    raise ServiceUnreachable("away")
 
 
 class MadeSweep:

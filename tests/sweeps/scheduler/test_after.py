@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.files import read_json
-from carft_sweep.sweeps.cli import main
-from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.report.formats import to_json
-from tests.sweeps.conftest import Carft, ToySweep
+from tests.sweeps.conftest import ToySweep
 from tests.sweeps.scheduler.test_confirming import StopsAfter
 
 SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
@@ -76,9 +74,7 @@ def test_a_soup_of_all_settings_is_of_every_finished_run(toy: ToySweep) -> None:
     assert len(made[1]) == 4
 
 
-def test_what_failed_is_in_no_soup_until_it_is_done_and_too_few_runs_make_none(
-    toy: ToySweep,
-) -> None:
+def test_what_failed_is_in_no_soup_and_too_few_runs_make_none(toy: ToySweep) -> None:
     stock = {"algorithm": "model_stock", "of": "fine_tune"}
     toy.plan({"fine_tune/1": [CRASH] * 2})
     ended = toy.run(retries=0, after=[stock])
@@ -90,9 +86,7 @@ def test_what_failed_is_in_no_soup_until_it_is_done_and_too_few_runs_make_none(
     assert (len(few), len(both)) == (1, 2)
 
 
-def test_asking_for_it_later_trains_nothing_and_the_same_sweep_again_does_nothing(
-    toy: ToySweep,
-) -> None:
+def test_a_later_soup_trains_nothing_and_the_same_again_does_nothing(toy: ToySweep) -> None:
     toy.run()
     trained = toy.trained()
     first = toy.run(**SOUP).comparison
@@ -144,28 +138,3 @@ def test_a_soup_by_hand_is_a_baseline_that_comes_after_the_others(toy: ToySweep)
         baselines=[{"name": "uniform_soup", "members": runs}, "zero_shot", "fine_tune"]
     ).comparison
     assert soups(found) == {"uniform_soup": runs}
-
-
-def test_the_commands_count_and_show_it(toy_cli: ToySweep, carft: Carft) -> None:
-    file = str(toy_cli.file(**SOUP))
-    plan = carft("check", file, "--json").json
-    assert (plan["runs"], plan["to_combine"], plan["to_train"]) == (8, 1, 6)
-    assert (
-        "and 1 made of runs that will be done: uniform_soup of fine_tune"
-        in carft("check", file).out
-    )
-    assert main(["run", file, "--in-process"]) == 0
-    plan = carft("check", file, "--json").json
-    assert (plan["runs"], plan["to_combine"], plan["done"]) == (8, 0, 8)
-    assert [row["label"] for row in plan["rows"] if row["role"] == "soup"] == [
-        "uniform_soup of=fine_tune"
-    ]
-    seen = sweep_status(toy_cli.home, "toy")
-    assert (seen.runs, seen.runs_ended) == (8, 8)
-    assert [item["algorithm"] for item in carft("show", "toy", "--json").json["soups"]] == [
-        "uniform_soup"
-    ]
-    assert "\nsoup uniform_soup of=fine_tune\n  no seed  done" in carft("show", "toy").out
-    assert not any("a run that no sweep uses" in item.reason for item in waste(toy_cli.home))
-    assert "uniform_soup of=fine_tune" in carft("compare", "toy").out
-    assert "has nothing left to do" in carft("resume", "toy").out

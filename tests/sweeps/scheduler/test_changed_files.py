@@ -53,9 +53,7 @@ def test_parameters_that_change_places_leave_the_points_as_they_are(
 
 
 @pytest.mark.parametrize(("method", "cap"), [("tpe", 11), ("nsga2", 4)])
-def test_points_survive_a_crash_behind_a_change_of_seeds(
-    toy: ToySweep, method: str, cap: int
-) -> None:
+def test_points_survive_a_crash_behind_a_new_seed(toy: ToySweep, method: str, cap: int) -> None:
     search = {**SEARCH, "method": method, "run_cap": cap}
     toy.run(**search)
     before = points(toy.ledger())

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.cli.status import sweep_status
 from carft_sweep.sweeps.engines.base import Handler
@@ -77,9 +76,7 @@ def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> N
     )
 
 
-def test_asking_for_it_later_trains_the_fresh_runs_alone_and_the_same_again_nothing(
-    toy: ToySweep,
-) -> None:
+def test_asking_for_it_later_trains_the_fresh_runs_alone(toy: ToySweep) -> None:
     toy.run()
     before = toy.trained()
     first = toy.run(**FRESH).comparison
@@ -161,7 +158,7 @@ def test_nothing_is_confirmed_where_nothing_was_chosen_or_nothing_trains(toy: To
     assert toy.ledger().recall("confirmations") == []
     assert sweep_status(toy.home, "toy").runs == 4
     zero_shot = {"trial": {"algorithm": "zero_shot"}, "parameters": {}, "baselines": []}
-    ended = toy.run(name="zero", **zero_shot, **FRESH)
+    ended = toy.run(name="zero", report={"model": False}, **zero_shot, **FRESH)
     assert (ended.exit_code, confirmed(ended.comparison)) == (0, {})
     assert "confirm" not in ended.comparison.verdict.lower()
 
@@ -175,26 +172,36 @@ def test_a_choice_by_a_merge_is_judged_by_the_merge(toy: ToySweep) -> None:
     assert "car_ft kl_weight=0.3 + wise_ft@0.5 against fine_tune + wise_ft@0.5" in found.verdict
 
 
-def test_the_commands_count_and_show_it(toy_cli: ToySweep, carft: Carft) -> None:
-    file = str(toy_cli.file(**FRESH))
+def test_the_commands_count_and_show_it_and_a_soup(toy_cli: ToySweep, carft: Carft) -> None:
+    file = toy_cli.file(**FRESH, after=[{"algorithm": "uniform_soup", "of": "fine_tune"}])
     plan = carft("check", file, "--json").json
-    assert (plan["runs"], plan["to_confirm"], plan["to_train"]) == (13, 6, 6)
-    assert "and 6 runs that confirm what will be chosen" in carft("check", file).out
-    assert main(["run", file, "--in-process"]) == 0
+    counts = ("runs", "to_confirm", "to_combine", "to_train")
+    assert [plan[name] for name in counts] == [14, 6, 1, 6]
+    told = carft("check", file).out
+    assert "and 6 runs that confirm what will be chosen" in told
+    assert "and 1 made of runs that will be done: uniform_soup of fine_tune" in told
+    carft("run", file, "--in-process")
     plan = carft("check", file, "--json").json
-    assert (plan["runs"], plan["to_confirm"], plan["done"]) == (13, 0, 13)
-    assert [row["label"] for row in plan["rows"] if row["role"] == "confirmation"] == [
-        "car_ft kl_weight=0.3 (confirmed)",
-        "fine_tune (confirmed)",
+    counts = ("runs", "to_confirm", "to_combine", "done")
+    assert [plan[name] for name in counts] == [14, 0, 0, 14]
+    labels = [(row["role"], row["label"]) for row in plan["rows"]]
+    assert labels[-3:] == [
+        ("confirmation", "car_ft kl_weight=0.3 (confirmed)"),
+        ("confirmation", "fine_tune (confirmed)"),
+        ("soup", "uniform_soup of=fine_tune"),
     ]
     seen = sweep_status(toy_cli.home, "toy")
-    assert (seen.runs, seen.runs_ended) == (13, 13)
-    shown = carft("show", "toy", "--json").json["confirmations"]
-    assert [(item["algorithm"], [run["seed"] for run in item["runs"]]) for item in shown] == [
-        ("car_ft", [2, 3, 4]),
-        ("fine_tune", [2, 3, 4]),
-    ]
-    assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in carft("show", "toy").out
+    assert (seen.runs, seen.runs_ended) == (14, 14)
+    shown = carft("show", "toy", "--json").json
+    assert [
+        (item["algorithm"], [run["seed"] for run in item["runs"]])
+        for item in shown["confirmations"]
+    ] == [("car_ft", [2, 3, 4]), ("fine_tune", [2, 3, 4])]
+    assert [item["algorithm"] for item in shown["soups"]] == ["uniform_soup"]
+    told = carft("show", "toy").out
+    assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in told
+    assert "\nsoup uniform_soup of=fine_tune\n  no seed  done" in told
+    assert "uniform_soup of=fine_tune" in carft("compare", "toy").out
     assert not any("a run that no sweep uses" in item.reason for item in waste(toy_cli.home))
     assert "has nothing left to do" in carft("resume", "toy").out
-    assert len([*RunStore(toy_cli.home.runs).digests()]) == 13
+    assert len([*RunStore(toy_cli.home.runs).digests()]) == 14

@@ -65,9 +65,7 @@ def test_each_run_is_trained_and_tracked_once_in_order_and_the_same_sweep_again_
     assert len(toy.ledger().proposals()) == 2
 
 
-def test_what_a_changed_sweep_or_another_one_needs_is_reused_and_the_rest_is_made(
-    toy: ToySweep,
-) -> None:
+def test_a_changed_sweep_or_another_one_reuses_what_there_is(toy: ToySweep) -> None:
     toy.run()
     trained, evaluated = toy.trained(), toy.evaluated()
     merges = [{"name": "wise_ft", "alphas": [0.5, 0.7]}]
@@ -98,9 +96,7 @@ def test_what_a_changed_sweep_or_another_one_needs_is_reused_and_the_rest_is_mad
     assert any("begins anew as generation 3" in line for line in toy.lines)
 
 
-def test_a_crashed_run_is_tried_as_often_as_the_file_says_and_by_the_next_execution(
-    toy: ToySweep,
-) -> None:
+def test_a_crashed_run_is_tried_as_often_as_told_and_by_the_next_driver(toy: ToySweep) -> None:
     toy.plan({"0.1/0": [CRASH] * 3})
     ended = toy.run(retries=1)
     assert ended.exit_code == 0
@@ -120,9 +116,7 @@ def test_a_crashed_run_is_tried_as_often_as_the_file_says_and_by_the_next_execut
     assert child.state == "finished"
 
 
-def test_a_nan_is_neither_retried_nor_trained_again_and_without_a_success_the_end_is_1(
-    toy: ToySweep,
-) -> None:
+def test_a_nan_is_not_tried_again_and_without_a_success_the_end_is_1(toy: ToySweep) -> None:
     toy.plan({f"{weight}/{seed}": [NAN] * 2 for weight in (0.1, 0.3) for seed in (0, 1)})
     assert toy.run(retries=5, baselines=[]).exit_code == 1
     reason = {"kind": "nan", "message": "train/loss is nan in epoch 3"}
@@ -243,9 +237,7 @@ def test_a_mistake_amid_the_sweep_leaves_nothing_open(toy: ToySweep) -> None:
     assert toy.run().exit_code == 0
 
 
-def test_a_driver_that_lost_its_claim_stops_and_writes_nothing_more(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_lost_its_claim_writes_no_more(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carft_sweep.sweeps.ledger.runs.RENEW_AFTER", 0.05)
     file = toy.home.sweep("toy") / "driver.json"
     successor = replace(Lease.mine(), host="elsewhere", pid=12)
@@ -290,9 +282,7 @@ def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep)
     assert toy.ledger("second").trials()[0].state == "complete"
 
 
-def test_fresh_trains_every_run_again_and_one_that_fails_leaves_the_earlier_result(
-    toy: ToySweep,
-) -> None:
+def test_fresh_trains_all_again_and_what_fails_keeps_its_earlier_result(toy: ToySweep) -> None:
     toy.run()
     before = toy.trained()
     assert toy.run(fresh=True).exit_code == 0
@@ -358,9 +348,7 @@ def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep
     assert RunStore(toy.home.runs).results(record.digest) == folder
 
 
-def test_changed_code_begins_anew_and_trains_again(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_code_trains_all_again(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
     def other_code(*args: Any, **fields: Any) -> Any:
         parts = {**toy_core.toy_identity(*args, **fields).parts, "own_code": 2}
         return Identity(digest_of(parts), parts)
@@ -411,9 +399,7 @@ def test_a_nan_ends_the_other_seeds_of_its_trial_too(toy: ToySweep) -> None:
     assert toy.trained() == {}
 
 
-def test_a_killed_worker_costs_an_attempt_and_nothing_else(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_worker_costs_an_attempt(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     toy.plan({"0.3/0": [{"do": "kill"}]})
     with closing(LocalEngine(toy_core.ENTRY)) as engine:

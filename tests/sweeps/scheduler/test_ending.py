@@ -39,9 +39,7 @@ def parent(toy: ToySweep) -> MemoryRun:
     return toy.tracker.runs[RunKey("toy")]
 
 
-def test_the_answer_and_its_page_are_in_mlflow_and_made_again_when_something_is_new(
-    toy: ToySweep, pages: list[str]
-) -> None:
+def test_the_answer_and_its_page_are_made_when_it_is_new(toy: ToySweep, pages: list[str]) -> None:
     asked = {**ONE, "description": "Does the term help?"}
     ended = toy.run(**asked)
     assert ended.comparison.statistics == ()  # one seed: nothing is tested
@@ -64,9 +62,7 @@ def test_the_answer_and_its_page_are_in_mlflow_and_made_again_when_something_is_
     assert pages == ["toy", "toy"]
 
 
-def test_a_page_that_cannot_be_made_costs_the_sweep_nothing(
-    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_that_fails_costs_nothing(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no font")
 

@@ -78,7 +78,7 @@ def test_out_of_memory_halves_the_micro_batch_then_that_of_evaluation_and_keeps_
     assert not can_be_halved(halved(single, 2))
 
 
-def test_where_a_smaller_micro_batch_would_be_another_run_only_evaluation_is_halved(
+def test_where_that_would_be_another_run_only_evaluation_is_halved(
     dropping_clip_files: Path,
 ) -> None:
     """Its items are coupled, or each micro-batch has masks of its own."""

@@ -279,7 +279,7 @@ def generations(made: Search) -> list[int | None]:
         ("nsga2", 80),
     ],
 )
-def test_a_search_looks_where_its_constraint_is_met(
+def test_a_search_meets_its_constraint(
     search: Callable[..., Search], method: str, points: int
 ) -> None:
     shares = []

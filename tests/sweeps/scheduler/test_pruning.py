@@ -13,7 +13,7 @@ from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.base import Handler
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ONE_RUN, ToySweep, toy_in
+from tests.sweeps.conftest import ToySweep, toy_in
 from tests.sweeps.scheduler.dying import Crash, dying, state_of
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
@@ -22,7 +22,7 @@ MEDIAN = {"type": "median", "startup_trials": 2, "min_epochs": 2, "allow_grid": 
 PRUNING: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": WEIGHTS}},
     "early_terminate": MEDIAN,
-    "seeds": [0],
+    "seeds": [0, 1],
     "baselines": [],
 }
 
@@ -76,9 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
     return toy
 
 
-def test_bad_trials_are_pruned_so_in_optuna_in_the_tracker_and_in_their_folders(
-    whole: ToySweep,
-) -> None:
+def test_bad_trials_are_pruned_in_the_ledger_and_wherever_it_is_told(whole: ToySweep) -> None:
     assert states(whole) == {weight: "complete" if weight < 0.5 else "pruned" for weight in WEIGHTS}
     assert sum("pruned: " in line for line in whole.lines) == 4
     pruned = whole.ledger().trials()[-1]
@@ -93,6 +91,11 @@ def test_bad_trials_are_pruned_so_in_optuna_in_the_tracker_and_in_their_folders(
     assert [point.step for point in child.history["id/val/top1"]] == [0, 1, 2]
     state = state_of(whole, pruned.runs["0"])
     assert (state.state, state.lease) == ("stopped", None)
+    # Seeds run in order, and a pruned trial runs no more of them; the others have their means.
+    assert not (whole.home.runs / pruned.runs["1"]).exists()
+    mean = pytest.approx((0.8 + 0.81) / 2)
+    assert whole.study().trials[0].intermediate_values[toy_core.EPOCHS] == mean
+    assert whole.ledger().trials()[0].reports[toy_core.EPOCHS] == mean
 
 
 def test_the_same_sweep_again_or_another_one_trains_no_pruned_run(toy: ToySweep) -> None:
@@ -105,37 +108,24 @@ def test_the_same_sweep_again_or_another_one_trains_no_pruned_run(toy: ToySweep)
     assert toy.trained() == trained
 
 
-@pytest.mark.parametrize(("at", "before"), [(1, True), (7, False), (13, True), (13, False)])
+@pytest.mark.parametrize(
+    ("at", "before"), [(1, True), (4, True), (7, False), (13, True), (23, False)]
+)
 def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
     toy: ToySweep, whole: ToySweep, at: int, before: bool
 ) -> None:
-    expected = [(t.params, t.state, t.values) for t in whole.ledger().trials()]
+    expected = [(t.params, t.state, t.values, t.reports) for t in whole.ledger().trials()]
     values = [t.intermediate_values for t in whole.study().trials]
     with pytest.raises(Crash):
         toy.run(DyingAt(at, before=before), **PRUNING)
     bury(toy)
     toy.run(**PRUNING)
     found = toy.ledger()
-    assert [(t.params, t.state, t.values) for t in found.trials()] == expected
+    assert [(t.params, t.state, t.values, t.reports) for t in found.trials()] == expected
     assert [t.intermediate_values for t in toy.study().trials] == values
     assert {run.state for run in toy.tracked().values()} == {"finished", "killed"}
     tags = [run.tags["carft.state"] for run in toy.tracked().values()]
-    assert sorted(tags) == ["done"] * 2 + ["pruned"] * 4
-
-
-def test_a_driver_that_dies_keeps_the_mean_over_seeds_at_every_epoch(
-    toy: ToySweep, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = {**PRUNING, **ONE_RUN, "seeds": [0, 1]}
-    whole = toy_in(tmp_path_factory.mktemp("whole"), monkeypatch)
-    whole.run(**sweep)
-    with pytest.raises(Crash):
-        toy.run(DyingAt(4, before=True), **sweep)  # at the third epoch of the first seed
-    bury(toy)
-    toy.run(**sweep)
-    (trial,), (expected,) = toy.ledger().trials(), whole.ledger().trials()
-    assert trial.reports == expected.reports
-    assert trial.reports[1] == pytest.approx((0.8 + 0.81) / 2 / toy_core.EPOCHS)
+    assert sorted(tags) == ["done"] * 4 + ["pruned"] * 4
 
 
 def test_a_run_is_stopped_whose_driver_died_behind_the_decision_to_prune_it(toy: ToySweep) -> None:
@@ -144,18 +134,8 @@ def test_a_run_is_stopped_whose_driver_died_behind_the_decision_to_prune_it(toy:
     bury(toy)
     toy.run(**PRUNING)
     pruned = [trial for trial in toy.ledger().trials() if trial.state == "pruned"]
-    found = [state_of(toy, digest) for trial in pruned for digest in trial.runs.values()]
+    found = [state_of(toy, trial.runs["0"]) for trial in pruned]
     assert {(state.state, state.lease) for state in found} == {("stopped", None)}
-
-
-def test_seeds_run_in_order_and_a_pruned_trial_runs_no_more_of_them(toy: ToySweep) -> None:
-    toy.run(**{**PRUNING, "seeds": [0, 1, 2]})
-    last = toy.ledger().trials()[-1]
-    folders = [(toy.home.runs / digest).exists() for digest in last.runs.values()]
-    assert folders == [True, False, False]
-    first = toy.study().trials[0]
-    top1 = sum(0.8 + seed / 100 for seed in range(3)) / 3
-    assert first.intermediate_values[toy_core.EPOCHS] == pytest.approx(top1)
 
 
 def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:
@@ -224,6 +204,7 @@ def test_a_trial_without_seeds_has_its_value_at_each_seed_of_the_others(toy: Toy
         seeds=[0, 1, 2],
         baselines=[],
         trial={"device": "cpu"},
+        report={"model": False},  # which would be a real one's
     )
     assert [trial.state for trial in toy.ledger().trials()] == ["complete", "pruned"]
 

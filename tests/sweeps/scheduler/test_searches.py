@@ -86,9 +86,7 @@ def test_a_trial_misses_a_constraint_by_what_its_runs_lack(toy: ToySweep) -> Non
     )
 
 
-def test_a_search_begins_with_the_best_points_of_another_sweep(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
+def test_a_search_begins_with_the_best_points_of_another(toy_cli: ToySweep, carft: Carft) -> None:
     carft("run", toy_cli.file(parameters={"algorithm.kl_weight": {"values": [0.1, 0.9, 3.0]}}))
     search = {
         "name": "second",

@@ -79,9 +79,7 @@ def driver(folder: Path, lasting: float = 0.0) -> subprocess.Popen[str]:
     return process
 
 
-def test_each_request_is_passed_on_and_what_is_none_of_this_driver_is_removed(
-    tmp_path: Path,
-) -> None:
+def test_each_request_is_passed_on_and_what_is_none_is_removed(tmp_path: Path) -> None:
     received: list[bool] = []
     with Claim(tmp_path, received.append):
         for now in (False, False, True):
@@ -212,9 +210,7 @@ def test_stop_waits_until_the_driver_is_gone(tmp_path: Path, carft: Carft) -> No
     assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in told
 
 
-def test_stop_now_waits_not_where_that_is_said_and_nothing_where_nothing_runs(
-    tmp_path: Path, carft: Carft
-) -> None:
+def test_stop_does_not_wait_where_told_nor_where_nothing_runs(tmp_path: Path, carft: Carft) -> None:
     received: list[bool] = []
     with Claim(begun(Home(tmp_path)), received.append):
         assert "at once" in carft("stop", "toy", "--now", "--no-wait", "--home", tmp_path).out
@@ -332,7 +328,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     assert "connection refused" in told
 
 
-def test_who_is_refused_is_told_how_to_stop_the_driver_from_here(
+def test_who_is_refused_is_told_how_to_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path / "a home")

@@ -68,18 +68,16 @@ def told(
     return carft
 
 
-def test_every_setting_runs_on_every_task(toy_sweep: ToySweep, ended: SweepResult) -> None:
+def test_every_setting_runs_on_every_task_with_the_split_of_its_seed(
+    toy_sweep: ToySweep, ended: SweepResult
+) -> None:
     # Two weights, fine-tuning and zero-shot, three domains, two seeds: none trains nothing twice.
-    assert ended.done == 4 * 3 * 2
+    assert ended.done == len(ended.comparison.runs()) == 4 * 3 * 2
     assert len(toy_sweep.ledger("domains").trials()) == 6
     zero_shot = {name for name in toy_sweep.tracked("domains") if name.startswith("zero_shot")}
     assert zero_shot == {
         f"zero_shot test_domain={domain} s{seed}" for domain in DOMAINS for seed in (0, 1)
     }
-
-
-def test_the_split_of_a_run_is_that_of_its_seed(toy_sweep: ToySweep, ended: SweepResult) -> None:
-    assert ended.comparison.runs()
     for run in ended.comparison.runs():
         claimed = json.loads((toy_sweep.home.runs / run.digest / "config.json").read_text())
         assert claimed["config"]["data"]["split_seed"] == run.seed
@@ -109,7 +107,11 @@ def test_it_ends_with_domainbeds_table(toy_sweep: ToySweep, ended: SweepResult) 
     assert (summary["best"], summary["trials"]["complete"]) == (None, 6)
 
 
-def test_the_rule_may_be_another_afterwards(told: Carft) -> None:
+def test_the_plan_names_the_tasks_and_the_rule_may_be_another_afterwards(
+    toy_sweep: ToySweep, told: Carft
+) -> None:
+    text = told("check", toy_sweep.file(**OVER_DOMAINS)).out
+    assert "tasks by data.test_domain: art, photo, sketch;" in text
     oracle = ("--selection", "oracle", "--metric", "ood/{task}_out/top1")
     plain = told("compare", "domains", "--json", *oracle).json
     # On that part the toy is the better the worse it is elsewhere.
@@ -128,12 +130,6 @@ def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Carf
     assert "name a run with --run" in message
     with pytest.raises(RequestError, match="unknown run of domains 'zzz'"):
         select_model(ended.comparison, run="zzz")
-
-
-def test_the_plan_names_the_tasks(toy_sweep: ToySweep, told: Carft) -> None:
-    file = str(toy_sweep.file(**OVER_DOMAINS))
-    text = told("check", file).out
-    assert "tasks by data.test_domain: art, photo, sketch;" in text
 
 
 def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: SweepResult) -> None:
