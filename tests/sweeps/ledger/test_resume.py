@@ -153,25 +153,21 @@ def test_a_sweep_of_which_too_little_is_kept_is_told(toy_cli: ToySweep, carft: C
     assert "run its file instead: carft-sweep run FILE" in carft("resume", "toy", code=2).err
 
 
-def test_what_was_imported_is_imported_again(toy_cli: ToySweep, tmp_path: Path) -> None:
-    (tmp_path / "carft_toy_plugin.py").write_text("LOADED = True\n")
+def test_what_was_imported_is_imported_again_but_nothing_that_lies_in_the_home(
+    toy_cli: ToySweep, tmp_path: Path, carft: Carft
+) -> None:
+    """Who can write a home makes its ledger name such a module."""
     plugin = tmp_path / "carft_toy_plugin.py"
-    toy_cli.plan({"0.3/1": LEFT[:1]})
+    plugin.write_text("LOADED = True\n")
+    toy_cli.plan({"0.3/1": LEFT[:2]})
     run(toy_cli, "--import", str(plugin), baselines=[])
-    folder = toy_cli.home.sweep("toy")
     assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     assert resume() == 0
     assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     plugin.unlink()
+    folder, ran = toy_cli.home.sweep("toy"), toy_cli.folder / "ran"
     with pytest.raises(RequestError, match="does not exist"):
         Invocation.last(toy_cli.ledger()).load(folder, vet_of(toy_cli.home))
-
-
-def test_resume_imports_no_module_that_lies_in_the_home(toy_cli: ToySweep, carft: Carft) -> None:
-    """Who can write a home makes its ledger name one."""
-    toy_cli.plan({"0.3/1": LEFT[:1]})
-    run(toy_cli, baselines=[])
-    ran = toy_cli.folder / "ran"
     planted = toy_cli.home.path / "carft_toy_planted.py"
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     ledger = toy_cli.ledger()

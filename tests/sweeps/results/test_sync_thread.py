@@ -208,21 +208,6 @@ def test_a_slow_store_is_sent_more_at_a_time(made: MadeSweep) -> None:
     assert max(store.batches) > 20
 
 
-def test_metrics_that_are_refused_cost_no_others(two: MadeSweep) -> None:
-    store = Troubled()
-    two.epoch(0, {"poison": 1.0})
-    two.epoch(0)
-    sync = two.sync(store)
-    assert sync.update()
-    history = store.runs[RUN].history
-    assert [point.step for point in history["train/loss"]] == [0, 1, 2]
-    assert "poison" not in history
-    assert OTHER in store.runs
-    ((digest, what),) = sync.refused
-    assert (digest, what) == (RUN.digest, "epochs from 0: poison")
-    assert sync.refused[digest, what] == "poisonous"
-
-
 @pytest.mark.parametrize("error", [KeyError("bug"), RequestFailed("pool exhausted")])
 def test_a_failing_request_holds_up_no_other(two: MadeSweep, error: Exception) -> None:
     store = Troubled()
@@ -262,20 +247,26 @@ def test_a_start_that_is_refused_is_tried_by_the_next_driver(two: MadeSweep) -> 
     assert RUN in store.runs
 
 
-def test_an_artifact_that_is_refused_costs_no_result(two: MadeSweep) -> None:
+def test_metrics_and_artifacts_that_are_refused_cost_no_result(two: MadeSweep) -> None:
     class Full(Troubled):
         def log_artifact(self, *_: object, **__: object) -> None:
             raise TrackingError("the bucket is full")
 
     store = Full()
+    two.epoch(0, {"poison": 1.0})
+    two.epoch(0)
     two.finish(0)
     sync = two.sync(store)
     assert sync.update()
-    assert store.runs[RUN].state == "finished"
+    history = store.runs[RUN].history
+    assert [point.step for point in history["train/loss"]] == [0, 1, 2]
+    assert "poison" not in history
+    assert (store.runs[RUN].state, OTHER in store.runs) == ("finished", True)
+    assert sync.refused.pop((RUN.digest, "epochs from 0: poison")) == "poisonous"
     assert {what for _, what in sync.refused} == {"config.json", COMPARISON_INPUT}
     assert two.sync(store).count_unsent() == 1
     mended = Troubled()
-    mended.runs = store.runs
+    mended.runs, mended.poison = store.runs, {}
     again = two.sync(mended)
     assert again.update()
     assert {*mended.runs[RUN].artifacts} == {"config.json"}

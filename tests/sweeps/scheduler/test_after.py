@@ -13,7 +13,7 @@ from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.report.formats import to_json
 from tests.sweeps.conftest import ToySweep
-from tests.sweeps.scheduler.test_confirming import StopsAfter
+from tests.sweeps.scheduler.dying import stopping_after
 
 SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
 OF_ALL = {"algorithm": "car_ft", "settings": "all"}
@@ -47,31 +47,26 @@ def done_of(toy: ToySweep, algorithm: str, **params: Any) -> list[str]:
     return sorted(digest for each in runs for digest in each)
 
 
-def test_a_soup_of_the_selected_setting_runs_last_and_is_a_row(
+def test_soups_of_the_selected_setting_and_of_all_run_last_and_are_rows(
     toy: ToySweep, labels: Callable[[ToySweep], list[str]]
 ) -> None:
-    after = [*SOUP["after"], {"algorithm": {"name": "model_stock"}, "of": {"algorithm": "car_ft"}}]
-    found = toy.run(after=after).comparison
-    assert labels(toy)[RUNS:] == ["uniform_soup of=fine_tune", "model_stock of=car_ft"]
-    assert toy.lines[-1].startswith("[9/9]")
-    assert soups(found) == {
+    stock = {"algorithm": {"name": "model_stock"}, "of": {"algorithm": "car_ft"}}
+    found = toy.run(
+        after=[*SOUP["after"], stock, {"algorithm": "uniform_soup", "of": OF_ALL}]
+    ).comparison
+    made = {
         "uniform_soup of=fine_tune": done_of(toy, "fine_tune"),
         "model_stock of=car_ft": done_of(toy, "car_ft", **{"algorithm.kl_weight": 0.3}),
+        "uniform_soup of=car_ft settings=all": done_of(toy, "car_ft"),
     }
-    merged = [row.arm.label for row in found.rows if row.arm.role == "soup" and row.arm.merge]
-    assert merged == [
-        "model_stock of=car_ft + wise_ft@0.5",
-        "uniform_soup of=fine_tune + wise_ft@0.5",
-    ]
+    assert [*map(len, made.values())] == [2, 2, 4]
+    assert labels(toy)[RUNS:] == [*made]
+    assert toy.lines[-1].startswith("[10/10]")
+    assert soups(found) == made
+    merged = {row.arm.label for row in found.rows if row.arm.role == "soup" and row.arm.merge}
+    assert merged == {f"{label} + wise_ft@0.5" for label in made}
     assert [row.arm.algorithm for row in found.rows if row.arm.is_zero_shot] == ["zero_shot"]
     assert {finding.pair.candidate.algorithm for finding in found.verdicts} == {"car_ft"}
-
-
-def test_a_soup_of_all_settings_is_of_every_finished_run(toy: ToySweep) -> None:
-    found = toy.run(after=[{"algorithm": "uniform_soup", "of": OF_ALL}]).comparison
-    (made,) = soups(found).items()
-    assert made == ("uniform_soup of=car_ft settings=all", done_of(toy, "car_ft"))
-    assert len(made[1]) == 4
 
 
 def test_what_failed_is_in_no_soup_and_too_few_runs_make_none(toy: ToySweep) -> None:
@@ -104,7 +99,7 @@ def test_a_later_soup_trains_nothing_and_the_same_again_does_nothing(toy: ToySwe
 
 def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep) -> None:
     after = [*SOUP["after"], {"algorithm": "model_stock", "of": "fine_tune"}]
-    toy.run(StopsAfter(RUNS + 1), after=after)  # amid the soups
+    toy.run(stopping_after(RUNS + 1), after=after)  # amid the soups
     assert has_work_left(toy.ledger(), RunStore(toy.home.runs))
     assert sweep_status(toy.home, "toy").runs == RUNS + 2
     trained = toy.trained()

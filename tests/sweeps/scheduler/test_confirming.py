@@ -9,14 +9,12 @@ import pytest
 
 from carft_sweep.sweeps.cli.removal import waste
 from carft_sweep.sweeps.cli.status import sweep_status
-from carft_sweep.sweeps.engines.base import Handler
-from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.report.formats import to_json
-from tests.sweeps import toy_core
 from tests.sweeps.conftest import Carft, ToySweep
+from tests.sweeps.scheduler.dying import stopping_after
 
 FRESH: dict[str, Any] = {"confirm_seeds": 3}
 SEEDS = (2, 3, 4)
@@ -26,48 +24,25 @@ TUNED = 1 + 2 + 4
 BETTER = {"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3]}}
 
 
-class StopsAfter(InProcessEngine):
-    """Stops when so many runs have begun, as if somebody had pressed Ctrl-C."""
-
-    def __init__(self, runs: int) -> None:
-        super().__init__(toy_core.ENTRY)
-        self._left = runs
-
-    def _execute(self, handler: Handler, job: Any) -> None:
-        self._left -= 1
-        super()._execute(handler, job)
-        if self._left == 0:
-            self.stop()
-
-
 def confirmed(found: Comparison) -> dict[str, list[int | None]]:
     """Label to the seeds of each unmerged row that confirms."""
     arms = [row.arm for row in found.rows if "confirmed" in row.marks and row.arm.merge is None]
     return {arm.label: [run.seed for run in arm.done] for arm in arms}
 
 
-def test_what_was_chosen_runs_on_fresh_seeds_when_every_trial_has_ended(
+def test_what_was_chosen_runs_on_fresh_seeds_in_the_end_and_is_judged_by_these_alone(
     toy: ToySweep, labels: Callable[[ToySweep], list[str]]
 ) -> None:
-    ended = toy.run(**FRESH)
-    assert labels(toy)[TUNED:] == [
-        *(f"car_ft kl_weight=0.3 seed {seed}" for seed in SEEDS),
-        *(f"fine_tune seed {seed}" for seed in SEEDS),
-    ]
-    assert toy.lines[-1].startswith("[13/13]")
+    seeds = [7, 8, 9, 10, 11]
+    found = toy.run(confirm_seeds=seeds).comparison
+    settings = ("car_ft kl_weight=0.3", "fine_tune")
+    assert labels(toy)[TUNED:] == [f"{name} seed {seed}" for name in settings for seed in seeds]
+    assert toy.lines[-1].startswith("[17/17]")
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
-    selected = [row.arm for row in ended.comparison.rows if row.selected]
+    selected = [row.arm for row in found.rows if row.selected]
     assert [[run.seed for run in arm.runs] for arm in selected] == [[0, 1]]
-
-
-def test_the_verdict_is_of_the_fresh_seeds_alone_and_says_so(toy: ToySweep) -> None:
-    found = toy.run(confirm_seeds=[7, 8, 9, 10, 11]).comparison
-    assert confirmed(found) == {
-        "car_ft kl_weight=0.3 (confirmed)": [7, 8, 9, 10, 11],
-        "fine_tune (confirmed)": [7, 8, 9, 10, 11],
-    }
-    assert found.fresh_seeds == (7, 8, 9, 10, 11)
-    assert found.verdicts[0].pair.seeds == (7, 8, 9, 10, 11)
+    assert confirmed(found) == {f"{name} (confirmed)": seeds for name in settings}
+    assert found.fresh_seeds == found.verdicts[0].pair.seeds == tuple(seeds)
     assert ": car_ft kl_weight=0.3 against fine_tune: OOD mean" in found.verdict
     assert "over 5 fresh seeds" in found.verdict
     assert found.verdict.endswith(
@@ -103,7 +78,7 @@ def test_more_trials_that_change_the_choice_confirm_the_new_one(toy: ToySweep) -
 
 
 def test_an_unfinished_confirmation_decides_nothing(toy: ToySweep) -> None:
-    found = toy.run(StopsAfter(TUNED + 4), **FRESH).comparison
+    found = toy.run(stopping_after(TUNED + 4), **FRESH).comparison
     assert found.fresh_seeds == ()
     assert found.verdicts[0].pair.seeds == (0, 1)
     assert "fresh seed" not in found.statistics[0]

@@ -28,7 +28,7 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, ToySweep
-from tests.sweeps.scheduler.dying import Crash, dying, state_of
+from tests.sweeps.scheduler.dying import Crash, Hooked, at, dying, interrupt, state_of
 from tests.sweeps.toy_runs import epoch_report
 
 ROOT = Path(__file__).parents[3]
@@ -128,28 +128,8 @@ def test_a_nan_is_not_tried_again_and_without_a_success_the_end_is_1(toy: ToySwe
     assert toy.tracked("other")["car_ft kl_weight=0.1 s0"].state == "failed"
 
 
-class Interrupting(InProcessEngine):
-    """Sends this process SIGINT when a certain epoch is reported."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__(toy_core.ENTRY)
-        self.left = after
-
-    def run(self, handler: Handler) -> None:
-        decide = handler.reported
-
-        def reported(job: Job, report: Any) -> Decision:
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGINT)
-            return decide(job, report)
-
-        handler.reported = reported  # type: ignore[method-assign]
-        super().run(handler)
-
-
 def test_after_an_interrupt_the_command_goes_on(toy: ToySweep) -> None:
-    ended = toy.run(Interrupting(after=8))
+    ended = toy.run(Hooked(epoch=at(8, interrupt)))
     assert ended.exit_code == 3
     assert {run.state for run in toy.tracker.runs.values()} == {"finished", "killed"}
     assert sum(run.state == "killed" for run in toy.tracked().values()) == 1
@@ -160,7 +140,7 @@ def test_after_an_interrupt_the_command_goes_on(toy: ToySweep) -> None:
 
 
 def test_an_interrupt_of_the_last_run_ends_the_sweep_as_done(toy: ToySweep) -> None:
-    ended = toy.run(Interrupting(after=toy_core.EPOCHS + 1), **ONE_RUN)
+    ended = toy.run(Hooked(epoch=at(toy_core.EPOCHS + 1, interrupt)), **ONE_RUN)
     assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
 
@@ -242,16 +222,13 @@ def test_who_lost_its_claim_writes_no_more(toy: ToySweep, monkeypatch: pytest.Mo
     file = toy.home.sweep("toy") / "driver.json"
     successor = replace(Lease.mine(), host="elsewhere", pid=12)
 
-    class Stalled(InProcessEngine):
-        """Sleeps in its first run for so long that another host takes over."""
-
-        def _execute(self, handler: Handler, job: Job) -> None:
-            successor.write(file)
-            time.sleep(0.1)
-            super()._execute(handler, job)
+    def stall(_: int) -> None:
+        """Sleep in the first run for so long that another host takes over."""
+        successor.write(file)
+        time.sleep(0.1)
 
     with pytest.raises(RequestError, match="toy was taken over by process 12 on elsewhere"):
-        toy.run(Stalled(toy_core.ENTRY))
+        toy.run(Hooked(run=stall))
     assert Lease.read(file) == successor
     assert toy.ledger().trials() == []
     assert toy.ledger().recall(OUTCOME) == {"state": "running"}
@@ -301,22 +278,9 @@ def test_fresh_trains_all_again_and_what_fails_keeps_its_earlier_result(toy: Toy
         assert state_of(toy, digest).state == "failed"
 
 
-class StoppedAtOnce(InProcessEngine):
-    """Somebody stops the sweep in the first epoch of its first run, or of a later one."""
-
-    runs_before = 0
-
-    def _execute(self, handler: Handler, job: Job) -> None:
-        if not self.runs_before:
-            signal.raise_signal(signal.SIGINT)
-        self.runs_before -= 1
-        super()._execute(handler, job)
-
-
 def test_a_fresh_sweep_that_is_resumed_trains_the_rest_again_too(toy: ToySweep) -> None:
     toy.run()
-    before, engine = toy.trained(), StoppedAtOnce(toy_core.ENTRY)
-    engine.runs_before = 2
+    before, engine = toy.trained(), Hooked(run=at(3, interrupt))
     alone: dict[str, Any] = {"baselines": ["zero_shot"]}
     assert toy.run(engine, fresh=True, **alone).interrupted
     assert [toy.run(**alone).exit_code for _ in range(2)] == [0, 0]
@@ -336,7 +300,7 @@ def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep
     toy.run(**ONE_RUN)
     before = seen()
     assert {state for state, *_ in before.values()} == {"done"}
-    assert toy.run(StoppedAtOnce(toy_core.ENTRY), fresh=True, **ONE_RUN).interrupted
+    assert toy.run(Hooked(run=at(1, interrupt)), fresh=True, **ONE_RUN).interrupted
     assert seen() == before
     assert toy.run(**ONE_RUN).exit_code == 0
     assert seen() == before

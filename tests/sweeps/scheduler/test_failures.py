@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.config.trial import trial_config
-from carft_sweep.sweeps.engines.base import Failure, Handler, Job
-from carft_sweep.sweeps.engines.local import InProcessEngine
+from carft_sweep.sweeps.engines.base import Failure
 from carft_sweep.sweeps.scheduler.retries import (
     CircuitBreaker,
     GiveUp,
@@ -21,9 +20,8 @@ from carft_sweep.sweeps.scheduler.retries import (
 )
 from carft_sweep.sweeps.spec.settings import Retries
 from carft_sweep.tracking.store.base import RunKey
-from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep
-from tests.sweeps.scheduler.dying import state_of
+from tests.sweeps.scheduler.dying import Hooked, state_of
 
 CRASH = {"do": "raise", "error": "key"}
 MEMORY = {"do": "raise", "error": "memory"}
@@ -93,24 +91,13 @@ def test_where_that_would_be_another_run_only_evaluation_is_halved(
         assert not can_be_halved(halved(config, 8))
 
 
-class Watching(InProcessEngine):
-    """Remembers with which micro-batch each attempt began."""
-
-    def __init__(self) -> None:
-        super().__init__(toy_core.ENTRY)
-        self.micro_batches: list[int | None] = []
-
-    def _execute(self, handler: Handler, job: Job) -> None:
-        self.micro_batches.append(job.config["optim"]["micro_batch"])
-        super()._execute(handler, job)
-
-
 def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToySweep) -> None:
     toy.plan({"0.1/0": [MEMORY, MEMORY]})
-    engine, batch = Watching(), CONFIG.optim.batch_size
+    batch, sizes = CONFIG.optim.batch_size, list[int | None]()
+    engine = Hooked(run=lambda _: sizes.append(engine.job.config["optim"]["micro_batch"]))
     trial = {"algorithm": {"name": "car_ft"}, "optim": {"batch_size": batch}, "device": "cpu"}
     assert toy.run(engine, trial=trial, **ONE).exit_code == 0
-    assert engine.micro_batches == [None, batch // 2, batch // 4, None]
+    assert sizes == [None, batch // 2, batch // 4, None]
     found = toy.ledger().trials()[0]
     state = state_of(toy, found.runs["0"])
     assert (found.state, state.attempts, state.halvings) == ("complete", 3, 2)

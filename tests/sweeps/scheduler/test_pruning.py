@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from carft_sweep.carft_core.files import read_json, write_json
-from carft_sweep.carft_core.runs.result import Decision
-from carft_sweep.sweeps.engines.base import Handler
-from carft_sweep.sweeps.engines.local import InProcessEngine
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ToySweep, toy_in
-from tests.sweeps.scheduler.dying import Crash, dying, state_of
+from tests.sweeps.scheduler.dying import Crash, Hooked, at, crash, dying, state_of
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
 """From good to bad, so that each later one is below the median of those before."""
@@ -29,29 +25,6 @@ PRUNING: dict[str, Any] = {
 
 NOBODY = 2**22 + 1
 """More than Linux ever gives to a process."""
-
-
-class DyingAt(InProcessEngine):
-    """The driver dies in the handler's n-th look at an epoch: before or after it decides."""
-
-    def __init__(self, at: int, *, before: bool) -> None:
-        super().__init__(toy_core.ENTRY)
-        self._at, self._before = at, before
-
-    def run(self, handler: Handler) -> None:
-        decide = handler.reported
-
-        def dying(job: Any, report: Mapping[str, Any]) -> Decision:
-            self._at -= 1
-            if self._at == 0 and self._before:
-                raise Crash
-            decision = decide(job, report)
-            if self._at == 0:
-                raise Crash
-            return decision
-
-        handler.reported = dying  # type: ignore[method-assign]
-        super().run(handler)
 
 
 def bury(toy: ToySweep) -> None:
@@ -109,15 +82,15 @@ def test_the_same_sweep_again_or_another_one_trains_no_pruned_run(toy: ToySweep)
 
 
 @pytest.mark.parametrize(
-    ("at", "before"), [(1, True), (4, True), (7, False), (13, True), (23, False)]
+    ("hook", "number"), [("epoch", 1), ("epoch", 4), ("told", 7), ("epoch", 13), ("told", 23)]
 )
 def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
-    toy: ToySweep, whole: ToySweep, at: int, before: bool
+    toy: ToySweep, whole: ToySweep, hook: str, number: int
 ) -> None:
     expected = [(t.params, t.state, t.values, t.reports) for t in whole.ledger().trials()]
     values = [t.intermediate_values for t in whole.study().trials]
     with pytest.raises(Crash):
-        toy.run(DyingAt(at, before=before), **PRUNING)
+        toy.run(Hooked(**{hook: at(number, crash)}), **PRUNING)
     bury(toy)
     toy.run(**PRUNING)
     found = toy.ledger()
@@ -155,30 +128,21 @@ def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:
 
 
 def test_a_trial_that_is_clearly_worse_after_its_first_seed_runs_no_more(toy: ToySweep) -> None:
-    toy.run(
-        parameters={"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
-        race_seeds={"margin": 0.05},
-        seeds=[0, 1, 2],
-        baselines=[],
-    )
+    """Nor where its driver dies amid the race."""
+    racing: dict[str, Any] = {
+        "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
+        "race_seeds": {"margin": 0.05},
+        "seeds": [0, 1, 2],
+        "baselines": [],
+    }
+    with pytest.raises(Crash):
+        toy.run(Hooked(epoch=at(6 * (toy_core.EPOCHS + 1) + 2, crash)), **racing)
+    bury(toy)
+    toy.run(**racing)
     assert states(toy) == {0.3: "complete", 0.4: "complete", 3.0: "pruned"}
     assert len(toy.trained()) == 3 + 3 + 1
     last = toy.ledger().trials()[-1]
     assert state_of(toy, last.runs["0"]).state == "done"  # only the trial is not whole
-
-
-def test_the_race_goes_on_after_a_restart(toy: ToySweep) -> None:
-    racing: dict[str, Any] = {
-        "parameters": {"algorithm.kl_weight": {"values": [0.3, 3.0]}},
-        "race_seeds": {"margin": 0.05},
-        "seeds": [0, 1],
-        "baselines": [],
-    }
-    with pytest.raises(Crash):
-        toy.run(DyingAt(2 * (toy_core.EPOCHS + 1) + 2, before=True), **racing)
-    bury(toy)
-    toy.run(**racing)
-    assert states(toy) == {0.3: "complete", 3.0: "pruned"}
 
 
 def test_nothing_is_raced_against_a_trial_that_misses_the_constraint(

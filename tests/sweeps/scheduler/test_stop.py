@@ -33,6 +33,7 @@ from carft_sweep.sweeps.scheduler.session import Interruption, SweepResult
 from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep
+from tests.sweeps.scheduler.dying import Hooked, at
 from tests.tracking.memory_store import MemoryTracker
 
 ROOT = Path(__file__).parents[3]
@@ -224,22 +225,19 @@ def test_stop_does_not_wait_where_told_nor_where_nothing_runs(tmp_path: Path, ca
         assert near in carft("stop", name, "--home", tmp_path, code=2).err
 
 
-class Asked(InProcessEngine):
-    """Somebody else asks the sweep to stop once its first run trains."""
+def asked(toy: ToySweep, *, now: bool = False) -> Hooked:
+    """An engine during whose first run somebody else asks the sweep to stop."""
 
-    folder: Path
-    now = False
+    def ask() -> None:
+        assert ask_to_stop(toy.home.sweep("toy"), now) is not None
+        until(lambda: engine.is_stopping)
 
-    def _execute(self, handler: Handler, job: Job) -> None:
-        assert ask_to_stop(self.folder, self.now) is not None
-        until(lambda: self.is_stopping)
-        super()._execute(handler, job)
+    engine = Hooked(run=at(1, ask))
+    return engine
 
 
 def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: ToySweep) -> None:
-    engine = Asked(toy_core.ENTRY)
-    engine.folder = toy.home.sweep("toy")
-    assert toy.run(engine, **ONE_RUN).exit_code == 3
+    assert toy.run(asked(toy), **ONE_RUN).exit_code == 3
     assert any("stopping after this epoch" in line for line in toy.lines)
     assert toy.run(**ONE_RUN).exit_code == 0
 
@@ -279,8 +277,7 @@ def test_a_sweep_is_stopped_while_it_is_planned_by_a_request_or_a_signal(
 def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy: ToySweep) -> None:
     signals: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-    engine, ended = Asked(toy_core.ENTRY), list[SweepResult]()
-    engine.folder, engine.now = toy.home.sweep("toy"), True
+    engine, ended = asked(toy, now=True), list[SweepResult]()
     try:
         thread = threading.Thread(target=lambda: ended.append(toy.run(engine, **ONE_RUN)))
         thread.start()
@@ -317,8 +314,7 @@ class Away(MemoryTracker):
 def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-    engine = Asked(toy_core.ENTRY)
-    engine.folder = toy_cli.home.sweep("toy")
+    engine = asked(toy_cli)
     toy_cli.tracker = Away()
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     begun = time.monotonic()
