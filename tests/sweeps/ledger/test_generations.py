@@ -99,10 +99,6 @@ def test_an_early_termination_that_changes_is_shown_field_by_field(tmp_path: Pat
         "retries.crashed: 1 -> 2",
         "retries.timeout: 1 -> 2",
     ]
-
-
-def test_equal_sweeps_do_not_differ_and_the_strongest_change_decides() -> None:
-    assert effect(changes({"a": {"b": [1]}}, {"a": {"b": [1]}})) is None
     both = changes({"seeds": [0], "run_cap": 1}, {"seeds": [1], "run_cap": 2})
     assert effect(both) == "reevaluate"
     assert effect([*both, *changes({"method": "grid"}, {"method": "tpe"})]) == "restart"

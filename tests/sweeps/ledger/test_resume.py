@@ -242,7 +242,7 @@ def test_engine_timeout_and_address_are_kept_before_anything_runs_and_used_again
     assert before.with_override("run_cap", 9).overrides == ("seeds=2", "run_cap=9")
 
 
-def test_a_cluster_that_only_the_home_names_is_sent_nothing(
+def test_a_cluster_that_only_the_home_names_is_sent_nothing_and_no_password_is_kept(
     toy_cli: ToySweep, chosen: Chosen, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     """Ray sends its token to whom it connects to, and the home may be another's archive."""
@@ -260,6 +260,10 @@ def test_a_cluster_that_only_the_home_names_is_sent_nothing(
     monkeypatch.delenv("RAY_ADDRESS")
     assert resume() != 2
     assert chosen.address == "auto"
+    run(toy_cli, "--address", "me:SECRET@head:6379")
+    assert chosen.address == "me:SECRET@head:6379"
+    files = [path.read_bytes() for path in toy_cli.home.path.rglob("*") if path.is_file()]
+    assert not any(b"SECRET" in content for content in files)
 
 
 @pytest.mark.usefixtures("chosen")
@@ -273,10 +277,3 @@ def test_what_to_type_after_an_interruption_names_the_cluster(
     main([*map(str, words)])
     monkeypatch.setattr("carft_sweep.sweeps.cli.run.run_with_services", interrupted)
     assert "To go on: carft-sweep resume toy --address head:6379" in carft(*words, code=3).err
-
-
-def test_an_address_with_a_password_is_not_kept(toy_cli: ToySweep, chosen: Chosen) -> None:
-    run(toy_cli, "--address", "me:SECRET@head:6379")
-    assert chosen.address == "me:SECRET@head:6379"
-    files = [path.read_bytes() for path in toy_cli.home.path.rglob("*") if path.is_file()]
-    assert not any(b"SECRET" in content for content in files)

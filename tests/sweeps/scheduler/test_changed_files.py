@@ -68,7 +68,11 @@ def test_points_survive_a_crash_behind_a_new_seed(toy: ToySweep, method: str, ca
 def test_what_is_to_run_is_in_the_line_that_begins_a_generation(toy: ToySweep) -> None:
     """No crash can part them. And what was spent before counts in the next generation too."""
     toy.run(**SHORT)
-    before, spent = points(toy.ledger()), toy.ledger().recall("seconds")
+    before, trained = points(toy.ledger()), toy.trained()
+    toy.run(**SHORT, selection={"within": 0.02})  # begins none
+    assert (toy.ledger().generation, points(toy.ledger())) == (1, before)
+    assert toy.trained() == trained
+    spent = toy.ledger().recall("seconds")
     with dying("remember", before=True):
         toy.run(**{**SHORT, "seeds": [0, 1]})
     assert [dict(point) for point in toy.ledger().points()] == before
@@ -82,15 +86,7 @@ def test_what_is_to_run_is_in_the_line_that_begins_a_generation(toy: ToySweep) -
     assert toy.ledger().recall("seconds") < 600
 
 
-def test_a_changed_selection_trains_nothing_and_keeps_the_points(toy: ToySweep) -> None:
-    toy.run(**SHORT)
-    before, trained = points(toy.ledger()), toy.trained()
-    toy.run(**SHORT, selection={"within": 0.02})
-    assert (toy.ledger().generation, points(toy.ledger())) == (1, before)
-    assert toy.trained() == trained
-
-
-def test_a_line_that_cannot_be_read_is_not_written(toy: ToySweep) -> None:
+def test_neither_an_unreadable_line_nor_a_name_in_another_case_is_written(toy: ToySweep) -> None:
     toy.run(**ONE_RUN)
     ledger = toy.ledger()
     before = ledger.file.read_bytes()
@@ -100,10 +96,6 @@ def test_a_line_that_cannot_be_read_is_not_written(toy: ToySweep) -> None:
         ledger.add_trial(9, {**setting, "merges": ["halves@a/b"]})
     assert ledger.file.read_bytes() == before
     assert toy.run(**ONE_RUN).state == "done"
-
-
-def test_a_name_that_differs_in_case_alone_is_refused(toy: ToySweep) -> None:
-    toy.run(**ONE_RUN)
     with pytest.raises(RequestError, match="a sweep 'toy', which differs from 'TOY' in upper and"):
         toy.run(name="TOY")
     assert [path.name for path in toy.home.sweeps.iterdir()] == ["toy"]

@@ -65,7 +65,13 @@ def test_each_run_is_trained_and_tracked_once_in_order_and_the_same_sweep_again_
     assert len(toy.ledger().proposals()) == 2
 
 
-def test_a_changed_sweep_or_another_one_reuses_what_there_is(toy: ToySweep) -> None:
+def test_a_changed_sweep_or_another_one_reuses_what_there_is(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_code(*args: Any, **fields: Any) -> Any:
+        parts = {**toy_core.toy_identity(*args, **fields).parts, "own_code": 2}
+        return Identity(digest_of(parts), parts)
+
     toy.run()
     trained, evaluated = toy.trained(), toy.evaluated()
     merges = [{"name": "wise_ft", "alphas": [0.5, 0.7]}]
@@ -91,9 +97,14 @@ def test_a_changed_sweep_or_another_one_reuses_what_there_is(toy: ToySweep) -> N
     assert any("extended" in line for line in toy.lines)
     assert any("seeds: [0, 1] -> [0, 1, 2]" in line for line in toy.lines)
     trained = toy.trained()
-    toy.run(seeds=[0, 1, 2], metric={"name": "id/test/top1"}, selection="oracle")
+    changed: dict[str, Any] = {"metric": {"name": "id/test/top1"}, "selection": "oracle"}
+    toy.run(seeds=[0, 1, 2], **changed)
     assert toy.trained() == trained
     assert any("begins anew as generation 3" in line for line in toy.lines)
+    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", other_code)
+    toy.run(seeds=[0, 1, 2], **changed)
+    assert len(toy.trained() - trained) == 3 * 3  # zero-shot trains no epoch
+    assert any("your own code changed: the sweep begins anew" in line for line in toy.lines)
 
 
 def test_a_crashed_run_is_tried_as_often_as_told_and_by_the_next_driver(toy: ToySweep) -> None:
@@ -310,19 +321,6 @@ def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep
     # A backup that a driver leaves which was killed is not read.
     shutil.copytree(folder, folder.with_name(f".{record.digest}.before"))
     assert RunStore(toy.home.runs).results(record.digest) == folder
-
-
-def test_changed_code_trains_all_again(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_code(*args: Any, **fields: Any) -> Any:
-        parts = {**toy_core.toy_identity(*args, **fields).parts, "own_code": 2}
-        return Identity(digest_of(parts), parts)
-
-    toy.run(**ONE_RUN)
-    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", other_code)
-    toy.run(**ONE_RUN)
-    assert toy.ledger().generation == 2
-    assert len(toy.trained()) == 2
-    assert any("your own code changed: the sweep begins anew" in line for line in toy.lines)
 
 
 def test_a_point_proposed_twice_is_told_the_known_value_at_once(toy: ToySweep) -> None:

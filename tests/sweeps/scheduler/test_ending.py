@@ -1,7 +1,8 @@
-"""What a sweep leaves when it ends: the page, the answer in MLflow, and with which code it ran."""
+"""When a sweep ends, and what it leaves: the page, the answer in MLflow, and its code."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,19 @@ import pytest
 
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.results.report import write_page
+from carft_sweep.sweeps.scheduler.driver import TimeBudget
 from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.tracking.provenance import provenance_tags
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps.conftest import ToySweep
 from tests.tracking.memory_store import MemoryRun
 
+RANDOM: dict[str, Any] = {
+    "method": "random",
+    "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}},
+    "seeds": [0],
+    "baselines": [],
+}
 ONE: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.3]}}, "seeds": [0]}
 LINK = "[The report, with charts](artifact:report.html)"
 
@@ -80,3 +88,44 @@ def test_who_cannot_be_shown_the_answer_leaves_no_run_open_in_mlflow(toy: ToySwe
     with pytest.raises(BrokenPipeError):
         toy.run(**ONE, ended=show)
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
+
+
+def test_no_trial_begins_once_one_is_as_good_as_the_target(toy: ToySweep) -> None:
+    toy.run(run_cap=50, metric={"name": "id/val/top1", "target": 0.75}, **RANDOM)
+    values = [trial.value or 0.0 for trial in toy.ledger().trials()]
+    assert max(values[:-1], default=0.0) < 0.75 <= values[-1]
+    assert len(values) < 50
+    toy.run(run_cap=50, metric={"name": "id/val/top1", "target": 0.75}, **RANDOM)
+    assert len(toy.ledger().trials()) == len(values)
+    toy.run(run_cap=len(values) + 2, **RANDOM)
+    assert len(toy.ledger().trials()) == len(values) + 2
+
+
+def test_a_used_up_time_budget_starts_nothing_and_a_larger_one_goes_on(toy: ToySweep) -> None:
+    toy.run(run_cap=1, **RANDOM)
+    ledger = toy.ledger()
+    ledger.remember("seconds", 3600.0)
+    ended = toy.run(run_cap=3, time_budget="1h", **RANDOM)
+    assert len(toy.ledger().trials()) == 1
+    assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
+    assert any("time budget is used up" in line for line in toy.lines)
+    toy.run(run_cap=3, time_budget="2h", **RANDOM)
+    assert len(toy.ledger().trials()) == 3
+    assert toy.ledger().generation == 1
+
+
+def test_time_is_counted_over_all_drivers(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.run(run_cap=1, **RANDOM)
+    ledger = toy.ledger()
+    ledger.remember("seconds", 0.0)
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for spent in (40.0, 80.0):
+        budget = TimeBudget(ledger, 100.0)
+        now[0] += 40.0
+        assert budget.spent == spent
+        budget.count(now=True)
+    budget = TimeBudget(ledger, 100.0)
+    assert not budget.is_used_up
+    now[0] += 20.0
+    assert budget.is_used_up

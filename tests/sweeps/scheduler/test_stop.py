@@ -127,35 +127,31 @@ def test_a_driver_that_is_stopping_already_is_hurried_only_by_a_request_for_now(
 
 
 @pytest.mark.parametrize(
-    ("number", "asked"),
+    ("number", "is_ignored", "asked"),
     [
-        (signal.SIGINT, [False, True]),
-        (signal.SIGTERM, [False, True]),
-        (signal.SIGHUP, [False]),  # a terminal that is closed sends it twice
+        (signal.SIGINT, False, [False, True]),
+        (signal.SIGTERM, False, [False, True]),
+        (signal.SIGHUP, False, [False]),  # a terminal that is closed sends it twice
+        (signal.SIGHUP, True, []),  # under `nohup`
     ],
 )
-def test_the_second_signal_stops_at_once(number: signal.Signals, asked: list[bool]) -> None:
-    engine = Written()
-    before = signal.getsignal(number)
+def test_the_second_signal_stops_at_once(
+    number: signal.Signals, is_ignored: bool, asked: list[bool]
+) -> None:
+    engine, before = Written(), signal.getsignal(number)
+    if is_ignored:
+        signal.signal(number, signal.SIG_IGN)
+    ours = signal.getsignal(number)
     interruption = Interruption(engine, Progress(lambda _: None))
     interruption.phase = "running"
-    with interruption.handling_signals():
-        os.kill(os.getpid(), number)
-        assert engine.asked == [False]
-        os.kill(os.getpid(), number)
-        assert engine.asked == asked
-    assert signal.getsignal(number) is before
-
-
-def test_a_driver_that_nohup_has_started_stays_when_its_terminal_is_closed() -> None:
-    engine = Written()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruption(engine, Progress(lambda _: None)).handling_signals():
-            os.kill(os.getpid(), signal.SIGHUP)
+        with interruption.handling_signals():
+            for count in (1, 2):
+                os.kill(os.getpid(), number)
+                assert engine.asked == asked[:count]
+        assert signal.getsignal(number) is ours
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert engine.asked == []
+        signal.signal(number, before)
 
 
 UNDER_A_TERMINAL = """

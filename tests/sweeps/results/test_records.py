@@ -1,14 +1,27 @@
-"""A run's folder keeps one evaluation of each model: a sweep says where another's lies there."""
+"""What a sweep's own records say: of runs that others measured, and of several goals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+import optuna
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.sweeps.ledger.runs import RunStore, measured
-from carft_sweep.sweeps.results.records import comparison
+from carft_sweep.sweeps.results.records import comparison, front
 from tests.sweeps.conftest import ToySweep
+
+GOALS = st.integers(2, 4).flatmap(
+    lambda count: st.tuples(
+        st.lists(st.booleans(), min_size=count, max_size=count),
+        st.lists(
+            st.lists(st.integers(-3, 3).map(float), min_size=count, max_size=count), max_size=25
+        ),
+    )
+)
 
 
 def amend(runs: RunStore, digests: Iterable[str], label: str, **facts: str) -> None:
@@ -51,3 +64,16 @@ def test_the_seconds_of_training_are_a_metric_of_the_unmerged_model(tmp_path: Pa
     assert (seconds("unmerged"), seconds("wise_ft@0.5")) == (12.5, None)
     (tmp_path / "trained.json").write_text("torn")  # its results are there all the same
     assert seconds("unmerged") is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(goals=GOALS)
+def test_the_front_is_optunas(goals: tuple[list[bool], list[list[float]]]) -> None:
+    maximized, points = goals
+    known = optuna.study.StudyDirection
+    directions = [known.MAXIMIZE if more else known.MINIMIZE for more in maximized]
+    study = optuna.create_study(directions=directions)
+    for point in points:
+        study.add_trial(optuna.trial.create_trial(values=point))
+    expected = {trial.number for trial in study.best_trials}
+    assert front(dict(enumerate(points)), maximized) == expected
