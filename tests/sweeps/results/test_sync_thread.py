@@ -137,6 +137,21 @@ def test_a_crash_at_any_call_changes_no_run(steps: list[tuple[int, int] | Troubl
         assert "running" not in {run.state for run in store.runs.values()}
 
 
+@pytest.mark.parametrize("calls", [0, 4])
+def test_a_store_that_is_away_is_sent_later_what_is_news_no_more(
+    two: MadeSweep, calls: int
+) -> None:
+    store = Troubled()
+    store.before, _ = Trouble(calls, is_crash=False, is_lost=False).hooks()
+    sync = two.sync(store)
+    with pytest.raises(ServiceUnreachable):
+        sync.update()
+    store.before = nothing
+    assert sync.update()
+    for run in (RUN, OTHER):
+        assert [point.step for point in store.runs[run].history["train/loss"]] == [0]
+
+
 def test_waiting_for_a_store_that_is_away_does_not_spin_and_no_error_ends_the_thread() -> None:
     tries = 0
     error: Exception | None = KeyError("a bug")
