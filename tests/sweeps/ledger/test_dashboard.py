@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 from carft_sweep.sweeps.ledger.optuna_copy import StudySync, study_file
 from carft_sweep.sweeps.scheduler.proposer import next_point
 from carft_sweep.sweeps.spec.spec import load_spec
+from tests.services.processes import end, free_port, start
 from tests.sweeps.conftest import ToySweep, toy_in
 
 RANGES = {
@@ -105,25 +104,19 @@ def test_optunas_plots_show_a_study_with_one_goal_or_several(
 @pytest.fixture(scope="module")
 def dashboard(toy: ToySweep) -> Iterator[str]:
     """Where the real server shows the home's database."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = Path(sys.executable).with_name("optuna-dashboard")
-    url = f"sqlite:///{study_file(toy.home)}"
-    server = subprocess.Popen([command, "--quiet", "--port", str(port), url])
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert server.poll() is None, "the server has ended"
-            try:
-                urllib.request.urlopen(f"{address}/api/meta", timeout=10).read()
-                break
-            except urllib.error.URLError:
-                time.sleep(0.25)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+
+    def answers() -> bool:
+        with suppress(urllib.error.URLError):
+            return bool(answer(address, "/api/meta"))
+        return False
+
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    url = f"sqlite:///{study_file(toy.home)}"
+    server = start([program, "--port", str(port), url], toy.folder / "dashboard.log", answers)
+    yield address
+    end(server)
 
 
 def answer(address: str, path: str) -> Any:

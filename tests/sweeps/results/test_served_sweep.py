@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import pytest
 from mlflow import MlflowClient
@@ -20,15 +19,13 @@ ALPHAS = {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 1.0: 0.3}
 
 @dataclass
 class Served:
-    """A finished sweep in a database of MLflow's."""
+    """A finished sweep of one run in a database of MLflow's."""
 
-    made: MadeSweep
     client: MlflowClient
     experiment: str
 
-    @cached_property
+    @property
     def run(self) -> Run:
-        """Its one run."""
         (run,) = self.search("tags.`carft.kind` = 'run'")
         return run
 
@@ -63,7 +60,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    return Served(made, client, experiment.experiment_id)
+    return Served(client, experiment.experiment_id)
 
 
 def test_each_alpha_has_its_value_and_its_point_of_the_curve(served: Served) -> None:

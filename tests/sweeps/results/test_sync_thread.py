@@ -304,14 +304,13 @@ def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
     sync = two.sync(store)
     assert sync.update()
     assert COMPARISON_INPUT not in store.runs[SWEEP].artifacts
-    two.finish(0)
-    sync.note(RUN.digest)
-    assert sync.update()
-    assert sent_states() == ["done", "running"]
-    two.finish(1)
-    sync.note(OTHER.digest)
-    assert sync.update()
-    assert sent_states() == ["done", "running" if pause else "done"]
+    for number, states in enumerate(
+        (["done", "running"], ["done", "running" if pause else "done"])
+    ):
+        two.finish(number)
+        sync.note(digest_of(number))
+        assert sync.update()
+        assert sent_states() == states
     two.end()
     sync.end_driver()
     assert sync.update()

@@ -19,40 +19,33 @@ from tests.sweeps.conftest import ONE_RUN, ToySweep, toy_in
 NEVER = 10**9
 
 
-class Disk:
-    """A disk that takes no file below `folder` from the write number `full_at` on."""
-
-    def __init__(self, folder: Path, full_at: int) -> None:
-        self._folder, self._full_at = f"{folder}/", full_at
-        self.writes = 0
-
-    def take(self, path: Any) -> None:
-        """Count a file that is opened to be written. Raises OSError when the disk is full."""
-        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(self._folder):
-            self.writes += 1
-            if self.writes >= self._full_at:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
-
-
 @contextmanager
-def full_from(folder: Path, number: int) -> Iterator[Disk]:
-    """Let the disk be full from so manieth write on, within the context."""
-    disk, open_descriptor, open_file = Disk(folder, number), os.open, io.open
+def full_from(folder: Path, number: int) -> Iterator[list[str]]:
+    """Let the disk be full for files below `folder`, from so manieth write on, within the context;
+    what was to be written.
+    """
+    written, open_descriptor, open_file = list[str](), os.open, io.open
+
+    def take(path: Any) -> None:
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(f"{folder}/"):
+            written.append(os.fspath(path))
+            if len(written) >= number:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
 
     def descriptor(path: Any, flags: int, *more: Any, **named: Any) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR):
-            disk.take(path)
+            take(path)
         return open_descriptor(path, flags, *more, **named)
 
     def file(path: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
         if set(mode) & {*"wax+"}:
-            disk.take(path)
+            take(path)
         return open_file(path, mode, *more, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "open", descriptor)
         patch.setattr(io, "open", file)
-        yield disk
+        yield written
 
 
 def check_full_from(toy: ToySweep, number: int) -> int:
@@ -60,7 +53,7 @@ def check_full_from(toy: ToySweep, number: int) -> int:
     toy.folder.mkdir(exist_ok=True)
     toy.home.prepare()
     error = ""
-    with full_from(toy.home.path, number) as disk:
+    with full_from(toy.home.path, number) as written:
         try:
             error = toy.run(**ONE_RUN).broken or ""
         except (OSError, RequestError) as raised:
@@ -76,7 +69,7 @@ def check_full_from(toy: ToySweep, number: int) -> int:
     # Behind each epoch its report is on the disk: at most the last one is trained again.
     assert sum(toy.trained().values()) <= 5 + (1 if before else 0)
     assert not [*waste(toy.home)]
-    return disk.writes
+    return len(written)
 
 
 @pytest.fixture(scope="module")

@@ -63,28 +63,68 @@ def judge_of(**rule: Any) -> SeedwisePruner:
 # Known values, by hand.
 
 
-def test_median_prunes_what_is_below_the_median_of_the_complete_trials_at_the_epoch() -> None:
-    judge = judge_of(type="median", startup_trials=3)
-    for trial, value in enumerate([0.4, 0.5, 0.6]):
-        assert play(judge, trial, [value, value + 0.1, value + 0.2]) == (3, None)
-    assert play(judge, 3, [0.5, 0.61, 0.9]) == (3, None)  # the median is 0.5, then 0.6
-    assert play(judge, 4, [0.55, 0.58, 0.9]) == (2, "id/val/top1 0.58 after 2 epochs, by median")
-    assert play(judge, 5, [0.2, 0.9, 0.9]) == (1, "id/val/top1 0.2 after 1 epoch, by median")
+KNOWN: Mapping[str, tuple[dict[str, Any], list[tuple[int, int, list[float], str]]]] = {
+    "below the median of the complete trials at the epoch": (
+        {"type": "median", "startup_trials": 3},
+        [
+            *((trial, 0, [0.4 + trial / 10, 0.5 + trial / 10, 0.6], "") for trial in range(3)),
+            (3, 0, [0.5, 0.61, 0.9], ""),  # the median is 0.5, then 0.6
+            (4, 0, [0.55, 0.58, 0.9], "0.58 after 2 epochs"),
+            (5, 0, [0.2, 0.9, 0.9], "0.2 after 1 epoch"),
+        ],
+    ),
+    "epochs without an improvement of more than min_delta": (
+        {"type": "patience", "patience": 3, "min_delta": 0.125},
+        [
+            #               best      1     2      3
+            (0, 0, [0.25, 0.5, 0.5, 0.625, 0.25, 0.9, 0.9], "0.25 after 5 epochs"),
+            # Each step is an improvement on the last one, or, being small, on the one before.
+            (1, 0, [0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0], ""),
+        ],
+    ),
+    "one epoch of patience": (
+        {"type": "patience", "patience": 1},
+        [(0, 0, [0.5, 0.5, 0.5], "0.5 after 2 epochs")],
+    ),
+    "the decision is held until min_epochs": (
+        {"type": "patience", "patience": 2, "min_epochs": 5},
+        [
+            (0, 0, [0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1], "0.1 after 5 epochs"),
+            (1, 0, [0.5, 0.4, 0.3, 0.2, 0.6, 0.1, 0.1, 0.1], "0.1 after 7 epochs"),
+        ],
+    ),
+    "a later seed is judged by the mean over the seeds so far": (
+        {"type": "median", "startup_trials": 1},
+        [
+            (0, 0, [0.5, 0.5], ""),
+            (0, 1, [0.25, 0.5], ""),  # the mean after 1 epoch is 0.375
+            (1, 0, [0.75, 0.5], ""),
+            (1, 1, [0.0, 0.5], ""),  # 0.375, though 0 is below all
+            (2, 0, [0.5, 0.5], ""),
+            (2, 1, [0.125, 0.5], "0.3125 after 1 epoch"),
+        ],
+    ),
+    "each seed has rungs of its own": (
+        {"type": "asha", "reduction_factor": 2},
+        [
+            *((0, seed, [0.5, 0.5], "") for seed in range(2)),
+            (1, 0, [0.25, 0.5], "0.25 after 1 epoch"),
+            (2, 0, [0.75, 0.5], ""),
+            (2, 1, [0.0, 0.5], "0.375 after 1 epoch"),  # (0.75 + 0) / 2
+        ],
+    ),
+}
+"""A rule, and trial, seed, curve and the end of what is told of it, one after another."""
 
 
-def test_patience_counts_the_epochs_without_an_improvement_of_more_than_min_delta() -> None:
-    judge = judge_of(type="patience", patience=3, min_delta=0.125)
-    #                             best        1      2      3
-    assert play(judge, 0, [0.25, 0.5, 0.5, 0.625, 0.25, 0.9, 0.9]) == (
-        5,
-        "id/val/top1 0.25 after 5 epochs, by patience",
-    )
-    # Each step is an improvement on the last one, or, being small, on the one before.
-    assert play(judge, 1, [0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]) == (7, None)
-    assert play(judge_of(type="patience", patience=1), 0, [0.5, 0.5, 0.5])[0] == 2
-    late = judge_of(type="patience", patience=2, min_epochs=5)  # until when it holds its decision
-    assert play(late, 0, [0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])[0] == 5
-    assert play(late, 1, [0.5, 0.4, 0.3, 0.2, 0.6, 0.1, 0.1, 0.1])[0] == 7
+@pytest.mark.parametrize("case", KNOWN)
+def test_known_curves_are_pruned_as_by_hand(case: str) -> None:
+    rule, plays = KNOWN[case]
+    judge = judge_of(**rule)
+    for trial, seed, curve, told in plays:
+        reason = f"{TOP1} {told}, by {rule['type']}" if told else None
+        epochs = int(told.split()[2]) if told else len(curve)
+        assert play(judge, trial, curve, seed) == (epochs, reason), (trial, seed)
 
 
 # Laws.
@@ -171,31 +211,6 @@ def test_no_user_is_warned_that_optuna_calls_a_pruner_experimental() -> None:
 
 
 # Seeds.
-
-
-def test_a_later_seed_is_judged_by_the_mean_over_the_seeds_so_far() -> None:
-    judge = judge_of(type="median", startup_trials=1)
-    play(judge, 0, [0.5, 0.5], seed=0)
-    play(judge, 0, [0.25, 0.5], seed=1)  # the mean after 1 epoch is 0.375
-    play(judge, 1, [0.75, 0.5], seed=0)
-    assert play(judge, 1, [0.0, 0.5], seed=1) == (2, None)  # 0.375, though 0 is below all
-    play(judge, 2, [0.5, 0.5], seed=0)
-    assert play(judge, 2, [0.125, 0.5], seed=1) == (
-        1,
-        "id/val/top1 0.3125 after 1 epoch, by median",
-    )
-
-
-def test_each_seed_has_rungs_of_its_own() -> None:
-    judge = judge_of(type="asha", reduction_factor=2)
-    for seed in range(2):
-        assert play(judge, 0, [0.5, 0.5], seed) == (2, None)
-    assert play(judge, 1, [0.25, 0.5])[0] == 1
-    assert play(judge, 2, [0.75, 0.5], seed=0) == (2, None)
-    assert play(judge, 2, [0.0, 0.5], seed=1) == (
-        1,  # (0.75 + 0) / 2
-        "id/val/top1 0.375 after 1 epoch, by asha",
-    )
 
 
 def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_with() -> None:

@@ -39,17 +39,11 @@ OVER_DOMAINS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def patched() -> Iterator[pytest.MonkeyPatch]:
-    """With the family of domains among the others."""
+def toy_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
+    """A home in which it ran, with the family of domains among the others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(FAMILIES, TOY_DOMAINS.name, TOY_DOMAINS)
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def toy_sweep(patched: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
-    """A home in which it ran."""
-    return toy_in(tmp_path_factory.mktemp("domains"), patched)
+        yield toy_in(tmp_path_factory.mktemp("domains"), patch)
 
 
 @pytest.fixture(scope="module")
