@@ -127,9 +127,18 @@ def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyP
     assert "in MLflow, at" not in page_of(home), "whose pages have another address"
 
 
-def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_selected_model() -> (
-    None
-):
+@pytest.mark.usefixtures("plain")
+def test_the_page_has_the_commands_that_export_its_model_and_a_better_baseline(home: Home) -> None:
+    model, text = select_model(compared_in(home)), page_of(home)
+    assert f"<code>carft-sweep export {NAME}</code>" in text
+    assert str(model) in text
+    digits = model.run.digest[:12]
+    assert f"<code>carft-sweep export {NAME} --run {digits}" in page_of(home, "--where", "lr>0")
+    through = ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5"))
+    (merged,) = export_commands(compare(kl_sweep(2), through, sweep=NAME), NAME, named=True)
+    assert merged.command.endswith(" --merge wise_ft@0.5")
+    assert [*export_commands(compare([], sweep=NAME), NAME, named=False)] == []
+
     def runs(algorithm: str, ood: float, **changes: Any) -> list[RunRecord]:
         near = (0.0, 0.002, -0.002, 0.001, -0.001)
         return [
@@ -148,19 +157,6 @@ def test_the_better_baseline_has_a_command_where_the_verdict_is_against_the_sele
     assert (selected.command, selected.is_baseline) == (f"carft-sweep export {NAME}", False)
     assert better.command == f"carft-sweep export {NAME} --setting fine_tune"
     assert (better.model.split(",")[0], better.is_baseline) == ("fine_tune", True)
-
-
-@pytest.mark.usefixtures("plain")
-def test_the_page_has_the_command_that_exports_its_model(home: Home) -> None:
-    model, text = select_model(compared_in(home)), page_of(home)
-    assert f"<code>carft-sweep export {NAME}</code>" in text
-    assert str(model) in text
-    run = model.run.digest[:12]
-    assert f"<code>carft-sweep export {NAME} --run {run}" in page_of(home, "--where", "lr>0")
-    through = ComparisonSpec(rule=SelectionRule(merge="wise_ft@0.5"))
-    (merged,) = export_commands(compare(kl_sweep(2), through, sweep=NAME), NAME, named=True)
-    assert merged.command.endswith(" --merge wise_ft@0.5")
-    assert [*export_commands(compare([], sweep=NAME), NAME, named=False)] == []
 
 
 @pytest.mark.usefixtures("plain")

@@ -12,21 +12,26 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carft_sweep.carft_core.training.step_log import FILE
 from carft_sweep.sweeps.ledger.status import OUTCOME
 from carft_sweep.sweeps.results.sync import TRIES, SweepSync, sync_sweep
 from carft_sweep.sweeps.results.sync_thread import SyncThread
+from carft_sweep.sweeps.scheduler import session
+from carft_sweep.sweeps.scheduler.session import Syncs
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
 from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, digest_of
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
+LOSS, CPU = "train/loss_step", "system/cpu_utilization_percentage"
 SWEEP, RUN, OTHER = RunKey("made"), RunKey("made", digest_of(0)), RunKey("made", digest_of(1))
 NEXT: Mapping[str, Sequence[str]] = {
     "new": ["start"],
@@ -411,3 +416,64 @@ def arms_of(store: MemoryTracker) -> dict[str, object]:
         for key, run in store.runs.items()
         if key.arm
     }
+
+
+# Points within epochs.
+
+
+def steps(store: MemoryTracker, name: str = LOSS) -> list[int]:
+    return [point.step for point in store.runs[RUN].history.get(name, [])]
+
+
+def test_points_are_sent_within_an_epoch(two: MadeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one request, and only when ten seconds have passed since runs were looked at."""
+    now = [0.0]
+    clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
+    monkeypatch.setattr("carft_sweep.sweeps.results.sync.time", clock)
+    store = Troubled()
+    sync = two.sync(store)
+    assert sync.update()
+    calls = store.calls
+    for _ in range(3):
+        two.point(0)
+    now[0] = 9.0
+    assert sync.update()
+    assert (steps(store), store.calls) == ([], calls)
+    now[0] = 10.0
+    assert sync.update()
+    assert (steps(store), steps(store, CPU), store.calls) == ([1, 2, 3], [1, 2, 3], calls + 1)
+    two.point(0)
+    now[0] = 20.0
+    assert sync.update()
+    now[0] = 30.0
+    assert sync.update()
+    assert (steps(store), store.calls) == ([1, 2, 3, 4], calls + 2), "what was sent is not again"
+
+
+def test_a_drivers_thread_sends_them(two: MadeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("results.sync", "scheduler.session"):
+        monkeypatch.setattr(f"carft_sweep.sweeps.{module}.EVERY", 0.01)
+    monkeypatch.setattr(session, "PACE", 0.01)
+    store = MemoryTracker()
+    syncs = Syncs(two.home, two.ledger, store, two.runs.owner)
+    try:
+        assert syncs.flush()
+        two.point(0)
+        deadline = time.monotonic() + 60
+        while not steps(store) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert steps(store) == [1]
+    finally:
+        syncs.close()
+
+
+def test_a_run_without_points_and_one_with_a_damaged_file_are_sent(two: MadeSweep) -> None:
+    two.finish(0)
+    two.end()
+    store = MemoryTracker()
+    sync_sweep(two.home, "made", store)
+    assert steps(store) == []
+    (two.runs.folder(digest_of(0)) / FILE).write_bytes(b"\xff\n[]\n{}\n")
+    again = MemoryTracker()
+    assert not sync_sweep(two.home, "made", again).unreadable
+    assert (again.runs[RUN].state, steps(again)) == ("finished", [])

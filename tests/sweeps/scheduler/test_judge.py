@@ -100,7 +100,7 @@ KNOWN: Mapping[str, tuple[dict[str, Any], list[tuple[int, int, list[float], str]
             (0, 1, [0.25, 0.5], ""),  # the mean after 1 epoch is 0.375
             (1, 0, [0.75, 0.5], ""),
             (1, 1, [0.0, 0.5], ""),  # 0.375, though 0 is below all
-            (2, 0, [0.5, 0.5], ""),
+            (2, 0, [0.5, 0.5], "0.5 after 1 epoch"),
             (2, 1, [0.125, 0.5], "0.3125 after 1 epoch"),
         ],
     ),
