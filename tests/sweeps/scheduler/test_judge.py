@@ -192,7 +192,7 @@ PLAIN: Mapping[str, tuple[EarlyTerminate, optuna.pruners.BasePruner]] = {
         st.lists(st.floats(0, 1), min_size=2, max_size=9, unique=True), min_size=1, max_size=12
     ),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_one_seed_one_at_a_time_is_what_optuna_alone_does(
     name: str, goal: Goal, curves: list[list[float]]
 ) -> None:
