@@ -177,7 +177,7 @@ def test_a_trial_ends_once(ledger: Ledger) -> None:
         (ledger.prune, ["asha", "m"]),
     ):
         with pytest.raises(ValueError, match="trial 0 has ended already: complete"):
-            end(number, *told)  # type: ignore[operator]
+            end(number, *told)
     assert ledger.file.read_bytes() == before
 
 

@@ -218,9 +218,12 @@ def replace_study(study: optuna.Study) -> None:
 
 
 def turn_around(study: optuna.Study) -> None:
-    named, trials = {"study_name": study.study_name, "storage": study._storage}, study.trials
+    trials = study.trials
     delete(study)
-    optuna.create_study(**named, direction="minimize").add_trials(trials)
+    other = optuna.create_study(
+        study_name=study.study_name, storage=study._storage, direction="minimize"
+    )
+    other.add_trials(trials)
 
 
 HARMS: list[Callable[[optuna.Study], object]] = [

@@ -55,8 +55,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
         store = MlflowStore(uri, EXPERIMENT, folder / "artifacts")
         assert not sync_sweep(made.home, "made", store).refused
         store.close()
-        for file in (made.home.sweep("made") / "sent").iterdir():
-            file.unlink()  # so that all is sent again
+        for log in (made.home.sweep("made") / "sent").iterdir():
+            log.unlink()  # so that all is sent again
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None

@@ -132,7 +132,11 @@ def test_nothing_is_confirmed_where_nothing_was_chosen_or_nothing_trains(toy: To
     assert ended.exit_code == 1
     assert toy.ledger().recall("confirmations") == []
     assert sweep_status(toy.home, "toy").runs == 4
-    zero_shot = {"trial": {"algorithm": "zero_shot"}, "parameters": {}, "baselines": []}
+    zero_shot: dict[str, Any] = {
+        "trial": {"algorithm": "zero_shot"},
+        "parameters": {},
+        "baselines": [],
+    }
     ended = toy.run(name="zero", report={"model": False}, **zero_shot, **FRESH)
     assert (ended.exit_code, confirmed(ended.comparison)) == (0, {})
     assert "confirm" not in ended.comparison.verdict.lower()
