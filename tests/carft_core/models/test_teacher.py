@@ -63,54 +63,54 @@ def test_they_are_computed_once_and_take_part_in_a_gradient(
         assert head.grad is not None
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "other", "gone"])
+@pytest.mark.parametrize("damage", ["garbage", "cut", "other", "gone", "folder"])
 def test_a_damaged_file_is_computed_anew(setup: RunSetup, cache: Path, damage: str) -> None:
     teacher = setup.teacher
     computed = teacher.features("id/test")
     (file,) = kept_files(cache)
     whole = file.read_bytes()
-    if damage == "garbage":
-        file.write_bytes(b"no safetensors")
-    elif damage == "cut":
-        file.write_bytes(whole[:-7])
-    elif damage == "other":
+    if damage == "other":
         teacher.cache_features("id/test", computed[:-1])  # of another number of images
-    else:
+    elif damage in ("gone", "folder"):
         file.unlink()
+        if damage == "folder":
+            file.mkdir()  # even the superuser cannot read it
+    else:
+        file.write_bytes(b"no safetensors" if damage == "garbage" else whole[:-7])
     assert teacher.cached_features("id/test") is None
     assert torch.equal(teacher.features("id/test"), computed)
-    assert file.read_bytes() == whole
+    assert file.is_dir() or file.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_read_costs_time_alone(setup: RunSetup, cache: Path) -> None:
-    computed = setup.teacher.features("id/test")
-    (file,) = kept_files(cache)
-    file.unlink()
-    file.mkdir()  # even the superuser cannot read it
-    assert torch.equal(setup.teacher.features("id/test"), computed)
+def order_changed(it: Teacher) -> Teacher:
+    return replace(it, splits={"id/val": it.splits["id/val"].subset([1, 0, 2, 3, 4, 5])})
 
 
-def changed(teacher: Teacher, **fields: Any) -> Teacher:
-    return replace(teacher, **fields)
+def transformed(it: Teacher, **fields: Any) -> Teacher:
+    return replace(it, transform=replace(it.transform, **fields))
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "decides"),
     [
-        lambda it: changed(it, digests={**it.digests, "id/val": "0" * 64}),
-        lambda it: changed(it, clip=replace(it.clip, digest="0" * 64)),
-        lambda it: changed(it, transform=replace(it.transform, interpolation="bilinear")),
-        lambda it: changed(it, precision="bf16"),
-        lambda it: changed(it, device=torch.device("meta")),
-        lambda it: changed(it, splits={"id/val": it.splits["id/val"].subset([1, 0, 2, 3, 4, 5])}),
+        (lambda it: replace(it, digests={**it.digests, "id/val": "0" * 64}), True),
+        (lambda it: replace(it, clip=replace(it.clip, digest="0" * 64)), True),
+        (lambda it: transformed(it, interpolation="bilinear"), True),
+        (lambda it: replace(it, precision="bf16"), True),
+        (lambda it: replace(it, device=torch.device("meta")), True),
+        (order_changed, True),
+        (lambda it: transformed(it, augmentation=AUGMENTATIONS["domainbed"]), False),
+        (lambda it: replace(it, batch_size=2, workers=2), False),
+        (lambda it: replace(it, w_ctx=-it.w_ctx, class_names=("a", "b", "c")), False),
     ],
-    ids=["data", "model", "transform", "precision", "device", "order"],
 )
-def test_whatever_decides_a_feature_is_a_part_of_the_key(
-    setup: RunSetup, change: Callable[[Teacher], Teacher]
+def test_whatever_decides_a_feature_and_nothing_else_is_a_part_of_the_key(
+    setup: RunSetup, change: Callable[[Teacher], Teacher], decides: bool
 ) -> None:
-    setup.teacher.features("id/val")
-    assert change(setup.teacher).cached_features("id/val") is None
+    features = setup.teacher.features("id/val")
+    kept = change(setup.teacher).cached_features("id/val")
+    assert (kept is None) == decides
+    assert kept is None or torch.equal(kept, features)
 
 
 def test_so_are_the_libraries_that_make_views(
@@ -121,36 +121,13 @@ def test_so_are_the_libraries_that_make_views(
     assert setup.teacher.cached_features("id/val") is None
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda it: changed(
-            it, transform=replace(it.transform, augmentation=AUGMENTATIONS["domainbed"])
-        ),
-        lambda it: changed(it, batch_size=2, workers=2),
-        lambda it: changed(it, w_ctx=-it.w_ctx, class_names=("a", "b", "c")),
-    ],
-    ids=["augmentation", "batches", "text"],
-)
-def test_what_decides_no_feature_is_not(
-    setup: RunSetup, change: Callable[[Teacher], Teacher]
-) -> None:
-    features = setup.teacher.features("id/val")
-    kept = change(setup.teacher).cached_features("id/val")
-    assert kept is not None
-    assert torch.equal(kept, features)
-
-
 def test_a_split_of_the_same_images_under_another_name_is_the_same(
     setup: RunSetup, cache: Path
 ) -> None:
-    teacher = setup.teacher
-    named = replace(
-        teacher,
-        splits={"ood/again": teacher.splits["ood/dark"]},
-        digests={"ood/again": teacher.digests["ood/dark"]},
-    )
-    assert torch.equal(named.features("ood/again"), teacher.features("ood/dark"))
+    known = setup.teacher
+    splits, digests = ({"ood/again": it["ood/dark"]} for it in (known.splits, known.digests))
+    named = replace(known, splits=splits, digests=digests)
+    assert torch.equal(named.features("ood/again"), known.features("ood/dark"))
     assert len(kept_files(cache)) == 1
 
 
