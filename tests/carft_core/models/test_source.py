@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import open_clip
@@ -45,18 +48,9 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", open_clip.list_models())
-def test_every_open_clip_name_takes_a_local_file(name: str, file: str) -> None:
-    source = find_model(name, file)
-    assert source.weights == Path(file)
-    assert source.architecture == open_clip.get_model_config(name)
-    assert source.tokenizer == name
-
-
-@pytest.mark.parametrize(("name", "tag"), open_clip.list_pretrained())
-def test_every_tag_brings_its_own_activation_and_preprocessing(
-    name: str, tag: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that the hub's cache was asked for; it has all of them."""
     asked: list[str] = []
 
     def found(repo: str, file: str) -> str:
@@ -64,29 +58,33 @@ def test_every_tag_brings_its_own_activation_and_preprocessing(
         return "/somewhere"
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
-    published = open_clip.get_pretrained_cfg(name, tag)
-    source = find_model(name, tag)
-    assert asked[0].startswith(published["hf_hub"].rsplit(".", 1)[0])
-    assert source.preprocess["mean"] == published["mean"]
-    assert source.preprocess["std"] == published["std"]
-    assert source.preprocess["interpolation"] == published["interpolation"]
-    if published.get("quick_gelu"):
-        assert source.architecture["quick_gelu"] is True
+    return asked
 
 
-def test_the_openai_tag_of_the_plain_name_is_a_quickgelu_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/somewhere")
+def test_every_open_clip_name_takes_a_local_file(file: str) -> None:
+    for name in open_clip.list_models():
+        source = find_model(name, file)
+        assert source.weights == Path(file)
+        assert source.architecture == open_clip.get_model_config(name)
+        assert source.tokenizer == name
+
+
+def test_every_tag_brings_its_own_activation_and_preprocessing(asked: list[str]) -> None:
+    for name, tag in open_clip.list_pretrained():
+        asked.clear()
+        published, source = open_clip.get_pretrained_cfg(name, tag), find_model(name, tag)
+        assert asked[0].startswith(published["hf_hub"].rsplit(".", 1)[0])
+        for key in ("mean", "std", "interpolation"):
+            assert source.preprocess[key] == published[key], (name, tag)
+        if published.get("quick_gelu"):
+            assert source.architecture["quick_gelu"] is True
+
+
+@pytest.mark.usefixtures("asked")
+def test_the_openai_tag_of_the_plain_name_is_a_quickgelu_model_however_it_is_written() -> None:
     plain, marked = find_model("ViT-B-32", "openai"), find_model("ViT-B-32-quickgelu", "openai")
     assert plain.architecture == marked.architecture
     assert "quick_gelu" not in find_model("ViT-B-32", "laion2b_s34b_b79k").architecture
-
-
-def test_a_tag_may_be_written_with_dashes_and_a_name_with_a_slash(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/somewhere")
     assert find_model("ViT-B/32", "laion2b-s34b-b79k").tokenizer == "ViT-B-32"
 
 
@@ -96,37 +94,25 @@ def test_a_tag_may_be_written_with_dashes_and_a_name_with_a_slash(
         ("ViT-B-16-SigLIP", HALF),
         ("ViT-B-32", open_clip.OPENAI_DATASET_MEAN),
         ("RN50", open_clip.OPENAI_DATASET_MEAN),
+        ("ViT-L-14", None),  # open_clip's default
     ],
 )
 def test_a_file_takes_the_preprocessing_on_which_all_tags_of_its_name_agree(
-    name: str, mean: tuple[float, ...], file: str
+    name: str, mean: tuple[float, ...] | None, file: str
 ) -> None:
-    assert tuple(find_model(name, file).preprocess["mean"]) == mean
-
-
-def test_where_the_tags_differ_the_file_takes_open_clips_default(file: str) -> None:
-    preprocess = find_model("ViT-L-14", file).preprocess
-    assert "mean" not in preprocess
+    preprocess = find_model(name, file).preprocess
+    assert preprocess.get("mean") == mean
     assert preprocess["interpolation"] == "bicubic"
 
 
-@pytest.mark.parametrize(
-    ("wrong", "near"),
-    [
-        ("ViT-B32", "ViT-B-32"),
-        ("vit_b_16", "ViT-B-16"),
-        ("RN-50", "RN50"),
-        ("convnext_bas", "convnext_base"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "near"), [("vit_b_16", "ViT-B-16"), ("RN-50", "RN50")])
 def test_an_unknown_name_lists_the_near_ones_and_every_form(wrong: str, near: str) -> None:
     with pytest.raises(RequestError) as caught:
         find_model(wrong, "openai")
     message = str(caught.value)
     assert near in message.partition("near names: ")[2].partition(". Allowed")[0].split(", ")
-    assert "builtin" in message
-    assert "hf-hub:<org>/<model>" in message
-    assert "open_clip_config.json" in message
+    for form in ("builtin", "hf-hub:<org>/<model>", "open_clip_config.json"):
+        assert form in message
 
 
 @pytest.mark.parametrize("name", ["", "\0", "~nobody-here", "a" * 5000, "hf-hub:", "local-dir:"])
@@ -140,28 +126,26 @@ def test_a_name_that_could_be_nothing_is_refused_like_any_other(name: str) -> No
 BRINGS_ITS_OWN = "brings its own weights; leave it out"
 
 
+TAGS_OF_RN50 = r"Tags of RN50: cc12m"
+
+
 @pytest.mark.parametrize(
     ("name", "pretrained", "message"),
     [
-        (
-            "RN50",
-            None,
-            r"RN50 alone has random weights; give model\.pretrained\. Tags of RN50: cc12m",
-        ),
+        ("RN50", None, rf"RN50 alone has random weights; give model\.pretrained\. {TAGS_OF_RN50}"),
         ("ViT-S-16", None, r"Tags of ViT-S-16: none\. Or the path"),
-        (
-            "RN50",
-            "opnai",
-            r"'opnai' is no tag of RN50, .* did you mean 'openai'\? Tags of RN50: cc",
-        ),
+        ("RN50", "opnai", rf"'opnai' is no tag of RN50, .* did you mean 'openai'\? {TAGS_OF_RN50}"),
         *(
             ("RN50", path, f"'{path}' is no tag of RN50, and there is no file")
             for path in ("./no.pt", "/", "~/no.pt", "no.safetensors")
         ),
-        ("builtin", "openai", BRINGS_ITS_OWN),
-        ("hf-hub:org/model", "openai", BRINGS_ITS_OWN),
-        ("local-dir:/some", "openai", BRINGS_ITS_OWN),
+        *(
+            (name, "openai", BRINGS_ITS_OWN)
+            for name in ("builtin", "hf-hub:org/model", "local-dir:/some")
+        ),
         ("hf-hub:a b", None, "hf-hub:a b could not be downloaded .*alphanumeric"),
+        ("/no/where", None, r"a checkpoint file as model\.pretrained"),
+        (__file__, None, r"a checkpoint file as model\.pretrained"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_with_what_can(
@@ -171,28 +155,16 @@ def test_a_model_that_cannot_be_is_refused_with_what_can(
         find_model(name, pretrained)
 
 
-def test_a_checkpoint_file_is_no_name_of_a_model(file: str) -> None:
-    for name in (file, "/no/where"):
-        with pytest.raises(RequestError, match=r"a checkpoint file as model\.pretrained"):
-            find_model(name)
-
-
-def test_builtin_is_the_embedded_tiny_clip() -> None:
+def test_builtin_and_a_folder_with_or_without_open_clips_prefix_are_models(
+    tiny_clip_files: Path, tmp_path: Path
+) -> None:
     source = find_model("builtin")
     assert source.weights == BUILTIN["builtin"] / "open_clip_model.safetensors"
     assert source.architecture["vision_cfg"]["image_size"] == 32
-
-
-@pytest.mark.parametrize("prefix", ["", "local-dir:"])
-def test_a_folder_is_a_model_with_or_without_open_clips_prefix(
-    tiny_clip_files: Path, prefix: str
-) -> None:
-    source = find_model(f"{prefix}{tiny_clip_files}")
-    assert source.weights == tiny_clip_files / "open_clip_model.safetensors"
-    assert source.tokenizer == f"local-dir:{tiny_clip_files}"
-
-
-def test_a_folder_without_config_says_which_file_is_not_there(tmp_path: Path) -> None:
+    for prefix in ("", "local-dir:"):
+        source = find_model(f"{prefix}{tiny_clip_files}")
+        assert source.weights == tiny_clip_files / "open_clip_model.safetensors"
+        assert source.tokenizer == f"local-dir:{tiny_clip_files}"
     with pytest.raises(RequestError, match=r"there is no file .*open_clip_config\.json"):
         find_model(str(tmp_path))
 
@@ -215,6 +187,8 @@ def folder(tmp_path: Path, tiny_clip_files: Path) -> Path:
         ),
         (["open_clip_pytorch_model.bin", "a.pt"], "open_clip_pytorch_model.bin"),
         (["epoch_3.pt", "README.md"], "epoch_3.pt"),
+        ([], "Found: none."),
+        (["b.pt", "a.safetensors"], "Found: a.safetensors, b.pt."),
     ],
 )
 def test_a_folders_weights_are_the_file_open_clip_writes_or_the_only_one(
@@ -222,40 +196,33 @@ def test_a_folders_weights_are_the_file_open_clip_writes_or_the_only_one(
 ) -> None:
     for name in files:
         (folder / name).touch()
-    assert find_model(str(folder)).weights == folder / chosen
-
-
-@pytest.mark.parametrize(
-    ("files", "found"), [([], "none"), (["b.pt", "a.safetensors"], r"a\.safetensors, b\.pt")]
-)
-def test_a_folder_with_no_weights_or_several_asks_which(
-    folder: Path, files: list[str], found: str
-) -> None:
-    for name in files:
-        (folder / name).touch()
-    with pytest.raises(RequestError, match=f"which file holds the weights\\? Found: {found}\\."):
-        find_model(str(folder))
+    if chosen.startswith("Found"):
+        message = re.escape(f"which file holds the weights? {chosen}")
+        with pytest.raises(RequestError, match=message):
+            find_model(str(folder))
+    else:
+        assert find_model(str(folder)).weights == folder / chosen
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{", "is not a model config: "),
-        ("\udcff", "is not a model config: "),
-        ("[]", "lacks embed_dim, vision_cfg, text_cfg"),
-        ('{"model_cfg": 3}', "lacks embed_dim, vision_cfg, text_cfg"),
-        ('{"model_cfg": {"embed_dim": 3, "text_cfg": {}}}', "its model_cfg lacks vision_cfg$"),
+        (b"{", "is not a model config: "),
+        (b"\xff", "is not a model config: "),
+        (b"[]", "lacks embed_dim, vision_cfg, text_cfg"),
+        (b'{"model_cfg": 3}', "lacks embed_dim, vision_cfg, text_cfg"),
+        (b'{"model_cfg": {"embed_dim": 3, "text_cfg": {}}}', "its model_cfg lacks vision_cfg$"),
         (
-            '{"model_cfg": {"embed_dim": 3, "text_cfg": {}, "vision_cfg": {}}, '
-            '"preprocess_cfg": 1}',
+            b'{"model_cfg": {"embed_dim": 3, "text_cfg": {}, "vision_cfg": {}}, '
+            b'"preprocess_cfg": 1}',
             "preprocess_cfg must be a mapping",
         ),
     ],
 )
 def test_a_broken_config_says_what_is_wrong_with_it(
-    folder: Path, config: str, message: str
+    folder: Path, config: bytes, message: str
 ) -> None:
-    (folder / "open_clip_config.json").write_bytes(config.encode(errors="surrogateescape"))
+    (folder / "open_clip_config.json").write_bytes(config)
     with pytest.raises(RequestError, match=message):
         find_model(str(folder))
 
@@ -281,8 +248,10 @@ def test_a_download_that_fails_names_the_way_without_a_network(
 ) -> None:
     with pytest.raises(RequestError) as caught:
         find_model(name, pretrained)
-    assert caught.match(f"^{asked} could not be downloaded \\(")
-    assert caught.match(r"use a local file, model\.name: .* with model\.pretrained: <path")
+    assert caught.match(
+        rf"^{asked} could not be downloaded \(.*use a local file, model\.name: .* with "
+        "model.pretrained: <path"
+    )
     assert "\n" not in str(caught.value)
     assert not offline.exists()
 
@@ -292,8 +261,8 @@ def test_without_a_network_only_one_name_is_waited_for(
 ) -> None:
     asked: list[str] = []
 
-    def unreachable(repo: str, file: str) -> str:
-        asked.append(f"{repo}/{file}")
+    def unreachable(*where: str) -> str:
+        asked.append("/".join(where))
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
@@ -303,28 +272,32 @@ def test_without_a_network_only_one_name_is_waited_for(
     assert not offline.exists()
 
 
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.usefixtures("offline")
 def test_where_no_name_is_resolved_the_hub_is_not_asked_again_and_again(
-    offline: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def unknown(*where: object) -> None:
-        raise socket.gaierror(f"{where[0]} not known")
-
-    def proxied(*_: str) -> str:
-        raise LocalEntryNotFoundError("asked")
-
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", proxied)
+    asked = raising(LocalEntryNotFoundError("asked"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", asked)
+
+    def unknown(host: str, _: object) -> None:
+        raise socket.gaierror(f"{host} not known")
+
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    monkeypatch.setattr("carft_sweep.carft_core.models.source.getproxies", dict)
-    with pytest.raises(
-        DownloadFailed, match=r"could not be downloaded \(huggingface\.co not known"
-    ):
-        find_model("RN50", "openai")
-    proxies = {"https": "proxy:3128"}
+    proxies: dict[str, str] = {}
     monkeypatch.setattr("carft_sweep.carft_core.models.source.getproxies", lambda: proxies)
+    with pytest.raises(DownloadFailed, match=r"not be downloaded \(huggingface\.co not known"):
+        find_model("RN50", "openai")
+    proxies["https"] = "proxy:3128"
     with pytest.raises(DownloadFailed, match="asked"):
         find_model("RN50", "openai")
-    del offline
 
 
 class Answered(OSError):
@@ -335,6 +308,7 @@ class Answered(OSError):
         self.response = SimpleNamespace(status_code=status)
 
 
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("error", "passes"),
     [
@@ -349,16 +323,12 @@ class Answered(OSError):
     ],
 )
 def test_what_may_succeed_later_is_told_from_what_never_will(
-    offline: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, passes: bool
+    monkeypatch: pytest.MonkeyPatch, error: Exception, passes: bool
 ) -> None:
-    def fail(*_: str) -> str:
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(error))
     with pytest.raises(RequestError, match="could not be downloaded") as caught:
         find_model("hf-hub:org/tiny")
     assert isinstance(caught.value, DownloadFailed) is passes
-    del offline
 
 
 def test_a_repository_without_safetensors_gives_its_pickled_file(
@@ -389,18 +359,20 @@ def test_a_tag_outside_the_hub_is_fetched_by_open_clip_and_a_failure_is_one_mess
         find_model("RN50", "gone")
 
 
-@pytest.mark.parametrize(
-    ("text", "tokenizer"), [({}, "local-dir:"), ({"hf_tokenizer_name": "org/words"}, "hf-hub:")]
-)
-def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
-    offline: Path, folder: Path, text: dict[str, str], tokenizer: str
-) -> None:
-    (folder / "open_clip_model.safetensors").touch()
+def set_text(folder: Path, **text: str) -> None:
+    """Say more of the text tower in a model's config."""
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"] |= text
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    put_in_hub(offline, "org/tiny", folder)
-    assert find_model("hf-hub:org/tiny").tokenizer.startswith(tokenizer)
+
+
+def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
+    offline: Path, tiny_clip_files: Path
+) -> None:
+    snapshot = put_in_hub(offline, "org/tiny", tiny_clip_files)
+    assert find_model("hf-hub:org/tiny").tokenizer.startswith("local-dir:")
+    set_text(snapshot, hf_tokenizer_name="org/words")
+    assert find_model("hf-hub:org/tiny").tokenizer.startswith("hf-hub:")
 
 
 @pytest.mark.parametrize(
@@ -409,10 +381,7 @@ def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
 def test_a_model_of_the_hub_takes_its_tokenizer_from_no_unknown_repository(
     offline: Path, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch, repo: str, is_taken: bool
 ) -> None:
-    file = put_in_hub(offline, "org/tiny", tiny_clip_files) / "open_clip_config.json"
-    config = json.loads(file.read_text())
-    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = repo
-    file.write_text(json.dumps(config))
+    set_text(put_in_hub(offline, "org/tiny", tiny_clip_files), hf_tokenizer_name=repo)
     opened: list[dict[str, object]] = []
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda _, **options: opened.append(options))
     if is_taken:
