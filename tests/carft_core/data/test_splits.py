@@ -65,7 +65,7 @@ FRACTIONS = st.floats(0.01, 0.99)
 
 @given(COUNTS, st.integers(1, 3), FRACTIONS, st.integers(0, 9))
 @settings(deadline=None)
-def test_carving_divides_the_split_and_leaves_every_class_on_both_sides(
+def test_carving_divides_the_split_leaves_each_class_on_both_sides_and_no_drawing(
     counts: list[int], views: int, fraction: float, seed: int
 ) -> None:
     whole = unit_split(counts, views)
@@ -74,42 +74,26 @@ def test_carving_divides_the_split_and_leaves_every_class_on_both_sides(
     for part in (train, val):
         assert set(part.labels.tolist()) == set(range(len(counts)))
         assert list(part.ids) == sorted(part.ids, key=whole.ids.index)
-
-
-@given(COUNTS, st.integers(2, 3), FRACTIONS, st.integers(0, 9))
-@settings(deadline=None)
-def test_views_of_one_drawing_never_lie_on_both_sides(
-    counts: list[int], views: int, fraction: float, seed: int
-) -> None:
-    whole = unit_split(counts, views)
-    train, val = carve(whole, val_fraction=fraction, split_seed=seed)
     assert not set(train.units) & set(val.units)
     part = take_fraction(whole, fraction, seed)
     assert all(part.units.count(unit) == views for unit in part.units)
 
 
-@given(COUNTS, FRACTIONS, st.integers(0, 9))
-@settings(deadline=None)
-def test_each_class_gives_its_share_to_within_half_a_unit(
-    counts: list[int], fraction: float, seed: int
-) -> None:
-    whole = unit_split(counts)
-    _, val = carve(whole, val_fraction=fraction, split_seed=seed)
-    kept = take_fraction(whole, fraction, seed)
-    for label, count in enumerate(counts):
-        for part, most in ((val, count - 1), (kept, count)):
-            got = units_per_class(part)[label]
-            assert abs(got - count * fraction) <= 0.5 + 1e-9 or got in (1, most)
-
-
 @given(COUNTS, FRACTIONS, FRACTIONS, st.integers(0, 9))
 @settings(deadline=None)
-def test_a_smaller_fraction_is_a_part_of_a_greater_one(
+def test_each_class_gives_its_share_to_within_half_a_unit_and_less_is_a_part_of_more(
     counts: list[int], one: float, other: float, seed: int
 ) -> None:
     whole = unit_split(counts)
+    _, val = carve(whole, val_fraction=one, split_seed=seed)
+    kept = take_fraction(whole, one, seed)
+    for label, count in enumerate(counts):
+        for part, most in ((val, count - 1), (kept, count)):
+            got = units_per_class(part)[label]
+            assert abs(got - count * one) <= 0.5 + 1e-9 or got in (1, most)
     small, great = (set(take_fraction(whole, f, seed).ids) for f in sorted((one, other)))
     assert small <= great
+    assert take_fraction(whole, 1.0, seed) is whole
 
 
 @given(st.integers(0, 9), st.randoms(use_true_random=False))
@@ -139,35 +123,24 @@ def test_the_kept_fraction_is_not_the_carved_part_in_disguise() -> None:
     assert 30 < len(set(val.ids) & set(kept.ids)) < 70
 
 
-def test_a_class_with_a_single_unit_cannot_be_carved_and_is_named() -> None:
+def test_a_single_unit_of_a_class_and_a_unit_of_several_classes_are_refused() -> None:
     whole = unit_split([4, 1, 1])
     with pytest.raises(RequestError, match=r"data\.val_fraction.*single image of cat, dog"):
         carve(whole, val_fraction=0.1, split_seed=0, class_names=("ant", "cat", "dog"))
     with pytest.raises(RequestError, match="single image of 1, 2:"):
         carve(unit_split([4, 1, 1], views=3), val_fraction=0.1, split_seed=0)
-
-
-def test_a_unit_of_several_classes_is_refused() -> None:
     with pytest.raises(RequestError, match="unit 'a' holds images of several classes"):
         take_fraction(split_of(["a", "a", "b"], [0, 1, 1]), 0.5, 0)
-
-
-def test_the_whole_fraction_is_the_split_itself() -> None:
-    whole = unit_split([3, 3])
-    assert take_fraction(whole, 1.0, 0) is whole
 
 
 def test_a_subset_shows_the_items_of_the_whole_under_new_indices() -> None:
     whole = replace(unit_split([3, 3]), classes=(0, 1), groups=tuple("aabbcc"))
     inner = whole.subset([5, 3, 1]).subset([2, 0])
     assert inner.whole is whole
-    assert inner.groups == ("a", "c")
+    assert (inner.groups, inner.classes) == (("a", "c"), (0, 1))
     assert inner.domains is not None
-    assert inner.domains.tolist() == [0, 1]
-    assert inner.ids == (whole.ids[1], whole.ids[5])
-    assert inner.units == (whole.units[1], whole.units[5])
-    assert inner.labels.tolist() == [0, 1]
-    assert inner.classes == (0, 1)
+    assert inner.domains.tolist() == inner.labels.tolist() == [0, 1]
+    assert (inner.ids, inner.units) == (whole.ids[1::4], whole.units[1::4])
     views = inner.views([1, 0], transform=TRANSFORM, seed=None, epoch=0)
     assert views[:, 0, 0, 0].tolist() == [5, 1]
 
@@ -187,18 +160,15 @@ def config(root: Path | str, **fields: object) -> DataConfig:
     return DataConfig.model_validate({"family": "image_folder", "root": str(root), **fields})
 
 
-def test_prepare_carves_val_and_takes_the_fraction_of_what_is_left(root: Path) -> None:
-    data = open_data(config(root, val_fraction=0.2, train_fraction=0.5))
-    assert data.val is not None
-    assert (len(data.train), len(data.val), len(data.id_test)) == (8, 4, 2)
-    assert not set(data.train.ids) & set(data.val.ids)
-
-
-def test_val_is_the_same_for_every_fraction_of_train(root: Path) -> None:
-    few, many = (open_data(config(root, train_fraction=fraction)) for fraction in (0.2, 1.0))
+def test_val_is_carved_first_and_is_the_same_for_every_fraction_of_train(root: Path) -> None:
+    few, many = (
+        open_data(config(root, val_fraction=0.2, train_fraction=fraction)) for fraction in (0.5, 1)
+    )
     assert few.val is not None
     assert many.val is not None
+    assert (len(few.train), len(few.val), len(few.id_test)) == (8, 4, 2)
     assert few.val.ids == many.val.ids
+    assert not set(many.train.ids) & set(many.val.ids)
     assert set(few.train.ids) < set(many.train.ids)
 
 
@@ -210,10 +180,7 @@ def test_an_official_val_split_is_kept(root: Path) -> None:
     assert data.val is not None
     assert data.val.ids == ("val/cat/one.png", "val/dog/one.png")
     assert len(data.train) == 20
-
-
-def test_a_process_prepares_the_same_data_once(root: Path) -> None:
-    assert open_data(config(root)) is open_data(config(root))
+    assert open_data(config(root)) is data, "a process prepares the same data once"
     assert open_data(config(root)) is not open_data(config(root, split_seed=1))
 
 

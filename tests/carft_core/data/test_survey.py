@@ -40,13 +40,13 @@ FOLDERS = {
 
 
 def open_mine(config: DataConfig) -> FamilyData:
-    shifts = [name for name in FOLDERS if name not in ("train", "test")]
-    asked = [
-        name
-        for name in shifts
-        if config.shifts is None or {name, name.partition("-")[0]} & {*config.shifts}
-    ]
-    wanted = {name: FOLDERS[name] for name in ("train", "test", *asked)}
+    wanted = {
+        name: folder
+        for name, folder in FOLDERS.items()
+        if name in ("train", "test")
+        or config.shifts is None
+        or {name, name.partition("-")[0]} & {*config.shifts}
+    }
     places = find_folders(data_root(config, FOLDERS), wanted)
     splits = {name: names_in(place) for name, place in places.items()}
     train, test = splits.pop("train"), splits.pop("test")
@@ -98,12 +98,16 @@ def test_each_split_is_counted_beside_what_was_published(root: Path) -> None:
 
 
 def test_of_data_that_cannot_be_opened_every_mistake_is_told(root: Path) -> None:
+    for split in ("train", "test"):
+        (root / "mine" / split / "1_1").unlink()
+    found = looked(root)
+    assert "train has a single image of one" in str(found.refusal)
+    assert (found.splits["train"].status, found.splits["shifts/snow"].status) == ("differs", "ok")
     shutil.rmtree(root / "mine/fog-2")
     found = looked(root)
     assert (found.data, found.splits) == (None, {})
-    assert "mine/fog-2 with <label>_<number>, 4 images; from https://example.org" in str(
-        found.refusal
-    )
+    lacking = "mine/fog-2 with <label>_<number>, 4 images; from https://example.org"
+    assert lacking in str(found.refusal)
     assert "which folder holds the data" in str(survey(DataConfig(family="mine")).refusal)
     assert "did you mean 'mine'" in str(survey(DataConfig(family="mime")).refusal)
 
@@ -115,28 +119,15 @@ def test_a_family_without_folders_or_test_is_counted_as_well(root: Path) -> None
     assert found.splits["train"].folder is found.splits["train"].published is None
 
 
-def test_too_little_to_carve_val_from_is_told_beside_what_is_there(root: Path) -> None:
-    for split in ("train", "test"):
-        (root / "mine" / split / "1_1").unlink()
-    found = looked(root)
-    assert "train has a single image of one" in str(found.refusal)
-    assert (found.splits["train"].status, found.splits["shifts/snow"].status) == ("differs", "ok")
-
-
 def in_memory(config: DataConfig) -> FamilyData:
     """As docs/add-a-family.md has it: arrays from `.npz` files."""
-    splits = {}
+    splits = []
     for name in ("train", "val", "test"):
         with np.load(Path(str(config.root)) / f"{name}.npz") as arrays:
-            pixels, labels = arrays["pixels"], arrays["labels"]
-        splits[name] = Split(
-            ids=tuple(f"{name}/{row}" for row in range(len(labels))),
-            labels=torch.from_numpy(labels),
-            source=Arrays(pixels),
-        )
-    return FamilyData(
-        ("zero", "one", "two"), splits["train"], splits["val"], splits["test"], {}, "e" * 64
-    )
+            pixels, labels = arrays["pixels"], torch.from_numpy(arrays["labels"])
+        ids = tuple(f"{name}/{row}" for row in range(len(labels)))
+        splits.append(Split(ids=ids, labels=labels, source=Arrays(pixels)))
+    return FamilyData(("zero", "one", "two"), *splits, {}, "e" * 64)
 
 
 def saved(root: Path, name: str, **arrays: Any) -> None:
@@ -152,6 +143,9 @@ def memory(tmp_path: Path) -> DataConfig:
     return DataConfig(family="memory", root=str(tmp_path))
 
 
+PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -163,11 +157,11 @@ def memory(tmp_path: Path) -> DataConfig:
         ({"labels": np.zeros(6)}, "memory, test: labels must be int64, a tensor [6], got torch.fl"),
         ({"labels": np.arange(6) % 2}, "memory, test: no image of the classes [2] (two); where"),
         (
-            {"pixels": np.zeros((6, 8, 8, 3), np.float32)},
+            {"pixels": PIXELS.astype(np.float32)},
             "memory, test: pixels must be uint8 [N, H, W, 3], got float32 [6, 8, 8, 3]",
         ),
-        ({"pixels": np.zeros((6, 3, 8, 8), np.uint8)}, "got uint8 [6, 3, 8, 8]"),
-        ({"pixels": np.zeros((5, 8, 8, 3), np.uint8)}, "data.family: memory: IndexError: index 5"),
+        ({"pixels": PIXELS.transpose(0, 3, 1, 2)}, "got uint8 [6, 3, 8, 8]"),
+        ({"pixels": PIXELS[:5]}, "data.family: memory: IndexError: index 5"),
     ],
 )
 def test_data_that_break_the_contract_are_refused_wherever_they_are_opened(
@@ -182,9 +176,8 @@ def test_data_that_break_the_contract_are_refused_wherever_they_are_opened(
 
 def test_a_family_may_say_why_its_test_lacks_a_class(memory: DataConfig) -> None:
     saved(Path(str(memory.root)), "test", labels=np.arange(6) % 2)
-    FAMILIES.register(
-        Family("uneven", "of arrays", lambda config: replace(in_memory(config), uneven="rare"))
-    )
+    opener = lambda config: replace(in_memory(config), uneven="rare")  # noqa: E731
+    FAMILIES.register(Family("uneven", "of arrays", opener))
     assert survey(memory.model_copy(update={"family": "uneven"})).refusal is None
 
 

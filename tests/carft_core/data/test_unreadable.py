@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -47,8 +48,8 @@ def spoil(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:700])
 
 
-def opened(root: Path, policy: str = "skip") -> FamilyData:
-    config = {"family": "image_folder", "root": str(root), "bad_files": policy}
+def opened(root: Path, policy: str = "skip", **fields: object) -> FamilyData:
+    config = {"family": "image_folder", "root": str(root), "bad_files": policy, **fields}
     return open_data(DataConfig.model_validate(config))
 
 
@@ -58,6 +59,13 @@ def unread(root: Path, monkeypatch: pytest.MonkeyPatch) -> FamilyData:
     with monkeypatch.context() as patch:
         patch.setattr(module, "READ_UNASKED", 0)
         return opened(root, "refuse")
+
+
+@pytest.fixture
+def never_again(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on no image may be looked at."""
+    fail = lambda *_: pytest.fail("looked at again")  # noqa: E731
+    return lambda: monkeypatch.setattr(module, "_bad_files", fail)
 
 
 def ids(data: FamilyData) -> set[str]:
@@ -88,25 +96,19 @@ def test_all_bad_files_are_refused_before_anything_trains(
         opened(root, "refuse")
 
 
-def test_an_empty_file_is_skipped_as_others_are(root: Path) -> None:
-    (root / "test/cat/0.png").write_bytes(b"")
-    assert [*opened(root).skipped["test"]] == [BAD[1], "test/cat/0.png"]
-
-
 def test_bad_files_are_left_out_named_and_counted(
     root: Path, toy_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = opened(toy_root, "refuse")
+    (root / BAD[0]).write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         data = opened(root)
     assert ids(whole) - ids(data) == {*BAD}
-    assert {name: [*bad] for name, bad in data.skipped.items()} == {
-        "train": [BAD[0]],
-        "test": [BAD[1]],
-        "shifts/dark": [BAD[2]],
+    bad = dict(zip(("train", "test", "shifts/dark"), BAD, strict=True))
+    assert {name: [*skipped] for name, skipped in data.skipped.items()} == {
+        name: [file] for name, file in bad.items()
     }
-    for name in BAD:
-        assert f"left out of {name.rpartition('/')[0].rpartition('/')[0]}: {name}" in caplog.text
+    assert all(f"left out of {name}: {file}" in caplog.text for name, file in bad.items())
     assert caplog.text.count("cannot be read as an image") == 3
     assert whole.skipped == {}
 
@@ -118,21 +120,21 @@ def test_a_bad_file_moves_no_other_image(root: Path, toy_root: Path) -> None:
     assert data.val is not None
     assert [i for i in whole.train.ids if i in ids(data)] == [*data.train.ids]
     assert [i for i in whole.val.ids if i in ids(data)] == [*data.val.ids]
-    transform = module.LOOKED_AT
+    how: dict[str, Any] = {"transform": module.LOOKED_AT, "seed": 1, "epoch": 1}
     for index, item in enumerate(data.train.ids):
-        there = whole.train.ids.index(item)
-        views = [
-            split.views([at], transform=transform, seed=1, epoch=1)
-            for split, at in ((data.train, index), (whole.train, there))
-        ]
-        assert torch.equal(*views)
+        theirs = whole.train.views([whole.train.ids.index(item)], **how)
+        assert torch.equal(data.train.views([index], **how), theirs)
 
 
-def test_images_are_looked_at_once_for_each_user(
-    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_images_are_looked_at_once_for_each_user_and_others_anew(
+    root: Path, cache: Path, never_again: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     first = opened(root)
-    monkeypatch.setattr(module, "_bad_files", lambda *_: pytest.fail("looked at again"))
+    copied = shutil.copytree(root, root.with_name("more"))
+    spoil(copied / "train/bell/2.png")
+    assert set(opened(copied).skipped["train"]) == {BAD[0], "train/bell/2.png"}
+    kept = len([*cache.rglob("*.json")])
+    never_again()
     moved = root.with_name("moved")
     root.rename(moved)
     caplog.clear()
@@ -140,110 +142,75 @@ def test_images_are_looked_at_once_for_each_user(
         again = opened(moved)
     assert again.skipped == first.skipped
     assert caplog.text.count("left out of") == 3
-    assert len([*cache.rglob("*.json")]) == 2 + len(again.shifts)
+    assert set(opened(moved, shifts=["dark"]).skipped) == {"train", "test", "shifts/dark"}
+    assert len([*cache.rglob("*.json")]) == kept
 
 
-def test_other_images_are_looked_at_anew(root: Path) -> None:
-    assert len(opened(root).skipped["train"]) == 1
-    copied = root.with_name("more")
-    shutil.copytree(root, copied)
-    spoil(copied / "train/bell/2.png")
-    assert set(opened(copied).skipped["train"]) == {BAD[0], "train/bell/2.png"}
-
-
-def test_more_images_than_one_thread_takes_are_all_looked_at(
-    root: Path, unread: FamilyData, monkeypatch: pytest.MonkeyPatch
+def test_more_images_than_one_thread_takes_are_all_looked_at_once(
+    root: Path, unread: FamilyData, monkeypatch: pytest.MonkeyPatch, never_again: Callable[[], None]
 ) -> None:
     monkeypatch.setattr(module, "PART", 5)
-    train = unread.train
+    train, val = unread.train, unread.val
+    assert val is not None
     spoil(root / train.ids[-1])
     told: list[int] = []
-    found = module.bad_files(train, "d", told.append)
-    assert {*found} == {train.ids[-1], *({BAD[0]} & {*train.ids})}
+    found = {*module.bad_files(train, "d", told.append)}
+    assert found == {train.ids[-1], *({BAD[0]} & {*train.ids})}
     every = len(train.whole or train)
     assert every > len(train)
     assert told == [*range(5, every, 5), every]
-
-
-def test_of_two_parts_the_whole_is_looked_at_once(
-    unread: FamilyData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert unread.val is not None
-    found = module.bad_files(unread.train, "d")
-    monkeypatch.setattr(module, "_bad_files", None)
-    found |= module.bad_files(unread.val, "d")
-    assert BAD[0] in found
-    assert {*found} <= {*unread.train.ids, *unread.val.ids}
+    never_again()  # for the other part of the whole
+    assert found | {*module.bad_files(val, "d")} == {train.ids[-1], BAD[0]}
 
 
 def test_of_a_train_and_the_test_carved_from_it_the_whole_is_looked_at_once(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, never_again: Callable[[], None]
 ) -> None:
     declaration = Declaration.model_validate({"name": "mine", "test_fraction": 0.2})
     data = Declared(declaration, root / "a.yaml", "", {}).open(DataConfig(root=str(root)))
     found = {*module.bad_files_of(data, "train")}
-    monkeypatch.setattr(module, "_bad_files", None)
+    never_again()
     assert found | {*module.bad_files_of(data, "test")} == {BAD[0]}
 
 
-def test_a_class_without_images_is_refused(root: Path) -> None:
-    for file in (root / "test/cat").iterdir():
-        spoil(file)
-    with pytest.raises(RequestError, match=r"bad_files: test has no image of cat that is whole"):
-        opened(root)
-
-
-def test_a_shift_may_lose_a_class_but_not_all(root: Path) -> None:
+def test_a_shift_may_lose_a_class_but_not_all_and_a_test_none(root: Path) -> None:
     for file in (root / "shifts/pale/cat").iterdir():
         spoil(file)
     assert len(opened(root).shifts["pale"]) == 3
-    copied = root.with_name("none")
-    shutil.copytree(root, copied)
+    copied = shutil.copytree(root, root.with_name("none"))
     for file in (copied / "shifts/pale").rglob("*.png"):
         spoil(file)
     with pytest.raises(RequestError, match=r"shifts/pale has no image of anchor, cat"):
         opened(copied)
+    for file in (root / "test/cat").iterdir():
+        spoil(file)
+    forget_data()
+    with pytest.raises(RequestError, match=r"bad_files: test has no image of cat that is whole"):
+        opened(root)
 
 
 def test_what_the_system_cannot_read_is_refused_and_not_kept(
     root: Path, unread: FamilyData, cache: Path
 ) -> None:
     """A disk that fails, or a file that goes away meanwhile, says nothing of the image."""
-    data = unread
     (root / "test/cat/0.png").unlink()
     with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read as an image"):
-        module.bad_files(data.id_test, data.digest)
+        module.bad_files(unread.id_test, unread.digest)
     assert not cache.exists()
 
 
-def test_skipped_images_make_it_another_run(root: Path, toy_config: Config) -> None:
+def test_skipped_images_of_train_make_it_another_run_and_others_another_evaluation(
+    root: Path, toy_root: Path, toy_config: Config
+) -> None:
+    config = toy_config({"data.root": str(toy_root)})
     skipping = toy_config({"data.root": str(root), "data.bad_files": "skip"})
     assert identify(skipping, 0).parts["data"]["skipped"] == {"train": [BAD[0]]}
-
-
-def test_an_image_of_a_test_or_shift_is_measured_anew_and_trains_nothing(
-    toy_root: Path, toy_config: Config, tmp_path: Path
-) -> None:
-    copied = tmp_path / "measured"
-    shutil.copytree(toy_root, copied)
-    for name in BAD[1:]:
-        spoil(copied / name)
-    config = toy_config({"data.root": str(toy_root)})
-    skipping = toy_config({"data.root": str(copied), "data.bad_files": "skip"})
+    shutil.copy(toy_root / BAD[0], root / BAD[0])
+    forget_data()
     digest = identify(config, 0).digest
     assert identify(skipping, 0).digest == digest
-    evaluated = [evaluation_digest(digest, None, one) for one in (config, skipping)]
-    assert evaluated[0] != evaluated[1]
-
-
-def test_with_another_choice_of_shifts_nothing_is_looked_at_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened(root)
-    monkeypatch.setattr(module, "_bad_files", lambda *_: pytest.fail("looked at again"))
-    config = {"family": "image_folder", "root": str(root), "bad_files": "skip", "shifts": ["dark"]}
-    data = open_data(DataConfig.model_validate(config))
-    assert set(data.skipped) == {"train", "test", "shifts/dark"}
+    one, other = (evaluation_digest(digest, None, it) for it in (config, skipping))
+    assert one != other
 
 
 def test_a_damaged_cache_is_made_anew(
