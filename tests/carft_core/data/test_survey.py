@@ -127,7 +127,8 @@ def in_memory(config: DataConfig) -> FamilyData:
             pixels, labels = arrays["pixels"], torch.from_numpy(arrays["labels"])
         ids = tuple(f"{name}/{row}" for row in range(len(labels)))
         splits.append(Split(ids=ids, labels=labels, source=Arrays(pixels)))
-    return FamilyData(("zero", "one", "two"), *splits, {}, "e" * 64)
+    train, val, test = splits
+    return FamilyData(("zero", "one", "two"), train, val, test, {}, "e" * 64)
 
 
 def saved(root: Path, name: str, **arrays: Any) -> None:
