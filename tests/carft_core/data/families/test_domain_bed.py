@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, open_data, unreadable
 from carft_sweep.carft_core.data.base import DataConfig, Derived
 from carft_sweep.carft_core.data.class_names import plain_name
-from carft_sweep.carft_core.data.families.domainbed import FOLDERS, class_folders
+from carft_sweep.carft_core.data.families.domainbed import (
+    FOLDERS,
+    class_folders,
+    divided,
+    seed_hash,
+)
 from carft_sweep.carft_core.data.listing import Manifest
 from carft_sweep.carft_core.errors import RequestError
 from tests import domain_bed_tree
-from tests.carft_core.data.families.test_domain_bed_split import by_description
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 IMAGES = 50
@@ -30,18 +37,63 @@ def opened(place: Path, test: str = "sketch", **more: Any) -> FamilyData:
     return open_data(DataConfig.model_validate(fields | more))
 
 
+@pytest.fixture
+def copied(pacs_root: Path, tmp_path: Path) -> Path:
+    """The tree in a folder of the test's own."""
+    return shutil.copytree(pacs_root, tmp_path / "copied")
+
+
 def theirs(root: Path, domain: str) -> list[str]:
     """The images of a domain in torchvision's order, by their ids here."""
     samples = ImageFolder(str(root / "PACS" / domain)).samples
     return [str(Path(path).relative_to(root / "PACS")) for path, _ in samples]
 
 
+# facebookresearch/DomainBed at b93c22a, its `split_dataset` and `seed_hash` executed: 50 images.
+OUT = {
+    (0, 0): [8, 0, 5, 32, 6, 45, 27, 11, 26, 40],
+    (0, 1): [39, 3, 20, 12, 41, 11, 49, 40, 26, 42],
+    (0, 2): [49, 30, 29, 40, 18, 35, 28, 47, 14, 8],
+    (0, 3): [25, 41, 11, 10, 34, 13, 43, 0, 14, 27],
+    (1, 0): [25, 47, 12, 8, 16, 7, 19, 34, 23, 40],
+    (1, 1): [19, 2, 35, 31, 16, 17, 45, 6, 21, 41],
+}
+IN_0_0 = [
+    *(34, 2, 7, 43, 1, 13, 3, 30, 20, 28, 44, 41, 25, 48, 16, 23, 42, 38, 4, 18),
+    *(37, 46, 10, 15, 33, 35, 36, 39, 17, 9, 19, 21, 47, 49, 29, 14, 24, 31, 22, 12),
+]
+
+
+def by_description(count: int, fraction: float, trial_seed: int, environment: int) -> list[int]:
+    """What is kept back, as DomainBed's paper and code describe it, written down anew."""
+    text = f"({trial_seed}, {environment})"
+    seed = int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
+    keys = list(range(count))
+    np.random.RandomState(seed).shuffle(keys)
+    return keys[: int(count * fraction)]
+
+
+def test_a_domain_is_divided_as_domainbed_divides_it_to_the_index() -> None:
+    for (seed, environment), kept in OUT.items():
+        parts = divided(IMAGES, 0.2, trial_seed=seed, environment=environment)
+        assert list(parts.kept) == kept
+        assert sorted(parts.kept + parts.train) == list(range(IMAGES))
+    assert list(divided(IMAGES, 0.2, trial_seed=0, environment=0).train) == IN_0_0
+    assert (seed_hash(0, 0), seed_hash(2, 3)) == (894182419, 1709828778)
+    assert seed_hash(1, "batch_size") == 1689080019
+    for count, fraction in itertools.product((2, 9, 50, 1001), (0.2, 0.5, 0.07)):
+        for seed, environment in ((0, 0), (3, 5), (123456, 2)):
+            parts = divided(count, fraction, trial_seed=seed, environment=environment)
+            assert list(parts.kept) == by_description(count, fraction, seed, environment)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_images_of_a_run_are_those_of_domainbeds_run(pacs_root: Path, seed: int) -> None:
     data = opened(pacs_root, "cartoon", split_seed=seed)
     assert data.val is not None
+    listed = {domain: theirs(pacs_root, domain) for domain in DOMAINS}
     kept = {
-        domain: [theirs(pacs_root, domain)[at] for at in by_description(IMAGES, 0.2, seed, place)]
+        domain: [listed[domain][at] for at in by_description(IMAGES, 0.2, seed, place)]
         for place, domain in enumerate(DOMAINS)
     }
     training = [domain for domain in DOMAINS if domain != "cartoon"]
@@ -49,29 +101,25 @@ def test_the_images_of_a_run_are_those_of_domainbeds_run(pacs_root: Path, seed: 
     assert list(data.extras["cartoon_out"].ids) == kept["cartoon"]
     for domain in training:
         mine = {item for item in data.train.ids if item.startswith(f"{domain}/")}
-        assert mine == set(theirs(pacs_root, domain)) - set(kept[domain])
-    shift = data.shifts["cartoon"]
-    assert set(shift.ids) == set(theirs(pacs_root, "cartoon")) - set(kept["cartoon"])
+        assert mine == set(listed[domain]) - set(kept[domain])
+    assert {*data.shifts["cartoon"].ids} == set(listed["cartoon"]) - set(kept["cartoon"])
 
 
 @pytest.mark.parametrize("family", FOLDERS)
 def test_classes_and_images_are_in_torchvisions_order(family: str, tmp_path: Path) -> None:
     domain_bed_tree.make(tmp_path, family, per_class=1)
     found = FOLDERS[family]
-    first = next(iter(found))
-    data = opened(tmp_path, first, family=family, val_fraction=0.5)
-    folders = [tmp_path / folder.names[0] for folder in found.values()]
-    for place, folder in enumerate(folders):
-        there = ImageFolder(str(folder))
-        assert tuple(there.classes) == class_folders(family)
-        if place == 0:
-            split, out = data.shifts[first], data.extras[f"{first}_out"]
-            labels = dict(zip(split.ids, split.labels.tolist(), strict=True))
-            labels |= dict(zip(out.ids, out.labels.tolist(), strict=True))
-            ids = [
-                f"{first}/{Path(path).parent.name}/{Path(path).name}" for path, _ in there.samples
-            ]
-            assert [labels[item] for item in ids] == there.targets
+    domain = next(iter(found))
+    data = opened(tmp_path, domain, family=family, val_fraction=0.5)
+    there = [ImageFolder(str(tmp_path / folder.names[0])) for folder in found.values()]
+    assert all(tuple(folder.classes) == class_folders(family) for folder in there)
+    labels = {
+        item: label
+        for split in (data.shifts[domain], data.extras[f"{domain}_out"])
+        for item, label in zip(split.ids, split.labels.tolist(), strict=True)
+    }
+    ids = [f"{domain}/{Path(path).parent.name}/{Path(path).name}" for path, _ in there[0].samples]
+    assert [labels[item] for item in ids] == there[0].targets
 
 
 @pytest.mark.parametrize(
@@ -94,41 +142,32 @@ def test_the_published_sizes_are_the_papers(
     assert list(class_folders(family)) == sorted(set(class_folders(family)))
 
 
-@pytest.mark.parametrize(
-    ("family", "index", "name"),
-    [
+def test_classes_have_names_for_prompts() -> None:
+    for family, index, name in (
         ("pacs", 0, "dog"),
-        ("vlcs", 4, "person"),
         ("office_home", 0, "Alarm Clock"),
         ("office_home", 58, "TV"),
         ("office_home", 59, "Table"),
-        ("terra_incognita", 5, "empty"),
         ("domain_net", 0, "The Eiffel Tower"),
         ("domain_net", 3, "aircraft carrier"),
         ("domain_net", 344, "zigzag"),
-    ],
-)
-def test_classes_have_names_for_prompts(family: str, index: int, name: str) -> None:
-    assert plain_name(class_folders(family)[index]) == name
+    ):
+        assert plain_name(class_folders(family)[index]) == name
 
 
 def test_one_domain_is_measured_and_the_others_train_and_validate(pacs_root: Path) -> None:
     data = opened(pacs_root)
     assert data.test is None
     assert data.val is not None
-    training = DOMAINS[:3]
-    assert Counter(data.train.groups) == dict.fromkeys(training, 40)
-    assert Counter(data.val.groups) == dict.fromkeys(training, 10)
-    assert [*data.measured()] == ["ood/sketch", "ood/sketch_out"]
-    assert [len(split) for split in data.measured().values()] == [40, 10]
+    assert Counter(data.train.groups) == dict.fromkeys(DOMAINS[:3], 40)
+    assert Counter(data.val.groups) == dict.fromkeys(DOMAINS[:3], 10)
+    lengths = {name: len(split) for name, split in data.measured().items()}
+    assert lengths == {"ood/sketch": 40, "ood/sketch_out": 10}
     assert data.derived == {"ood/sketch_all": Derived(("ood/sketch", "ood/sketch_out"))}
     assert data.outside_mean == {"ood/sketch_out", "ood/sketch_all"}
     assert all(split.groups is None for split in data.measured().values())
-
-
-def test_other_images_than_published_are_told_with_both_numbers(pacs_root: Path) -> None:
-    assert len(opened(pacs_root).notes) == 4
-    assert opened(pacs_root).notes[3] == (
+    assert len(data.notes) == 4
+    assert data.notes[3] == (
         "pacs: sketch has 50 images here, 3,929 as published; its numbers are not those of papers"
     )
 
@@ -138,8 +177,7 @@ def test_the_digest_is_of_the_whole_set_whatever_is_held_out_and_wherever_it_lie
 ) -> None:
     digest = opened(pacs_root).digest
     assert opened(pacs_root, "photo", split_seed=3).digest == digest
-    moved = tmp_path / "moved"
-    shutil.copytree(pacs_root, moved)
+    moved = shutil.copytree(pacs_root, tmp_path / "moved")
     assert opened(moved).digest == digest
     less = moved.rename(tmp_path / "less")
     (less / "PACS" / "photo" / "dog" / "0.jpg").unlink()
@@ -150,7 +188,6 @@ def test_office_homes_real_world_may_be_written_as_mirrors_do(tmp_path: Path) ->
     domain_bed_tree.make(tmp_path, "office_home", per_class=2)
     usual = opened(tmp_path, "real_world", family="office_home")
     moved = tmp_path / "moved"
-    moved.mkdir()
     shutil.copytree(tmp_path / "office_home", moved / "office_home")
     (moved / "office_home" / "Real World").rename(moved / "office_home" / "RealWorld")
     other = opened(moved, "real_world", family="office_home")
@@ -168,24 +205,22 @@ def test_shifts_may_be_left_out_and_then_their_union_is_too(pacs_root: Path) -> 
         opened(pacs_root, shifts=["sketch_out"])
 
 
+@pytest.mark.usefixtures("cache")
 def test_bad_files_are_looked_for_once_whatever_is_held_out(
-    pacs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pacs_root: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CARFT_CACHE", str(tmp_path / "cache"))
-    copied = tmp_path / "copied"
-    shutil.copytree(pacs_root, copied)
-    (copied / "PACS" / "photo" / "dog" / "7.jpg").write_bytes(b"no image")
+    bad = "photo/dog/7.jpg"
+    (copied / "PACS" / bad).write_bytes(b"no image")
     whole, data = opened(pacs_root), opened(copied, bad_files="skip")
-    (where,) = data.skipped
-    assert list(data.skipped[where]) == ["photo/dog/7.jpg"]
-    left = {"train": data.train, "val": data.val}[where]
-    assert left is not None
-    full = {"train": whole.train, "val": whole.val}[where]
+    ((where, skipped),) = data.skipped.items()
+    assert list(skipped) == [bad]
+    full, left = ({"train": it.train, "val": it.val}[where] for it in (whole, data))
     assert full is not None
-    assert set(full.ids) - set(left.ids) == {"photo/dog/7.jpg"}
+    assert left is not None
+    assert set(full.ids) - set(left.ids) == {bad}
     monkeypatch.setattr(unreadable, "_bad_files", lambda *_: pytest.fail("looked at again"))
     other = opened(copied, "photo", split_seed=1, bad_files="skip")
-    assert [list(bad) for bad in other.skipped.values()] == [["photo/dog/7.jpg"]]
+    assert [list(found) for found in other.skipped.values()] == [[bad]]
     assert set(other.skipped) <= {"shifts/photo", "extras/photo_out"}
 
 
@@ -218,23 +253,21 @@ def test_a_missing_domain_is_named_with_where_to_get_it(pacs_root: Path, tmp_pat
     shutil.copytree(pacs_root / "PACS" / "photo", tmp_path / "PACS" / "photo")
     with pytest.raises(RequestError) as caught:
         opened(tmp_path)
-    lines = str(caught.value).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == [
-        *("PACS/art_painting", "PACS/cartoon", "PACS/sketch")
-    ]
+    lines = str(caught.value).splitlines()[1:]
+    lacking = ["PACS/art_painting", "PACS/cartoon", "PACS/sketch"]
+    assert [line.split()[0] for line in lines] == lacking
     assert "<class>/<image>, 3,929 images; from https://" in lines[-1]
 
 
-def test_every_mistake_in_the_folders_comes_at_once(pacs_root: Path, tmp_path: Path) -> None:
-    shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "PACS" / "photo" / "dog").rename(tmp_path / "PACS" / "photo" / "dogs")
-    shutil.rmtree(tmp_path / "PACS" / "sketch" / "house")
-    (tmp_path / "PACS" / "sketch" / "house").mkdir()
-    (tmp_path / "PACS" / "cartoon" / "horse" / "4.jpg").unlink()
-    (tmp_path / "PACS" / "cartoon" / "horse" / "4.jpg").touch()
+def test_every_mistake_in_the_folders_comes_at_once(copied: Path) -> None:
+    root = copied / "PACS"
+    (root / "photo" / "dog").rename(root / "photo" / "dogs")
+    shutil.rmtree(root / "sketch" / "house")
+    (root / "sketch" / "house").mkdir()
+    (root / "cartoon" / "horse" / "4.jpg").unlink()
+    (root / "cartoon" / "horse" / "4.jpg").touch()
     with pytest.raises(RequestError) as caught:
-        opened(tmp_path)
-    told = str(caught.value)
+        opened(copied)
     for expected in (
         "data.root: pacs cannot be used:",
         "photo: lacks 1 of 7 class folders: dog",
@@ -242,15 +275,14 @@ def test_every_mistake_in_the_folders_comes_at_once(pacs_root: Path, tmp_path: P
         "sketch: has class folders without images: house",
         "cartoon: has files that are empty or links to nothing: horse/4.jpg",
     ):
-        assert expected in told
+        assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("family", ["icon_shift", "image_folder", "imagenet", "fmow", "food101"])
 def test_families_without_domains_hold_none_out(family: str, tmp_path: Path) -> None:
     root = None if family == "icon_shift" else str(tmp_path)
-    config = DataConfig.model_validate({"family": family, "root": root, "test_domain": "sketch"})
     with pytest.raises(RequestError, match=rf"data\.test_domain: {family} has no domains"):
-        FAMILIES[family].open(config)
+        FAMILIES[family].open(DataConfig(family=family, root=root, test_domain="sketch"))
 
 
 def test_only_what_has_domains_can_be_balanced() -> None:
@@ -259,14 +291,12 @@ def test_only_what_has_domains_can_be_balanced() -> None:
 
 
 def test_a_folder_that_the_disk_does_not_give_is_named(
-    pacs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusing(folder: Path) -> Manifest:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    shutil.copytree(pacs_root, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("carft_sweep.carft_core.data.folders.read_manifest", refusing)
-    with pytest.raises(RequestError) as caught:
-        opened(tmp_path)
-    place = tmp_path / "PACS" / "art_painting"
-    assert str(caught.value) == f"data.root: {place} cannot be read: Permission denied"
+    message = f"^data.root: {copied}/PACS/art_painting cannot be read: Permission denied$"
+    with pytest.raises(RequestError, match=message):
+        opened(copied)

@@ -35,21 +35,20 @@ def finished(pacs_config: Config, tmp_path_factory: pytest.TempPathFactory) -> F
 
 @pytest.mark.parametrize("family", DOMAIN_BED, ids=lambda family: family.name)
 def test_the_defaults_are_domainbeds_budget_and_batches(family: Family) -> None:
-    config = trial_config({"data": {"family": family.name}, "algorithm": "car_ft"})
+    given = {"data": {"family": family.name}, "algorithm": "car_ft"}
+    config, by_epochs = trial_config(given), trial_config({**given, "optim": {"epochs": 3}})
     assert (config.optim.steps, config.optim.epochs, config.optim.batch_size) == (5000, None, 32)
     assert config.optim.steps_per_epoch == (1000 if family.name == "domain_net" else 300)
     assert config.data.balanced
     assert (config.data.val_fraction, config.data.augmentation) == (0.2, "domainbed")
     assert config.keep.result == "best_val"
-    by_epochs = {"data": {"family": family.name}, "algorithm": "car_ft", "optim": {"epochs": 3}}
-    optim = trial_config(by_epochs).optim
+    optim = by_epochs.optim
     assert (optim.epochs, optim.steps, optim.steps_per_epoch) == (3, None, None)
 
 
 def test_a_run_measures_what_domainbed_measures_and_no_id_test(finished: Finished) -> None:
     folder, result = finished
-    names = {name for name in result.metrics if name.endswith("/top1")}
-    assert names == {
+    assert {name for name in result.metrics if name.endswith("/top1")} == {
         *("id/val/top1", "ood/sketch/top1", "ood/sketch_out/top1", "ood/sketch_all/top1"),
         *("ood/mean/top1", "gain/ood/top1"),
     }
@@ -58,12 +57,8 @@ def test_a_run_measures_what_domainbed_measures_and_no_id_test(finished: Finishe
     assert parts[2] == pytest.approx(0.8 * parts[0] + 0.2 * parts[1])
     assert "ood/sketch/mean_group_top1" not in result.metrics
     rows = pq.read_table(folder.predictions("unmerged")).to_pylist()
-    assert Counter(row["split"] for row in rows) == {
-        "id/val": 30,
-        "ood/sketch": 40,
-        "ood/sketch_out": 10,
-        "ood/sketch_all": 50,
-    }
+    counts = {"id/val": 30, "ood/sketch": 40, "ood/sketch_out": 10, "ood/sketch_all": 50}
+    assert Counter(row["split"] for row in rows) == counts
     assert result.facts["contexts"] == "known_domain_words without sketch"
     assert result.facts["contexts_name"] == []
     assert result.facts["budget"] == "5 steps, balanced"
@@ -95,15 +90,15 @@ def test_a_run_stopped_in_the_middle_of_a_pass_ends_in_the_same_weights(
         return Decision.STOP if report.step == 2 else Decision.CONTINUE
 
     assert train(pacs_config(FIVE), 0, workdir=tmp_path, report=after_two_steps) is None
-    with_workers = pacs_config(FIVE).model_copy(update={"workers": 1})
-    result = trained(with_workers, tmp_path)
-    folders = (finished[0], RunFolder(tmp_path))
-    whole, resumed = (folder.weights("last").read_bytes() for folder in folders)
-    assert whole == resumed
-    whole_loss, resumed_loss = (
-        [report["metrics"].get("train/loss") for report in folder.history()] for folder in folders
+    result = trained(pacs_config({**FIVE, "workers": 1}), tmp_path)
+    whole, resumed = (
+        (
+            folder.weights("last").read_bytes(),
+            [report["metrics"].get("train/loss") for report in folder.history()],
+        )
+        for folder in (finished[0], RunFolder(tmp_path))
     )
-    assert whole_loss == resumed_loss
+    assert whole == resumed
     assert result.metrics == finished[1].metrics
 
 
