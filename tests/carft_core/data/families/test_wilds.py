@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform, 
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
-from carft_sweep.carft_core.data.families.wilds import _open_data, read_fmow, split_of
+from carft_sweep.carft_core.data.families.wilds import _open_data, read_fmow
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
@@ -59,13 +58,8 @@ def refusal(root: Path, family: str) -> str:
 def of_wilds(data: FamilyData) -> dict[str, Split]:
     """The splits by the names that WILDS has for them."""
     assert data.val is not None
-    return {
-        "train": data.train,
-        "id_val": data.val,
-        "id_test": data.id_test,
-        "val": data.extras["val"],
-        "test": data.shifts["test"],
-    }
+    others = {"val": data.extras["val"], "test": data.shifts["test"]}
+    return {"train": data.train, "id_val": data.val, "id_test": data.id_test, **others}
 
 
 def files(split: Split) -> list[str]:
@@ -77,8 +71,7 @@ def files(split: Split) -> list[str]:
 
 def test_the_published_counts_are_those_of_wilds() -> None:
     # iWildCam 2.0 has 203,029 images; the five splits of FMoW are 141,696 of its 470,086 rows.
-    assert IWILDCAM.whole.images == 203_029
-    assert FMOW.whole.images == 141_696
+    assert (IWILDCAM.whole.images, FMOW.whole.images) == (203_029, 141_696)
     assert {name: folder.images for name, folder in FAMILIES["fmow"].folders.items()} == {
         "train": 76_863,
         "val": 11_483,
@@ -91,29 +84,23 @@ def test_the_published_counts_are_those_of_wilds() -> None:
 def test_iwildcams_classes_are_those_of_wise_ft_four_names_twice() -> None:
     names = IWILDCAM.class_names()
     assert len(names) == 182
-    assert (names[0], names[1], names[52], names[181]) == (
-        "empty",
-        "white-lipped peccary",
-        "günther's dik-dik",
-        "central american red brocket",
-    )
-    twice = {name: tuple(np.flatnonzero(np.array(names) == name)) for name in set(names)}
-    assert {name: places for name, places in twice.items() if len(places) > 1} == {
+    some = ("empty", "white-lipped peccary", "günther's dik-dik", "central american red brocket")
+    assert tuple(names[index] for index in (0, 1, 52, 181)) == some
+    places = {name: tuple(np.flatnonzero(np.array(names) == name)) for name in set(names)}
+    twice = {name: at for name, at in places.items() if len(at) > 1}
+    assert twice == {
         "lowland paca": (3, 148),
         "jaguarundi": (19, 174),
         "unknown bird": (82, 178),
         "central american red brocket": (153, 181),
     }
-    assert set(FAMILIES["iwildcam"].shared_names) == {n for n in twice if len(twice[n]) > 1}
+    assert set(FAMILIES["iwildcam"].shared_names) == {*twice}
 
 
-def test_fmows_classes_are_those_of_wilds_in_their_order() -> None:
+def test_fmows_classes_are_those_of_wilds_in_order_and_the_templates_those_of_wise_ft() -> None:
     names = FMOW.class_names()
     assert (len(names), names[0], names[-1]) == (62, "airport", "zoo")
     assert list(names) == sorted(names)
-
-
-def test_templates_are_those_of_wise_ft() -> None:
     assert template_set("iwildcam").templates == ("a photo of {}.", "{} in the wild.")
     fmow = template_set("fmow").templates
     assert len(fmow) == 14
@@ -121,8 +108,7 @@ def test_templates_are_those_of_wise_ft() -> None:
 
 
 def test_the_data_root_may_come_from_the_environment(root: Path) -> None:
-    told = refusal(root / "nowhere", "fmow")
-    assert "does not exist" in told
+    assert "does not exist" in refusal(root / "nowhere", "fmow")
     with pytest.raises(RequestError, match=rf"{DATA_ROOT_ENV}; fmow looks there for fmow_v1\.1$"):
         FAMILIES["fmow"].open(DataConfig(family="fmow"))
 
@@ -139,41 +125,33 @@ def test_every_image_of_iwildcam_is_in_the_split_and_class_of_its_row(root: Path
         assert split.groups is None
     assert data.derived == {}
     assert list(data.measured()) == ["id/test", "ood/test", "ood/val"]
+    units = data.train.units
+    assert units[:3] == ("sequence 0/0", "sequence 0/0", "sequence 1/0"), "a burst is one unit"
+    assert set(Counter(units).values()) == {1, 2}
 
 
-def test_the_images_of_a_burst_are_one_unit(root: Path) -> None:
-    split = opened(root, "iwildcam").train
-    assert split.units[:3] == ("sequence 0/0", "sequence 0/0", "sequence 1/0")
-    assert set(Counter(split.units).values()) == {1, 2}
-
-
-@pytest.mark.parametrize(
-    ("original", "time", "split"),
-    [
-        ("train", "2002-01-01T00:00:00Z", "train"),
-        ("train", "2012-12-31T23:59:59Z", "train"),
-        ("train", "2013-01-01T00:00:00Z", None),
-        ("train", "2016-06-01T00:00:00Z", None),
-        ("val", "2012-12-31T23:59:59.999Z", "id_val"),
-        ("val", "2013-01-01T00:00:00.000Z", "val"),
-        ("val", "2015-12-31T23:59:59Z", "val"),
-        ("val", "2016-01-01T00:00:00Z", None),
-        ("test", "2012-12-31T23:59:59Z", "id_test"),
-        ("test", "2015-12-31T23:59:59Z", None),
-        ("test", "2016-01-01T00:00:00Z", "test"),
-        ("test", "2017-09-09T12:00:00Z", "test"),
-        ("seq", "2010-01-01T00:00:00Z", None),
-        ("seq", "2016-01-01T00:00:00Z", None),
-    ],
-)
-def test_fmow_is_divided_by_original_split_and_year(
-    tmp_path: Path, original: str, time: str, split: str | None
-) -> None:
-    wilds_tree.make_fmow(tmp_path / "x", [fmow_row(original, "zoo", time, "FRA")])
-    found = read_fmow(tmp_path / "x", FMOW.class_names())
-    assert [image.split for image in found] == ([] if split is None else [split])
-    year = datetime.datetime.fromisoformat(time).year
-    assert split_of(original, year) == split
+def test_fmow_is_divided_by_original_split_and_year(tmp_path: Path) -> None:
+    for number, (original, time, split) in enumerate(
+        [
+            ("train", "2002-01-01T00:00:00Z", "train"),
+            ("train", "2012-12-31T23:59:59Z", "train"),
+            ("train", "2013-01-01T00:00:00Z", None),
+            ("val", "2012-12-31T23:59:59.999Z", "id_val"),
+            ("val", "2013-01-01T00:00:00.000Z", "val"),
+            ("val", "2015-12-31T23:59:59Z", "val"),
+            ("val", "2016-01-01T00:00:00Z", None),
+            ("test", "2012-12-31T23:59:59Z", "id_test"),
+            ("test", "2015-12-31T23:59:59Z", None),
+            ("test", "2016-01-01T00:00:00Z", "test"),
+            ("test", "2017-09-09T12:00:00Z", "test"),
+            ("seq", "2010-01-01T00:00:00Z", None),
+            ("seq", "2016-01-01T00:00:00Z", None),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        wilds_tree.make_fmow(folder, [fmow_row(original, "zoo", time, "FRA")])
+        found = [image.split for image in read_fmow(folder, FMOW.class_names())]
+        assert found == ([] if split is None else [split]), (original, time)
 
 
 def test_the_number_of_an_image_of_fmow_is_its_row_with_all_rows_counted(root: Path) -> None:
@@ -197,14 +175,12 @@ def test_regions_are_the_countries_and_other_is_none(root: Path) -> None:
 
 def test_the_images_of_a_place_are_one_unit(tmp_path: Path) -> None:
     rows = [
-        fmow_row("train", "zoo", "2010-01-01T00:00:00Z", "FRA", place=7),
-        fmow_row("train", "zoo", "2011-01-01T00:00:00Z", "FRA", place=7),
-        fmow_row("train", "zoo", "2011-01-01T00:00:00Z", "FRA", place=8),
+        fmow_row("train", "zoo", f"201{year}-01-01T00:00:00Z", "FRA", place=place)
+        for year, place in ((0, 7), (1, 7), (1, 8))
     ]
     wilds_tree.make_fmow(tmp_path / "x", rows)
-    one, two, other = read_fmow(tmp_path / "x", FMOW.class_names())
-    assert one.unit == two.unit == "train/zoo/zoo_7"
-    assert other.unit == "train/zoo/zoo_8"
+    units = [image.unit for image in read_fmow(tmp_path / "x", FMOW.class_names())]
+    assert units == ["train/zoo/zoo_7", "train/zoo/zoo_7", "train/zoo/zoo_8"]
     bare = [{name: row[name] for name in row if name != "img_path"} for row in rows]
     wilds_tree.make_fmow(tmp_path / "y", bare)
     assert len({image.unit for image in read_fmow(tmp_path / "y", FMOW.class_names())}) == 3
@@ -309,41 +285,40 @@ def test_a_tree_that_is_not_wilds_is_refused_with_what_is_wrong(
 
 
 def test_a_category_or_split_of_fmow_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    folder = wilds_tree.make_fmow(
-        tmp_path / wilds_tree.FMOW, [fmow_row("train", "zo", "2010-01-01T00:00:00Z", "FRA")]
-    )
+    row = fmow_row("train", "zo", "2010-01-01T00:00:00Z", "FRA")
+    folder = wilds_tree.make_fmow(tmp_path / wilds_tree.FMOW, [row])
     assert "row 0: unknown category 'zo'; did you mean 'zoo'?" in refusal(tmp_path, "fmow")
     replaced("train,", "training,", "rgb_metadata.csv")(folder)
     assert "row 0: unknown split 'training'; did you mean 'train'?" in refusal(tmp_path, "fmow")
-    (folder / "country_code_mapping.csv").unlink()
     replaced("training,", "train,", "rgb_metadata.csv")(folder)
     replaced(",zo,", ",zoo,", "rgb_metadata.csv")(folder)
+    (folder / "country_code_mapping.csv").unlink()
     assert "country_code_mapping.csv is missing" in refusal(tmp_path, "fmow")
 
 
 @pytest.mark.parametrize("family", ["iwildcam", "fmow"])
 def test_there_are_no_domains_to_hold_out_and_one_shift(root: Path, family: str) -> None:
-    config = DataConfig(family=family, root=str(root), test_domain="Asia")
+    known = DataConfig(family=family, root=str(root))
     with pytest.raises(RequestError, match=r"data\.test_domain: .* its splits are official"):
-        FAMILIES[family].open(config)
+        FAMILIES[family].open(known.model_copy(update={"test_domain": "Asia"}))
     with pytest.raises(RequestError, match=r"unknown shift 'tests'; did you mean 'test'"):
-        open_data(DataConfig(family=family, root=str(root), shifts=("tests",)))
-    none = open_data(DataConfig(family=family, root=str(root), shifts=()))
+        open_data(known.model_copy(update={"shifts": ("tests",)}))
+    none = open_data(known.model_copy(update={"shifts": ()}))
     assert list(none.measured()) == ["id/test", "ood/val"]
 
 
 def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_path: Path) -> None:
     more = [*FEW, iwildcam_row("id_val", 1, 9), iwildcam_row("train", 1, 10)]
-    for name, broken in {"one": "9-0.jpg", "two": "10-0.jpg"}.items():
+
+    def skipping(name: str, broken: str) -> FamilyData:
         folder = wilds_tree.make_iwildcam(tmp_path / name / wilds_tree.IWILDCAM, more)
         (folder / "train" / broken).write_bytes(b"no image")
-    one, two = (
-        DataConfig(family="iwildcam", root=str(tmp_path / name), bad_files="skip")
-        for name in ("one", "two")
-    )
-    assert list(open_data(one).skipped["val"]) == ["val/9-0.jpg"]
+        root = str(tmp_path / name)
+        return open_data(DataConfig(family="iwildcam", root=root, bad_files="skip"))
+
+    assert list(skipping("one", "9-0.jpg").skipped["val"]) == ["val/9-0.jpg"]
     with pytest.raises(RequestError, match="train has no image of white-lipped peccary"):
-        open_data(two)
+        skipping("two", "10-0.jpg")
 
 
 # How they are measured
@@ -366,22 +341,20 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
     metrics, data = result.metrics, opened(root, family)
     assert set(result.facts["images"]) == {"id/val", "id/test", "ood/test", "ood/val"}
     table = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
+    columns = {name: np.array(table[name]) for name in ("split", "label", "prediction")}
+    own = "macro_f1" if family == "iwildcam" else "worst_group_top1"
     for name, split in {"id/val": data.val, **data.measured()}.items():
         assert split is not None
-        inside = [index for index, of in enumerate(table["split"]) if of == name]
-        label = np.array([table["label"][index] for index in inside])
-        told = np.array([table["prediction"][index] for index in inside])
+        label, told = (columns[it][columns["split"] == name] for it in ("label", "prediction"))
         assert label.tolist() == split.labels.tolist()
         if family == "iwildcam":
-            expected = f1_score(
-                label, told, average="macro", labels=np.unique(label), zero_division=0
-            )
-            assert metrics[f"{name}/macro_f1"] == pytest.approx(expected)
+            known = np.unique(label)
+            expected = f1_score(label, told, average="macro", labels=known, zero_division=0)
         else:
             groups = np.array(split.groups)
             hits = [(label == told)[groups == region].mean() for region in set(groups) - {""}]
             assert len(hits) == 5
-            assert metrics[f"{name}/worst_group_top1"] == pytest.approx(min(hits))
-    own = "macro_f1" if family == "iwildcam" else "worst_group_top1"
+            expected = min(hits)
+        assert metrics[f"{name}/{own}"] == pytest.approx(expected)
     assert metrics[f"ood/mean/{own}"] == metrics[f"ood/test/{own}"]
     assert metrics["ood/mean/nll"] == metrics["ood/test/nll"] != metrics["ood/val/nll"]
