@@ -16,24 +16,6 @@ from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Decl
 from tests import downstream_tree, wilds_tree
 
 Edit = Callable[[Path], object]
-SPLITS = ("train", "test")
-
-
-def folders(root: Path) -> None:
-    """Class folders whose images have the same names, and other sizes."""
-    for split in SPLITS:
-        for size, name in enumerate(("bell", "cat"), start=10):
-            for image in range(4):
-                file = root / split / name / f"{image}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(b"x" * (10 * size + image))
-
-
-def swap_folders(root: Path) -> None:
-    """Let each class folder of train bear the name of the other."""
-    (root / "train/bell").rename(root / "train/.bell")
-    (root / "train/cat").rename(root / "train/bell")
-    (root / "train/.bell").rename(root / "train/cat")
 
 
 def fixed(root: Path) -> FamilyData:
@@ -50,12 +32,18 @@ def declared(root: Path) -> FamilyData:
 def test_permuted_labels_of_own_images_are_other_data(
     opened: Callable[[Path], FamilyData], tmp_path: Path
 ) -> None:
-    root = tmp_path / "images"
-    folders(root)
-    before = opened(root)
-    swap_folders(root)
+    """Of class folders whose images have the same names, and other sizes."""
+    for split in ("train", "test"):
+        for size, name in enumerate(("bell", "cat"), start=10):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for image in range(4):
+                (folder / f"{image}.png").write_bytes(b"x" * (10 * size + image))
+    before = opened(tmp_path)
+    for old, new in (("bell", ".bell"), ("cat", "bell"), (".bell", "cat")):
+        (tmp_path / "train" / old).rename(tmp_path / "train" / new)
     forget_data()
-    after = opened(root)
+    after = opened(tmp_path)
     assert (after.class_names, {*after.train.ids}) == (before.class_names, {*before.train.ids})
     assert after.digest != before.digest
 
