@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
 from carft_sweep.carft_core.data.transforms import (
@@ -22,6 +22,7 @@ from carft_sweep.carft_core.data.transforms import (
     Augmentation,
     Box,
     Transform,
+    _recipe,
     box_by_height,
     evaluation_view,
     training_view,
@@ -136,6 +137,11 @@ def test_a_view_depends_on_seed_epoch_and_index_and_on_nothing_else(name: str) -
     assert torch.equal(torch.get_rng_state(), state)
     for place in ({"seed": 2}, {"epoch": 2}, {"index": 1}):
         assert not torch.equal(view(chosen, image=image, **{"index": 0, **place}), first)
+
+
+def test_what_is_not_declared_is_not_done() -> None:
+    (crop,) = _recipe(Augmentation(), 24).transforms
+    assert isinstance(crop, v2.RandomResizedCrop)
 
 
 @given(st.integers(2, 300), st.integers(2, 300), st.integers(0, 10**6))

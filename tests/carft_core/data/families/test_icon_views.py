@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -29,15 +31,8 @@ def drawings() -> Tensor:
     return pixels
 
 
-@pytest.fixture(scope="module")
-def monochrome() -> Tensor:
-    return torch.arange(COUNT) % 2 == 0
-
-
-def test_global_random_state_is_neither_used_nor_moved(
-    drawings: Tensor, monochrome: Tensor
-) -> None:
-    keys = view_keys(0, "train", 0, range(COUNT))
+def test_global_random_state_is_neither_used_nor_moved(drawings: Tensor) -> None:
+    keys, monochrome = view_keys(0, "train", 0, range(COUNT)), torch.arange(COUNT) % 2 == 0
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = render_views(drawings, monochrome, keys, 32)
@@ -46,32 +41,20 @@ def test_global_random_state_is_neither_used_nor_moved(
     assert torch.equal(first, render_views(drawings, monochrome, keys, 32))
 
 
-def test_keys_are_the_same_whoever_asks_with_them() -> None:
+def test_keys_are_the_same_whoever_asks_and_others_for_each_seed_split_epoch_and_index() -> None:
     whole = view_keys(7, "train", 2, range(100))
     assert np.array_equal(whole[40:60], view_keys(7, "train", 2, range(40, 60)))
     assert np.array_equal(whole[[5]], view_keys(7, "train", 2, [5]))
-
-
-def test_other_seeds_splits_epochs_and_indices_give_other_keys() -> None:
-    keys = np.concatenate(
-        [
-            view_keys(seed, split, epoch, range(500))
-            for seed in (0, 1)
-            for split in ("train", "test")
-            for epoch in (0, 1)
-        ]
-    )
-    assert len(np.unique(keys)) == len(keys)
+    places = itertools.product((0, 1), ("train", "test"), (0, 1))
+    keys = np.concatenate([view_keys(*place, range(500)) for place in places])
+    assert len(np.unique(keys)) == len(keys) == 4000
 
 
 def test_keys_never_change() -> None:
     """Published numbers hang on them: a change here is a new benchmark."""
-    assert view_keys(0, "train", 0, [0, 1]).tolist() == KEYS
-    assert uniforms(view_keys(0, "train", 0, [0]), 2)[0].tolist() == pytest.approx(NUMBERS)
-
-
-KEYS = [10190284756966462071, 18177740455115040680]
-NUMBERS = [0.7549043893814087, 0.4126448631286621]
+    keys = view_keys(0, "train", 0, [0, 1])
+    assert keys.tolist() == [10190284756966462071, 18177740455115040680]
+    assert uniforms(keys, 2)[0].tolist() == pytest.approx([0.7549043893814087, 0.4126448631286621])
 
 
 def test_uniforms_are_uniform() -> None:
