@@ -74,7 +74,7 @@ def test_folders_of_any_name_are_joined_and_named(root: Path) -> None:
     data = opened(root, class_names={"cat": "tabby"})
     assert data.class_names == ("tabby", "hot dog", "zebra")
     assert counts(data, data.train) == {"tabby": 6, "hot dog": 4, "zebra": 4}
-    assert counts(data, data.id_test) == {"tabby": 2, "hot dog": 2, "zebra": 2}
+    assert counts(data, data.id_test) == dict.fromkeys(data.class_names, 2)
     assert data.train.ids[3:6] == ("one/cat/3.png", "two/cat/0.png", "two/cat/1.png")
     assert (data.val, data.shifts, data.train.classes) == (None, {}, None)
 
@@ -107,8 +107,8 @@ def test_a_family_may_have_some_of_the_classes(root: Path, keys: dict[str, Any])
 def test_the_root_itself_may_be_a_folder_of_classes(tmp_path: Path) -> None:
     fill(tmp_path / "images", ".", dict.fromkeys(NAMES, 5))
     data = opened(tmp_path / "images", train=".", test=None, test_fraction=0.2)
-    assert counts(data, data.id_test) == {"cat": 1, "hot dog": 1, "zebra": 1}
-    assert counts(data, data.train) == {"cat": 4, "hot dog": 4, "zebra": 4}
+    assert counts(data, data.id_test) == dict.fromkeys(data.class_names, 1)
+    assert counts(data, data.train) == dict.fromkeys(data.class_names, 4)
     assert not set(data.id_test.ids) & set(data.train.ids)
     assert all(name.count("/") == 1 for name in data.id_test.ids)
 
@@ -116,14 +116,13 @@ def test_the_root_itself_may_be_a_folder_of_classes(tmp_path: Path) -> None:
 def test_a_carved_test_stays_when_other_images_come_and_seeds_change(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     fill(folder, "all", dict.fromkeys(NAMES, 20))
-    keys: dict[str, Any] = {"train": "all", "test": None, "test_fraction": 0.25}
-    before = opened(folder, **keys)
-    assert len(before.id_test) == 15
-    other = declare(folder, **keys).open(DataConfig(family="mine", split_seed=7))
-    assert other.id_test.ids == before.id_test.ids
+    mine = declare(folder, train="all", test=None, test_fraction=0.25)
+    before = mine.open(DataConfig(family="mine")).id_test.ids
+    assert len(before) == 15
+    assert mine.open(DataConfig(family="mine", split_seed=7)).id_test.ids == before
     (folder / "all" / "cat" / "new.png").write_bytes(b"x")
-    after = opened(folder, **keys)
-    assert len(set(before.id_test.ids) - set(after.id_test.ids)) <= 1
+    after = mine.open(DataConfig(family="mine")).id_test.ids
+    assert len(set(before) - set(after)) <= 1
 
 
 def test_data_root_goes_before_the_declared_root(root: Path, tmp_path: Path) -> None:
@@ -187,86 +186,45 @@ def test_a_file_may_say_what_classes_are_called(root: Path) -> None:
     assert said.endswith("none.json cannot be read: No such file or directory")
 
 
-THERE, CLASSES = "there are held_out, one, shifts, two", "there are cat, hot_dog, zebra"
-WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"train": "oen"}, f":3: train: there is no oen/ in ROOT; did you mean 'one'?; {THERE}"),
-    ({"train": ["one", "x/y"]}, ":3: train[1]: there is no x/y/ in ROOT"),
-    ({"train": ["one", "one"]}, ":3: train[1]: one/ is in the list twice"),
-    ({"train": "one/cat"}, ":3: train: one/cat/ has no class folders; its images lie outside them"),
-    ({"classes": ["cat"]}, ":3: train: has the single class 'cat'; two are the least"),
-    (
-        {"classes": ["cat", "zebra", "owl"]},
-        f":5: classes[2]: no class folder of train is named 'owl'; {CLASSES}",
-    ),
-    (
-        {"exclude": ["zebrra"]},
-        f":5: exclude[0]: no class folder is named 'zebrra'; did you mean 'zebra'?; {CLASSES}",
-    ),
-    (
-        {"class_names": {"cta": "a cat"}},
-        ":5: class_names.cta: no class folder of train is named 'cta'; did you mean 'cat'?; "
-        + CLASSES,
-    ),
-    (
-        {"class_names": {"cat": "zebra"}},
-        ":5: class_names: the classes cat, zebra have one name, 'zebra'; give each its own in "
-        "class_names",
-    ),
-    (
-        {"test": "two"},
-        ":4: test: lacks classes that train has: hot_dog, zebra; `exclude` leaves classes out",
-    ),
-    (
-        {"test": "shifts/night"},
-        ":4: test: has folders that are no class of train: Zebras, junk; "
-        "did you mean 'zebra'?; train has 3: cat, hot_dog, zebra",
-    ),
-    ({"test": "one"}, ":4: test: shares 12 images with train, such as one/cat/0.png"),
-    ({"val": "held_out"}, ":4: test: shares 6 images with val, such as held_out/cat/0.png"),
-    (
-        night(),
-        ":5: shifts.night: has folders that are no class of train: Zebras, junk; did you mean "
-        "'zebra'?; `rename` says which class a folder is, `exclude` leaves it out",
-    ),
-    (night(classes=["cat", "zebra"]), ":5: shifts.night.classes[1]: 'zebra' has no folder here"),
-    (
-        night(classes=["cat", "Cat"]),
-        f":5: shifts.night.classes[1]: no class is named 'Cat'; did you mean 'cat'?; {CLASSES}",
-    ),
-    (
-        night(exclude=["Zebras", "junks"], classes=["cat"]),
-        ":5: shifts.night.exclude[1]: no class or folder is named 'junks'; did you mean 'junk'?; "
-        "there are Zebras, cat, hot_dog, junk, zebra",
-    ),
-    (
-        night(classes=["cat"], rename={"Zebra": "zebra"}),
-        ":5: shifts.night.rename.Zebra: no folder of the shift is named 'Zebra'; did you mean "
-        "'Zebras'?; there are Zebras, cat, junk",
-    ),
-    (
-        night(classes=["cat"], rename={"Zebras": "zebr"}),
-        ":5: shifts.night.rename.Zebras: no class is named 'zebr'; did you mean 'zebra'?; "
-        + CLASSES,
-    ),
-    (night(exclude=["cat", "Zebras", "junk"]), ":5: shifts.night: no class of it is left"),
-    (
-        {"shifts": {"night": "one"}},
-        ":5: shifts.night: shares 12 images with train, such as one/cat/0.png",
-    ),
+THERE, CLASSES = "; there are held_out, one, shifts, two", "there are cat, hot_dog, zebra"
+AT = ":5: shifts.night"
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"train": "oen"}, ":3: train: there is no oen/ in ROOT; did you mean 'one'?", THERE),
+    ({"train": ["one", "x/y"]}, ":3: train[1]: there is no x/y/ in ROOT", ""),
+    ({"train": ["one", "one"]}, ":3: train[1]: one/ is in the list twice", ""),
+    ({"train": "one/cat"}, ":3: train: one/cat/ has no class folders; its images lie outside", ""),
+    ({"classes": ["cat"]}, ":3: train: has the single class 'cat'; two are the least", ""),
+    ({"classes": ["cat", "zebra", "owl"]}, ":5: classes[2]: no class folder of train is", CLASSES),
+    ({"exclude": ["zebrra"]}, ":5: exclude[0]: no class folder is named", "mean 'zebra'?"),
+    ({"class_names": {"cta": "a cat"}}, ":5: class_names.cta: no class folder", "mean 'cat'?"),
+    ({"class_names": {"cat": "zebra"}}, ":5: class_names: the classes cat, zebra have one", ""),
+    ({"test": "two"}, ":4: test: lacks classes that train has: hot_dog, zebra", "; `exclude` leav"),
+    ({"test": "shifts/night"}, ":4: test: has folders that are no class of train: Zebra", "junk"),
+    ({"test": "one"}, ":4: test: shares 12 images with train, such as one/cat/0.png", ""),
+    ({"val": "held_out"}, ":4: test: shares 6 images with val, such as held_out/cat/0.png", ""),
+    (night(), f"{AT}: has folders that are no class of train: Zebras, junk", "; `rename` says whi"),
+    (night(classes=["cat", "zebra"]), f"{AT}.classes[1]: 'zebra' has no folder here", ""),
+    (night(classes=["cat", "Cat"]), f"{AT}.classes[1]: no class is named 'Cat'", "mean 'cat'?"),
+    (night(exclude=["junks"], classes=["cat"]), f"{AT}.exclude[0]: no class or", "mean 'junk'?"),
+    (night(rename={"Zebra": "zebra"}, classes=["cat"]), f"{AT}.rename.Zebra: no", "there are Zebr"),
+    (night(rename={"Zebras": "zebr"}, classes=["cat"]), f"{AT}.rename.Zebras: no class", CLASSES),
+    (night(exclude=["cat", "Zebras", "junk"]), f"{AT}: no class of it is left", ""),
+    ({"shifts": {"night": "one"}}, f"{AT}: shares 12 images with train, such as one/cat/0", "png"),
     (
         {"train": "held_out", "test": None, "test_fraction": 0.5},
-        ":4: test_fraction: a class needs 3 images of which one becomes a test; there are less of "
-        "cat, hot_dog, zebra; add images, or `exclude` it",
+        ":4: test_fraction: a class needs 3 images of which one becomes a test",
+        "cat, hot_dog, zebra",
     ),
 ]
 
 
-@pytest.mark.parametrize(("keys", "message"), WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("keys", "begin", "said"), WRONG, ids=lambda value: str(value)[:40])
 def test_what_does_not_fit_is_told_with_its_line(
-    root: Path, keys: dict[str, Any], message: str
+    root: Path, keys: dict[str, Any], begin: str, said: str
 ) -> None:
     found = refusal(root, **keys)
-    assert message.replace("ROOT", str(root)) in found
+    begin = begin.replace("ROOT", str(root))
+    assert any(line.startswith(begin) and said in line for line in found)
     assert len(found) == (2 if keys.get("test") in ("two", "shifts/night") else 1)
 
 
