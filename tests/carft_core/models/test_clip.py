@@ -36,6 +36,7 @@ from carft_sweep.carft_core.models.clip import (
     open_model,
     weights_digest,
 )
+from tests.carft_core.trained import same
 from tests.tiny_vit import TINY_CONFIG
 
 TEXTS = ["a photo of a cat", "an icon of a dog", "é", "a " * 70]
@@ -49,16 +50,16 @@ DIGESTS = {
     ("RN50", "openai"): "89e0e0c5eea6d714",
     ("ViT-B-16-SigLIP", "webli"): "e1bb41ac8acb9863",
 }
-TIMM = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
+TIMM = {
+    **{"timm_model_name": "test_convnext", "timm_model_pretrained": True},
+    **{"timm_pool": "", "timm_proj": "linear"},
+}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit": TINY_CONFIG,
     "vit_quickgelu": {**TINY_CONFIG, "quick_gelu": True},
     "resnet": {**TINY_CONFIG, "vision_cfg": RESNET},
-    "convnext": {
-        **TINY_CONFIG,
-        "vision_cfg": {"image_size": 32, "timm_model_pretrained": True, **TIMM},
-    },
+    "convnext": {**TINY_CONFIG, "vision_cfg": {"image_size": 32, **TIMM}},
     "siglip": {
         **TINY_CONFIG,
         "init_logit_bias": -10,
@@ -129,11 +130,6 @@ def state(tiny_clip_files: Path) -> dict[str, Tensor]:
     return load_file(tiny_clip_files / "open_clip_model.safetensors")
 
 
-def same(left: OpenedClip, right: OpenedClip) -> bool:
-    one, other = left.model.state_dict(), right.model.state_dict()
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_images_and_texts_are_encoded_and_classified_as_by_open_clip(pair: Pair) -> None:
     ours, theirs = pair
     head = nn.Linear(32, len(TEXTS), bias=False)
@@ -150,35 +146,28 @@ def test_images_and_texts_are_encoded_and_classified_as_by_open_clip(pair: Pair)
     assert torch.allclose(classifier(images()), scale * image @ text.T, atol=1e-4)
 
 
-def test_an_opened_clip_is_frozen_in_eval_mode_and_float32_on_the_cpu(pair: Pair) -> None:
+def test_an_opened_clip_is_frozen_in_eval_mode_and_float32_and_every_parameter_can_be_trained(
+    pair: Pair,
+) -> None:
     model = pair[0].model
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert {value.dtype for value in model.state_dict().values()} <= {torch.float32, torch.int64}
-    assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
-
-
-def test_every_parameter_of_tower_and_head_gets_a_gradient(pair: Pair) -> None:
+    kinds = {(value.dtype, value.device.type) for value in model.state_dict().values()}
+    assert kinds <= {(torch.float32, "cpu"), (torch.int64, "cpu")}
     visual = copy.deepcopy(pair[0].image_tower)
     classifier = ImageClassifier(visual, nn.Linear(32, 3, bias=False)).requires_grad_(True)
     F.cross_entropy(classifier(images()), torch.tensor([0, 1, 2])).backward()
     assert [name for name, value in classifier.named_parameters() if value.grad is None] == []
 
 
-@pytest.mark.parametrize("layout", ["state.pt", "state.safetensors", "training.pt", "half.bin"])
-def test_an_open_clip_name_opens_with_a_file_in_every_official_layout(
-    registered: str, state: dict[str, Tensor], tiny_clip: OpenedClip, tmp_path: Path, layout: str
+def test_an_open_clip_name_opens_with_a_training_checkpoint_as_by_open_clip(
+    registered: str, state: dict[str, Tensor], tiny_clip: OpenedClip, tmp_path: Path
 ) -> None:
-    path = tmp_path / layout
-    if layout == "state.safetensors":
-        save_file(state, path)
-    elif layout == "training.pt":
-        prefixed = {f"module.{key}": value for key, value in state.items()}
-        torch.save({"epoch": 1, "name": "x", "state_dict": prefixed, "optimizer": {}}, path)
-    else:
-        torch.save(state, path)
+    path = tmp_path / "training.pt"
+    prefixed = {f"module.{key}": value for key, value in state.items()}
+    torch.save({"epoch": 1, "name": "x", "state_dict": prefixed, "optimizer": {}}, path)
     opened = open_model(registered, str(path))
-    assert same(opened, tiny_clip)
+    assert same(opened.model.state_dict(), tiny_clip.model.state_dict())
     reference = open_clip.create_model(registered, pretrained=str(path)).eval()
     with torch.no_grad():
         expected = reference.encode_image(images())
@@ -206,8 +195,8 @@ def test_a_checkpoint_for_another_image_size_is_refused_not_resized(
         open_model(registered, str(tmp_path / "large.pt"))
 
 
-def test_a_tag_decides_activation_and_preprocessing(
-    registered: str, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_tag_or_config_decides_activation_and_preprocessing_but_no_size(
+    registered: str, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch, edited: Edit
 ) -> None:
     file = str(tiny_clip_files / "open_clip_model.safetensors")
     tags = {
@@ -224,15 +213,9 @@ def test_a_tag_decides_activation_and_preprocessing(
     assert quick.digest != plain.digest
     assert quick.transform.mean == (0.1, 0.2, 0.3)
     assert plain.transform == Transform(32, open_clip.OPENAI_DATASET_MEAN, HALF, "bilinear")
-
-
-def test_the_transform_comes_from_the_config_but_its_size_from_the_tower(edited: Edit) -> None:
     preprocess = {"size": 99, "mean": HALF, "std": HALF, "interpolation": "bilinear"}
     opened = open_model(str(edited("", preprocess_cfg=preprocess)))
     assert opened.transform == Transform(32, HALF, HALF, "bilinear")
-
-
-ELSEWHERE = ("hf-hub:org/model", "local-dir:/etc", "hf_hub:org/model")
 
 
 @pytest.mark.parametrize(
@@ -240,15 +223,10 @@ ELSEWHERE = ("hf-hub:org/model", "local-dir:/etc", "hf_hub:org/model")
     [
         ("model_cfg", {"no_such": 1}, r"cannot build .*TypeError.*no_such"),
         ("model_cfg", {"vision_cfg": 3}, "vision_cfg must be a mapping"),
-        (
-            "vision_cfg",
-            {"timm_model_name": "convnext_bas"},
-            "'convnext_bas' is no image tower of timm; near names: convnext_base,",
-        ),
         ("vision_cfg", {"timm_model_name": ["convnext_base"]}, "timm_model_name must be a text"),
         *(
-            ("vision_cfg", {"timm_model_name": name}, f"timm_model_name: '{name}' is no image tow")
-            for name in ELSEWHERE
+            ("vision_cfg", {"timm_model_name": name}, f"'{name}' is no image tower of timm; near")
+            for name in ("convnext_bas", "hf-hub:org/model", "local-dir:/etc", "hf_hub:org/model")
         ),
         ("", {"preprocess_cfg": {"mean": [0.5]}}, "three numbers each, not"),
         ("", {"preprocess_cfg": {"std": "abc"}}, "three numbers each, not 'abc'"),
@@ -257,11 +235,7 @@ ELSEWHERE = ("hf-hub:org/model", "local-dir:/etc", "hf_hub:org/model")
         ("text_cfg", {"hf_tokenizer_name": ["x"]}, "hf_tokenizer_name must be a text"),
         ("text_cfg", {"hf_model_name": "evil/it"}, "'evil/it' is no text tower that open_clip its"),
         # Its tokens alone would have 400 GB.
-        (
-            "text_cfg",
-            {"vocab_size": 10**6, "width": 10**5, "heads": 1},
-            "does not fit .*for positional_embedding",
-        ),
+        ("text_cfg", {"vocab_size": 10**6, "width": 10**5, "heads": 1}, "does not fit .*for posit"),
     ],
 )
 def test_a_config_that_describes_no_model_is_one_message_and_asks_timm_for_nothing(
@@ -282,20 +256,21 @@ def test_every_model_of_open_clips_may_be_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "number", "most"),
+    ("field", "number", "most"),
     [
-        ("text_cfg", "vocab_size", 60_000_000, "1,000,000"),
-        ("text_cfg", "context_length", 100_000, "4,096"),
-        ("vision_cfg", "image_size", 20_000, "1,024"),
-        ("vision_cfg", "image_size", [20_000, 20_000], "1,024"),
-        ("vision_cfg", "layers", 1_000_000, "1,000"),
-        ("vision_cfg", "width", math.nan, "1,000,000"),
+        ("text_cfg.vocab_size", 60_000_000, "1,000,000"),
+        ("text_cfg.context_length", 100_000, "4,096"),
+        ("vision_cfg.image_size", 20_000, "1,024"),
+        ("vision_cfg.image_size", [20_000, 20_000], "1,024"),
+        ("vision_cfg.layers", 1_000_000, "1,000"),
+        ("vision_cfg.width", math.nan, "1,000,000"),
     ],
 )
 def test_a_number_too_large_for_any_model_is_refused_before_it_is_built(
-    edited: Edit, monkeypatch: pytest.MonkeyPatch, section: str, key: str, number: object, most: str
+    edited: Edit, monkeypatch: pytest.MonkeyPatch, field: str, number: object, most: str
 ) -> None:
     monkeypatch.setattr(clip_module, "_build", lambda *_: pytest.fail("it was built"))
+    section, key = field.split(".")
     with pytest.raises(RequestError, match=rf"{section}\.{key} is .*; at most {most}$"):
         open_model(str(edited(section, **{key: number})))
 
@@ -358,19 +333,11 @@ def test_a_tokenizer_of_a_models_own_is_open_clips_and_loaded_without_running_it
 
 
 @pytest.mark.parametrize("hf", [{}, {"hf_tokenizer_name": "x"}])
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("trust_remote_code", True),
-        ("bpe_path", "/etc/passwd.gz"),
-        ("reduction_mask", "syntax"),
-        ("cache_dir", "/tmp"),
-    ],
-)
+@pytest.mark.parametrize("option", ["trust_remote_code", "bpe_path", "reduction_mask", "cache_dir"])
 def test_a_model_cannot_choose_how_its_tokenizer_is_opened(
-    edited: Edit, loaded: Loaded, option: str, value: object, hf: dict[str, str]
+    edited: Edit, loaded: Loaded, option: str, hf: dict[str, str]
 ) -> None:
-    folder = edited("text_cfg", tokenizer_kwargs={"clean": "lower", option: value}, **hf)
+    folder = edited("text_cfg", tokenizer_kwargs={"clean": "lower", option: "/etc/x.gz"}, **hf)
     with pytest.raises(RequestError, match=f"tokenizer_kwargs: {option} cannot be set"):
         open_model(str(folder))
     assert loaded == []
@@ -395,11 +362,9 @@ def test_cut_texts_are_found_with_every_kind_of_tokenizer(
     after = [mark] if kind == "class mark last" else []
 
     def tokenize(texts: list[str], context_length: int = length) -> Tensor:
-        rows = []
+        rows, room = [], context_length - len(before) - 1 - len(after)
         for text in texts:
-            room = context_length - len(before) - 1 - len(after)
-            words = range(10, 10 + min(len(text.split()), room))
-            row = [*before, *words, end]
+            row = [*before, *range(10, 10 + min(len(text.split()), room)), end]
             rows.append([*row, *[padding] * (context_length - len(row) - len(after)), *after])
         return torch.tensor(rows)
 

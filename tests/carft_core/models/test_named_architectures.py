@@ -70,10 +70,8 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
     checkpoint: Path, imagenet_root: Path
 ) -> None:
     names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
-    clip = open_model(NAME, str(checkpoint))
-    w_cls = class_weights(
-        text_features(clip, template_set("simple"), names, device=torch.device("cpu"))
-    )
+    clip, cpu = open_model(NAME, str(checkpoint)), torch.device("cpu")
+    w_cls = class_weights(text_features(clip, template_set("simple"), names, device=cpu))
     data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     teacher = bare_teacher(data.id_test.subset(places), clip.transform, batch_size=3)
     zero_shot = ImageClassifier(clip.image_tower, linear_head(clip.logit_scale * w_cls))
@@ -81,19 +79,12 @@ def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
     model, _, preprocess = open_clip.create_model_and_transforms(
         NAME, pretrained=str(checkpoint), weights_only=False
     )
-    model.eval()
-    weights = open_clip.build_zero_shot_classifier(
-        model,
-        open_clip.get_tokenizer(NAME),
-        names,
-        open_clip.SIMPLE_IMAGENET_TEMPLATES,
-        device="cpu",
-    )
+    tokenizer, simple = open_clip.get_tokenizer(NAME), open_clip.SIMPLE_IMAGENET_TEMPLATES
+    weights = open_clip.build_zero_shot_classifier(model.eval(), tokenizer, names, simple)
     folder = imagenet_root / "imagenet" / "val"
     files = [folder / data.id_test.ids[index].removeprefix("test/") for index in places]
     with torch.no_grad():
         images = torch.stack([preprocess(Image.open(file)) for file in files])
-        features = model.encode_image(images, normalize=True)
-        theirs = model.logit_scale.exp() * features @ weights
+        theirs = model.logit_scale.exp() * model.encode_image(images, normalize=True) @ weights
     assert float(ours.logits.std()) > 1e-3
     torch.testing.assert_close(ours.logits, theirs, rtol=1e-5, atol=1e-5)

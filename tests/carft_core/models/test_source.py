@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.source import BUILTIN, find_model
 
 HALF = (0.5, 0.5, 0.5)
+SAFE, BIN = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -123,29 +123,26 @@ def test_a_name_that_could_be_nothing_is_refused_like_any_other(name: str) -> No
         find_model("RN50" if name else name, name)
 
 
-BRINGS_ITS_OWN = "brings its own weights; leave it out"
-
-
-TAGS_OF_RN50 = r"Tags of RN50: cc12m"
-
-
 @pytest.mark.parametrize(
     ("name", "pretrained", "message"),
     [
-        ("RN50", None, rf"RN50 alone has random weights; give model\.pretrained\. {TAGS_OF_RN50}"),
+        (
+            "RN50",
+            None,
+            r"RN50 alone has random weights; give model\.pretrained\. Tags of RN50: cc1",
+        ),
         ("ViT-S-16", None, r"Tags of ViT-S-16: none\. Or the path"),
-        ("RN50", "opnai", rf"'opnai' is no tag of RN50, .* did you mean 'openai'\? {TAGS_OF_RN50}"),
+        ("RN50", "opnai", r"'opnai' is no tag of RN50, .* did you mean 'openai'\? Tags of RN50: c"),
         *(
             ("RN50", path, f"'{path}' is no tag of RN50, and there is no file")
             for path in ("./no.pt", "/", "~/no.pt", "no.safetensors")
         ),
         *(
-            (name, "openai", BRINGS_ITS_OWN)
+            (name, "openai", "brings its own weights; leave it out")
             for name in ("builtin", "hf-hub:org/model", "local-dir:/some")
         ),
         ("hf-hub:a b", None, "hf-hub:a b could not be downloaded .*alphanumeric"),
-        ("/no/where", None, r"a checkpoint file as model\.pretrained"),
-        (__file__, None, r"a checkpoint file as model\.pretrained"),
+        *((name, None, r"a checkpoint file as model\.pretrained") for name in ("/no", __file__)),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_with_what_can(
@@ -159,11 +156,11 @@ def test_builtin_and_a_folder_with_or_without_open_clips_prefix_are_models(
     tiny_clip_files: Path, tmp_path: Path
 ) -> None:
     source = find_model("builtin")
-    assert source.weights == BUILTIN["builtin"] / "open_clip_model.safetensors"
+    assert source.weights == BUILTIN["builtin"] / SAFE
     assert source.architecture["vision_cfg"]["image_size"] == 32
     for prefix in ("", "local-dir:"):
         source = find_model(f"{prefix}{tiny_clip_files}")
-        assert source.weights == tiny_clip_files / "open_clip_model.safetensors"
+        assert source.weights == tiny_clip_files / SAFE
         assert source.tokenizer == f"local-dir:{tiny_clip_files}"
     with pytest.raises(RequestError, match=r"there is no file .*open_clip_config\.json"):
         find_model(str(tmp_path))
@@ -181,27 +178,24 @@ def folder(tmp_path: Path, tiny_clip_files: Path) -> Path:
 @pytest.mark.parametrize(
     ("files", "chosen"),
     [
-        (
-            ["open_clip_pytorch_model.bin", "open_clip_model.safetensors", "a.pt"],
-            "open_clip_model.safetensors",
-        ),
-        (["open_clip_pytorch_model.bin", "a.pt"], "open_clip_pytorch_model.bin"),
+        ([BIN, SAFE, "a.pt"], SAFE),
+        ([BIN, "a.pt"], BIN),
         (["epoch_3.pt", "README.md"], "epoch_3.pt"),
-        ([], "Found: none."),
-        (["b.pt", "a.safetensors"], "Found: a.safetensors, b.pt."),
+        ([], None),
+        (["b.pt", "a.safetensors"], None),
     ],
 )
 def test_a_folders_weights_are_the_file_open_clip_writes_or_the_only_one(
-    folder: Path, files: list[str], chosen: str
+    folder: Path, files: list[str], chosen: str | None
 ) -> None:
     for name in files:
         (folder / name).touch()
-    if chosen.startswith("Found"):
-        message = re.escape(f"which file holds the weights? {chosen}")
+    if chosen is not None:
+        assert find_model(str(folder)).weights == folder / chosen
+    else:
+        message = rf"which file holds the weights\? Found: {', '.join(sorted(files)) or 'none'}\."
         with pytest.raises(RequestError, match=message):
             find_model(str(folder))
-    else:
-        assert find_model(str(folder)).weights == folder / chosen
 
 
 @pytest.mark.parametrize(
@@ -227,13 +221,16 @@ def test_a_broken_config_says_what_is_wrong_with_it(
         find_model(str(folder))
 
 
-def test_a_hub_model_that_was_downloaded_once_needs_no_network(
+def test_a_hub_model_that_was_downloaded_once_needs_no_network_but_for_a_tokenizer_of_its_own(
     offline: Path, tiny_clip_files: Path
 ) -> None:
     snapshot = put_in_hub(offline, "org/tiny", tiny_clip_files)
     source = find_model("hf-hub:org/tiny")
-    assert source.weights == snapshot / "open_clip_model.safetensors"
+    assert source.weights == snapshot / SAFE
     assert source.architecture["embed_dim"] == 32
+    assert source.tokenizer.startswith("local-dir:")
+    set_text(snapshot, hf_tokenizer_name="org/words")
+    assert find_model("hf-hub:org/tiny").tokenizer.startswith("hf-hub:")
 
 
 @pytest.mark.parametrize(
@@ -340,7 +337,7 @@ def test_a_repository_without_safetensors_gives_its_pickled_file(
         return f"/{repo}/{file}"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", only_bin)
-    assert find_model("RN50", "openai").weights.name == "open_clip_pytorch_model.bin"
+    assert find_model("RN50", "openai").weights.name == BIN
     vitamin = find_model("ViTamin-S", "datacomp1b").weights
     assert vitamin == Path("/jienengchen/ViTamin-S/pytorch_model.bin")
     assert not offline.exists()
@@ -350,10 +347,10 @@ def test_a_tag_outside_the_hub_is_fetched_by_open_clip_and_a_failure_is_one_mess
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "weights.pt").write_bytes(b"abc")
-    tags = open_clip.pretrained._PRETRAINED["RN50"]
-    monkeypatch.setitem(tags, "here", {"url": (tmp_path / "weights.pt").as_uri()})
-    monkeypatch.setitem(tags, "gone", {"url": (tmp_path / "gone.pt").as_uri()})
+    (tmp_path / "here.pt").write_bytes(b"abc")
+    for name in ("here", "gone"):
+        tag = {"url": (tmp_path / f"{name}.pt").as_uri()}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED["RN50"], name, tag)
     assert find_model("RN50", "here").weights.read_bytes() == b"abc"
     with pytest.raises(RequestError, match=r"gone \(of RN50\) could not be downloaded"):
         find_model("RN50", "gone")
@@ -364,15 +361,6 @@ def set_text(folder: Path, **text: str) -> None:
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"] |= text
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-
-
-def test_the_hub_has_the_tokenizer_of_its_model_unless_it_is_clips_own(
-    offline: Path, tiny_clip_files: Path
-) -> None:
-    snapshot = put_in_hub(offline, "org/tiny", tiny_clip_files)
-    assert find_model("hf-hub:org/tiny").tokenizer.startswith("local-dir:")
-    set_text(snapshot, hf_tokenizer_name="org/words")
-    assert find_model("hf-hub:org/tiny").tokenizer.startswith("hf-hub:")
 
 
 @pytest.mark.parametrize(
