@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -144,17 +145,15 @@ def test_every_format_of_torchvision_is_read_whatever_the_case_of_its_name(root:
 # The digest
 
 
+NAMED = '{"cat": "a cat", "hot_dog": "b", "zebra": "z"}'
+
+
 @pytest.mark.parametrize(
     ("change", "trains"),
     [
         (lambda root: add(root, "train/cat/new.png"), True),
         (lambda root: add(root, "train/cat/0.png", noise(30, 30)), True),
-        (
-            lambda root: (root / "classes.json").write_text(
-                '{"cat": "a cat", "hot_dog": "b", "zebra": "z"}'
-            ),
-            True,
-        ),
+        (lambda root: (root / "classes.json").write_text(NAMED), True),
         (lambda root: (root / "shifts/art/cat/0.png").unlink(), False),
         (lambda root: (root / "test/cat/0.png").rename(root / "test/cat/renamed.png"), False),
         (lambda root: (root / "shifts/art").rename(root / "shifts/paint"), False),
@@ -171,21 +170,22 @@ def test_the_digest_depends_on(root: Path, change: Callable[[Path], object], tra
     assert (after.digest_of_training != before.digest_of_training) == trains
 
 
-@pytest.mark.parametrize("where", ["train", "shifts/art"])
-def test_an_image_beside_those_of_a_carved_test_is_of_training(root: Path, where: str) -> None:
+@pytest.mark.parametrize(("where", "trains"), [("train", True), ("shifts/art", False)])
+def test_an_image_beside_those_of_a_carved_test_is_of_training(
+    root: Path, where: str, trains: bool
+) -> None:
     """It moves the others' places, by which training views are drawn, whichever part gets it."""
     declaration = Declaration.model_validate(
         {"name": "mine", "test_fraction": 0.3, "shifts": {"art": "shifts/art"}}
     )
     for name in ("cat", "hot_dog", "zebra"):
         add(root, f"train/{name}/third.png")
-    config = DataConfig(family="mine", root=str(root))
-    before = Declared(declaration, root / "a.yaml", "", {}).open(config)
+    config, file = DataConfig(root=str(root)), root / "a.yaml"
+    before = Declared(declaration, file, "", {}).open(config)
     add(root, f"{where}/cat/new.png")
-    after = Declared(declaration, root / "a.yaml", "", {}).open(config)
+    after = Declared(declaration, file, "", {}).open(config)
     assert after.digest != before.digest
-    changed = after.digest_of_training != before.digest_of_training
-    assert changed == (where == "train")
+    assert (after.digest_of_training != before.digest_of_training) == trains
 
 
 # Class names
@@ -217,9 +217,8 @@ def test_a_bad_class_file_is_refused(root: Path, text: str, message: str) -> Non
 
 
 def test_many_folders_without_a_name_are_told_in_few_words(root: Path) -> None:
-    for split in SPLITS:
-        for number in range(4):
-            add(root, f"{split}/more{number}/0.png")
+    for split, number in itertools.product(SPLITS, range(4)):
+        add(root, f"{split}/more{number}/0.png")
     (root / "classes.json").write_text('{"cat": "cat"}')
     message = refusal(root)
     assert "classes.json has no name for the class folder 'hot_dog'" in message
@@ -247,15 +246,15 @@ def remove(path: str) -> Callable[[Path], object]:
 
 
 def empty(path: str) -> Callable[[Path], object]:
-    def change(root: Path) -> None:
-        for file in (root / path).iterdir():
-            file.unlink()
-
-    return change
+    return lambda root: [file.unlink() for file in (root / path).iterdir()]
 
 
 def create(path: str) -> Callable[[Path], object]:
     return lambda root: add(root, path)
+
+
+def link(path: str, to: str) -> Callable[[Path], object]:
+    return lambda root: (root / path).symlink_to(root / to)
 
 
 @pytest.mark.parametrize(
@@ -283,18 +282,12 @@ def create(path: str) -> Callable[[Path], object]:
         (rename("shifts/art", "shifts/val"), "or 'val', which is for choosing"),
         (rename("shifts/art", "shifts/väte"), "shifts/väte/ gives its name to the metric"),
         (lambda root: (root / "test/cat/0.png").write_bytes(b""), "test/cat/0.png is empty"),
-        (
-            lambda root: (root / "test/cat/2.png").symlink_to(root / "gone.png"),
-            "test/cat/2.png is a link to nothing",
-        ),
+        (link("test/cat/2.png", "gone.png"), "test/cat/2.png is a link to nothing"),
+        (link("test/cat/loop", "test"), "is a link to a folder that it lies in"),
         pytest.param(
-            lambda root: (root / "test/cat" / os.fsdecode(b"\xff.png")).write_bytes(b"x"),
+            rename("test/cat/0.png", os.fsdecode(b"test/cat/\xff.png")),
             "is not a name in UTF-8",
             marks=pytest.mark.skipif(sys.platform == "darwin", reason="no such names there"),
-        ),
-        (
-            lambda root: (root / "test/cat/loop").symlink_to(root / "test"),
-            "is a link to a folder that it lies in",
         ),
     ],
 )
@@ -415,26 +408,20 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
         read_rgb(file)
 
 
-TURNS = [
-    None,
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_90,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_270,
-]
+TURNS = (
+    *("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE"),
+    *("ROTATE_90", "TRANSVERSE", "ROTATE_270"),
+)
 
 
 def test_a_turned_photo_is_set_upright(tmp_path: Path) -> None:
     """The same upright picture, stored in each of EXIF's eight ways, is the same picture."""
     upright = noise(6, 4)
-    for orientation, turn in enumerate(TURNS, start=1):
+    stored = [upright, *(upright.transpose(Image.Transpose[turn]) for turn in TURNS)]
+    for orientation, image in enumerate(stored, start=1):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        stored = upright if turn is None else upright.transpose(turn)
-        stored.save(tmp_path / "turned.png", exif=exif)
+        image.save(tmp_path / "turned.png", exif=exif)
         assert np.array_equal(np.asarray(read_rgb(tmp_path / "turned.png")), np.asarray(upright))
     upright.save(tmp_path / "odd.jpg", exif=b"Exif\0\0this is not a TIFF header")
     assert read_rgb(tmp_path / "odd.jpg").size == (6, 4)
@@ -469,11 +456,10 @@ def test_a_batch_is_its_views(width: int, height: int, seed: int | None) -> None
         def read(self, row: int) -> Image.Image:
             return images[row]
 
+    def view(row: int) -> torch.Tensor:
+        if seed is None:
+            return evaluation_view(images[row], transform)
+        return training_view(images[row], transform, seed=seed, epoch=1, index=row)
+
     batch = Held().views(range(3), transform=transform, seed=seed, epoch=1)
-    single = [
-        evaluation_view(image, transform)
-        if seed is None
-        else training_view(image, transform, seed=seed, epoch=1, index=index)
-        for index, image in enumerate(images)
-    ]
-    assert torch.equal(batch, torch.stack(single))
+    assert torch.equal(batch, torch.stack([view(row) for row in range(3)]))
