@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import f1_score
+from torch import Tensor
 
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, FamilyData, Split, Transform, open_data
@@ -21,6 +26,12 @@ from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWI
 from carft_sweep.carft_core.data.families.wilds import _open_data, read_fmow
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.evaluation.metrics import (
+    macro_f1,
+    mean_per_class_top1,
+    top1,
+    worst_group_top1,
+)
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.runs.folder import RunFolder
 from tests import wilds_tree
@@ -39,10 +50,18 @@ FEW = [
 PLAIN = Transform(size=36, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
+ARCHIVES = {"iwildcam": (wilds_tree.IWILDCAM, "2.0"), "fmow": (wilds_tree.FMOW, "1.1")}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both data sets; shared: nothing in it is changed."""
-    return wilds_tree.make(tmp_path_factory.mktemp("wilds"))
+    """Both data sets, with the files by which WILDS' own package knows that they were downloaded;
+    shared: nothing in it is changed.
+    """
+    root = wilds_tree.make(tmp_path_factory.mktemp("wilds"))
+    for folder, version in ARCHIVES.values():
+        (root / folder / f"RELEASE_v{version}.txt").touch()
+    return root
 
 
 def opened(root: Path, family: str) -> FamilyData:
@@ -358,3 +377,62 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
         assert metrics[f"{name}/{own}"] == pytest.approx(expected)
     assert metrics[f"ood/mean/{own}"] == metrics[f"ood/test/{own}"]
     assert metrics["ood/mean/nll"] == metrics["ood/test/nll"] != metrics["ood/val/nll"]
+
+
+# WILDS' own package says the same of each image, and measures the same
+
+
+@pytest.fixture
+def package(root: Path) -> Callable[[str], Any]:
+    """The package's data set of a family."""
+    wilds = pytest.importorskip("wilds", reason="pip install wilds")
+    return lambda family: wilds.get_dataset(family, root_dir=str(root), download=False)
+
+
+@pytest.mark.parametrize("family", ARCHIVES)
+def test_splits_labels_images_and_regions_are_those_of_the_package(
+    root: Path, family: str, package: Callable[[str], Any]
+) -> None:
+    dataset = package(family)
+    for name, split in of_wilds(opened(root, family)).items():
+        subset = dataset.get_subset(name)
+        assert len(subset) == len(split)
+        assert subset.y_array.tolist() == split.labels.tolist()
+        for place in (0, len(split) - 1):
+            shown = dataset.get_input(subset.indices[place]).convert("RGB")
+            assert shown.tobytes() == split.source.read(place).tobytes()
+        if family == "fmow":
+            known = [it if isinstance(it, str) else "" for it in dataset.metadata_map["region"]]
+            numbers = subset.metadata_array[:, dataset.metadata_fields.index("region")]
+            regions = [known[number] for number in numbers]
+            assert split.groups == tuple("" if it == "Other" else it for it in regions)
+
+
+def mean_of(src: Tensor, index: Tensor, *, dim_size: int, reduce: str) -> Tensor:
+    """`torch_scatter.scatter`, which the package calls and which has to be compiled for a torch."""
+    zeros = torch.zeros(dim_size, dtype=src.dtype)
+    return zeros.scatter_reduce(0, index, src, reduce, include_self=False)
+
+
+@pytest.mark.parametrize("family", ARCHIVES)
+def test_metrics_are_those_of_the_package(
+    root: Path, family: str, package: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_scatter", SimpleNamespace(scatter=mean_of))
+    dataset, generator = package(family), torch.Generator().manual_seed(0)
+    for name, split in of_wilds(opened(root, family)).items():
+        right = torch.rand(len(split), generator=generator) < 0.6
+        other = torch.randint(5, (len(split),), generator=generator)
+        told = torch.where(right, split.labels, other)
+        logits = torch.eye(182)[told]
+        metadata = dataset.get_subset(name).metadata_array
+        found, _ = dataset.eval(told, split.labels, metadata)
+        assert top1(logits, split.labels) == pytest.approx(found["acc_avg"])
+        if family == "iwildcam":
+            assert macro_f1(logits, split.labels) == pytest.approx(found["F1-macro_all"])
+            recall = mean_per_class_top1(logits, split.labels)
+            assert recall == pytest.approx(found["recall-macro_all"])
+        else:
+            assert split.groups is not None
+            worst = worst_group_top1(logits, split.labels, split.groups)
+            assert worst == pytest.approx(found["acc_worst_region"])
