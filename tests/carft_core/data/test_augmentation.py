@@ -78,7 +78,7 @@ def by_seed(index: int, draw: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("name", RECIPES)
 @given(index=st.integers(0, 10**6), width=st.integers(8, 90), height=st.integers(8, 90))
 @settings(deadline=None, max_examples=30)
-def test_a_view_is_that_of_the_papers_own_recipe_to_the_pixel(
+def test_a_view_is_the_papers_own_to_the_pixel(
     name: str, index: int, width: int, height: int
 ) -> None:
     image = noise(width, height)
@@ -147,7 +147,7 @@ def test_what_is_not_declared_is_not_done() -> None:
 @given(st.integers(2, 300), st.integers(2, 300), st.integers(0, 10**6))
 @example(2000, 100, 0)  # the widest crop is 133 x 100: 6.65 %
 @settings(deadline=None)
-def test_lipsums_crop_lies_inside_and_shows_a_tenth_or_is_the_central_square(
+def test_lipsums_crop_shows_a_tenth_or_is_the_central_square(
     width: int, height: int, seed: int
 ) -> None:
     box = box_by_height(width, height, numbers(seed), LIPSUM)

@@ -205,7 +205,7 @@ def test_what_was_used_lately_makes_no_room(cache: Path, bound: Callable[[float]
     assert len(files(cache)) == 1  # nothing is deleted for what would not fit either
 
 
-def test_views_leave_features_a_quarter_of_the_room(
+def test_views_leave_features_a_quarter_of_room(
     cache: Path, bound: Callable[[float], None]
 ) -> None:
     views = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
@@ -217,7 +217,7 @@ def test_views_leave_features_a_quarter_of_the_room(
     assert reads(bank())
 
 
-def test_half_of_what_the_disk_has_free_stays_free(
+def test_half_of_the_disks_free_room_stays_free(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for free, kept in ((2 * SIZE - 2, 0), (2 * SIZE, 1)):
@@ -284,7 +284,7 @@ def test_another_teacher_data_or_view_has_another_name(teacher: Teacher, change:
     assert (views == own_views) == (change in OF_THE_TEACHER)
 
 
-def test_another_seed_batch_or_revision_has_another_name(
+def test_names_know_seed_batch_and_revision(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = [names(teacher), names(teacher, 1), names(teacher, 0, 8)]
@@ -360,7 +360,7 @@ def test_what_a_run_lacks_of_an_epoch_it_computes(
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_second_pass_and_its_parts_ask_once_a_batch(
+def test_a_second_pass_asks_no_more(
     toy_config: Config, computed: list[int], tmp_path: Path
 ) -> None:
     """`sam` computes the loss of a step twice."""
@@ -515,9 +515,7 @@ def test_photographs_are_decoded_once_for_all_runs_of_a_seed(
     assert len(decoded) > 0
 
 
-def test_what_workers_load_for_training_is_not_kept(
-    toy_config: Config, cache: Path, tmp_path: Path
-) -> None:
+def test_what_workers_load_is_not_kept(toy_config: Config, cache: Path, tmp_path: Path) -> None:
     """They hide what it costs, and would have to wait for the disk."""
     data = pictures(tmp_path / "photographs", ".jpg", 6, 1)
     last(toy_config({"data": data, "workers": 1}), tmp_path / "run")

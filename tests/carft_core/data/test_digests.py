@@ -114,7 +114,7 @@ def declared(root: Path) -> FamilyData:
 
 
 @pytest.mark.parametrize("opened", [fixed, declared], ids=lambda it: it.__name__)
-def test_permuted_labels_of_own_images_are_other_data(
+def test_permuted_labels_are_other_data(
     opened: Callable[[Path], FamilyData], tmp_path: Path
 ) -> None:
     """Of class folders whose images have the same names, and other sizes."""
@@ -168,7 +168,7 @@ TABLES: dict[str, Edit] = {
 
 
 @pytest.mark.parametrize("family", TABLES)
-def test_permuted_labels_of_a_table_are_other_data(
+def test_so_are_those_of_a_table(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if family in ("iwildcam", "fmow"):

@@ -26,9 +26,7 @@ def saved(tmp_path: Path, image: Image.Image, name: str = "a.png") -> Path:
     return tmp_path / name
 
 
-def test_ghostscript_is_not_started_for_a_file_of_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ghostscript_is_never_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = tmp_path / "called"
     stand_in = tmp_path / "gs"
     stand_in.write_text(f"#!/bin/sh\ntouch {called}\n")
@@ -66,9 +64,7 @@ def test_a_photograph_of_several_frames_is_a_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (13_300, 13_300), (60_000, 60_000)])
-def test_an_image_of_more_pixels_than_are_decoded_is_named(
-    tmp_path: Path, size: tuple[int, int]
-) -> None:
+def test_an_image_of_too_many_pixels_is_named(tmp_path: Path, size: tuple[int, int]) -> None:
     (tmp_path / "large.png").write_bytes(claimed_png(*size))
     for read in (read_rgb, read_plain):
         with pytest.raises(RequestError, match=r"large\.png .* (at most|more than) 64 million"):

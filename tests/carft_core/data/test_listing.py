@@ -58,7 +58,7 @@ def test_one_of_the_folders_may_be_listed_alone(folder: Path, listed: list[str])
     assert listed == ["b"]
 
 
-def test_images_stand_in_the_order_of_folders_and_names_and_are_looked_at_once(
+def test_images_are_in_order_of_folders_and_names_and_listed_once(
     folder: Path, listed: list[str]
 ) -> None:
     before = sorted(folder.rglob("*"))
@@ -74,9 +74,7 @@ def test_images_stand_in_the_order_of_folders_and_names_and_are_looked_at_once(
     assert sorted(folder.rglob("*")) == before, "nothing is written into the data"
 
 
-def test_folders_that_lie_deeper_are_listed_as_they_are_asked_for(
-    folder: Path, listed: list[str]
-) -> None:
+def test_deeper_folders_are_listed_as_they_are_asked_for(folder: Path, listed: list[str]) -> None:
     (folder / "b" / "deep").mkdir()
     add(folder / "b" / "deep" / "4.jpg", b"4444")
     settle(folder / "b")

@@ -95,7 +95,7 @@ def loaded(
     seed=st.one_of(st.none(), st.integers(0, 2**63 - 1)),
 )
 @settings(deadline=None)
-def test_every_item_comes_once_an_epoch_with_its_own_label_and_view(
+def test_every_item_comes_once_with_its_label_and_view(
     count: int, batch_size: int, seed: int | None
 ) -> None:
     split = numbered(count)
@@ -227,9 +227,7 @@ ORDERS = st.lists(st.integers(0, 5), max_size=6)
 
 @given(expected=ORDERS, called=ORDERS)
 @settings(deadline=None, max_examples=5)
-def test_what_is_expected_changes_no_batch(
-    scene: Scene, expected: list[int], called: list[int]
-) -> None:
+def test_expecting_changes_no_batch(scene: Scene, expected: list[int], called: list[int]) -> None:
     scene.loader.expect(scene.parts[number] for number in expected)
     for place, number in enumerate(called):
         if place % 3 == 2:  # and the rest is not wanted
@@ -237,9 +235,7 @@ def test_what_is_expected_changes_no_batch(
         assert scene.load(number) == scene.held[number]
 
 
-def test_what_is_expected_is_loaded_before_its_turn(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_expected_is_loaded_before(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     restarts: list[BatchRange] = []
     restart = Loader._restart
 

@@ -98,9 +98,7 @@ def test_each_class_gives_its_share_to_within_half_a_unit_and_less_is_a_part_of_
 
 @given(st.integers(0, 9), st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_what_is_carved_depends_on_names_not_on_the_order_of_the_items(
-    seed: int, random: object
-) -> None:
+def test_what_is_carved_depends_on_names_not_on_their_order(seed: int, random: object) -> None:
     whole = unit_split([6, 9])
     order = list(range(15))
     random.shuffle(order)  # type: ignore[attr-defined]

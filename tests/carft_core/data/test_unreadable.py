@@ -74,9 +74,7 @@ def ids(data: FamilyData) -> set[str]:
     return {item for split in splits for item in split.ids}
 
 
-def test_all_bad_files_are_refused_before_anything_trains(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_bad_files_are_refused_beforehand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "shifts/dark/cat/1.png").write_bytes(b"")
     with pytest.raises(RequestError) as caught:
         opened(root, "refuse")
@@ -96,7 +94,7 @@ def test_all_bad_files_are_refused_before_anything_trains(
         opened(root, "refuse")
 
 
-def test_bad_files_are_left_out_named_and_counted(
+def test_bad_files_are_left_out_and_told(
     root: Path, toy_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = opened(toy_root, "refuse")
@@ -189,9 +187,7 @@ def test_a_shift_may_lose_a_class_but_not_all_and_a_test_none(root: Path) -> Non
         opened(root)
 
 
-def test_what_the_system_cannot_read_is_refused_and_not_kept(
-    root: Path, unread: FamilyData, cache: Path
-) -> None:
+def test_what_cannot_be_read_now_is_not_kept(root: Path, unread: FamilyData, cache: Path) -> None:
     """A disk that fails, or a file that goes away meanwhile, says nothing of the image."""
     (root / "test/cat/0.png").unlink()
     with pytest.raises(RequestError, match=r"test/cat/0\.png cannot be read as an image"):

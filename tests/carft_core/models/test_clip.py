@@ -146,9 +146,7 @@ def test_images_and_texts_are_encoded_and_classified_as_by_open_clip(pair: Pair)
     assert torch.allclose(classifier(images()), scale * image @ text.T, atol=1e-4)
 
 
-def test_an_opened_clip_is_frozen_in_eval_mode_and_float32_and_every_parameter_can_be_trained(
-    pair: Pair,
-) -> None:
+def test_an_opened_clip_is_frozen_in_eval_mode_and_float32_and_can_be_trained(pair: Pair) -> None:
     model = pair[0].model
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -321,7 +319,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     return calls
 
 
-def test_a_tokenizer_of_a_models_own_is_open_clips_and_loaded_without_running_its_code(
+def test_a_tokenizer_of_a_models_own_is_loaded_without_its_code(
     edited: Edit, loaded: Loaded
 ) -> None:
     options = {"clean": "canonicalize"}
@@ -354,7 +352,7 @@ def test_texts_are_cut_from_the_length_on_at_which_open_clip_cuts(tiny_clip: Ope
 
 @pytest.mark.parametrize("kind", ["end", "start, end", "padded by the end mark", "class mark last"])
 @pytest.mark.parametrize("length", [5, 9])
-def test_cut_texts_are_found_with_every_kind_of_tokenizer(
+def test_cut_texts_are_found_by_any_tokenizer(
     tiny_clip: OpenedClip, kind: str, length: int
 ) -> None:
     start, end, mark, padding = 1, 2, 3, 2 if kind == "padded by the end mark" else 0
@@ -424,7 +422,7 @@ def test_the_digest_is_of_the_tokenizer_too_that_a_folder_brings(
     ],
     ids=str,
 )
-def test_an_image_tower_that_draws_at_random_while_it_trains_is_known(
+def test_a_tower_that_draws_at_random_is_known(
     vision: dict[str, object], expected: bool, edited: Edit
 ) -> None:
     folder = str(edited("vision_cfg", image_size=224, **vision))
@@ -440,9 +438,7 @@ def test_the_digest_needs_no_model(
     assert len(list((cache / "weights").iterdir())) == 1
 
 
-def test_the_digests_of_models_that_were_opened_before_stay_what_they_were(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_digests_of_models_stay_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are known by them; these were computed before the opener was last rewritten."""
     digests = {("builtin", None): weights_digest("builtin")[:16]}
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/somewhere")

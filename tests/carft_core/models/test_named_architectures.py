@@ -66,9 +66,7 @@ def test_car_ft_trains_from_a_checkpoint_file(
     assert 0 <= result.merges["wise_ft@0.5"]["metrics"]["id/test/top1"] <= 1
 
 
-def test_zero_shot_on_imagenet_gives_the_logits_of_open_clip(
-    checkpoint: Path, imagenet_root: Path
-) -> None:
+def test_zero_shot_on_imagenet_has_open_clips_logits(checkpoint: Path, imagenet_root: Path) -> None:
     names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
     clip, cpu = open_model(NAME, str(checkpoint)), torch.device("cpu")
     w_cls = class_weights(text_features(clip, template_set("simple"), names, device=cpu))

@@ -145,14 +145,14 @@ def test_a_name_that_could_be_nothing_is_refused_like_any_other(name: str) -> No
         *((name, None, r"a checkpoint file as model\.pretrained") for name in ("/no", __file__)),
     ],
 )
-def test_a_model_that_cannot_be_is_refused_with_what_can(
+def test_no_model_is_refused_with_what_can_be(
     name: str, pretrained: str | None, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
         find_model(name, pretrained)
 
 
-def test_builtin_and_a_folder_with_or_without_open_clips_prefix_are_models(
+def test_builtin_and_a_folder_with_any_prefix_are_models(
     tiny_clip_files: Path, tmp_path: Path
 ) -> None:
     source = find_model("builtin")
@@ -213,9 +213,7 @@ def test_a_folders_weights_are_the_file_open_clip_writes_or_the_only_one(
         ),
     ],
 )
-def test_a_broken_config_says_what_is_wrong_with_it(
-    folder: Path, config: bytes, message: str
-) -> None:
+def test_a_broken_config_says_what_is_wrong(folder: Path, config: bytes, message: str) -> None:
     (folder / "open_clip_config.json").write_bytes(config)
     with pytest.raises(RequestError, match=message):
         find_model(str(folder))
@@ -253,7 +251,7 @@ def test_a_download_that_fails_names_the_way_without_a_network(
     assert not offline.exists()
 
 
-def test_without_a_network_only_one_name_is_waited_for(
+def test_without_a_network_one_name_is_asked(
     offline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -277,9 +275,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 
 
 @pytest.mark.usefixtures("offline")
-def test_where_no_name_is_resolved_the_hub_is_not_asked_again_and_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_where_no_name_is_resolved_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     asked = raising(LocalEntryNotFoundError("asked"))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", asked)
@@ -328,7 +324,7 @@ def test_what_may_succeed_later_is_told_from_what_never_will(
     assert isinstance(caught.value, DownloadFailed) is passes
 
 
-def test_a_repository_without_safetensors_gives_its_pickled_file(
+def test_without_safetensors_the_pickled_file_is_had(
     offline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def only_bin(repo: str, file: str) -> str:

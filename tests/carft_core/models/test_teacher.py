@@ -33,9 +33,7 @@ def kept_files(cache: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", ["train", "id/val", "ood/pale"])
-def test_features_are_those_of_the_zero_shot_tower_on_fixed_views(
-    setup: RunSetup, name: str
-) -> None:
+def test_features_are_the_zero_shot_towers_on_fixed_views(setup: RunSetup, name: str) -> None:
     teacher = setup.teacher
     split = teacher.splits[name]
     views = split.views(range(len(split)), transform=teacher.transform, seed=None, epoch=0)
@@ -113,15 +111,13 @@ def test_whatever_decides_a_feature_and_nothing_else_is_a_part_of_the_key(
     assert kept is None or torch.equal(kept, features)
 
 
-def test_so_are_the_libraries_that_make_views(
-    setup: RunSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_so_are_libraries_that_make_views(setup: RunSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.teacher.features("id/val")
     monkeypatch.setattr(teacher, "LIBRARIES", ("another",))
     assert setup.teacher.cached_features("id/val") is None
 
 
-def test_a_split_of_the_same_images_under_another_name_is_the_same(
+def test_a_split_of_the_same_images_by_another_name_is_the_same(
     setup: RunSetup, cache: Path
 ) -> None:
     known = setup.teacher

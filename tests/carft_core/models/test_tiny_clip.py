@@ -48,9 +48,7 @@ def model(name: str) -> open_clip.CLIP:
     return model.eval()
 
 
-def test_the_files_are_small_hold_no_pickle_and_load_strictly(
-    name: str, model: open_clip.CLIP
-) -> None:
+def test_the_files_are_small_no_pickle_and_load_strictly(name: str, model: open_clip.CLIP) -> None:
     files = [*BUILTIN[name].iterdir()]
     assert {path.name for path in files} == {"open_clip_config.json", WEIGHTS}
     assert sum(path.stat().st_size for path in files) < 20_000_000
@@ -206,7 +204,7 @@ def test_an_export_is_an_open_clip_model(name: str, tmp_path: Path) -> None:
     assert torch.allclose(opened.encode_text(text), model.encode_text(text), atol=0.02)
 
 
-def test_a_distilled_model_keeps_the_text_tower_and_comes_closer_to_the_teachers_images(
+def test_a_distilled_model_keeps_the_text_tower_and_nears_the_teachers_images(
     tmp_path: Path,
 ) -> None:
     recipe = replace(DISTILLED, steps=6, cooldown=4, batch_size=8)

@@ -143,7 +143,7 @@ def test_classes_and_images_are_in_torchvisions_order(family: str, tmp_path: Pat
         ("domain_net", 6, 345, 586_575),
     ],
 )
-def test_the_published_sizes_are_the_papers(
+def test_published_sizes_are_the_papers(
     family: str, domains: int, classes: int, images: int
 ) -> None:
     found = FAMILIES[family]
@@ -183,9 +183,7 @@ def test_one_domain_is_measured_and_the_others_train_and_validate(pacs_root: Pat
     )
 
 
-def test_the_digest_is_of_the_whole_set_whatever_is_held_out_and_wherever_it_lies(
-    pacs_root: Path, tmp_path: Path
-) -> None:
+def test_the_digest_is_of_the_whole_set_and_of_no_place(pacs_root: Path, tmp_path: Path) -> None:
     digest = opened(pacs_root).digest
     assert opened(pacs_root, "photo", split_seed=3).digest == digest
     moved = shutil.copytree(pacs_root, tmp_path / "moved")
@@ -252,9 +250,7 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
         ({"root": "/nowhere/at/all"}, "data.root: /nowhere/at/all does not exist"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_message(
-    pacs_root: Path, fields: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_is_refused(pacs_root: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError) as caught:
         opened(pacs_root, **fields)
     assert str(caught.value).startswith(message)
@@ -301,7 +297,7 @@ def test_only_what_has_domains_can_be_balanced() -> None:
         open_data(DataConfig(family="icon_shift", balanced=True))
 
 
-def test_a_folder_that_the_disk_does_not_give_is_named(
+def test_a_folder_that_cannot_be_read_is_named(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusing(folder: Path) -> Manifest:
@@ -359,9 +355,7 @@ def test_a_run_measures_what_domainbed_measures_and_no_id_test(finished: Finishe
     assert result.facts["budget"] == "5 steps, balanced"
 
 
-def test_the_result_is_the_interval_that_is_best_over_the_training_domains(
-    finished: Finished,
-) -> None:
+def test_the_result_is_the_interval_best_over_the_training_domains(finished: Finished) -> None:
     folder, result = finished
     history = folder.history()
     assert [report["step"] for report in history] == [0, 2, 4, 5]
@@ -407,7 +401,7 @@ def test_runs_differ_by_what_is_held_out_and_by_balance(pacs_config: Config) -> 
     assert len({identify(pacs_config(change), 0).digest for change in changes}) == len(changes)
 
 
-def test_the_export_has_a_card_without_an_id_test(
+def test_an_exports_card_has_no_id_test(
     pacs_config: Config, finished: Finished, tmp_path: Path
 ) -> None:
     export(finished[0].path, pacs_config(FIVE), tmp_path / "model")

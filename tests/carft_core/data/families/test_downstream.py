@@ -233,9 +233,7 @@ def test_suns_lists_are_asked_for(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "file"), [("cifar10", "data_batch_3"), ("flowers102", "setid.mat")]
 )
-def test_a_checksum_that_does_not_match_is_told(
-    root: Path, tmp_path: Path, name: str, file: str
-) -> None:
+def test_another_checksum_is_told(root: Path, tmp_path: Path, name: str, file: str) -> None:
     folder = copied(root, name, tmp_path)
     (folder / file).write_bytes(b"another")
     told = refusal(name, tmp_path)
@@ -286,9 +284,7 @@ def test_the_digest_knows_content_not_place(root: Path, tmp_path: Path) -> None:
 # Few shots
 
 
-def test_few_shots_are_of_each_class_and_nested(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_shots_are_of_each_class_nested(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carft_sweep.carft_core.data.unreadable.READ_UNASKED", 0)
 
     def train(shots: int | None, seed: int = 0) -> FamilyData:

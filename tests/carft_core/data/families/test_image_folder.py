@@ -86,9 +86,7 @@ def test_a_tree_is_read_into_splits_with_classes_in_order(root: Path) -> None:
     assert opened(root) is data, "a process reads a root once"
 
 
-def test_an_official_val_and_images_in_folders_below_a_class_and_behind_links_are_read(
-    root: Path,
-) -> None:
+def test_an_official_val_and_images_in_deeper_folders_and_links_are_read(root: Path) -> None:
     shutil.copytree(root / "test", root / "val")
     add(root, "test/cat/deep/er/x.png")
     (root / "test/cat/linked.png").symlink_to(root / "train/cat/0.png")
@@ -171,9 +169,7 @@ def test_the_digest_depends_on(root: Path, change: Callable[[Path], object], tra
 
 
 @pytest.mark.parametrize(("where", "trains"), [("train", True), ("shifts/art", False)])
-def test_an_image_beside_those_of_a_carved_test_is_of_training(
-    root: Path, where: str, trains: bool
-) -> None:
+def test_an_image_beside_a_carved_test_is_of_training(root: Path, where: str, trains: bool) -> None:
     """It moves the others' places, by which training views are drawn, whichever part gets it."""
     declaration = Declaration.model_validate(
         {"name": "mine", "test_fraction": 0.3, "shifts": {"art": "shifts/art"}}
@@ -291,7 +287,7 @@ def link(path: str, to: str) -> Callable[[Path], object]:
         ),
     ],
 )
-def test_a_tree_that_cannot_be_used_is_refused(
+def test_an_unusable_tree_is_refused(
     root: Path, change: Callable[[Path], object], message: str
 ) -> None:
     change(root)
@@ -339,9 +335,7 @@ def truncated(kind: str) -> bytes:
     ],
     ids=lambda it: it if isinstance(it, str) else "",
 )
-def test_a_broken_image_is_named_when_its_turn_comes(
-    root: Path, name: str, content: bytes | None
-) -> None:
+def test_a_broken_image_is_named_at_its_turn(root: Path, name: str, content: bytes | None) -> None:
     file = root / "test/cat" / name
     file.write_bytes(content or b"there at first")
     test = opened(root).id_test
@@ -432,7 +426,7 @@ def test_a_turned_photo_is_set_upright(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
-def test_the_evaluation_view_equals_open_clips_to_the_pixel(
+def test_the_evaluation_view_is_open_clips_to_the_pixel(
     interpolation: str, resize_mode: str
 ) -> None:
     how = {"interpolation": interpolation, "resize_mode": resize_mode}

@@ -55,9 +55,7 @@ def refusal(root: Path, shifts: Sequence[str] | None = None) -> str:
 # Classes
 
 
-def test_the_order_of_the_classes_is_that_of_torchvision_and_of_open_clips_names(
-    imagenet_root: Path,
-) -> None:
+def test_the_order_of_classes_is_torchvisions_and_open_clips_names(imagenet_root: Path) -> None:
     data = opened(imagenet_root)
     theirs = ImageFolder(str(imagenet_root / "imagenet" / "train"))
     assert theirs.classes == list(WNIDS)
@@ -182,7 +180,7 @@ def test_images_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ILSVRC2012", "ILSVRC/Data/CLS-LOC"])
-def test_other_names_of_imagenet_are_known_and_change_nothing(
+def test_other_names_of_imagenet_change_nothing(
     imagenet_root: Path, tmp_path: Path, name: str
 ) -> None:
     place = tmp_path / name
@@ -193,9 +191,7 @@ def test_other_names_of_imagenet_are_known_and_change_nothing(
     assert here.train.ids == there.train.ids
 
 
-def test_every_missing_folder_is_named_with_where_to_get_it(
-    imagenet_root: Path, tmp_path: Path
-) -> None:
+def test_a_missing_folder_is_named_with_its_source(imagenet_root: Path, tmp_path: Path) -> None:
     told = refusal(tmp_path)
     for part in ("imagenet/train", "imagenet/val", V2, "imagenet-r", "sketch", OBJECTNET):
         assert f"  {part}" in told
@@ -210,9 +206,7 @@ def test_every_missing_folder_is_named_with_where_to_get_it(
 # What lies in it
 
 
-def test_a_class_folder_that_is_missing_or_strange_is_named(
-    linked_imagenet: Callable[..., Path],
-) -> None:
+def test_a_missing_or_strange_class_folder_is_named(linked_imagenet: Callable[..., Path]) -> None:
     root = linked_imagenet("imagenet/train", "imagenet-r")
     (root / "imagenet/train/n01440764").rename(root / "imagenet/train/n01440746")
     shutil.rmtree(root / "imagenet-r/n01443537")

@@ -296,9 +296,7 @@ def as_folder(file: str) -> Change:
         (replaced("id_val,", "train,"), "its table names no image of id_val"),
     ],
 )
-def test_a_tree_that_is_not_wilds_is_refused_with_what_is_wrong(
-    tmp_path: Path, change: Change, told: str
-) -> None:
+def test_a_tree_that_is_not_wilds_says_why(tmp_path: Path, change: Change, told: str) -> None:
     change(wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW))
     assert told in refusal(tmp_path, "iwildcam")
 
