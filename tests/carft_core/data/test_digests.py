@@ -97,9 +97,6 @@ def test_the_digests_of_a_folder_tree_and_of_a_declared_family_stay(tmp_path: Pa
     assert known(FAMILIES["image_folder"].open(config), "image_folder")
 
 
-# Labels are part of the data: the same images under permuted labels have another digest
-
-
 Edit = Callable[[Path], object]
 
 

@@ -314,9 +314,6 @@ def test_a_gpu_gets_all_cores_but_one_and_a_cpu_keeps_its_own() -> None:
     assert default_workers("cpu", 8) == 0
 
 
-# Batches by step: as many of each group, every item once a pass, and no memory of what was
-
-
 Batch = list[tuple[int, int]]
 """Of each item its index and the pass that its view is of."""
 

@@ -159,9 +159,7 @@ def config(root: Path | str, **fields: object) -> DataConfig:
 
 
 def test_val_is_carved_first_and_is_the_same_for_every_fraction_of_train(root: Path) -> None:
-    few, many = (
-        open_data(config(root, val_fraction=0.2, train_fraction=fraction)) for fraction in (0.5, 1)
-    )
+    few, many = (open_data(config(root, val_fraction=0.2, train_fraction=f)) for f in (0.5, 1))
     assert few.val is not None
     assert many.val is not None
     assert (len(few.train), len(few.val), len(few.id_test)) == (8, 4, 2)

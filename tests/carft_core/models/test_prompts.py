@@ -289,9 +289,6 @@ def test_a_damaged_file_is_computed_anew_and_mended(
             assert torch.equal(text_features(tiny_clip, THREE, NAMES, device=CPU), expected)
 
 
-# Contexts know no domain that is held out, unless they are asked to; then it is told
-
-
 HELD_OUT = [(name, domain) for name, found in FOLDERS.items() for domain in found]
 
 
@@ -343,9 +340,6 @@ def test_another_set_is_taken_as_it_is_and_marked_by_what_is_held_out_or_by_all(
 def test_contexts_that_all_name_what_is_held_out_are_refused() -> None:
     with pytest.raises(RequestError, match="nothing is left of mine without sketch, photo"):
         without(TemplateSet("mine", ("a sketch of a {}", "a {}, a photo")), ["sketch", "photo"])
-
-
-# A user's own templates: both forms, and one message for each mistake, with its place
 
 
 def written(tmp_path: Path, name: str, content: str | bytes) -> Path:

@@ -85,9 +85,6 @@ def test_it_names_drawings_it_has_not_seen(model: open_clip.CLIP) -> None:
         assert top1 > (0.40 if name == "id/test" else 0.15), name
 
 
-# The pre-training script
-
-
 def _pairs(count: int) -> list[Pair]:
     drawings = [
         Drawing(f"set{n % 3}:thing{n}", f"thing {n % 10}", "solid", f"d{n % 3}", "MIT", "")
@@ -135,9 +132,8 @@ def _corpus(count: int) -> Corpus:
     flags = np.ones(count, dtype=bool)
     pairs = _pairs(count)
     development = next(name for name in read_classes() if subset_of(name) == "development")
-    items = [
-        Item(pairs[n].drawing, development, split) for n, split in enumerate(("test", "outline"))
-    ]
+    splits = ("test", "outline")
+    items = [Item(pairs[n].drawing, development, split) for n, split in enumerate(splits)]
     return Corpus(pairs, pixels, flags, items, pixels[:2], flags[:2])
 
 
@@ -215,9 +211,8 @@ def test_a_distilled_model_keeps_the_text_tower_and_nears_the_teachers_images(
         if not key.startswith("visual."):
             assert torch.equal(value, trained.state_dict()[key]), key
     views = torch.rand(16, 3, 32, 32)
-    goal, before, after = (
-        model.encode_image(views, normalize=True) for model in (teacher, untrained, trained)
-    )
+    models = (teacher, untrained, trained)
+    goal, before, after = (it.encode_image(views, normalize=True) for it in models)
     assert (after * goal).sum(dim=1).mean() > (before * goal).sum(dim=1).mean() + 0.1
 
 

@@ -233,9 +233,6 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
     assert set(other.skipped) <= {"shifts/photo", "extras/photo_out"}
 
 
-# What is refused
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -307,9 +304,6 @@ def test_a_folder_that_cannot_be_read_is_named(
     message = f"^data.root: {copied}/PACS/art_painting cannot be read: Permission denied$"
     with pytest.raises(RequestError, match=message):
         opened(copied)
-
-
-# Runs: budget, criterion, what is measured, and what comes of it
 
 
 Config = Callable[..., TrialConfig]

@@ -74,9 +74,6 @@ def _linked(source: str, target: str) -> str:
     return shutil.copy2(source, target)
 
 
-# Classes
-
-
 @pytest.mark.parametrize("name", TASKS)
 def test_classes_templates_and_published_counts_are_clips(name: str) -> None:
     task, family = TASKS[name], FAMILIES[name]
@@ -90,23 +87,19 @@ def test_classes_templates_and_published_counts_are_clips(name: str) -> None:
 
 def test_classes_that_are_easily_confused_are_where_clip_has_them() -> None:
     for name, theirs, index, ours in (
-        ("cifar10", "truck", 9, "truck"),
         ("cifar100", "sweet_pepper", 83, "sweet pepper"),
         ("caltech101", "Faces", 0, "off-center face"),
         ("caltech101", "crocodile_head", 29, "head of a crocodile"),
         ("caltech101", "yin_yang", 100, "yin and yang symbol"),
         ("flowers102", "1", 0, "pink primrose"),
         ("flowers102", "93", 92, "air plant"),
-        ("food101", "cheese_plate", 16, "cheese plate"),
         ("food101", "cheesecake", 17, "cheesecake"),
         ("stanford_cars", "Ram C/V Cargo Van Minivan 2012", 173, "Ram C/V Cargo Van Minivan 2012"),
         ("sun397", "jail_cell", 206, "jail cell"),
         ("sun397", "jail/indoor", 207, "jail indoor"),
-        ("dtd", "polka-dotted", 30, "polka-dotted"),
         ("oxford_pets", "Sphynx", 11, "Sphynx"),
         ("oxford_pets", "American Bulldog", 12, "american bulldog"),
         ("oxford_pets", "Yorkshire Terrier", 36, "yorkshire terrier"),
-        ("fgvc_aircraft", "F-16A/B", 72, "F-16A/B"),
     ):
         known = TASKS[name].classes()
         assert [*known].index(theirs) == index
@@ -160,9 +153,6 @@ def test_an_image_has_the_label_that_its_own_class_has(root: Path, name: str) ->
     assert not {*data.train.ids} & {*data.id_test.ids}
 
 
-# Splits
-
-
 def test_caltech_is_divided_by_names_alone() -> None:
     names = {f"caltech101/{c}/{n}.jpg": c for c in ("ant", "bass") for n in range(40)}
     train, test = by_number(Path(), names)
@@ -183,9 +173,6 @@ def test_sun_follows_its_lists_in_their_order(tmp_path: Path) -> None:
     train, test = by_lists(folder, {**whole, "SUN397/a/alley/sun_in_no_list.jpg": "alley"})
     assert [*train] == ["SUN397/a/abbey/sun_b.jpg", "SUN397/a/abbey/sun_a.jpg"]
     assert test == {"SUN397/a/alley/sun_c.jpg": "alley"}
-
-
-# Images
 
 
 def test_pixels_and_files_are_seen_as_torchvision_gives_them(root: Path, tmp_path: Path) -> None:
@@ -209,19 +196,13 @@ def test_pixels_and_files_are_seen_as_torchvision_gives_them(root: Path, tmp_pat
     assert seen(test, 3, theirs[3][0])
 
 
-# What is refused
-
-
-def test_a_missing_folder_is_named_with_its_source(tmp_path: Path) -> None:
+def test_a_missing_folder_or_list_is_named_with_its_source(root: Path, tmp_path: Path) -> None:
     for name, task in TASKS.items():
         told = refusal(name, tmp_path)
         assert f"{tmp_path} lacks folders:\n  {task.folder} with {', '.join(task.needs)}" in told
         assert f"{task.test_images:,} images; from {task.origin}" in told
     with pytest.raises(RequestError, match="--data-root or CARFT_DATA; dtd looks there for dtd"):
         FAMILIES["dtd"].open(DataConfig(family="dtd"))
-
-
-def test_suns_lists_are_asked_for(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "SUN397"
     folder.mkdir()
     shutil.copy(root / "SUN397/ClassName.txt", folder)
@@ -266,9 +247,6 @@ def test_domains_and_shifts_are_refused_and_no_shifts_are_fine(root: Path) -> No
     assert not opened("dtd", root, shifts=()).shifts
 
 
-# What it is known by
-
-
 def test_the_digest_knows_content_not_place(root: Path, tmp_path: Path) -> None:
     assert len({opened(name, root).digest for name in TASKS}) == len(TASKS)
     folder = copied(root, "oxford_pets", tmp_path)
@@ -279,9 +257,6 @@ def test_the_digest_knows_content_not_place(root: Path, tmp_path: Path) -> None:
     Image.new("RGB", (50, 50)).save(file)
     _open_data.cache_clear()  # as in the next process
     assert opened("oxford_pets", tmp_path).digest != before
-
-
-# Few shots
 
 
 def test_few_shots_are_of_each_class_nested(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,6 @@ def by_split(rows: Rows, column: str) -> dict[str, set[str]]:
     return found
 
 
-# The packed file
-
-
 def test_the_digest_beside_the_file_is_the_files_own() -> None:
     stated = DATA.with_suffix(".sha256").read_text().split()
     assert stated == [hashlib.sha256(DATA.read_bytes()).hexdigest(), DATA.name]
@@ -126,9 +123,6 @@ def test_ids_are_unique_and_licences_allowed_and_listed(rows: Rows) -> None:
         assert any(line.startswith(f"| {name} |") and f"| {licence} |" in line for line in lines)
 
 
-# The families
-
-
 def test_views_of_a_drawing_are_its_unit(report: FamilyData) -> None:
     for split, views in ((report.id_test, EVAL_VIEWS), (report.train, TRAIN_VIEWS)):
         drawings = [name.rpartition("#")[0] for name in split.ids]
@@ -155,9 +149,6 @@ def test_no_training_drawing_is_a_near_copy_of_an_evaluation_drawing(packed: Pac
         [row["id"] for row in rows if row["split"] == "train"][worst],
         [row["id"] for row in rows if row["split"] != "train"][int(which[worst])],
     )
-
-
-# Near copies
 
 
 def _icon(draw: Callable[[ImageDraw.ImageDraw], None], colour: str = "black") -> Pixels:
@@ -228,9 +219,6 @@ def _scribble(draw: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], None
 def test_a_root_is_refused() -> None:
     with pytest.raises(RequestError, match="leave it out"):
         ICON_SHIFT.open(DataConfig(family="icon_shift", root="/data"))
-
-
-# The build
 
 
 def test_no_two_classes_claim_one_name() -> None:
@@ -341,9 +329,6 @@ def test_classes_need_drawings_everywhere_and_are_capped() -> None:
     assert select_items(list(reversed(items)), plan) == chosen
     short = [drawing for drawing in enough if drawing.style != "black"]
     assert select_items(benchmark_items(short, classes, plan), plan) == []
-
-
-# A view depends on its drawing and its key, and on nothing else
 
 
 COUNT = 24

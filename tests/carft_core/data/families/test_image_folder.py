@@ -32,9 +32,7 @@ from carft_sweep.carft_core.data.transforms import AUGMENTATIONS, evaluation_vie
 from carft_sweep.carft_core.errors import RequestError
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-CLIP = Transform(
-    size=24, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
-)
+CLIP = Transform(24, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 SPLITS = ("train", "test", "shifts/sketch", "shifts/art")
 
 
@@ -69,9 +67,6 @@ def refusal(root: Path) -> str:
     with pytest.raises(RequestError) as caught:
         opened(root)
     return str(caught.value)
-
-
-# What it reads
 
 
 def test_a_tree_is_read_into_splits_with_classes_in_order(root: Path) -> None:
@@ -140,9 +135,6 @@ def test_every_format_of_torchvision_is_read_whatever_the_case_of_its_name(root:
     assert len(views) == 6 + len(EXTENSIONS) + 1
 
 
-# The digest
-
-
 NAMED = '{"cat": "a cat", "hot_dog": "b", "zebra": "z"}'
 
 
@@ -184,9 +176,6 @@ def test_an_image_beside_a_carved_test_is_of_training(root: Path, where: str, tr
     assert (after.digest_of_training != before.digest_of_training) == trains
 
 
-# Class names
-
-
 def test_names_come_from_a_json_mapping(root: Path) -> None:
     names = {"cat": "tabby cat", "hot_dog": ["hotdog", "red hot"], "zebra": "zebra", "cow": "cow"}
     (root / "classes.json").write_text(json.dumps(names))
@@ -219,9 +208,6 @@ def test_many_folders_without_a_name_are_told_in_few_words(root: Path) -> None:
     message = refusal(root)
     assert "classes.json has no name for the class folder 'hot_dog'" in message
     assert "classes.json lacks 3 more class folders" in message
-
-
-# What it refuses
 
 
 def test_a_root_that_is_missing_or_no_folder_is_told(tmp_path: Path) -> None:
@@ -314,9 +300,6 @@ def test_a_forbidden_folder_is_told(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert f"{root / 'test/cat'} cannot be read: Permission denied" in refusal(root)
 
 
-# Broken images
-
-
 def truncated(kind: str) -> bytes:
     buffer = io.BytesIO()
     noise(64, 64).save(buffer, kind)
@@ -345,9 +328,6 @@ def test_a_broken_image_is_named_at_its_turn(root: Path, name: str, content: byt
         test.views(range(len(test)), transform=PLAIN, seed=None, epoch=0)
     assert str(caught.value).startswith(f"{file} cannot be read as an image (")
     assert "Traceback" not in str(caught.value)
-
-
-# Formats
 
 
 def one(mode: str, colour: int | tuple[int, ...]) -> Image.Image:
@@ -421,9 +401,6 @@ def test_a_turned_photo_is_set_upright(tmp_path: Path) -> None:
     assert read_rgb(tmp_path / "odd.jpg").size == (6, 4)
 
 
-# Views
-
-
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
 def test_the_evaluation_view_is_open_clips_to_the_pixel(
@@ -431,9 +408,7 @@ def test_the_evaluation_view_is_open_clips_to_the_pixel(
 ) -> None:
     how = {"interpolation": interpolation, "resize_mode": resize_mode}
     transform = Transform(CLIP.size, CLIP.mean, CLIP.std, **how)  # type: ignore[arg-type]
-    theirs = open_clip.image_transform(
-        CLIP.size, is_train=False, mean=CLIP.mean, std=CLIP.std, **how
-    )
+    theirs = open_clip.image_transform(CLIP.size, False, CLIP.mean, CLIP.std, **how)
     for size in ((24, 24), (100, 61), (61, 100), (25, 300), (7, 9), (1, 1)):
         image = noise(*size, seed=5)
         view = transform.normalise(evaluation_view(image, transform)[None])[0]

@@ -41,18 +41,14 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(root: Path, shifts: Sequence[str] | None = None) -> FamilyData:
-    return IMAGENET.open(
-        DataConfig.model_validate({"family": "imagenet", "root": str(root), "shifts": shifts})
-    )
+    fields = {"family": "imagenet", "root": str(root), "shifts": shifts}
+    return IMAGENET.open(DataConfig.model_validate(fields))
 
 
 def refusal(root: Path, shifts: Sequence[str] | None = None) -> str:
     with pytest.raises(RequestError) as caught:
         opened(root, shifts)
     return str(caught.value)
-
-
-# Classes
 
 
 def test_the_order_of_classes_is_torchvisions_and_open_clips_names(imagenet_root: Path) -> None:
@@ -149,9 +145,6 @@ def test_r_and_a_are_scored_among_their_own_classes(imagenet_root: Path, name: s
     assert split_metrics(made)["top1"] == float((masked.argmax(dim=1) == labels).double().mean())
 
 
-# Images
-
-
 def test_objectnet_is_seen_without_its_border(tmp_path: Path) -> None:
     pixels = np.full((20, 30, 3), 100, np.uint8)
     pixels[:2] = pixels[-2:] = pixels[:, :2] = pixels[:, -2:] = (255, 0, 0)
@@ -174,9 +167,6 @@ def test_images_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(read_plain(Path(path))), np.asarray(theirs))
     assert read_plain(folder / "turned.jpg").size == (20, 10)
     assert read_rgb(folder / "turned.jpg").size == (10, 20)
-
-
-# Where it lies
 
 
 @pytest.mark.parametrize("name", ["ILSVRC2012", "ILSVRC/Data/CLS-LOC"])
@@ -203,9 +193,6 @@ def test_a_missing_folder_is_named_with_its_source(imagenet_root: Path, tmp_path
     assert "the data root is the folder around imagenet/" in told
 
 
-# What lies in it
-
-
 def test_a_missing_or_strange_class_folder_is_named(linked_imagenet: Callable[..., Path]) -> None:
     root = linked_imagenet("imagenet/train", "imagenet-r")
     (root / "imagenet/train/n01440764").rename(root / "imagenet/train/n01440746")
@@ -226,9 +213,6 @@ def test_what_differs_from_the_published_counts_is_noted_not_refused(imagenet_ro
     assert "imagenet: train has 3,000 images here, 1,281,167 as published" in notes
     assert "objectnet has 113 images here, 18,574 as published" in notes
     assert notes.count("\n") == 6
-
-
-# Which shifts
 
 
 def test_corruptions_are_asked_for_by_name_kind_or_all(

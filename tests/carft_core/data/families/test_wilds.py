@@ -24,7 +24,6 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
 from carft_sweep.carft_core.data.families.wilds import _open_data, read_fmow
-from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.metrics import (
     macro_f1,
@@ -85,9 +84,6 @@ def files(split: Split) -> list[str]:
     return [item.rpartition("/")[2] for item in split.ids]
 
 
-# What is published
-
-
 def test_the_published_counts_are_those_of_wilds() -> None:
     # iWildCam 2.0 has 203,029 images; the five splits of FMoW are 141,696 of its 470,086 rows.
     assert (IWILDCAM.whole.images, FMOW.whole.images) == (203_029, 141_696)
@@ -124,15 +120,6 @@ def test_fmows_classes_are_those_of_wilds_in_order_and_the_templates_those_of_wi
     fmow = template_set("fmow").templates
     assert len(fmow) == 14
     assert fmow[:2] == ("satellite photo of a {}.", "aerial photo of a {}.")
-
-
-def test_the_data_root_may_come_from_the_environment(root: Path) -> None:
-    assert "does not exist" in refusal(root / "nowhere", "fmow")
-    with pytest.raises(RequestError, match=rf"{DATA_ROOT_ENV}; fmow looks there for fmow_v1\.1$"):
-        FAMILIES["fmow"].open(DataConfig(family="fmow"))
-
-
-# Which image is where
 
 
 def test_every_image_of_iwildcam_is_in_the_split_and_class_of_its_row(root: Path) -> None:
@@ -216,9 +203,6 @@ def test_a_view_is_of_the_file_that_the_id_names(root: Path, family: str) -> Non
         assert np.array_equal(view[0].numpy(), centre.transpose(2, 0, 1))
 
 
-# The identity
-
-
 def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> None:
     def digest(name: str, change: Callable[[Path], object]) -> str:
         root = tmp_path / name
@@ -245,9 +229,6 @@ def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch)
     before = _open_data.__wrapped__(root / wilds_tree.FMOW, FMOW)
     monkeypatch.setattr("carft_sweep.carft_core.data.listing._images", None)
     assert _open_data.__wrapped__(root / wilds_tree.FMOW, FMOW).digest == before.digest
-
-
-# What is refused
 
 
 Change = Callable[[Path], object]
@@ -314,7 +295,7 @@ def test_a_category_or_split_of_fmow_that_nobody_knows_is_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("family", ["iwildcam", "fmow"])
-def test_there_are_no_domains_to_hold_out_and_one_shift(root: Path, family: str) -> None:
+def test_there_are_official_splits_and_one_shift(root: Path, family: str) -> None:
     known = DataConfig(family=family, root=str(root))
     with pytest.raises(RequestError, match=r"data\.test_domain: .* its splits are official"):
         FAMILIES[family].open(known.model_copy(update={"test_domain": "Asia"}))
@@ -336,9 +317,6 @@ def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_p
     assert list(skipping("one", "9-0.jpg").skipped["val"]) == ["val/9-0.jpg"]
     with pytest.raises(RequestError, match="train has no image of white-lipped peccary"):
         skipping("two", "10-0.jpg")
-
-
-# How they are measured
 
 
 @pytest.mark.parametrize("family", ["iwildcam", "fmow"])
@@ -375,9 +353,6 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
         assert metrics[f"{name}/{own}"] == pytest.approx(expected)
     assert metrics[f"ood/mean/{own}"] == metrics[f"ood/test/{own}"]
     assert metrics["ood/mean/nll"] == metrics["ood/test/nll"] != metrics["ood/val/nll"]
-
-
-# WILDS' own package says the same of each image, and measures the same
 
 
 @pytest.fixture
