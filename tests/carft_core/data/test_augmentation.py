@@ -54,11 +54,10 @@ def view(
     return training_view(image or noise(), transform(augmentation), **place)
 
 
+BICUBIC = InterpolationMode.BICUBIC
 # As the papers' repositories write them.
 RECIPES: dict[str, list[Any]] = {
-    "wise_ft": [
-        transforms.RandomResizedCrop(24, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC)
-    ],
+    "wise_ft": [transforms.RandomResizedCrop(24, (0.9, 1.0), interpolation=BICUBIC)],
     "domainbed": [
         transforms.RandomResizedCrop(24, scale=(0.7, 1.0)),
         transforms.RandomHorizontalFlip(),
@@ -78,7 +77,7 @@ def by_seed(index: int, draw: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("name", RECIPES)
 @given(index=st.integers(0, 10**6), width=st.integers(8, 90), height=st.integers(8, 90))
 @settings(deadline=None, max_examples=30)
-def test_a_view_is_the_papers_own_to_the_pixel(
+def test_a_view_is_that_of_the_papers_own_recipe_to_the_pixel(
     name: str, index: int, width: int, height: int
 ) -> None:
     image = noise(width, height)
@@ -92,7 +91,7 @@ def test_lipsums_views_are_its_crop_mirrored_half_of_the_time() -> None:
     for index in range(400):
         drawn = by_seed(index, lambda: torch.rand(ATTEMPTS, 4, dtype=torch.float64))
         box = box_by_height(40, 30, drawn, LIPSUM)
-        crop = F.pil_to_tensor(F.resized_crop(image, *box, [24, 24], InterpolationMode.BICUBIC))
+        crop = F.pil_to_tensor(F.resized_crop(image, *box, [24, 24], BICUBIC))
         ours = view(LIPSUM, index, image)
         is_mirrored = not torch.equal(ours, crop)
         assert torch.equal(ours.flip(-1) if is_mirrored else ours, crop)
@@ -147,7 +146,7 @@ def test_what_is_not_declared_is_not_done() -> None:
 @given(st.integers(2, 300), st.integers(2, 300), st.integers(0, 10**6))
 @example(2000, 100, 0)  # the widest crop is 133 x 100: 6.65 %
 @settings(deadline=None)
-def test_lipsums_crop_shows_a_tenth_or_is_the_central_square(
+def test_lipsums_crop_lies_inside_and_shows_a_tenth_or_is_the_central_square(
     width: int, height: int, seed: int
 ) -> None:
     box = box_by_height(width, height, numbers(seed), LIPSUM)

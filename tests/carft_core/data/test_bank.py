@@ -86,7 +86,6 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def last(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, float]:
-    """The numbers of the last epoch of a run."""
     reports = list(epochs(config, seed, workdir=folder))
     return {name: it for name, it in reports[-1].metrics.items() if not name.startswith("system/")}
 
@@ -140,7 +139,6 @@ LARGE = torch.arange(512)
 
 
 def large_bank() -> Bank:
-    """One whose batches have a megabyte."""
     return Bank("features", "views", steps=1, per_epoch=1, like=torch.empty(len(LARGE), 512))
 
 
@@ -205,7 +203,7 @@ def test_what_was_used_lately_makes_no_room(cache: Path, bound: Callable[[float]
     assert len(files(cache)) == 1  # nothing is deleted for what would not fit either
 
 
-def test_views_leave_features_a_quarter_of_room(
+def test_views_leave_features_a_quarter_of_the_room(
     cache: Path, bound: Callable[[float], None]
 ) -> None:
     views = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
@@ -217,7 +215,7 @@ def test_views_leave_features_a_quarter_of_room(
     assert reads(bank())
 
 
-def test_half_of_the_disks_free_room_stays_free(
+def test_half_of_what_the_disk_has_free_stays_free(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for free, kept in ((2 * SIZE - 2, 0), (2 * SIZE, 1)):
@@ -284,7 +282,7 @@ def test_another_teacher_data_or_view_has_another_name(teacher: Teacher, change:
     assert (views == own_views) == (change in OF_THE_TEACHER)
 
 
-def test_names_know_seed_batch_and_revision(
+def test_another_seed_batch_or_revision_has_another_name(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = [names(teacher), names(teacher, 1), names(teacher, 0, 8)]
@@ -360,7 +358,7 @@ def test_what_a_run_lacks_of_an_epoch_it_computes(
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_second_pass_asks_no_more(
+def test_a_second_pass_and_its_parts_ask_once_a_batch(
     toy_config: Config, computed: list[int], tmp_path: Path
 ) -> None:
     """`sam` computes the loss of a step twice."""
@@ -398,7 +396,6 @@ ASK = {name for name in CASES if "car_ft" in name} | {"clip_adapter", "lipsum_ft
 
 
 def trained_by(run: Run) -> dict[str, Tensor]:
-    """The state after all epochs."""
     with run.teacher.loader:
         list(run.epochs())
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
@@ -434,7 +431,6 @@ def test_every_algorithm_trains_to_the_same_weights_with_the_bank_and_without(
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many fixed views were made, call by call."""
     sizes: list[int] = []
     views = Source.views
 
@@ -482,7 +478,6 @@ def pictures(root: Path, suffix: str, count: int, tests: int, seed: int = 0) -> 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were decoded."""
     files: list[Path] = []
 
     def counted(path: Path, **how: Any) -> Image.Image:

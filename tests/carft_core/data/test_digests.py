@@ -111,7 +111,7 @@ def declared(root: Path) -> FamilyData:
 
 
 @pytest.mark.parametrize("opened", [fixed, declared], ids=lambda it: it.__name__)
-def test_permuted_labels_are_other_data(
+def test_permuted_labels_of_own_images_are_other_data(
     opened: Callable[[Path], FamilyData], tmp_path: Path
 ) -> None:
     """Of class folders whose images have the same names, and other sizes."""
@@ -131,8 +131,6 @@ def test_permuted_labels_are_other_data(
 
 
 def swapped(file: str, one: str, other: str) -> Edit:
-    """Exchange two pieces of a table of text."""
-
     def edit(root: Path) -> None:
         text = (root / file).read_text()
         assert one in text
@@ -143,20 +141,16 @@ def swapped(file: str, one: str, other: str) -> Edit:
 
 
 def reversed_mat(root: Path) -> None:
-    """Give the cars of train the labels of one another."""
     file = root / "stanford_cars/devkit/cars_train_annos.mat"
     annotations = loadmat(file)["annotations"]
     annotations["class"] = annotations["class"][:, ::-1]
     savemat(file, {"annotations": annotations})
 
 
+CATEGORIES = wilds_tree.CATEGORIES[:2]
 TABLES: dict[str, Edit] = {
     "iwildcam": swapped(f"{wilds_tree.IWILDCAM}/metadata.csv", "train,0,0,0,", "train,0,1,0,"),
-    "fmow": swapped(
-        f"{wilds_tree.FMOW}/rgb_metadata.csv",
-        f",{wilds_tree.CATEGORIES[0]},",
-        f",{wilds_tree.CATEGORIES[1]},",
-    ),
+    "fmow": swapped(f"{wilds_tree.FMOW}/rgb_metadata.csv", *(f",{it}," for it in CATEGORIES)),
     "stanford_cars": reversed_mat,
     "fgvc_aircraft": swapped(
         "fgvc-aircraft-2013b/data/images_variant_trainval.txt", " 707-320", " 727-200"
@@ -165,7 +159,7 @@ TABLES: dict[str, Edit] = {
 
 
 @pytest.mark.parametrize("family", TABLES)
-def test_so_are_those_of_a_table(
+def test_permuted_labels_of_a_table_are_other_data(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if family in ("iwildcam", "fmow"):

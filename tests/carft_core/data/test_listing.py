@@ -58,7 +58,7 @@ def test_one_of_the_folders_may_be_listed_alone(folder: Path, listed: list[str])
     assert listed == ["b"]
 
 
-def test_images_are_in_order_of_folders_and_names_and_listed_once(
+def test_images_stand_in_the_order_of_folders_and_names_and_are_looked_at_once(
     folder: Path, listed: list[str]
 ) -> None:
     before = sorted(folder.rglob("*"))

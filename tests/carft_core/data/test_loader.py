@@ -80,7 +80,6 @@ def a_pass(count: int, number: int = 1, batch_size: int = 4) -> range:
 def loaded(
     split: Split, *, seed: int | None = None, epoch: int = 1, batch_size: int = 4, workers: int = 0
 ) -> list[tuple[list[int], list[int], list[int]]]:
-    """One pass."""
     batches = batches_of(split, seed=seed, batch_size=batch_size)
     with loader_of(split, workers=workers) as loader:
         return [
@@ -95,7 +94,7 @@ def loaded(
     seed=st.one_of(st.none(), st.integers(0, 2**63 - 1)),
 )
 @settings(deadline=None)
-def test_every_item_comes_once_with_its_label_and_view(
+def test_every_item_comes_once_an_epoch_with_its_own_label_and_view(
     count: int, batch_size: int, seed: int | None
 ) -> None:
     split = numbered(count)
@@ -134,7 +133,7 @@ def test_a_batch_is_one_call_of_the_split_by_seed_and_pass() -> None:
         assert items == shuffled(11, seed=3, epoch=number).tolist()
 
 
-def test_orders_differ_between_seeds_epochs_and_streams_and_are_the_same_everywhere() -> None:
+def test_orders_differ_between_seeds_epochs_and_streams_not_machines() -> None:
     """Kept results rest on it: a change here makes every run another run."""
     assert shuffled(10, seed=0, epoch=1).tolist() == [1, 9, 2, 8, 3, 5, 0, 4, 7, 6]
     orders = {
@@ -268,11 +267,13 @@ def test_two_iterations_at_once_are_refused(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_asking_for_pinned_memory_is_harmless_without_cuda(workers: int) -> None:
+def test_pinned_memory_is_harmless_without_cuda_and_a_gpu_gets_most_cores(workers: int) -> None:
     split = numbered(2)
     with Loader({"train": split}, transform=TRANSFORM, workers=workers, pin_memory=True) as loader:
         (batch,) = loader.steps(batches_of(split), range(1))
         assert batch.images.is_pinned() == (workers > 0 and torch.cuda.is_available())
+    assert [default_workers("cuda", cores) for cores in (1, 2, 8, 64)] == [1, 1, 7, 16]
+    assert default_workers("cpu", 8) == 0
 
 
 def test_workers_that_are_not_forked_load_the_same() -> None:
@@ -309,17 +310,11 @@ def test_workers_are_sent_no_objects_by_the_row() -> None:
     assert len(things) < 200
 
 
-def test_a_gpu_gets_all_cores_but_one_and_a_cpu_keeps_its_own() -> None:
-    assert [default_workers("cuda", cores) for cores in (1, 2, 8, 64)] == [1, 1, 7, 16]
-    assert default_workers("cpu", 8) == 0
-
-
 Batch = list[tuple[int, int]]
 """Of each item its index and the pass that its view is of."""
 
 
 def grouped(sizes: Sequence[int], *, in_groups: bool = True) -> Split:
-    """Items of groups in turn."""
     names = tuple(f"group {place}" for place, size in enumerate(sizes) for _ in range(size))
     return numbered(len(names), groups=names if in_groups else None)
 

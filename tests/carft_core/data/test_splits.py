@@ -34,7 +34,6 @@ class Places(Source):
 
 
 def split_of(units: Sequence[str], labels: Sequence[int], **fields: Any) -> Split:
-    """Items of given units and labels."""
     return Split(
         ids=tuple(f"{unit}#{index}" for index, unit in enumerate(units)),
         units=tuple(units),
@@ -107,18 +106,14 @@ def test_what_is_carved_depends_on_names_not_on_their_order(seed: int, random: o
     assert set(first.units) == set(second.units)
 
 
-def test_split_seeds_carve_differently_and_the_same_seed_carves_the_same() -> None:
+def test_split_seeds_carve_differently_and_keep_no_carved_part_in_disguise() -> None:
     whole = unit_split([20, 20])
     carved = [carve(whole, val_fraction=0.2, split_seed=seed)[1].ids for seed in range(8)]
     assert len(set(carved)) == 8
     assert carve(whole, val_fraction=0.2, split_seed=3)[1].ids == carved[3]
-
-
-def test_the_kept_fraction_is_not_the_carved_part_in_disguise() -> None:
     whole = unit_split([200])
     _, val = carve(whole, val_fraction=0.5, split_seed=0)
-    kept = take_fraction(whole, 0.5, 0)
-    assert 30 < len(set(val.ids) & set(kept.ids)) < 70
+    assert 30 < len(set(val.ids) & set(take_fraction(whole, 0.5, 0).ids)) < 70
 
 
 def test_a_single_unit_of_a_class_and_a_unit_of_several_classes_are_refused() -> None:
@@ -180,16 +175,6 @@ def test_an_official_val_split_is_kept(root: Path) -> None:
     assert open_data(config(root)) is not open_data(config(root, split_seed=1))
 
 
-def test_a_relative_root_is_read_from_where_the_process_stands(
-    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    monkeypatch.chdir(root.parent)
-    assert len(open_data(config(root.name)).train) == 18
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(RequestError, match="does not exist"):
-        open_data(config(root.name))
-
-
 def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
     for name in ("c-fog-1", "c-fog-2", "c-snow-1", "r"):
         (root / "shifts" / name / "cat").mkdir(parents=True)
@@ -209,6 +194,13 @@ def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
         chosen("c-f")
 
 
-def test_an_unknown_family_is_refused_with_the_nearest_name() -> None:
+def test_a_relative_root_is_read_from_where_the_process_stands(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.chdir(root.parent)
+    assert len(open_data(config(root.name)).train) == 18
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(RequestError, match="does not exist"):
+        open_data(config(root.name))
     with pytest.raises(RequestError, match="did you mean 'image_folder'"):
         open_data(DataConfig(family="image_folders"))

@@ -150,17 +150,11 @@ PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (
-            {"labels": np.array([0, 1, 2, 7, 1, 7])},
-            "memory, test: labels must be indices of the 3 classes, 0 to 2; that of test/3 is 7",
-        ),
+        ({"labels": np.array([0, 1, 2, 7, 1, 7])}, "test: labels must be indices of the 3 classes"),
         ({"labels": np.array([0, 1, 2, -1, 1, 2])}, "that of test/3 is -1"),
         ({"labels": np.zeros(6)}, "memory, test: labels must be int64, a tensor [6], got torch.fl"),
         ({"labels": np.arange(6) % 2}, "memory, test: no image of the classes [2] (two); where"),
-        (
-            {"pixels": PIXELS.astype(np.float32)},
-            "memory, test: pixels must be uint8 [N, H, W, 3], got float32 [6, 8, 8, 3]",
-        ),
+        ({"pixels": PIXELS.astype(np.float32)}, "must be uint8 [N, H, W, 3], got float32 [6, 8"),
         ({"pixels": PIXELS.transpose(0, 3, 1, 2)}, "got uint8 [6, 3, 8, 8]"),
         ({"pixels": PIXELS[:5]}, "data.family: memory: IndexError: index 5"),
     ],

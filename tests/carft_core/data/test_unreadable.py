@@ -63,7 +63,6 @@ def unread(root: Path, monkeypatch: pytest.MonkeyPatch) -> FamilyData:
 
 @pytest.fixture
 def never_again(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on no image may be looked at."""
     fail = lambda *_: pytest.fail("looked at again")  # noqa: E731
     return lambda: monkeypatch.setattr(module, "_bad_files", fail)
 
@@ -94,7 +93,7 @@ def test_all_bad_files_are_refused_beforehand(root: Path, monkeypatch: pytest.Mo
         opened(root, "refuse")
 
 
-def test_bad_files_are_left_out_and_told(
+def test_bad_files_are_left_out_named_and_counted(
     root: Path, toy_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = opened(toy_root, "refuse")

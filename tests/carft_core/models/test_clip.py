@@ -319,7 +319,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     return calls
 
 
-def test_a_tokenizer_of_a_models_own_is_loaded_without_its_code(
+def test_a_tokenizer_of_a_models_own_is_open_clips_and_loaded_without_running_its_code(
     edited: Edit, loaded: Loaded
 ) -> None:
     options = {"clean": "canonicalize"}
@@ -352,7 +352,7 @@ def test_texts_are_cut_from_the_length_on_at_which_open_clip_cuts(tiny_clip: Ope
 
 @pytest.mark.parametrize("kind", ["end", "start, end", "padded by the end mark", "class mark last"])
 @pytest.mark.parametrize("length", [5, 9])
-def test_cut_texts_are_found_by_any_tokenizer(
+def test_cut_texts_are_found_with_every_kind_of_tokenizer(
     tiny_clip: OpenedClip, kind: str, length: int
 ) -> None:
     start, end, mark, padding = 1, 2, 3, 2 if kind == "padded by the end mark" else 0
@@ -422,7 +422,7 @@ def test_the_digest_is_of_the_tokenizer_too_that_a_folder_brings(
     ],
     ids=str,
 )
-def test_a_tower_that_draws_at_random_is_known(
+def test_an_image_tower_that_draws_at_random_while_it_trains_is_known(
     vision: dict[str, object], expected: bool, edited: Edit
 ) -> None:
     folder = str(edited("vision_cfg", image_size=224, **vision))

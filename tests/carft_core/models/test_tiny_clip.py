@@ -200,7 +200,7 @@ def test_an_export_is_an_open_clip_model(name: str, tmp_path: Path) -> None:
     assert torch.allclose(opened.encode_text(text), model.encode_text(text), atol=0.02)
 
 
-def test_a_distilled_model_keeps_the_text_tower_and_nears_the_teachers_images(
+def test_a_distilled_model_keeps_the_text_tower_and_comes_closer_to_the_teachers_images(
     tmp_path: Path,
 ) -> None:
     recipe = replace(DISTILLED, steps=6, cooldown=4, batch_size=8)

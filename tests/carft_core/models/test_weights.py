@@ -55,7 +55,7 @@ class RunsCode:
         ),
     ],
 )
-def test_open_clips_every_layout_is_read(
+def test_every_layout_in_which_open_clip_weights_come_is_read(
     tmp_path: Path, file: str, content: dict[str, Any]
 ) -> None:
     (save_file if file.endswith("safetensors") else torch.save)(content, tmp_path / file)
@@ -176,24 +176,18 @@ def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
         read_state(tmp_path / "w.pt")
 
 
-def test_half_precision_weights_become_the_models_float32() -> None:
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_half_precision_and_a_logit_scale_of_any_shape_fit_and_openais_numbers_go(
+    shape: tuple[int, ...],
+) -> None:
     model = nn.Linear(3, 2)
-    fitted(model, {key: value.half() for key, value in STATE.items()})
+    model.logit_scale = nn.Parameter(torch.zeros(shape))
+    scale = torch.full((1,) if shape == () else (), 4.5)
+    halves = {key: value.half() for key, value in STATE.items()}
+    fitted(model, {**halves, "logit_scale": scale, "input_resolution": torch.tensor(224)})
+    assert float(model.logit_scale.detach()) == 4.5
     assert model.weight.dtype == torch.float32
     assert torch.equal(model.weight, STATE["weight"])
-
-
-@pytest.mark.parametrize("shape", [(), (1,)])
-def test_a_logit_scale_fits_in_any_shape_and_openais_numbers_go(shape: tuple[int, ...]) -> None:
-    class WithScale(nn.Linear):
-        def __init__(self) -> None:
-            super().__init__(3, 2)
-            self.logit_scale = nn.Parameter(torch.zeros(shape))
-
-    model = WithScale()
-    scale = torch.full((1,) if shape == () else (), 4.5)
-    fitted(model, {**STATE, "logit_scale": scale, "input_resolution": torch.tensor(224)})
-    assert float(model.logit_scale.detach()) == 4.5
 
 
 def test_a_digest_is_read_once_and_anew_where_the_file_was_replaced(
@@ -257,7 +251,7 @@ def test_a_damaged_entry_of_the_cache_is_computed_anew_and_mended(
 
 
 @pytest.mark.parametrize("number", [1e38, float("nan")])
-def test_weights_that_overflow_are_refused(
+def test_weights_that_overflow_are_refused_when_texts_are_read(
     tiny_clip_files: Path, tmp_path: Path, number: float
 ) -> None:
     state = load_file(tiny_clip_files / "open_clip_model.safetensors")

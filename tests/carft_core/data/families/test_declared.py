@@ -219,7 +219,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("keys", "begin", "said"), WRONG, ids=lambda value: str(value)[:40])
-def test_a_misfit_is_told_with_its_line(
+def test_what_does_not_fit_is_told_with_its_line(
     root: Path, keys: dict[str, Any], begin: str, said: str
 ) -> None:
     found = refusal(root, **keys)

@@ -170,7 +170,7 @@ def test_images_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ILSVRC2012", "ILSVRC/Data/CLS-LOC"])
-def test_other_names_of_imagenet_change_nothing(
+def test_other_names_of_imagenet_are_known_and_change_nothing(
     imagenet_root: Path, tmp_path: Path, name: str
 ) -> None:
     place = tmp_path / name

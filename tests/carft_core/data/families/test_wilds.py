@@ -265,13 +265,10 @@ def as_folder(file: str) -> Change:
         (replaced("id_val,", "idval,"), "unknown split 'idval'; did you mean 'id_val'?"),
         (lambda it: shutil.rmtree(it / "train"), "lacks the folder train/ with its images"),
         (
-            lambda it: (it / "train" / "0-1.jpg").unlink(),
-            "train lacks 1 of the 6 images that the table names: 0-1.jpg",
+            lambda it: (it / "train/0-1.jpg").unlink(),
+            "lacks 1 of the 6 images that the table names",
         ),
-        (
-            lambda it: (it / "train" / "0-1.jpg").write_bytes(b""),
-            "has files that are empty or links to nothing: 0-1.jpg",
-        ),
+        (lambda it: (it / "train/0-1.jpg").write_bytes(b""), "are empty or links to nothing: 0-1"),
         (replaced("0-1.jpg", "0-0.jpg"), "its table names images twice: 0-0.jpg"),
         (replaced("0-1.jpg", "../metadata.csv"), "that the table names: ../metadata.csv"),
         (replaced("id_val,", "train,"), "its table names no image of id_val"),
@@ -357,7 +354,6 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
 
 @pytest.fixture
 def package(root: Path) -> Callable[[str], Any]:
-    """The package's data set of a family."""
     wilds = pytest.importorskip("wilds", reason="pip install wilds")
     return lambda family: wilds.get_dataset(family, root_dir=str(root), download=False)
 
