@@ -16,25 +16,14 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
-from carft_sweep.carft_core.data.transforms import (
-    ATTEMPTS,
-    AUGMENTATIONS,
-    Augmentation,
-    Box,
-    Transform,
-    _recipe,
-    box_by_height,
-    evaluation_view,
-    training_view,
-    view_seed,
-)
+from carft_sweep.carft_core.data import transforms as own
 
-DOMAINBED, LIPSUM = AUGMENTATIONS["domainbed"], AUGMENTATIONS["lipsum"]
-DRAWING = sorted(AUGMENTATIONS.keys() - {"none"})
+DOMAINBED, LIPSUM = own.AUGMENTATIONS["domainbed"], own.AUGMENTATIONS["lipsum"]
+DRAWING = sorted(own.AUGMENTATIONS.keys() - {"none"})
 
 
-def transform(augmentation: Augmentation, size: int = 24) -> Transform:
-    return Transform(size, (0.5,) * 3, (0.25,) * 3, augmentation=augmentation)
+def transform(augmentation: own.Augmentation, size: int = 24) -> own.Transform:
+    return own.Transform(size, (0.5,) * 3, (0.25,) * 3, augmentation=augmentation)
 
 
 def noise(width: int = 60, height: int = 45, seed: int = 0) -> Image.Image:
@@ -44,14 +33,14 @@ def noise(width: int = 60, height: int = 45, seed: int = 0) -> Image.Image:
 
 def numbers(seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(ATTEMPTS, 4, dtype=torch.float64, generator=generator)
+    return torch.rand(own.ATTEMPTS, 4, dtype=torch.float64, generator=generator)
 
 
 def view(
-    augmentation: Augmentation, index: int, image: Image.Image | None = None, **more: int
+    augmentation: own.Augmentation, index: int, image: Image.Image | None = None, **more: int
 ) -> torch.Tensor:
     place = {"seed": 0, "epoch": 1, "index": index} | more
-    return training_view(image or noise(), transform(augmentation), **place)
+    return own.training_view(image or noise(), transform(augmentation), **place)
 
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -70,7 +59,7 @@ RECIPES: dict[str, list[Any]] = {
 def by_seed(index: int, draw: Callable[[], Any]) -> Any:
     """What is drawn where the global generator has the seed of a view."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(view_seed(0, 1, index))
+        torch.default_generator.manual_seed(own.view_seed(0, 1, index))
         return draw()
 
 
@@ -83,14 +72,14 @@ def test_a_view_is_that_of_the_papers_own_recipe_to_the_pixel(
     image = noise(width, height)
     theirs = transforms.Compose([*RECIPES[name], transforms.PILToTensor()])
     expected = by_seed(index, lambda: theirs(image))
-    assert torch.equal(view(AUGMENTATIONS[name], index, image), expected)
+    assert torch.equal(view(own.AUGMENTATIONS[name], index, image), expected)
 
 
 def test_lipsums_views_are_its_crop_mirrored_half_of_the_time() -> None:
     image, mirrored = noise(40, 30), 0
     for index in range(400):
-        drawn = by_seed(index, lambda: torch.rand(ATTEMPTS, 4, dtype=torch.float64))
-        box = box_by_height(40, 30, drawn, LIPSUM)
+        drawn = by_seed(index, lambda: torch.rand(own.ATTEMPTS, 4, dtype=torch.float64))
+        box = own.box_by_height(40, 30, drawn, LIPSUM)
         crop = F.pil_to_tensor(F.resized_crop(image, *box, [24, 24], BICUBIC))
         ours = view(LIPSUM, index, image)
         is_mirrored = not torch.equal(ours, crop)
@@ -100,8 +89,8 @@ def test_lipsums_views_are_its_crop_mirrored_half_of_the_time() -> None:
 
 
 def test_seeds_of_views_are_far_apart_and_the_same_on_every_machine() -> None:
-    assert view_seed(0, 1, 2) == 9447251188159676786
-    seeds = {view_seed(s, e, i) % 2**32 for s in range(3) for e in range(3) for i in range(200)}
+    assert own.view_seed(0, 1, 2) == 9447251188159676786
+    seeds = {own.view_seed(s, e, i) % 2**32 for s in range(3) for e in range(3) for i in range(200)}
     assert len(seeds) == 1800
 
 
@@ -109,7 +98,7 @@ def test_crops_and_mirror_images_are_spread_as_declared() -> None:
     """Over many rows, whose generators are seeded one by one and not in a stream."""
     count, ramp = 2000, np.tile(np.arange(128, dtype=np.uint8)[None, :, None] * 2, (128, 1, 3))
     image = Image.fromarray(ramp)
-    only = Augmentation(area=(0.25, 0.25), ratio=(1.0, 1.0), flip=0.5)
+    only = own.Augmentation(area=(0.25, 0.25), ratio=(1.0, 1.0), flip=0.5)
     middle = torch.stack([view(only, index, image)[0, 12].float() for index in range(count)])
     mirrored = int((middle[:, 0] > middle[:, -1]).sum())
     assert abs(mirrored - count / 2) < 5 * math.sqrt(count / 4)
@@ -119,15 +108,15 @@ def test_crops_and_mirror_images_are_spread_as_declared() -> None:
 
 
 def test_none_trains_on_the_evaluation_view() -> None:
-    plain = transform(AUGMENTATIONS["none"])
-    views = [training_view(noise(), plain, seed=0, epoch=e, index=e) for e in range(3)]
-    assert all(torch.equal(view, evaluation_view(noise(), plain)) for view in views)
+    plain = transform(own.AUGMENTATIONS["none"])
+    views = [own.training_view(noise(), plain, seed=0, epoch=e, index=e) for e in range(3)]
+    assert all(torch.equal(view, own.evaluation_view(noise(), plain)) for view in views)
 
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_a_view_depends_on_seed_epoch_and_index_and_on_nothing_else(name: str) -> None:
     # Of 60 x 45 pixels few crops are as wide as 4:3, and many views are the same central one.
-    chosen, image = AUGMENTATIONS[name], noise(200, 190)
+    chosen, image = own.AUGMENTATIONS[name], noise(200, 190)
     torch.manual_seed(0)
     first, state = view(chosen, 0, image), torch.get_rng_state()
     torch.manual_seed(1)
@@ -139,7 +128,7 @@ def test_a_view_depends_on_seed_epoch_and_index_and_on_nothing_else(name: str) -
 
 
 def test_what_is_not_declared_is_not_done() -> None:
-    (crop,) = _recipe(Augmentation(), 24).transforms
+    (crop,) = own._recipe(own.Augmentation(), 24).transforms
     assert isinstance(crop, v2.RandomResizedCrop)
 
 
@@ -149,11 +138,11 @@ def test_what_is_not_declared_is_not_done() -> None:
 def test_lipsums_crop_lies_inside_and_shows_a_tenth_or_is_the_central_square(
     width: int, height: int, seed: int
 ) -> None:
-    box = box_by_height(width, height, numbers(seed), LIPSUM)
+    box = own.box_by_height(width, height, numbers(seed), LIPSUM)
     assert 0 <= box.top <= height - box.height
     assert 0 <= box.left <= width - box.width
     side = int(224 / 256 * min(width, height))
-    central = Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+    central = own.Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
     assert (width, height) != (2000, 100) or box == central
     if box != central:
         assert 0.1 <= box.width * box.height / (width * height) < 1

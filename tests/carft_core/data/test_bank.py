@@ -203,9 +203,7 @@ def test_what_was_used_lately_makes_no_room(cache: Path, bound: Callable[[float]
     assert len(files(cache)) == 1  # nothing is deleted for what would not fit either
 
 
-def test_views_leave_features_a_quarter_of_the_room(
-    cache: Path, bound: Callable[[float], None]
-) -> None:
+def test_views_leave_features_a_quarter_of_all(cache: Path, bound: Callable[[float], None]) -> None:
     views = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     bound(4 * 3 * (views.nbytes + 4))
     for name in ("first", "second", "third", "fourth"):
@@ -215,9 +213,7 @@ def test_views_leave_features_a_quarter_of_the_room(
     assert reads(bank())
 
 
-def test_half_of_what_the_disk_has_free_stays_free(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_of_the_disks_free_bytes_is_left(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, kept in ((2 * SIZE - 2, 0), (2 * SIZE, 1)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         bank().write(0, ROWS, FEATURES)

@@ -352,9 +352,7 @@ def test_texts_are_cut_from_the_length_on_at_which_open_clip_cuts(tiny_clip: Ope
 
 @pytest.mark.parametrize("kind", ["end", "start, end", "padded by the end mark", "class mark last"])
 @pytest.mark.parametrize("length", [5, 9])
-def test_cut_texts_are_found_with_every_kind_of_tokenizer(
-    tiny_clip: OpenedClip, kind: str, length: int
-) -> None:
+def test_any_tokenizers_cut_texts_are_found(tiny_clip: OpenedClip, kind: str, length: int) -> None:
     start, end, mark, padding = 1, 2, 3, 2 if kind == "padded by the end mark" else 0
     before = [start] if kind in ("start, end", "class mark last") else []
     after = [mark] if kind == "class mark last" else []

@@ -117,9 +117,7 @@ def test_no_invalid_set_can_be_made_and_the_digest_is_of_templates_in_order_only
 
 
 @pytest.mark.parametrize("name", ["openai", "simple", "domain_words"])
-def test_class_weights_equal_open_clips_zero_shot_classifier(
-    tiny_clip: OpenedClip, name: str
-) -> None:
+def test_class_weights_are_open_clips_zero_shot_weights(tiny_clip: OpenedClip, name: str) -> None:
     templates = template_set(name)
     # open_clip fills with str.format, which our odd name survives as an argument.
     expected = open_clip.build_zero_shot_classifier(
@@ -421,9 +419,7 @@ NO_MAPPING = "must be a mapping with `templates:`"
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_each_mistake_in_yaml_is_told_with_its_place(
-    tmp_path: Path, text: str, messages: list[str]
-) -> None:
+def test_mistakes_in_yaml_are_told_by_place(tmp_path: Path, text: str, messages: list[str]) -> None:
     path = written(tmp_path, "mine.yaml", text)
     with pytest.raises(RequestError) as caught:
         read_template_file(path)

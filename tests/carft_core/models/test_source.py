@@ -141,9 +141,7 @@ def test_a_name_that_could_be_nothing_is_refused_like_any_other(name: str) -> No
         *((name, None, r"a checkpoint file as model\.pretrained") for name in ("/no", __file__)),
     ],
 )
-def test_a_wrong_name_is_refused_with_what_can_be(
-    name: str, pretrained: str | None, message: str
-) -> None:
+def test_a_wrong_name_is_told_what_can_be(name: str, pretrained: str | None, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         find_model(name, pretrained)
 
@@ -245,7 +243,7 @@ def test_a_download_that_fails_names_the_way_without_a_network(
     assert not offline.exists()
 
 
-def test_without_a_network_only_one_name_is_waited_for(
+def test_without_a_network_one_name_is_tried(
     offline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []

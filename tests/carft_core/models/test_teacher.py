@@ -117,9 +117,7 @@ def test_so_are_libraries_that_make_views(setup: RunSetup, monkeypatch: pytest.M
     assert setup.teacher.cached_features("id/val") is None
 
 
-def test_a_split_of_the_same_images_under_another_name_is_the_same(
-    setup: RunSetup, cache: Path
-) -> None:
+def test_a_split_of_the_same_images_by_another_name_is_known(setup: RunSetup, cache: Path) -> None:
     known = setup.teacher
     splits, digests = known.splits["ood/dark"], known.digests["ood/dark"]
     named = replace(known, splits={"ood/again": splits}, digests={"ood/again": digests})

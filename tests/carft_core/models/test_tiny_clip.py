@@ -18,22 +18,13 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.models.source import BUILTIN
+from tools.builtin import tiny_clip
 from tools.builtin.batches import Batches, related
 from tools.builtin.corpus import Corpus
 from tools.builtin.manifest import Item, Pair, read_classes, subset_of
 from tools.builtin.source import Drawing
-from tools.builtin.tiny_clip import (
-    Recipe,
-    Training,
-    contrastive_loss,
-    export,
-    learning_rate,
-    model_name,
-    so_far,
-    train,
-)
 
-NAME = model_name("builtin")
+NAME = tiny_clip.model_name("builtin")
 WEIGHTS = "open_clip_model.safetensors"
 
 
@@ -44,7 +35,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(name: str) -> open_clip.CLIP:
-    model: open_clip.CLIP = open_clip.create_model(model_name(name))
+    model: open_clip.CLIP = open_clip.create_model(tiny_clip.model_name(name))
     return model.eval()
 
 
@@ -137,7 +128,7 @@ def _corpus(count: int) -> Corpus:
     return Corpus(pairs, pixels, flags, items, pixels[:2], flags[:2])
 
 
-SHORT = Recipe(steps=2, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1)
+SHORT = tiny_clip.Recipe(steps=2, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1)
 DISTILLED = replace(SHORT, distillation=8.0)
 
 
@@ -149,7 +140,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, work = _corpus(20), tmp_path / "killed"
-    whole = train("builtin_vit", DISTILLED, corpus, tmp_path / "whole", every=2)
+    whole = tiny_clip.train("builtin_vit", DISTILLED, corpus, tmp_path / "whole", every=2)
 
     def die(*_: object) -> None:
         raise KilledError
@@ -158,9 +149,9 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     monkeypatch.setattr("tools.builtin.tiny_clip._write_log", die)
     for _ in range(DISTILLED.steps):
         with pytest.raises(KilledError):
-            train("builtin_vit", DISTILLED, corpus, work, every=2, seconds=0)
+            tiny_clip.train("builtin_vit", DISTILLED, corpus, work, every=2, seconds=0)
     monkeypatch.undo()
-    resumed = train("builtin_vit", DISTILLED, corpus, work, every=2)
+    resumed = tiny_clip.train("builtin_vit", DISTILLED, corpus, work, every=2)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     logs = [torch.load(folder / "last.pt")["log"] for folder in (work, tmp_path / "whole")]
@@ -171,12 +162,12 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
 def test_what_a_recipe_says_of_later_steps_may_change(tmp_path: Path) -> None:
     recipe = replace(SHORT, steps=100, cooldown=20, all_concepts_from=50)
     other = replace(recipe, steps=90, cooldown=10, all_concepts_from=60)
-    assert so_far(recipe, 50) == so_far(other, 50)
-    assert so_far(recipe, 51) != so_far(other, 51)
+    assert tiny_clip.so_far(recipe, 50) == tiny_clip.so_far(other, 50)
+    assert tiny_clip.so_far(recipe, 51) != tiny_clip.so_far(other, 51)
     shorter = replace(recipe, steps=90, cooldown=10)
-    assert so_far(recipe, 80) == so_far(shorter, 80)
-    assert so_far(recipe, 81) != so_far(shorter, 81)
-    training = Training("builtin", recipe)
+    assert tiny_clip.so_far(recipe, 80) == tiny_clip.so_far(shorter, 80)
+    assert tiny_clip.so_far(recipe, 81) != tiny_clip.so_far(shorter, 81)
+    training = tiny_clip.Training("builtin", recipe)
     training.step = 50
     training.save(tmp_path / "last.pt")
     training.step, training.recipe = 0, other
@@ -188,10 +179,10 @@ def test_what_a_recipe_says_of_later_steps_may_change(tmp_path: Path) -> None:
 
 
 def test_an_export_is_an_open_clip_model(name: str, tmp_path: Path) -> None:
-    model = Training(name, SHORT).result()
+    model = tiny_clip.Training(name, SHORT).result()
     shutil.copy(BUILTIN[name] / "open_clip_config.json", tmp_path)
-    tokenizer = open_clip.get_tokenizer(model_name(name))
-    export(model, tokenizer, _corpus(20), tmp_path / WEIGHTS)
+    tokenizer = open_clip.get_tokenizer(tiny_clip.model_name(name))
+    tiny_clip.export(model, tokenizer, _corpus(20), tmp_path / WEIGHTS)
     opened = open_clip.create_model(f"local-dir:{tmp_path}").train()
     assert torch.equal(opened.logit_scale, model.logit_scale.half().float())
     views = torch.rand(2, 3, 32, 32)
@@ -200,12 +191,10 @@ def test_an_export_is_an_open_clip_model(name: str, tmp_path: Path) -> None:
     assert torch.allclose(opened.encode_text(text), model.encode_text(text), atol=0.02)
 
 
-def test_a_distilled_model_keeps_the_text_tower_and_comes_closer_to_the_teachers_images(
-    tmp_path: Path,
-) -> None:
+def test_a_distilled_model_keeps_the_text_tower_and_nears_the_teacher(tmp_path: Path) -> None:
     recipe = replace(DISTILLED, steps=6, cooldown=4, batch_size=8)
-    untrained = Training("builtin_vit", recipe).clip
-    trained = train("builtin_vit", recipe, _corpus(20), tmp_path)
+    untrained = tiny_clip.Training("builtin_vit", recipe).clip
+    trained = tiny_clip.train("builtin_vit", recipe, _corpus(20), tmp_path)
     teacher = open_clip.create_model(NAME)
     for key, value in teacher.state_dict().items():
         if not key.startswith("visual."):
@@ -222,15 +211,17 @@ def test_the_loss_is_least_on_the_diagonal_and_a_name_within_another_is_no_wrong
     spared[0, 1] = spared[1, 0] = spared[2, 3] = spared[3, 2] = True
     assert torch.equal(related(names), spared)
     features, scale = torch.ones(4, 1), torch.tensor(1.0)
-    assert float(contrastive_loss(features, features, scale, spared)) == pytest.approx(np.log(3))
+    assert float(tiny_clip.contrastive_loss(features, features, scale, spared)) == pytest.approx(
+        np.log(3)
+    )
     features, scale, none = torch.eye(4), torch.tensor(20.0), torch.zeros_like(spared)
-    assert contrastive_loss(features, features, scale, none) < 1e-6
-    assert contrastive_loss(features, features.roll(1, 0), scale, none) > 10
+    assert tiny_clip.contrastive_loss(features, features, scale, none) < 1e-6
+    assert tiny_clip.contrastive_loss(features, features.roll(1, 0), scale, none) > 10
 
 
 def test_the_rate_stays_until_the_cooldown_where_there_is_one() -> None:
-    recipe = Recipe(steps=100, warmup=10, lr=1.0, cooldown=40)
-    rates = [learning_rate(recipe, step) for step in range(100)]
+    recipe = tiny_clip.Recipe(steps=100, warmup=10, lr=1.0, cooldown=40)
+    rates = [tiny_clip.learning_rate(recipe, step) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert set(rates[9:61]) == {1.0}
     assert rates[60:] == pytest.approx([(100 - step) / 40 for step in range(60, 100)])

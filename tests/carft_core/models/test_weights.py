@@ -177,9 +177,7 @@ def test_a_compressed_archive_is_refused_unread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])
-def test_half_precision_and_a_logit_scale_of_any_shape_fit_and_openais_numbers_go(
-    shape: tuple[int, ...],
-) -> None:
+def test_half_weights_any_scale_and_openais_numbers_fit_a_model(shape: tuple[int, ...]) -> None:
     model = nn.Linear(3, 2)
     model.logit_scale = nn.Parameter(torch.zeros(shape))
     scale = torch.full((1,) if shape == () else (), 4.5)

@@ -219,9 +219,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("keys", "begin", "said"), WRONG, ids=lambda value: str(value)[:40])
-def test_what_does_not_fit_is_told_with_its_line(
-    root: Path, keys: dict[str, Any], begin: str, said: str
-) -> None:
+def test_a_misfit_is_told_by_line(root: Path, keys: dict[str, Any], begin: str, said: str) -> None:
     found = refusal(root, **keys)
     begin = begin.replace("ROOT", str(root))
     assert any(line.startswith(begin) and said in line for line in found)

@@ -142,9 +142,7 @@ def test_classes_and_images_are_in_torchvisions_order(family: str, tmp_path: Pat
         ("domain_net", 6, 345, 586_575),
     ],
 )
-def test_the_published_sizes_are_the_papers(
-    family: str, domains: int, classes: int, images: int
-) -> None:
+def test_the_sizes_are_the_papers(family: str, domains: int, classes: int, images: int) -> None:
     found = FAMILIES[family]
     assert (len(found.domains), len(class_folders(family))) == (domains, classes)
     assert list(found.folders) == list(found.domains) == sorted(found.domains)
@@ -292,9 +290,7 @@ def test_only_what_has_domains_can_be_balanced() -> None:
         open_data(DataConfig(family="icon_shift", balanced=True))
 
 
-def test_a_folder_that_the_disk_does_not_give_is_named(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_no_disk_gives_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(folder: Path) -> Manifest:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
