@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.families.imagenet import IMAGENET
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.measure import predict
 from carft_sweep.carft_core.models.classifier import ImageClassifier, linear_head, tower_outputs
@@ -74,7 +74,7 @@ def test_zero_shot_on_imagenet_has_open_clips_logits(checkpoint: Path, imagenet_
     names, places = open_clip.IMAGENET_CLASSNAMES[650:660], (0, 134, 517, 999)
     clip, cpu = open_model(NAME, str(checkpoint)), torch.device("cpu")
     w_cls = class_weights(text_features(clip, template_set("simple"), names, device=cpu))
-    data = open_data(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
+    data = IMAGENET.open(DataConfig(family="imagenet", root=str(imagenet_root), shifts=()))
     teacher = bare_teacher(data.id_test.subset(places), clip.transform, batch_size=3)
     zero_shot = ImageClassifier(clip.image_tower, linear_head(clip.logit_scale * w_cls))
     (ours,) = predict([zero_shot], "id/test", teacher)

@@ -128,7 +128,7 @@ def _corpus(count: int) -> Corpus:
     return Corpus(pairs, pixels, flags, items, pixels[:2], flags[:2])
 
 
-SHORT = tiny_clip.Recipe(steps=2, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1)
+SHORT = tiny_clip.Recipe(steps=3, batch_size=4, warmup=1, cooldown=1, ema=0.5, all_concepts_from=1)
 DISTILLED = replace(SHORT, distillation=8.0)
 
 
