@@ -51,88 +51,90 @@ def gpu_node(cpus: int, *memory_mb: float | None) -> Node:
     return Node("m", cpus, len(gpus)).with_gpus(gpus)
 
 
-ONE_GPU, TWO_GPUS = gpu_node(8, 24_000.0), gpu_node(8, 24_000.0, 24_000.0)
+ONE_GPU, TWO_GPUS, FOUR_GPUS = (gpu_node(8, *[24_000.0] * gpus) for gpus in (1, 2, 4))
 
 
 @pytest.mark.parametrize(
-    ("machine", "keys", "options", "ray"),
+    ("keys", "options", "environ", "ray"),
     [
-        (Node("m", 8), {}, {}, False),
-        (Node("m", 8), {"engine": "ray"}, {}, True),
-        (Node("m", 8), {}, {"address": "head:6379"}, True),
-        (Node("m", 8), {"parallel": 1}, {"address": "head:6379"}, True),
-        (Node("m", 8), {"engine": "local"}, {"address": "local"}, False),
+        ({}, {}, None, False),
+        ({"engine": "ray"}, {}, None, True),
+        ({}, {"address": "head:6379"}, None, True),
+        ({"parallel": 1}, {"address": "head:6379"}, None, True),
+        ({"engine": "local"}, {"address": "local"}, None, False),
+        ({}, {}, "head:6379", True),
+        ({}, {"address": "local"}, "head:6379", False),
+        ({"engine": "local"}, {}, "head:6379", False),  # it is for every sweep of the shell
     ],
 )
 def test_auto_is_ray_where_there_is_a_cluster(
-    spec: MakeSpec, machine: Node, keys: dict[str, Any], options: dict[str, str], ray: bool
+    spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: dict[str, Any],
+    options: dict[str, str],
+    environ: str | None,
+    ray: bool,
 ) -> None:
-    assert is_ray(spec(machine, **keys), **options) is ray
+    sweep = spec(**keys)
+    if environ is not None:
+        monkeypatch.setenv("RAY_ADDRESS", environ)
+    assert is_ray(sweep, **options) is ray
 
 
-def test_a_cluster_is_not_named_in_vain(spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = spec(engine="local")
-    with pytest.raises(
-        RequestError, match=r"--address head:6379 .* engine is local; leave out one"
-    ):
-        is_ray(local, address="head:6379")
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # is for every sweep of this shell
-    assert not is_ray(local)
+def test_a_cluster_is_not_named_in_vain(spec: MakeSpec) -> None:
+    said = r"--address head:6379 .* engine is local; leave out one"
+    with pytest.raises(RequestError, match=said):
+        is_ray(spec(engine="local"), address="head:6379")
 
 
 MANY = {"seeds": 40}
 
 
-@pytest.mark.parametrize(
-    ("machine", "keys", "cpus", "at_once", "by_memory"),
-    [
-        (Node("m", 8), MANY, 1, 8, True),
-        (Node("m", 8), {"seeds": 3}, 2, 3, True),
-        (Node("m", 8), {"seeds": 1}, 8, 1, False),
-        (Node("m", 8), {**MANY, "parallel": 1}, 8, 1, False),
-        (Node("m", 8), {**MANY, "parallel": 3}, 2, 3, False),
-        (Node("m", 8), {**MANY, "resources": {"cpus": 3}}, 3, 2, True),
-        (Node("m", 8), {**MANY, "parallel": 4, "resources": {"cpus": 8}}, 8, 1, False),
-        (TWO_GPUS, MANY, 4, 2, False),
-        (TWO_GPUS, {**MANY, "resources": {"gpus": 2}}, 8, 1, False),
-        (TWO_GPUS, {**MANY, "resources": {"gpus": 0.5}}, 2, 4, False),
-        (TWO_GPUS, {**MANY, "resources": {"gpus": "auto"}}, 1, 8, True),
-        (Node("m", 8), {**MANY, "resources": {"gpus": "auto"}}, 1, 8, True),
-    ],
-)
-def test_runs_share_this_machine_evenly(
-    spec: MakeSpec, machine: Node, keys: dict[str, Any], cpus: int, at_once: int, by_memory: bool
-) -> None:
-    share = share_of_machine(spec(machine, **keys), machine)
-    assert (share.need.cpus, share.at_once, share.by_memory) == (cpus, at_once, by_memory)
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a local engine is made with."""
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(choosing, "LocalEngine", lambda **given: options.update(given))
+    return options
 
 
 @pytest.mark.parametrize(
-    ("machine", "keys", "devices", "threads"),
+    ("machine", "keys", "devices", "threads", "by_memory"),
     [
-        (Node("m", 8), {"parallel": 1}, [None], None),
-        (Node("m", 8), {"parallel": 1, "resources": {"cpus": 3}}, [None], 3),
-        (Node("m", 8), {"parallel": 2}, [None, None], 4),
-        (ONE_GPU, {"parallel": 1}, [None], None),
-        (TWO_GPUS, {}, ["GPU-0", "GPU-1"], 4),
-        (TWO_GPUS, {"parallel": 2, "resources": {"gpus": 0}}, ["", ""], 4),
-        (TWO_GPUS, {"resources": {"gpus": 0.5}}, ["GPU-0", "GPU-1", "GPU-0", "GPU-1"], 2),
-        (gpu_node(8, 1, 1, 1, 1), {"resources": {"gpus": 2}}, ["GPU-0,GPU-1", "GPU-2,GPU-3"], 4),
-        (ONE_GPU, {"resources": {"gpus": "auto"}}, ["GPU-0"] * 4, 2),
+        (Node("m", 8), {}, [None] * 8, 1, True),
+        (Node("m", 8), {"seeds": 3}, [None] * 3, 2, True),
+        (Node("m", 8), {"seeds": 1}, [None], None, False),
+        (Node("m", 8), {"parallel": 1}, [None], None, False),
+        (Node("m", 8), {"parallel": 3}, [None] * 3, 2, False),
+        (Node("m", 8), {"resources": {"cpus": 3}}, [None] * 2, 3, True),
+        (Node("m", 8), {"parallel": 1, "resources": {"cpus": 3}}, [None], 3, False),
+        (Node("m", 8), {"parallel": 4, "resources": {"cpus": 8}}, [None], 8, False),
+        (Node("m", 8), {"resources": {"gpus": "auto"}}, [None] * 8, 1, True),
+        (ONE_GPU, {"parallel": 1}, [None], None, False),
+        (ONE_GPU, {"resources": {"gpus": "auto"}}, ["GPU-0"] * 4, 2, True),
+        (TWO_GPUS, {}, ["GPU-0", "GPU-1"], 4, False),
+        (TWO_GPUS, {"parallel": 2, "resources": {"gpus": 0}}, ["", ""], 4, False),
+        (TWO_GPUS, {"resources": {"gpus": 2}}, ["GPU-0,GPU-1"], None, False),
+        (TWO_GPUS, {"resources": {"gpus": 0.5}}, ["GPU-0", "GPU-1"] * 2, 2, False),
+        (TWO_GPUS, {"resources": {"gpus": "auto"}}, ["GPU-0", "GPU-1"] * 4, 1, True),
+        (FOUR_GPUS, {"resources": {"gpus": 2}}, ["GPU-0,GPU-1", "GPU-2,GPU-3"], 4, False),
     ],
 )
-def test_each_worker_gets_its_gpus_and_its_share_of_the_threads(
+def test_runs_share_this_machine_evenly_and_each_gets_its_gpus_and_threads(
     spec: MakeSpec,
-    monkeypatch: pytest.MonkeyPatch,
+    made: dict[str, Any],
     machine: Node,
     keys: dict[str, Any],
     devices: list[str | None],
     threads: int | None,
+    by_memory: bool,
 ) -> None:
-    made: dict[str, Any] = {}
-    monkeypatch.setattr(choosing, "LocalEngine", lambda **options: made.update(options))
-    make_engine(spec(machine, **MANY, **keys))
+    sweep = spec(machine, **{**MANY, **keys})
+    make_engine(sweep)
     assert (made["devices"], made["threads"]) == (devices, threads)
+    assert (made["memory"] is not None) == by_memory
+    share = share_of_machine(sweep, machine)
+    assert (share.need.cpus, share.at_once) == (threads or 8, len(devices))
 
 
 @pytest.mark.parametrize(
@@ -141,13 +143,12 @@ def test_each_worker_gets_its_gpus_and_its_share_of_the_threads(
 )
 def test_gpus_auto_lets_as_many_share_one_as_its_memory_holds(
     spec: MakeSpec,
+    made: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     memory_mb: float | None,
     after: float,
     fits: int,
 ) -> None:
-    made: dict[str, Any] = {}
-    monkeypatch.setattr(choosing, "LocalEngine", lambda **options: made.update(options))
     make_engine(spec(gpu_node(8, memory_mb), **MANY, resources={"gpus": "auto"}))
     assert made["memory"].holds("GPU-0") == 1
     peak = round((after - CONTEXT_AT_MOST_MB) * 2**20)
@@ -184,33 +185,20 @@ def test_with_gpus_auto_ray_is_asked_for_a_share_that_the_smallest_gpu_has(
     assert need.gpus == gpus
 
 
-def test_an_address_in_the_environment_counts_until_another_is_given(
-    spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = spec()
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert is_ray(sweep)
-    assert not is_ray(sweep, address="local")
-
-
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
         ({"resources": {"gpus": 1}}, "one run needs 1 CPU, 1 GPU; there are\n  this machine: 8"),
         ({"resources": {"cpus": 9}}, "one run needs 9 CPUs, 0 GPUs; there are\n  this machine: 8"),
         ({"resources": {"custom": {"fast": 1}}}, "fast: engine local has no such thing"),
+        ({"engine": "ray", "resources": {"gpus": 2}}, "one run needs 1 CPU, 2 GPUs"),
     ],
 )
-def test_the_local_engine_refuses_what_this_machine_does_not_have(
+def test_what_this_machine_does_not_have_is_refused_before_any_ray_is_started(
     spec: MakeSpec, keys: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(RequestError, match=said):
         make_engine(spec(**keys))
-
-
-def test_no_ray_is_started_for_what_this_machine_lacks(spec: MakeSpec) -> None:
-    with pytest.raises(RequestError, match="one run needs 1 CPU, 2 GPUs"):
-        make_engine(spec(engine="ray", resources={"gpus": 2}))
 
 
 def test_engines_on_this_machine_are_made_without_starting_anything(spec: MakeSpec) -> None:

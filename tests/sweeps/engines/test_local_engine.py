@@ -37,21 +37,18 @@ def end_of_run(supervisor: Supervisor) -> Event:
 
 
 def test_a_worker_ignores_the_terminals_interrupt(on_local: MakeEngine, job: MakeJob) -> None:
-    recorder = Recorder([job("a", epochs=3)])
-
-    def decide(job: Job, report: Mapping[str, Any]) -> Decision:
-        del job
+    def decide(_: Job, report: Mapping[str, Any]) -> Decision:
         if report["epoch"] == 1:
             os.kill(recorder.pids()[0], signal.SIGINT)
         return Decision.CONTINUE
 
+    recorder = Recorder([job("a", epochs=3)])
     recorder.decide = decide
     on_local().run(recorder)
     assert recorder.events[-1] == ("finished", "a")
 
 
 def test_a_worker_that_died_between_two_runs_costs_none(job: MakeJob) -> None:
-    """Or died while it was given the second one, which nobody can know before."""
     supervisor = Supervisor(ENTRY)
     supervisor.begin(job("a"))
     pid = end_of_run(supervisor)["result"]["pid"]
@@ -121,7 +118,6 @@ def test_memory_that_pytorch_cannot_allocate_on_the_cpu_is_out_of_memory() -> No
 def test_two_processes_never_work_in_one_folder(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
-    """As when a driver was killed and its worker lives a moment longer."""
     other = Lock(tmp_path / ".locks" / "a.worker")
 
     class Releasing(Recorder):
@@ -177,7 +173,6 @@ def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
 def test_a_log_that_is_no_regular_file_is_neither_written_nor_read(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path, kind: str
 ) -> None:
-    """A home of others may hold one."""
     elsewhere, log = tmp_path / "bashrc", tmp_path / "a" / "log.txt"
     log.parent.mkdir()
     elsewhere.write_text("secret\n")
@@ -219,7 +214,6 @@ def test_a_run_has_none_of_the_drivers_secrets_and_what_it_needs_itself(
 def test_a_worker_reads_a_secret_that_runs_need_from_its_file(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a node that no command of ours has prepared."""
     file = tmp_path / "token"
 
     class Mending(Recorder):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -74,47 +74,52 @@ def go(tmp_path: Path) -> Callable[[Job], None]:
     return lambda _: (tmp_path / "go").touch()
 
 
-def test_as_many_runs_as_fit_are_there_at_once(
+def test_as_many_runs_as_fit_are_there_at_once_and_that_of_a_killed_actor_goes_on_in_another(
     on_ray: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
-    jobs: list[Job | Wait] = [job(d, do="wait") for d in "abc"]
-    recorder = Retrying(jobs)
-    begun: list[str] = []
+    def kill_one(_: Job) -> None:
+        if len(recorder.workers) == CORES:
+            victim.append(recorder.events[0][1])
+            os.kill(parent_of(recorder.pids()[0]), signal.SIGKILL)
 
-    def started(job: Job, worker: str) -> None:
-        Recorder.started(recorder, job, worker)
-        begun.append(job.digest)
-        if len(begun) == CORES:
-            (tmp_path / "go").touch()
-
-    recorder.started = started  # type: ignore[method-assign]
+    victim: list[str] = []
+    jobs: list[Job | Wait] = [job(digest, do="wait") for digest in "abc"]
+    recorder = Retrying(jobs, started_a=kill_one, started_b=kill_one, failed=go(tmp_path))
     on_ray(need=RunRequirements(1)).run(recorder)
-    assert set(begun[:CORES]) == {"a", "b"}
-    ends = [f"finished {digest}" for digest in "abc"]
-    assert sorted(recorder.order("finished")) == ends
-    first_end = min(recorder.events.index(("finished", d)) for d in "ab")
-    assert recorder.events.index(("started", "c")) > first_end
-    assert len(set(recorder.pids())) == CORES
+    ((lost, failure),) = recorder.failures.items()
+    assert [lost] == victim
+    assert (failure.kind, "epoch=1/2" in failure.log_tail) == ("preempted", True)
+    assert failure.message == "the run was lost: its worker process has died"
+    assert failure.node
+    told = recorder.order("started", "failed", "finished")
+    assert {*told[:2]} == {"started a", "started b"}
+    ends = [told.index(f"failed {lost}"), *(told.index(f"finished {digest}") for digest in "ab")]
+    assert told.index("started c") > min(ends)
+    assert (told.count(f"started {lost}"), {*recorder.results}) == (2, {*"abc"})
+    assert gone_within(10, recorder.pids()[0])
+    assert recorder.pids()[0] not in recorder.pids()[1:]
 
 
 def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begun(
     on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
-
     class Tenant:
         def here(self) -> bool:
             return True
 
+    class Waiting(Recorder):
+        def alive(self, job: Job) -> None:
+            super().alive(job)
+            if self.beats == 2:
+                engine.stop()
+
+    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
     tenant: Any = ray.remote(num_cpus=CORES)(Tenant).remote()
     ray.get(tenant.here.remote())
-    engine = on_ray()
-    recorder = Recorder([job("a"), job("b")])
-    threading.Timer(4, engine.stop).start()
+    engine, recorder = on_ray(), Waiting([job("a"), job("b")])
     engine.run(recorder)
     ray.kill(tenant)
     assert recorder.events == [("stopped", "a")]
-    assert recorder.beats >= 2
 
 
 @pytest.mark.slow
@@ -156,51 +161,6 @@ def test_ray_is_asked_for_a_share_that_fits_on_the_kind_of_gpu_that_a_sweep_name
     finally:
         for node in added:
             ray_nodes.remove_node(node)
-
-
-def test_a_killed_actor_takes_its_worker_along_and_the_run_goes_on_in_another(
-    on_ray: MakeEngine, job: MakeJob, tmp_path: Path
-) -> None:
-    recorder = Retrying(
-        [job("a", do="wait")],
-        started_a=lambda _: (
-            os.kill(parent_of(recorder.pids()[0]), signal.SIGKILL)
-            if len(recorder.workers) == 1
-            else go(tmp_path)(_)
-        ),
-    )
-    on_ray().run(recorder)
-    failure = recorder.failures["a"]
-    assert failure.kind == "preempted"
-    assert failure.message == "the run was lost: its worker process has died"
-    assert failure.node
-    assert "epoch=1/2" in failure.log_tail
-    assert recorder.order("started", "failed", "finished") == [
-        *["started a", "failed a", "started a", "finished a"]
-    ]
-    first, second = recorder.pids()
-    assert first != second
-    assert gone_within(10, first)
-
-
-@pytest.mark.slow  # below, the loop decides it without Ray
-def test_the_actor_of_a_real_ray_that_tells_nothing_is_given_up(
-    on_ray: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
-    monkeypatch.setattr(ray_loop, "GRACE", 2.0)
-    recorder = Retrying(
-        [job("a", do="wait")],
-        started_a=lambda _: (
-            os.kill(parent_of(recorder.pids()[0]), signal.SIGSTOP)
-            if len(recorder.workers) == 1
-            else go(tmp_path)(_)
-        ),
-    )
-    on_ray(silence=4).run(recorder)
-    failure = recorder.failures["a"]
-    assert (failure.kind, failure.message) == ("timeout", "nothing was heard of the node for 6 s")
-    assert recorder.events[-1] == ("finished", "a")
 
 
 @pytest.fixture(scope="module")
@@ -323,30 +283,28 @@ def test_an_actor_that_tells_nothing_is_given_up(
     assert (failure.kind, failure.message) == ("timeout", "nothing was heard of the node for 6 s")
 
 
-def left_out_of(config: Any) -> list[str]:
-    without: list[str] = json.loads(config["place"])["without"]
-    return without
-
-
 HEAD, FIRST, SECOND = Node("head", 4), Node("n1", 4, 1), Node("n2", 4, 1)
 
 
-def test_a_job_avoids_a_node_only_while_another_one_holds_a_run(job: MakeJob) -> None:
-    avoiding = replace(job("a"), avoid=("n1",))
-    loop = placing(Recorder([avoiding]), {"0": HEAD, "1": FIRST, "2": SECOND})
-    assert left_out_of(loop.next("t")) == ["1"]
-    loop = placing(Recorder([avoiding]), {"0": HEAD, "1": FIRST})
-    assert left_out_of(loop.next("t")) == []
-
-
-def test_nodes_that_hold_no_run_are_none_that_could_be_left(job: MakeJob) -> None:
-    handler = Quarantining([job("a")])
-    handler.bad = {"n1"}
-    loop = placing(handler, {"0": HEAD, "1": FIRST, "2": SECOND}, left_out={"2"})
-    # Nothing holds a run any more: the handler is asked, which says that it has given up.
-    assert left_out_of(loop.next("t")) == ["1", "2"]
-    handler = Quarantining([job("a")])
-    assert left_out_of(placing(handler, {"0": HEAD, "1": FIRST}).next("t")) == []
+@pytest.mark.parametrize(
+    ("avoid", "bad", "nodes", "left_out", "without"),
+    [
+        ("n1", "", "012", "", ["1"]),
+        ("n1", "", "01", "", []),
+        ("", "", "01", "", []),
+        # Nothing holds a run any more: the handler is asked, which says that it has given up.
+        ("", "n1", "012", "2", ["1", "2"]),
+    ],
+)
+def test_a_node_is_left_only_while_another_one_holds_a_run(
+    job: MakeJob, avoid: str, bad: str, nodes: str, left_out: str, without: list[str]
+) -> None:
+    handler = Quarantining([replace(job("a"), avoid=(avoid,))])
+    handler.bad = {bad}
+    known = {"0": HEAD, "1": FIRST, "2": SECOND}
+    loop = placing(handler, {id_: known[id_] for id_ in nodes}, left_out={*left_out})
+    found: Any = loop.next("t")
+    assert json.loads(found["place"])["without"] == without
 
 
 def test_a_node_that_was_refused_is_none_that_could_go_on(
@@ -372,18 +330,17 @@ def test_a_job_that_no_worker_was_given_is_stopped_at_the_end(job: MakeJob) -> N
     assert recorder.events == [("finished", "a"), ("stopped", "b")]
 
 
-def test_nodes_that_share_the_home_are_accepted(ray_nodes: Any, tmp_path: Path) -> None:
-    nodes = first_node(ray_nodes)
-    assert check_nodes(nodes, tmp_path).keys() == nodes.keys()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_node_that_does_not_see_the_home_is_named(ray_nodes: Any, tmp_path: Path) -> None:
+def test_nodes_that_see_the_home_and_what_is_imported_are_accepted_and_others_named(
+    ray_nodes: Any, tmp_path: Path
+) -> None:
     nodes = first_node(ray_nodes)
     (name,) = [node.name for node in nodes.values()]
-    with pytest.raises(RequestError) as refused:
+    gone = {"0123abcd" * 7: Node("gone-node", 1)}
+    assert check_nodes(nodes | gone, tmp_path).keys() == nodes.keys()
+    with pytest.raises(RequestError, match=rf"{re.escape(name)}: does not share the home"):
         check_nodes(nodes, tmp_path, seen_as=tmp_path / "on another disk")
-    assert f"{name}: does not share the home" in str(refused.value)
+    with pytest.raises(RequestError, match=r"does not see /nowhere/own\.py, which the sweep imp"):
+        check_nodes(nodes, tmp_path, imports=["installed_package", "/nowhere/own.py"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -401,18 +358,6 @@ def test_a_node_that_cannot_serve_is_left_out_while_another_can(
     assert "goes without a node of the cluster: n3: does not share the home" in caplog.text
 
 
-def test_a_node_that_lacks_an_imported_file_is_named(ray_nodes: Any, tmp_path: Path) -> None:
-    nodes = first_node(ray_nodes)
-    with pytest.raises(RequestError, match=r"does not see /nowhere/own\.py, which the sweep imp"):
-        check_nodes(nodes, tmp_path, imports=["installed_package", "/nowhere/own.py"])
-
-
-def test_a_node_that_has_gone_is_left_out(ray_nodes: Any, tmp_path: Path) -> None:
-    nodes = first_node(ray_nodes)
-    gone = {"0123abcd" * 7: Node("gone-node", 1)}
-    assert check_nodes(nodes | gone, tmp_path).keys() == nodes.keys()
-
-
 def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
     job: MakeJob, tmp_path: Path
 ) -> None:
@@ -426,29 +371,44 @@ def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
     assert not (tmp_path / "unshared").exists()
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(RequestError, match="cannot be a Ray client"):
-        ray_cluster._connect("ray://head:10001")
-    with pytest.raises(RequestError, match="at head cannot be used: Invalid address format"):
-        ray_cluster._connect("head")
-
-
 @pytest.mark.parametrize(
-    ("raised", "error", "said"),
+    ("address", "raised", "error", "said"),
     [
-        (ConnectionError("Failed"), ServiceUnreachable, r"Failed\. .* set RAY_AUTH_MODE=token and"),
-        (RuntimeError("Version mismatch"), RequestError, "cannot be used: Version mismatch"),
+        ("ray://head:10001", None, RequestError, "cannot be a Ray client"),
+        ("head", None, RequestError, "at head cannot be used: Invalid address format"),
+        ("auto", RuntimeError("of 2.9"), RequestError, r"cannot be used: of 2\.9"),
+        ("auto", ConnectionError("No"), ServiceUnreachable, r"No\. .* set RAY_AUTH_MODE=token and"),
     ],
 )
 def test_a_cluster_that_cannot_be_joined_is_said_with_what_ray_says(
-    raised: Exception, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+    address: str,
+    raised: Exception | None,
+    error: type[Exception],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def init(**_: object) -> None:
+        assert raised is not None
         raise raised
 
-    monkeypatch.setattr(ray, "init", init)
+    if raised is not None:
+        monkeypatch.setattr(ray, "init", init)
     with pytest.raises(error, match=said):
-        ray_cluster._connect("auto")
+        ray_cluster._connect(address)
+
+
+def test_ray_is_not_asked_where_no_head_listens_nor_on_a_machine_that_is_no_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ServiceUnreachable, match=rf"no Ray head answers at {address} \(.*refused"):
+        ray_cluster._connect(address)
+    monkeypatch.setattr(psutil, "process_iter", lambda _: iter(()))
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = "127.0.0.1:{1}".format(*head.getsockname())
+        with pytest.raises(RequestError, match=rf"{address}: .* no node of one; .*`submit`"):
+            ray_cluster._connect(address)
 
 
 SCRIPT = f"""
@@ -507,10 +467,8 @@ def driver(tmp_path: Path, **config: Any) -> subprocess.Popen[str]:
 
 
 def test_a_ray_of_our_own_leaves_no_trace_and_no_port_open(tmp_path: Path) -> None:
-    """Ctrl-C at a terminal reaches every process of the group: Ray's own must not
-    mind. Its ports are open to the network: only its own processes have the token, and its folder
-    is the user's.
-    """
+    """Ctrl-C at a terminal reaches Ray's own processes too, which must not mind. Its ports are open
+    to the network: only its own processes have the token, and its folder is the user's."""
     with driver(tmp_path, epochs=200, pause=0.1) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())
@@ -541,9 +499,23 @@ def test_a_driver_that_is_killed_takes_its_ray_and_workers_along(tmp_path: Path)
     assert gone_within(60, worker)
 
 
-def test_a_folder_in_which_no_scratch_can_be_made_is_named(
+def test_a_ray_that_does_not_start_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def broken(**_: object) -> None:
+        raise RuntimeError("no ports")
+
+    def tokens() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+
+    before = tokens()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", broken)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(RuntimeError, match="no ports"):
+        Cluster()
+    assert list(tmp_path.iterdir()) == []
+    assert tokens() == before
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "nowhere"))
     with pytest.raises(RequestError, match=r"nowhere cannot hold Ray's .* folder in RAY_TMPDIR"):
         Cluster()
@@ -573,22 +545,6 @@ def test_a_file_that_was_sent_is_found_where_each_node_has_it(
         assert own_copy(other) == other
 
 
-def test_where_no_head_listens_ray_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
-    address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(ServiceUnreachable, match=rf"no Ray head answers at {address} \(.*refused"):
-        ray_cluster._connect(address)
-
-
-def test_a_machine_that_is_no_node_is_told_to_submit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
-    monkeypatch.setattr(psutil, "process_iter", lambda _: iter(()))
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        address = "127.0.0.1:{1}".format(*head.getsockname())
-        with pytest.raises(RequestError, match=rf"{address}: .* no node of one; .*`submit`"):
-            ray_cluster._connect(address)
-
-
 def test_a_driver_ends_when_its_head_is_gone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -604,20 +560,3 @@ def test_a_driver_ends_when_its_head_is_gone(
         ray_cluster._watch(address)
     assert left.value.code == UNREACHABLE
     assert f"the Ray head at {address} is gone" in capsys.readouterr().err
-
-
-def test_a_ray_that_does_not_start_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(**_: object) -> None:
-        raise RuntimeError("no ports")
-
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", broken)
-    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
-    with pytest.raises(RuntimeError, match="no ports"):
-        Cluster()
-    assert list(tmp_path.iterdir()) == []
-    after = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
-    assert after == before

@@ -73,28 +73,23 @@ def test_one_that_crashes_costs_the_other_nothing_and_its_place_goes_on(
     assert len(set(recorder.pids())) == 3
 
 
-def test_a_waiting_job_begins_when_one_has_ended(on_two_workers: MakeEngine, job: MakeJob) -> None:
+def test_a_waiting_job_begins_when_one_has_ended_and_the_last_can_be_tried_again(
+    on_two_workers: MakeEngine, job: MakeJob
+) -> None:
     class Waiting(Recorder):
         def next_job(self) -> Job | Wait:
-            if len(self.jobs) == 1 and "a" not in self.results:
-                return Wait.LATER
-            return super().next_job()
+            waits = len(self.jobs) == 1 and "a" not in self.results and not self.failures
+            return Wait.LATER if waits else super().next_job()
 
-    recorder = Waiting([job("a", epochs=3, pause=0.2), job("b", epochs=1)])
-    on_two_workers().run(recorder)
-    assert recorder.events.index(("finished", "a")) < recorder.events.index(("started", "b"))
-
-
-def test_the_last_run_can_be_tried_again(on_two_workers: MakeEngine, job: MakeJob) -> None:
-    class Again(Recorder):
         def failed(self, job: Job, failure: Failure) -> None:
             super().failed(job, failure)
-            if job.digest == "b":
-                self.jobs.append(again)
+            self.jobs.append(again)
 
     again = job("b again")
-    recorder = Again([job("a"), job("b", do="raise", error="key")])
+    last = job("b", do="raise", error="key")
+    recorder = Waiting([job("a", epochs=3, pause=0.1), last])
     on_two_workers().run(recorder)
+    assert recorder.events.index(("finished", "a")) < recorder.events.index(("started", "b"))
     assert set(recorder.results) == {"a", "b again"}
 
 
@@ -114,16 +109,19 @@ def test_workers_started_early_serve_the_first_runs(
 
 
 def test_one_run_has_a_memory_until_something_is_known_and_then_as_many_as_fit() -> None:
-    memory = SharedMemory({"GPU-a": 1000.0, "GPU-b": 500.0, "GPU-c": 0.0})
-    assert [memory.holds(f"GPU-{name}") for name in "abc"] == [1, 1, 1]
-    memory.learn(None)
-    assert memory.holds("GPU-a") == 1
-    memory.learn(240.0)
-    assert [memory.holds(f"GPU-{name}") for name in "abc"] == [4, 2, 1]
-    memory.learn(400.0)
-    memory.learn(100.0)
-    assert [memory.holds(f"GPU-{name}") for name in "abc"] == [2, 1, 1]
+    memory = SharedMemory({"a": 1000.0, "b": 500.0, "c": 0.0})
+    for peak, fits in ((None, [1, 1, 1]), (240.0, [4, 2, 1]), (400.0, [2, 1, 1]), (10, [2, 1, 1])):
+        memory.learn(peak)
+        assert [memory.holds(name) for name in "abc"] == fits
     assert memory.holds(None) > 1000
+
+
+def test_a_memory_that_was_too_small_for_several_is_shared_by_fewer() -> None:
+    memory = SharedMemory({"a": 1000.0})
+    memory.learn(240.0)
+    for runs, narrowed, left in ((4, True, 3), (2, True, 1), (1, False, 1)):
+        assert (memory.narrow("a", runs), memory.holds("a")) == (narrowed, left)
+    assert not memory.narrow("b", 4)  # as many as the user wants
 
 
 def test_the_first_run_is_alone_until_it_reports(on_local: MakeEngine, job: MakeJob) -> None:
@@ -151,17 +149,6 @@ def test_runs_whose_memory_is_computed_begin_together(on_local: MakeEngine, job:
     on_local(devices=[None] * 3, memory=memory).run(recorder)
     assert recorder.most == 2
     assert memory.holds(None) == 2
-
-
-def test_a_memory_that_was_too_small_for_several_is_shared_by_fewer() -> None:
-    memory = SharedMemory({"GPU-a": 1000.0})
-    memory.learn(240.0)
-    assert memory.narrow("GPU-a", 4)
-    assert memory.holds("GPU-a") == 3
-    assert memory.narrow("GPU-a", 2)
-    assert not memory.narrow("GPU-a", 1)
-    assert memory.holds("GPU-a") == 1
-    assert not memory.narrow("GPU-b", 4)  # as many as the user wants
 
 
 @pytest.mark.parametrize(("size", "narrowed"), [(1000.0, True), (None, False)])
