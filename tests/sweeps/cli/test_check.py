@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.carft_core.config.trial import trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.carft_core.models.source import find_model
+from carft_sweep.carft_core.training.memory import RunCost
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan.estimate import (
@@ -123,19 +123,12 @@ def test_runs_that_a_sampler_has_yet_to_choose_are_counted_as_typical_ones(
     assert "and 2 runs at points that random has yet to choose" in check(toy_cli, carft, **RANDOM)
 
 
-FEW: dict[str, Any] = {
-    "method": "bayes",
-    "parameters": {"algorithm.kl_weight": {"values": [0.1, 0.3, 1.0]}},
-    "run_cap": 20,
-}
-"""A search whose 20 trials can have 3 points only."""
-
-
 @pytest.mark.parametrize("method", ["bayes", "random"])
 def test_a_search_of_a_space_with_fewer_points_than_trials_is_planned_by_the_points(
     toy_cli: ToySweep, carft: Carft, method: str
 ) -> None:
-    few = {**FEW, "method": method}
+    space = {"algorithm.kl_weight": {"values": [0.1, 0.3, 1.0]}}
+    few: dict[str, Any] = {"method": method, "parameters": space, "run_cap": 20}
     found = plan(toy_cli, carft, **few)
     assert (found["trials"], found["points"], found["runs"]) == (20, 3, 9)
     assert (found["unknown"], found["at_most"]) == (6, True)
@@ -163,12 +156,12 @@ def test_a_finished_sweep_with_pruned_trials_leaves_nothing_to_do(
     changes = {**PRUNED, "method": method, "baselines": []}
     toy_cli.run(**changes)
     assert {trial.state for trial in toy_cli.ledger().trials()} == {"complete", "pruned"}
-    plan = carft("check", toy_cli.file(**changes), "--json").json
-    assert (plan["to_train"], plan["unknown"], plan["epochs"]) == (0, 0, 0)
+    found = plan(toy_cli, carft, **changes)
+    assert (found["to_train"], found["unknown"], found["epochs"]) == (0, 0, 0)
     # Other rules judge every trial anew.
     changes["early_terminate"] = {"type": "patience", "allow_grid": True}
-    plan = carft("check", toy_cli.file(**changes), "--json").json
-    assert plan["to_train"] + plan["unknown"] > 0
+    found = plan(toy_cli, carft, **changes)
+    assert found["to_train"] + found["unknown"] > 0
 
 
 def test_a_search_with_a_point_twice_can_be_finished(toy_cli: ToySweep, carft: Carft) -> None:
@@ -176,13 +169,12 @@ def test_a_search_with_a_point_twice_can_be_finished(toy_cli: ToySweep, carft: C
         "optim.clip": {"values": [None, 1.0]},
         "algorithm.kl_weight": {"min": 0.1, "max": 1.0, "when": {"optim.clip": 1.0}},
     }
-    changes: dict[str, Any] = {"method": "random", "run_cap": 6, "parameters": space}
-    changes["baselines"] = []
+    changes: dict[str, Any] = {**RANDOM, "run_cap": 6, "parameters": space, "baselines": []}
     toy_cli.run(**changes)
     runs = {digest for trial in toy_cli.ledger().trials() for digest in trial.runs.values()}
     assert len(runs) < 12
-    plan = carft("check", toy_cli.file(**changes), "--json").json
-    assert (plan["runs"], plan["done"], plan["unknown"]) == (len(runs), len(runs), 0)
+    found = plan(toy_cli, carft, **changes)
+    assert (found["runs"], found["done"], found["unknown"]) == (len(runs), len(runs), 0)
 
 
 def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) -> None:
@@ -190,27 +182,26 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
     text = check(toy_cli, carft, metrics=goals)
     assert "goal: maximize id/val/top1, minimize id/val/nll" in text
     assert not plan(toy_cli, carft, **RANDOM)["at_most"]
-    text = check(
-        toy_cli,
-        carft,
-        **{
-            **RANDOM,
-            "metric": {"name": "id/val/top1", "target": 0.9},
-            "time_budget": "2h",
-            "try_first": [{"algorithm.kl_weight": 0.5}],
-            "early_terminate": {"type": "median", "min_epochs": 100},
-            "race_seeds": {"margin": 0.02},
-        },
-    )
-    assert "goal: maximize id/val/top1" in text
-    assert "ends when id/val/top1 has reached 0.9" in text
-    assert "run_cap: 3 trials" in text
-    assert "time budget: 2 h 0 min over all executions" in text
-    assert "tries 1 given points first" in text
-    assert "stops trials early: median on id/val/top1" in text
-    assert "none: it looks from epoch 100 on, and a run has " in text
-    assert "stops seeds early: after 1, when worse by more than 0.02" in text
-    assert "to train (at most " in text
+    changes: dict[str, Any] = {
+        "metric": {"name": "id/val/top1", "target": 0.9},
+        "time_budget": "2h",
+        "try_first": [{"algorithm.kl_weight": 0.5}],
+        "early_terminate": {"type": "median", "min_epochs": 100},
+        "race_seeds": {"margin": 0.02},
+    }
+    text = check(toy_cli, carft, **RANDOM, **changes)
+    for said in (
+        "goal: maximize id/val/top1",
+        "ends when id/val/top1 has reached 0.9",
+        "run_cap: 3 trials",
+        "time budget: 2 h 0 min over all executions",
+        "tries 1 given points first",
+        "stops trials early: median on id/val/top1",
+        "none: it looks from epoch 100 on, and a run has ",
+        "stops seeds early: after 1, when worse by more than 0.02",
+        "to train (at most ",
+    ):
+        assert said in text
 
 
 def test_the_time_comes_from_the_runs_most_like_it() -> None:
@@ -245,33 +236,23 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     state = runs.read("abc")
     assert state is not None
     assert state.ended is not None
-    plain = trial_config({**CONFIG, "device": "cuda"}).as_dict()
-    claim = {"digest": "abc", "seed": 0, "identity": {}, "config": plain}
+    on_gpu = trial_config({**CONFIG, "device": "cuda"})
+    claim = {"digest": "abc", "seed": 0, "identity": {}, "config": on_gpu.as_dict()}
     write_json(folder / "config.json", claim)
     # 10 steps in 5 s and 2 s behind each epoch, and a night between the third and the fourth.
-    history: list[dict[str, Any]] = [
-        {
-            "epoch": epoch,
-            "epochs": 3,
-            "step": 10 * epoch,
-            "steps": 30,
-            "seconds": 5.0 * (epoch > 0),
-            "timestamp": 1000 * 7 * epoch,
-            "metrics": {},
-        }
-        for epoch in range(4)
-    ]
-    history[3]["timestamp"] += 1000 * 36_000
+    history: list[dict[str, Any]] = []
+    for epoch, after in enumerate((0, 7, 14, 21 + 36_000)):
+        place = {"epoch": epoch, "epochs": 3, "step": 10 * epoch, "steps": 30, "metrics": {}}
+        history.append({**place, "seconds": 5.0 * (epoch > 0), "timestamp": 1000 * after})
     write_json(folder / "history.json", history)
     write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
     for label in ("unmerged", "wise_ft@0.5"):
         write_json(folder / "evaluations" / label / "metrics.json", {})
     found = timing_history(runs)
-    times = found.times_of(trial_config({**CONFIG, "device": "cuda"}))
+    times = found.times_of(on_gpu)
     assert times is not None
-    assert (times.step, times.epoch) == (0.5, 2.0)
-    assert times.model == pytest.approx(6.0)
-    assert found.times_of(trial_config({**CONFIG, "device": "cpu"})) is None
+    assert (times.step, times.epoch, times.model) == (0.5, 2.0, pytest.approx(6.0))
+    assert found.times_of(trial_config(CONFIG)) is None
 
 
 def test_runs_side_by_side_shorten_the_wait(
@@ -326,7 +307,14 @@ ON_CLUSTER = ("--address", "head:6379", "--set", "resources.gpus=0.5")
 def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
     toy_cli: ToySweep, carft: Carft, asked: list[Any]
 ) -> None:
+    text = check(toy_cli, carft, *ON_CLUSTER)
+    assert f"! {toy_cli.home.path} does not exist yet, so the nodes were not asked whether" in text
+    assert "2 runs at once on:" in text
+    assert not toy_cli.home.path.exists()
     toy_cli.home.prepare()
+    told = carft("check", toy_cli.file(), *ON_CLUSTER, "--set", "resources.gpus=2", code=2).err
+    assert "one run needs 1 CPU, 2 GPUs" in told
+    assert asked == []
     assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, carft, *ON_CLUSTER)
     assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
     (toy_cli.home.path / "apart").touch()
@@ -347,19 +335,16 @@ def test_of_gpus_that_differ_it_is_said_what_each_holds_and_how_to_keep_to_one(
     toy_cli: ToySweep, carft: Carft, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del asked
-    old = {"accelerator_type:V100": 1.0}
+    kinds = {"new": ("H100", 80_000.0), "old": ("V100", 16_000.0)}
     nodes = {
-        "a": Node("new", 8.0, 1.0, {"accelerator_type:H100": 1.0}),
-        "b": Node("old", 8.0, 1.0, old),
+        name: Node(name, 8.0, 1.0, {f"accelerator_type:{kind}": 1.0}).with_gpus(
+            [Gpu(size, bf16=True)]
+        )
+        for name, (kind, size) in kinds.items()
     }
-    sizes = {"a": 80_000.0, "b": 16_000.0}
     monkeypatch.setattr(SmallCluster, "nodes_by_id", lambda _: nodes)
-    monkeypatch.setattr(
-        "carft_sweep.sweeps.engines.ray_cluster.check_nodes",
-        lambda nodes, *_, **__: {
-            id_: node.with_gpus([Gpu(sizes[id_], bf16=True)]) for id_, node in nodes.items()
-        },
-    )
+    cluster = "carft_sweep.sweeps.engines.ray_cluster"
+    monkeypatch.setattr(f"{cluster}.check_nodes", lambda nodes, *_, **__: nodes)
     monkeypatch.setattr("carft_sweep.sweeps.engines.factory.memory_on_gpu_mb", lambda _: 7_000.0)
     toy_cli.home.prepare()
     auto = ("--address", "head:6379", "--set", "resources.gpus=auto")
@@ -371,27 +356,6 @@ def test_of_gpus_that_differ_it_is_said_what_each_holds_and_how_to_keep_to_one(
     text = check(toy_cli, carft, *auto, *alone)
     assert "One run takes 2 CPUs, 0.25 GPUs, 0.001 accelerator_type:H100; 4 runs at once" in text
     assert "the GPUs differ" not in text
-
-
-def test_a_home_that_is_not_there_yet_is_not_made_to_ask_the_nodes_and_that_is_said(
-    toy_cli: ToySweep, carft: Carft, asked: list[Any]
-) -> None:
-    text = check(toy_cli, carft, *ON_CLUSTER)
-    assert f"! {toy_cli.home.path} does not exist yet, so the nodes were not asked whether" in text
-    assert "2 runs at once on:" in text
-    assert asked == []
-    assert not toy_cli.home.path.exists()
-
-
-def test_a_cluster_on_which_no_node_could_hold_a_run_is_refused_and_not_asked(
-    toy_cli: ToySweep, carft: Carft, asked: list[Any]
-) -> None:
-    toy_cli.home.prepare()
-    assert (
-        "one run needs 1 CPU, 2 GPUs"
-        in carft("check", toy_cli.file(), *ON_CLUSTER, "--set", "resources.gpus=2", code=2).err
-    )
-    assert asked == []
 
 
 def test_the_name_of_another_file_is_warned_of(toy_cli: ToySweep, carft: Carft) -> None:
@@ -418,17 +382,26 @@ def test_a_batch_larger_than_the_training_images_is_warned_of(
     assert "one step an epoch\n" in varied, "--set optim.batch_size would be refused"
 
 
-def test_a_gpu_that_is_not_here_is_planned_for(toy_cli: ToySweep, carft: Carft) -> None:
+def test_a_gpu_that_is_not_here_is_planned_for(
+    toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_cost(config: TrialConfig, *_: int) -> RunCost:
+        images = config.optim.micro_batch or config.optim.batch_size or 0
+        return RunCost(600_000 * images, 0, 10**12, 10**9)
+
+    # Which takes seconds to compute of a real run.
+    for module in ("carft_core.training.memory", "sweeps.plan.gpu_cost"):
+        monkeypatch.setattr(f"carft_sweep.{module}.run_cost", run_cost)
     trial = {**dict[str, Any](TOY["trial"]), "device": "auto"}  # type: ignore[arg-type]
     text = check(toy_cli, carft, "--gpu", "H100", trial=trial, resources={"gpus": 1}, baselines=[])
     assert "this machine with H100: " in text
     assert "Memory of a run on H100" in text
-    assert re.search(r"car_ft, optim.batch_size 64: [0-9.]+ MB", text)
+    assert "car_ft, optim.batch_size 64: 38.4 MB" in text
     assert "of one H100, at 35% of its peak" in text
     trial |= {"optim": {"batch_size": 30_000}, "algorithm": {"name": "fine_tune"}}
     rates = {"optim.lr": {"values": [1e-4]}}
     text = check(toy_cli, carft, "--gpu", "T4", trial=trial, parameters=rates, baselines=[])
-    assert re.search(r"fine_tune, optim.batch_size 30000, micro_batch 15000: ", text)
+    assert "fine_tune, optim.batch_size 30000, micro_batch 15000: 9.0 GB" in text
     assert "a T4 computes no bf16" in text
     assert "would take a T4 (device)" in check(toy_cli, carft, "--gpu", "T4")
     told = carft("check", toy_cli.file(), "--gpu", "H10", code=2).err

@@ -10,26 +10,16 @@ from carft_sweep.sweeps.cli import MODULES, main
 from tests.owners import give_away
 from tests.sweeps.conftest import Carft, ToySweep
 
+OF_TOY = ("resume", "stop", "pause", "watch", "show", "compare", "report", "export", "remove")
 WORDS = {
     "run": ["kl_weight"],
     "check": ["kl_weight"],
     "predict": ["toy", "{image}"],
     "set": ["toy", "parallel=2"],
-    **{
-        name: ["toy"]
-        for name in (
-            "resume",
-            "stop",
-            "pause",
-            "watch",
-            "show",
-            "compare",
-            "report",
-            "export",
-            "remove",
-        )
-    },
+    **{key: ["toy"] for key in OF_TOY},
 }
+
+
 OPENS_NONE = {"init", "data", "submit", "schema"}
 """`submit` names the home of a cluster."""
 
@@ -60,15 +50,12 @@ def test_trust_is_given_for_a_call_before_or_behind_the_command(
 ) -> None:
     for words in (["list", "--trust-home"], ["--trust-home", "list"]):
         assert "No sweep was run in .carft yet" in carft(*words).out
-    assert main(["list"]) == 2
+    carft("list", code=2)
     monkeypatch.setenv("CARFT_SHARED_HOMES", str(foreign / ".carft"))
-    assert main(["list"]) == 0
+    carft("list")
 
 
-def test_names_of_a_home_do_not_steer_the_terminal(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str], carft: Carft
-) -> None:
-    """A title, a colour, a whole screen: whatever a name, a label or a log holds is written out."""
+def test_names_of_a_home_do_not_steer_the_terminal(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.plan({"0.3/1": [{"do": "raise", "error": "request"}]})
     main(["run", str(toy_cli.file()), "--in-process", "--quiet"])
     evil = "\x1b]0;owned\x07"
@@ -77,14 +64,8 @@ def test_names_of_a_home_do_not_steer_the_terminal(
     ledger.write_text(ledger.read_text().replace('"car_ft"', f'"car_ft{escaped}"'))
     for file in toy_cli.home.runs.glob("*/run.json"):
         file.write_text(file.read_text().replace('"car_ft ', f'"car_ft{escaped} '))
-    capsys.readouterr()
-    for words in (
-        ["show", "toy"],
-        ["watch", "toy"],
-        ["compare", "toy"],
-        ["compare", "toy", "--csv"],
-    ):
-        shown = carft(*words).out
+    for words in ("show toy", "watch toy", "compare toy", "compare toy --csv"):
+        shown = carft(*words.split()).out
         assert "\x1b" not in shown, words
         assert "\\x1b]0;owned" in shown, words
     assert "\x1b" not in carft("show", f"x{evil}", code=2).err

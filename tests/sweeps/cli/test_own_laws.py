@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from carft_sweep.carft_core.testing import check_own_methods
-from carft_sweep.sweeps.cli import main
+from tests.sweeps.conftest import Carft
 
 METHOD = '''
 from typing import ClassVar
@@ -29,6 +29,7 @@ class Mine(FineTune):
         {loss}
 '''
 GOOD = "return super().loss(model, batch, teacher)"
+SUM = "loss must be a mean over the batch: "
 
 
 @pytest.fixture(autouse=True)
@@ -43,37 +44,29 @@ def forgetting(monkeypatch: pytest.MonkeyPatch, registries: None) -> Iterator[No
     ("loss", "message"),
     [
         (GOOD, None),
-        (
-            "return F.cross_entropy(model(batch.images), batch.labels, reduction='sum'), {}",
-            "loss must be a mean over the batch: ",
-        ),
+        ("return F.cross_entropy(model(batch.images), batch.labels, reduction='sum'), {}", SUM),
         ("return batch.cross_entropy(model(batch.pictures)), {}", "my_laws.py:15)"),
         ("return batch.cross_entropy(model(batch.images))", "must return (loss, dict of terms)"),
-        (
-            f"{GOOD}\n\n    def build(self, teacher):\n        raise RequestError('which path?')",
-            None,
-        ),
+        (f"{GOOD}\n\n    def build(self, teacher):\n        raise RequestError('which?')", None),
     ],
     ids=["good", "sum", "exception", "return", "refused"],
 )
 def test_check_holds_own_methods_to_the_laws(
-    loss: str, message: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loss: str, message: str | None, tmp_path: Path, carft: Carft
 ) -> None:
-    file = tmp_path / "my_laws.py"
+    file, sweep = tmp_path / "my_laws.py", tmp_path / "mine.yaml"
     file.write_text(METHOD.format(loss=loss))
-    sweep = tmp_path / "mine.yaml"
     sweep.write_text(
         "import: [./my_laws.py]\n"
         "parameters: {algorithm.path: {values: [a, b]}}\n"
         "trial: {algorithm: {name: mine}, data: {family: icon_shift_dev}}\n"
     )
-    code = main(["check", str(sweep), "--home", str(tmp_path / "home")])
-    shown = capsys.readouterr()
-    assert code == (0 if message is None else 2), shown
+    code = 0 if message is None else 2
+    said = carft("check", sweep, "--home", tmp_path / "home", code=code).err
     if message is not None:
-        assert f"algorithm mine, in {file}: " in shown.err
-        assert message in shown.err
-        assert "Traceback" not in shown.err
+        assert f"algorithm mine, in {file}: " in said
+        assert message in said
+        assert "Traceback" not in said
 
 
 def test_a_method_for_another_tower_is_a_warning(

@@ -32,10 +32,7 @@ class Made:
         home.prepare()
         self.runs = RunStore(home.runs)
         spec = {
-            "name": "made",
-            "description": "",
-            "seeds": [0],
-            "selection": "best_val",
+            **{"name": "made", "description": "", "seeds": [0], "selection": "best_val"},
             "report": {"id_margin": 0.005, "ood_margin": 0.005},
             "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 100.0}},
             **({"metric": goals[0]} if len(goals) == 1 else {"metrics": list(goals)}),
@@ -47,24 +44,19 @@ class Made:
         point = len(self.ledger.trials())
         digest = f"{point:064d}"
         self.runs.acquire(digest, f"car_ft {weight}", "made")
-        return self.ledger.add_trial(
-            point,
-            {
-                "params": {"algorithm.kl_weight": weight},
-                "algorithm": "car_ft",
-                "runs": {"0": digest},
-                "merges": [],
-            },
-        ).number
+        setting = {"params": {"algorithm.kl_weight": weight}, "algorithm": "car_ft", "merges": []}
+        return self.ledger.add_trial(point, {**setting, "runs": {"0": digest}}).number
+
+    def measure(self, number: int, id_: float, ood: float) -> Path:
+        folder = self.runs.folder(f"{number:064d}")
+        metrics = {"id/val/top1": id_, "id/test/top1": id_, "ood/mean/top1": ood}
+        evaluation = {"digest": "", "step": 0, "values": {}, "facts": {}, "metrics": metrics}
+        write_json(folder / "evaluations" / "unmerged" / "metrics.json", evaluation)
+        return folder
 
     def complete(self, weight: float, *values: float) -> int:
         number = self.trial(weight)
-        folder = self.runs.folder(f"{number:064d}")
-        metrics = {"id/val/top1": values[0], "id/test/top1": values[0], "ood/mean/top1": 0.3}
-        evaluation = {"digest": "", "step": 0, "values": {}, "facts": {}}
-        file = folder / "evaluations" / "unmerged" / "metrics.json"
-        write_json(file, {**evaluation, "metrics": metrics})
-        self.runs.release(folder.name, "done")
+        self.runs.release(self.measure(number, values[0], 0.3).name, "done")
         self.ledger.complete(number, values)
         return number
 
@@ -94,7 +86,6 @@ def trials_in(text: str) -> list[int]:
 
 
 def test_a_sweep_has_the_name_of_its_folder_whatever_its_files_say(made: Made) -> None:
-    """Else a home that somebody else wrote would decide where a report is written."""
     made.ledger.file.write_text(
         made.ledger.file.read_text().replace('"name":"made"', '"name":"../../elsewhere"')
     )
@@ -125,11 +116,7 @@ def test_a_pruned_trial_is_counted_and_shown_with_its_reason(made: Made, carft: 
 def test_a_pruned_trial_enters_no_mean_and_the_comparison_counts_it(made: Made) -> None:
     made.complete(1, 0.8)
     pruned = made.prune(2)
-    # Its run may have been measured, for another sweep or after its last epoch.
-    folder = made.runs.folder(f"{pruned:064d}")
-    metrics = {"id/val/top1": 0.99, "id/test/top1": 0.99, "ood/mean/top1": 0.99}
-    evaluation = {"digest": "", "step": 0, "values": {}, "facts": {}, "metrics": metrics}
-    write_json(folder / "evaluations" / "unmerged" / "metrics.json", evaluation)
+    made.measure(pruned, 0.99, 0.99)  # for another sweep or after its last epoch
     found = comparison(made.ledger, made.runs)
     assert found.selected is not None
     assert found.selected.arm.params == {"algorithm.kl_weight": 1}
@@ -203,17 +190,11 @@ def test_of_many_trials_the_ones_that_matter_are_shown(
 
 
 def test_readers_say_the_same_without_the_study(crowd: Made, carft: Carft) -> None:
-    """It is a projection, which no command reads."""
-    commands = [
-        ("list",),
-        ("show", "made", "--json"),
-        ("show", "made"),
-        ("compare", "made", "--json"),
-    ]
-    before = [carft(*command).out for command in commands]
+    commands = ("list", "show made --json", "show made", "compare made --json")
+    before = [carft(*command.split()).out for command in commands]
     for file in crowd.home.path.glob("optuna.*"):
         file.unlink()
-    assert [carft(*command).out for command in commands] == before
+    assert [carft(*command.split()).out for command in commands] == before
 
 
 def test_a_hint_can_be_pasted_into_a_shell() -> None:

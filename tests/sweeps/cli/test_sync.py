@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.ledger.claim import Claim
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import RunStart
@@ -42,46 +41,31 @@ def missed(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft) -> 
     return toy_cli
 
 
-def test_everything_is_sent_and_counted(missed: ToySweep, carft: Carft) -> None:
+def test_everything_is_sent_and_counted_once_the_server_answers_and_the_sweep_is_over(
+    missed: ToySweep, carft: Carft
+) -> None:
+    told = carft("sync", "toy", code=4).err
+    assert "connection refused; the runs of toy are not all sent. Nothing is lost" in told
     missed.tracker = MemoryTracker()
-    told = carft("sync").out
-    assert told == "toy: 8 runs sent.\n", "seven, and the sweep's own"
+    with Claim(missed.home.sweep("toy")):
+        assert "toy is being run by process" in carft("sync").out
+    assert missed.tracker.runs == {}
+    assert carft("sync").out == "toy: 8 runs sent.\n", "seven, and the sweep's own"
     assert len(missed.tracked()) == 7
     assert {kept.state for kept in missed.tracker.runs.values()} == {"finished"}
     assert re.match(r"sqlite:///\S+ has every run as it is here\.", carft("sync", "toy").out)
 
 
-def test_a_server_that_is_still_away_exits_with_4(missed: ToySweep, carft: Carft) -> None:
-    told = carft("sync", "toy", code=4).err
-    assert "connection refused; the runs of toy are not all sent. Nothing is lost" in told
-    missed.tracker = MemoryTracker()
-    assert main(["sync"]) == 0
-    assert len(missed.tracked()) == 7
-
-
-def test_a_sweep_that_is_being_run_is_left_to_its_driver(
-    missed: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    missed.tracker = MemoryTracker()
-    with Claim(missed.home.sweep("toy")):
-        assert main(["sync"]) == 0
-    assert "toy is being run by process" in capsys.readouterr().out
-    assert missed.tracker.runs == {}
-
-
-def test_a_refusal_costs_no_other_request(missed: ToySweep, carft: Carft) -> None:
-    missed.tracker = Picky()
-    told = carft("sync").out
-    assert told.startswith("toy: 8 runs sent.\n")
-    assert told.count("was refused: no tags here") >= 8
-    assert {run.state for run in missed.tracker.runs.values()} == {"finished"}
-
-
-def test_a_run_names_what_its_server_refused(toy_cli: ToySweep, carft: Carft) -> None:
+def test_a_refusal_costs_no_other_request_and_is_named(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.tracker = Picky()
     told = carft("run", toy_cli.file(), "--in-process", "--quiet").err
     assert re.search(r"refused \d+ requests, first \w+ of run .+: no tags here;", told)
     assert "`carft-sweep sync` tries it again" in told
+    toy_cli.tracker = Picky()
+    told = carft("sync").out
+    assert told.startswith("toy: 8 runs sent.\n")
+    assert told.count("was refused: no tags here") >= 8
+    assert {run.state for run in toy_cli.tracker.runs.values()} == {"finished"}
 
 
 @pytest.mark.parametrize("name", ["history.json", "run.json", "evaluations/*/metrics.json"])
@@ -98,65 +82,37 @@ def test_a_damaged_run_alone_is_not_sent(missed: ToySweep, carft: Carft, name: s
     assert "has every run" not in carft("sync", code=1).out
 
 
-def test_files_that_the_server_does_not_list_are_not_said_to_be_there(
-    missed: ToySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_study_that_cannot_be_written_and_files_that_are_not_listed_are_said(
+    missed: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(self: MemoryTracker, key: object) -> set[str]:
-        del self, key
+    def denied(*_: object) -> set[str]:
         raise ServiceUnreachable("403 for ListBucket")
 
     missed.tracker = MemoryTracker()
-    assert main(["sync"]) == 0
-    monkeypatch.setattr(MemoryTracker, "artifacts", denied)
-    capsys.readouterr()
-    assert main(["sync"]) == 0
-    told = "toy: its files could not be listed: 403 for ListBucket\n"
-    assert capsys.readouterr().out == told
-
-
-def test_a_study_that_cannot_be_written_is_said_and_costs_mlflow_nothing(
-    missed: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    missed.tracker = MemoryTracker()
-    monkeypatch.setenv("CARFT_OPTUNA_STORAGE", "postgresql://me:s3cret@127.0.0.1:9/optuna")
-    told = carft("sync", code=4).out
+    with monkeypatch.context() as patch:
+        patch.setenv("CARFT_OPTUNA_STORAGE", "postgresql://me:s3cret@127.0.0.1:9/optuna")
+        told = carft("sync", code=4).out
     assert told.startswith("toy: 8 runs sent.\ntoy: its Optuna study is not written: ")
     assert "s3cret" not in told
-
-
-class Unreached(MemoryTracker):
-    """A store that says so beforehand, and takes everything afterwards."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    def preflight(self) -> None:
-        raise self.error
-
-
-def run(toy: ToySweep, monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
-    tracker = Unreached(error)
-    monkeypatch.setattr("carft_sweep.sweeps.api.open_store", lambda *_, **__: tracker)
-    return main(["run", str(toy.file(baselines=[], seeds=1))])
+    monkeypatch.setattr(MemoryTracker, "artifacts", denied)
+    assert carft("sync").out == "toy: its files could not be listed: 403 for ListBucket\n"
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(AccessDenied("wrong password"), 2), (TrackingError("another version"), 2)]
+    "error", [AccessDenied("wrong password"), TrackingError("another version")], ids=str
 )
 def test_a_server_that_will_not_have_us_is_said_before_training(
-    toy_cli: ToySweep,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: Exception,
-    code: int,
+    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft, error: Exception
 ) -> None:
-    assert run(toy_cli, monkeypatch, error) == code
-    told = capsys.readouterr()
-    assert told.err == f"carft-sweep: {error}\n"
+    def preflight(_: MemoryTracker) -> None:
+        raise error
+
+    monkeypatch.setattr(MemoryTracker, "preflight", preflight)
+    told = carft("run", toy_cli.file(baselines=[], seeds=1), code=2).err
+    assert told == f"carft-sweep: {error}\n"
     assert toy_cli.trained() == {}
     assert not toy_cli.home.sweep("toy").exists()
-    assert main(["list"]) == 0
+    carft("list")
 
 
 def test_another_database_that_is_damaged_is_named_with_its_remedy(

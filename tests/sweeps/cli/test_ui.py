@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.cli import main
 from tests.sweeps.conftest import Carft, ToySweep
 
 Started = dict[str, Any]
@@ -34,13 +33,11 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
     return told
 
 
-def test_by_itself_it_is_this_machines_and_asks_for_nothing(
-    started: Started, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["ui"]) == 0
+def test_by_itself_it_is_this_machines_and_asks_for_nothing(started: Started, carft: Carft) -> None:
+    told = carft("ui").out
     assert {*started} == {"uri", "artifacts", "port"}
     assert started["port"] == 5000
-    starts, first, _, banner, warning, last = capsys.readouterr().out.splitlines()
+    starts, first, _, banner, warning, last = told.splitlines()
     assert starts.startswith("MLflow's server starts")
     assert first == "MLflow shows experiment carft-sweep at http://here:5000"
     assert "usage data does not apply" in banner
@@ -48,45 +45,26 @@ def test_by_itself_it_is_this_machines_and_asks_for_nothing(
     assert last == "Ctrl-C ends it."
 
 
-def test_where_there_is_no_home_there_is_nothing_to_serve(
-    started: Started, tmp_path: Path, carft: Carft
+def test_nothing_is_served_without_a_home_on_no_port_or_by_an_old_mlflow_and_no_password_is_shown(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     assert "there is no home" in carft("--home", tmp_path / "none", "ui", code=2).err
+    told = carft("ui", "--port", "70000", code=2).err
+    assert "must be a number from 0 to 65535, got '70000'" in told
+    real = metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "requires", lambda _: ["mlflow<4,>=3.17"])
+        patch.setattr(metadata, "version", lambda of: "3.9.0" if of == "mlflow" else real(of))
+        told = carft("ui", code=2).err
+    assert "mlflow 3.9.0 is older than 3.17" in told
+    assert 'pip install "mlflow<4,>=3.17"' in told
     assert started == {}
-
-
-def test_a_server_of_somebody_else_is_only_linked(
-    started: Started, monkeypatch: pytest.MonkeyPatch, carft: Carft
-) -> None:
-    del started
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@lab.example")
     assert "secret" not in carft("ui").out
 
 
-def test_an_mlflow_with_known_holes_is_not_served(
-    started: Started, monkeypatch: pytest.MonkeyPatch, carft: Carft
-) -> None:
-    real = metadata.version
-    monkeypatch.setattr(metadata, "requires", lambda _: ["mlflow<4,>=3.17"])
-    monkeypatch.setattr(
-        metadata, "version", lambda name: "3.9.0" if name == "mlflow" else real(name)
-    )
-    assert "mlflow 3.9.0 is older than 3.17" in (message := carft("ui", code=2).err)
-    assert 'pip install "mlflow<4,>=3.17"' in message
-    assert started == {}
-
-
-def test_what_is_no_port_is_refused(started: Started, carft: Carft) -> None:
-    said = carft("ui", "--port", "70000", code=2).err
-    assert "must be a number from 0 to 65535, got '70000'" in said
-    assert started == {}
-
-
 def test_it_leads_to_the_pages_of_the_newest_sweeps(
-    toy_cli: ToySweep,
-    started: Started,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    toy_cli: ToySweep, started: Started, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     del started
     monkeypatch.setenv("CARFT_HOME", str(toy_cli.home.path))
@@ -94,10 +72,9 @@ def test_it_leads_to_the_pages_of_the_newest_sweeps(
     toy_cli.run()
     toy_cli.run(name="second")
     (toy_cli.home.sweep("second") / "report.html").write_text("<p>")
-    assert main(["ui"]) == 0
     page = "http://here:5000/#/experiments/7/runs"
     training = "workflowType=machine_learning"
-    assert capsys.readouterr().out.splitlines()[:-4] == [
+    assert carft("ui").out.splitlines()[:-4] == [
         "MLflow's server starts; on a busy machine that takes minutes.",
         f"MLflow shows experiment carft-sweep at {page}?{training}&viewStateShareKey=carft-sweeps",
         "second",
