@@ -29,16 +29,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(tmp_path / "share" / "home")
 
 
-def test_the_home_is_the_option_then_the_variable_then_a_folder_here() -> None:
+def test_the_home_is_the_option_then_the_variable_then_a_folder_here_and_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert find_home("x", {"CARFT_HOME": "y"}).path == Path("x")
     assert find_home(None, {"CARFT_HOME": "y"}).path == Path("y")
     assert find_home(None, {}).path == Path(".carft")
-
-
-def test_a_home_that_cannot_be_written_is_a_mistake_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match=r"cannot be written.*--home"):
         Home(tmp_path / "file" / "home").prepare()
+    Home(tmp_path / "home").prepare()
+    # Nobody but root can mount read-only, and root may write whatever the mode says.
+    monkeypatch.setattr("carft_sweep.sweeps.home.os.access", lambda *_: False)
+    with pytest.raises(RequestError, match=r"cannot be written: .*--home"):
+        Home(tmp_path / "home").prepare()
 
 
 def test_a_new_home_is_its_users_alone_and_one_that_is_shared_is_not(
@@ -61,16 +65,6 @@ def test_a_home_that_another_account_made_first_is_not_prepared(
         Home(tmp_path).prepare()
     assert not [*tmp_path.iterdir()]
     Home(tmp_path, is_trusted=True).prepare()
-
-
-def test_a_home_that_became_read_only_is_one_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Home(tmp_path / "home").prepare()
-    # Nobody but root can mount, and root may write whatever the mode says.
-    monkeypatch.setattr("carft_sweep.sweeps.home.os.access", lambda *_: False)
-    with pytest.raises(RequestError, match=r"cannot be written: .*--home"):
-        Home(tmp_path / "home").prepare()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "nfs4", "lustre"])
@@ -112,28 +106,25 @@ def test_a_home_may_move_to_a_network_disk(home: Home, monkeypatch: pytest.Monke
     assert (home.path / "optuna.db").read_bytes() == database
 
 
-@pytest.mark.parametrize("kind", ["fuse.s3fs", "fuse.gcsfuse"])
-def test_a_home_in_an_object_store_is_refused(
-    home: Home, monkeypatch: pytest.MonkeyPatch, kind: str
+@pytest.mark.parametrize(
+    ("kind", "number", "said"),
+    [
+        ("fuse.s3fs", 0, r"object store \(fuse\.s3fs\).*--home"),
+        ("fuse.gcsfuse", 0, r"object store \(fuse\.gcsfuse\).*--home"),
+        ("lustre", errno.ENOLCK, r"no file can be locked in .* on lustre: {}; .*`flock`.*--home"),
+        ("lustre", errno.ENOSYS, r"no file can be locked in .* on lustre: {}; .*`flock`.*--home"),
+    ],
+)
+def test_a_home_in_an_object_store_or_on_a_file_system_without_locks_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, said: str
 ) -> None:
+    def lockf(*_: Any) -> None:
+        if number:
+            raise OSError(number, os.strerror(number))
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     mount(monkeypatch, home.path.parent, kind)
-    with pytest.raises(RequestError, match=rf"object store \({kind}\).*--home"):
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.raises(RequestError, match=said.format(os.strerror(number))):
         home.prepare()
-    assert not home.path.exists()
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_network_file_system_without_locks_is_refused(
-    home: Home, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
-    mount(monkeypatch, home.path.parent, "lustre")
-
-    def none(*_: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "lockf", none)
-    said = rf"no file can be locked in .* on lustre: {os.strerror(number)}; .*`flock`.*--home"
-    with pytest.raises(RequestError, match=said):
-        home.prepare()
+    assert number or not home.path.exists()

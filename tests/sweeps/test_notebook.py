@@ -37,12 +37,10 @@ def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("text", ["1e4", "no", "2026-11-27", "~", "a: λ 😀 #"])
-def test_a_text_in_a_mapping_stays_a_text(text: str) -> None:
-    """The mapping passes through a sweep file's text, where 1e4 without quotes is a number."""
-    spec = _loaded({**TOY, "description": text}, {}, ())
-    assert spec.description == text
-    assert _loaded(TOY, {"description": text}, ()).description == text
+def test_a_text_in_a_mapping_stays_a_text() -> None:
+    for text in ("1e4", "no", "2026-11-27", "~", "a: λ 😀 #"):
+        assert _loaded({**TOY, "description": text}, {}, ()).description == text
+        assert _loaded(TOY, {"description": text}, ()).description == text
 
 
 def test_the_second_call_trains_nothing_again(
@@ -71,20 +69,14 @@ def test_the_second_call_sees_data_that_changed_meanwhile(
     for folder in ("train", "test", "shifts/grey"):
         for item in ("bell/0", "bell/1", "cat/0", "cat/1"):
             add(f"{folder}/{item}")
-    sweep = {
-        "name": "one",
-        "parameters": {"optim.lr": {"values": [0.001]}},
-        "seeds": [0],
-        "baselines": [],
-        "trial": {
-            "model": {"name": str(tiny_clip_files)},
-            "data": {"family": "image_folder", "root": str(tmp_path / "data")},
-            "prompts": {"classes": "simple", "contexts": "simple"},
-            "algorithm": "fine_tune",
-            "optim": {"epochs": 1, "batch_size": 2},
-            "device": "cpu",
-        },
+    trial = {
+        "model": {"name": str(tiny_clip_files)},
+        "data": {"family": "image_folder", "root": str(tmp_path / "data")},
+        "prompts": {"classes": "simple", "contexts": "simple"},
+        "optim": {"epochs": 1, "batch_size": 2},
+        **{"algorithm": "fine_tune", "device": "cpu"},
     }
+    sweep = {"name": "one", "seeds": [0], "baselines": [], "trial": trial}
 
     def trained() -> int:
         run_sweep(sweep, home=tmp_path / "home", in_process=True, quiet=True)
@@ -93,20 +85,17 @@ def test_the_second_call_sees_data_that_changed_meanwhile(
     assert trained() == 1
     add("train/cat/2")
     assert trained() == 2
-    assert trained() == 2
 
 
 def test_a_sweep_of_which_no_run_succeeds_raises_with_the_cause(toy_cli: ToySweep) -> None:
     acts = [{"do": "raise", "error": "nan"}] * 9
-    settings = [f"{weight}/{seed}" for weight in (0.1, 0.3) for seed in (0, 1)]
-    toy_cli.plan(dict.fromkeys(settings, acts))
+    toy_cli.plan({f"{weight}/{seed}": acts for weight in (0.1, 0.3) for seed in (0, 1)})
     with pytest.raises(SweepFailed, match="nan: train/loss is nan"):
         run_sweep({**TOY, "baselines": []}, quiet=True)
 
 
-def test_an_engine_is_closed_when_the_tracker_refuses(
-    toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("toy_cli")
+def test_an_engine_is_closed_when_the_tracker_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
     class Closing(InProcessEngine):
@@ -121,22 +110,17 @@ def test_an_engine_is_closed_when_the_tracker_refuses(
     with pytest.raises(TrackingError):
         run_sweep(TOY, quiet=True)
     assert closed == ["engine"]
-    del toy_cli
 
 
-@pytest.mark.parametrize(
-    ("sweep", "overrides", "said"),
-    [
-        ({**TOY, "metod": "grid"}, {}, "unknown key 'metod'"),
-        ({**TOY, "seed": {1, 2}}, {}, "numbers, texts, lists and mappings"),
-        ("kl_wieght", {}, "kl_weight"),
-    ],
-)
-def test_a_wrong_request_says_what_is_wrong(
-    toy_cli: ToySweep, sweep: Any, overrides: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(RequestError, match=said):
-        run_sweep(sweep, overrides=overrides)
+def test_a_wrong_request_says_what_is_wrong(toy_cli: ToySweep) -> None:
+    wrong: list[tuple[Any, str]] = [
+        ({**TOY, "metod": "grid"}, "unknown key 'metod'"),
+        ({**TOY, "seed": {1, 2}}, "numbers, texts, lists and mappings"),
+        ("kl_wieght", "kl_weight"),
+    ]
+    for sweep, said in wrong:
+        with pytest.raises(RequestError, match=said):
+            run_sweep(sweep)
     assert not toy_cli.home.path.exists()
 
 
@@ -184,46 +168,28 @@ def own_module(
             del sys.modules[name]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
+VARIED = {"algorithm.name": {"values": ["fine_tune", "mine"]}}
+
+
+def test_what_only_this_process_has_imported_is_refused_before_anything_runs(
+    toy_cli: ToySweep, tmp_path: Path, own_module: Callable[[str], None]
+) -> None:
+    (tmp_path / "my_own.py").write_text(OWN)
+    own_module("my_own")
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"trial": {"algorithm": {"name": "ema", "of": "mine"}}, "parameters": None}, "'mine'"),
-        (
-            {
-                "parameters": {"algorithm.name": {"values": ["fine_tune", "mine"]}},
-                "trial": {"device": "cpu"},
-                "baselines": [],
-            },
-            "algorithm 'mine'",
-        ),
+        ({"parameters": VARIED, "trial": {"device": "cpu"}, "baselines": []}, "algorithm 'mine'"),
         ({"baselines": ["mine"]}, "algorithm 'mine'"),
         ({"trial": {"algorithm": "car_ft", "merges": ["halfway"]}}, "merge 'halfway'"),
         ({"trial": {"algorithm": "car_ft", "data": {"family": "crows"}}}, "family 'crows'"),
-    ],
-)
-def test_what_only_this_process_has_imported_is_refused_before_anything_runs(
-    toy_cli: ToySweep,
-    tmp_path: Path,
-    own_module: Callable[[str], None],
-    changes: dict[str, Any],
-    said: str,
-) -> None:
-    """Workers, and a later resume, know what the sweep imports."""
-    (tmp_path / "my_own.py").write_text(OWN)
-    own_module("my_own")
-    with pytest.raises(RequestError) as refused:
-        run_sweep({**TOY, **changes})
-    message = str(refused.value)
-    assert said in message
-    assert str(tmp_path / "my_own.py") in message
-    assert 'imports=["my_own.py"]' in message
+    ]
+    for change, said in changes:
+        with pytest.raises(RequestError) as refused:
+            run_sweep({**TOY, **change})
+        for text in (said, str(tmp_path / "my_own.py"), 'imports=["my_own.py"]'):
+            assert text in str(refused.value)
     assert not toy_cli.home.path.exists()
-
-
-def test_what_the_sweep_imports_may_bring_more_that_lies_beside_it(
-    tmp_path: Path, own_module: Callable[[str], None]
-) -> None:
-    (tmp_path / "my_own.py").write_text(OWN)
+    # What the sweep imports may bring more that lies beside it.
     (tmp_path / "my_all.py").write_text("import my_own\n")
     own_module("my_all")
     sweep = {**TOY, "baselines": ["mine"]}

@@ -18,7 +18,7 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.ledger.generations import COPY
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep, toy_in
+from tests.sweeps.conftest import ONE_RUN, ToySweep, toy_in
 
 ADA, BOB, LAB = 61_001, 61_002, 61_100
 """Two users and a group that both are in, which no account need have."""
@@ -42,7 +42,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.MonkeyPatch.context() as patch:
         toy = toy_of_root(folder, patch)
         patch.setenv("CARFT_HOME", str(folder / "home"))
-        for words in (["run", str(toy.file())], ["sync"], ["remove", "toy", "--yes"]) * 2:
+        for words in (["run", str(toy.file(**ONE_RUN))], ["sync"], ["remove", "toy", "--yes"]) * 2:
             main(words)
 
 
@@ -93,15 +93,13 @@ def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tup
 
 
 def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
-    file = str(lab.file())
-    code, said = as_account(ADA, lab, "run", file)
+    code, said = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN)))
     assert (code, "refused" in said) == (0, False), said
     merges = [{"name": "wise_ft", "alphas": [0.25, 0.75]}]
     trial = {"algorithm": {"name": "car_ft"}, "merges": merges, "device": "cpu"}
-    file = str(lab.file(name="bobs", trial=trial))
-    code, said = as_account(BOB, lab, "run", file)
+    code, said = as_account(BOB, lab, "run", str(lab.file(**ONE_RUN, name="bobs", trial=trial)))
     assert (code, "refused" in said) == (0, False), said
-    assert lab.evaluated()["wise_ft@0.75"] == 6, "the runs of the first, under their locks"
+    assert lab.evaluated()["wise_ft@0.75"] == 1, "the run of the first, under their locks"
     code, said = as_account(BOB, lab, "sync")
     assert (code, "refused" in said) == (0, False), said
     code, said = as_account(ADA, lab, "sync")
@@ -115,13 +113,13 @@ def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
 
 
 def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySweep) -> None:
-    file = lab.file()
+    file = lab.file(**ONE_RUN)
     (private := lab.folder / "of-ada").mkdir(mode=0o700)
     os.chown(private, ADA, LAB)
     shutil.move(file, file := private / file.name)
     code, said = as_account(ADA, lab, "run", str(file))
     assert code == 0, said
-    for left in ("nothing left to do", "[7/7]"):
+    for left in ("nothing left to do", "[1/1]"):
         code, said = as_account(BOB, lab, "resume", "toy")
         assert (code, f"{file} is gone or cannot be read" in said) == (0, True), said
         assert left in said
@@ -132,20 +130,14 @@ def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySwee
     assert code == 0, said
 
 
-def test_an_account_whose_umask_shuts_others_out_is_named(lab: ToySweep) -> None:
-    code, said = as_account(ADA, lab, "run", str(lab.file()), umask=0o022)
-    assert code == 0, said
-    code, said = as_account(BOB, lab, "remove", "toy", "--yes")
-    lock = lab.home.sweep("toy") / ".lock"
-    assert (code, f"{lock} belongs to user {ADA} with mode 0644" in said) == (2, True), said
-    assert f"chmod g+w {lock}" in said
-
-
-def test_a_database_of_another_account_is_named(lab: ToySweep) -> None:
-    assert as_account(ADA, lab, "run", str(lab.file()))[0] == 0
-    database = lab.home.path / "mlflow.db"
+def test_a_database_and_a_lock_that_shut_another_account_out_are_named(lab: ToySweep) -> None:
+    for name, umask in {"toy": 0o002, "closed": 0o022}.items():
+        code, said = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN, name=name)), umask=umask)
+        assert code == 0, said
+    lock, database = lab.home.sweep("closed") / ".lock", lab.home.path / "mlflow.db"
     database.chmod(0o644)
     shutil.rmtree(lab.home.sweep("toy") / "sent")
-    code, said = as_account(BOB, lab, "sync")
-    assert (code, f"{database} belongs to user {ADA} with mode 0644" in said) == (2, True), said
-    assert f"chmod g+w {database}" in said
+    for words, file in ((("remove", "closed", "--yes"), lock), (("sync", "toy"), database)):
+        code, said = as_account(BOB, lab, *words)
+        assert (code, f"{file} belongs to user {ADA} with mode 0644" in said) == (2, True), said
+        assert f"chmod g+w {file}" in said

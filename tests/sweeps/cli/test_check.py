@@ -24,7 +24,7 @@ from carft_sweep.sweeps.plan.estimate import (
     TimingHistory,
     timing_history,
 )
-from tests.sweeps.conftest import TOY, Carft, ToySweep
+from tests.sweeps.conftest import ONE_RUN, TOY, Carft, ToySweep
 
 RANDOM: dict[str, Any] = {
     "method": "random",
@@ -51,22 +51,19 @@ def timed(step: float = 1.0, **changes: Any) -> TimedRun:
     return TimedRun(config, RunTimes(step, 0.0, 0.0))
 
 
-@pytest.mark.parametrize(
-    ("changes", "warned"),
-    [
+def test_a_plan_warns_of_a_search_that_is_random_and_of_few_alphas(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
+    cases: list[tuple[dict[str, Any], list[str]]] = [
         ({**RANDOM, "method": "tpe"}, ["! the first 10 trials of tpe are random", FEW_ALPHAS]),
         ({**RANDOM, "method": "tpe", "run_cap": 11}, [FEW_ALPHAS]),
         ({"baselines": []}, []),
         ({"trial": NINE_ALPHAS}, []),
-    ],
-    ids=["random alone", "searches", "nothing to compare", "nine alphas"],
-)
-def test_a_plan_warns_of_a_search_that_is_random_and_of_few_alphas(
-    toy_cli: ToySweep, carft: Carft, changes: dict[str, Any], warned: list[str]
-) -> None:
-    lines = check(toy_cli, carft, **changes).splitlines()
-    hints = [line for line in lines if "are random" in line or "alphas" in line]
-    assert [hint.partition(":")[0] for hint in hints] == warned
+    ]
+    for changes, warned in cases:
+        lines = check(toy_cli, carft, **changes).splitlines()
+        hints = [line for line in lines if "are random" in line or "alphas" in line]
+        assert [hint.partition(":")[0] for hint in hints] == warned
 
 
 def test_a_plan_counts_what_is_done_and_what_is_left(toy_cli: ToySweep, carft: Carft) -> None:
@@ -204,20 +201,17 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
         assert said in text
 
 
-def test_the_time_comes_from_the_runs_most_like_it() -> None:
+def test_the_time_comes_from_the_runs_most_like_it_and_adds_up() -> None:
     config = trial_config(CONFIG)
     same, other_algorithm = timed(1.0), timed(2.0, algorithm={"name": "car_ft"})
     others = [timed(4.0, optim={"batch_size": 7}), timed(9.0, device="cuda")]
-    everything = [same, other_algorithm, *others]
-    assert TimingHistory(everything).times_of(config) == same.times
-    assert TimingHistory(everything[1:]).times_of(config) == other_algorithm.times
-    assert TimingHistory(others).times_of(config) is None
-    alike = [same, timed(2.0), timed(4.0), other_algorithm]
-    assert TimingHistory(alike).times_of(config) == timed(2.0).times
-
-
-def test_time_adds_up_over_the_runs() -> None:
-    config = trial_config(CONFIG)
+    for runs, expected in (
+        ([same, other_algorithm, *others], same.times),
+        ([other_algorithm, *others], other_algorithm.times),
+        (others, None),
+        ([same, timed(2.0), timed(4.0), other_algorithm], timed(2.0).times),
+    ):
+        assert TimingHistory(runs).times_of(config) == expected
     known = TimingHistory([TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))])
     work = [RemainingWork(config, *parts) for parts in ((100, 2, 3), (10, 1, 1), (0, 0, 2))]
     found = SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
@@ -270,6 +264,9 @@ def test_runs_side_by_side_shorten_the_wait(
     assert "4 runs at once on:\n  big: 8 CPUs, 0 GPUs" in text
 
 
+CLUSTER = "carft_sweep.sweeps.engines.ray_cluster"
+
+
 class SmallCluster:
     """Stands for a connection to a cluster of two nodes."""
 
@@ -296,8 +293,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequen
             raise RequestError("big: does not share the home")
         return {id_: node.with_gpus([Gpu(1000.0, bf16=True)]) for id_, node in nodes.items()}
 
-    monkeypatch.setattr("carft_sweep.sweeps.engines.ray_cluster.Cluster", SmallCluster)
-    monkeypatch.setattr("carft_sweep.sweeps.engines.ray_cluster.check_nodes", check_nodes)
+    monkeypatch.setattr(f"{CLUSTER}.Cluster", SmallCluster)
+    monkeypatch.setattr(f"{CLUSTER}.check_nodes", check_nodes)
     return seen
 
 
@@ -343,8 +340,7 @@ def test_of_gpus_that_differ_it_is_said_what_each_holds_and_how_to_keep_to_one(
         for name, (kind, size) in kinds.items()
     }
     monkeypatch.setattr(SmallCluster, "nodes_by_id", lambda _: nodes)
-    cluster = "carft_sweep.sweeps.engines.ray_cluster"
-    monkeypatch.setattr(f"{cluster}.check_nodes", lambda nodes, *_, **__: nodes)
+    monkeypatch.setattr(f"{CLUSTER}.check_nodes", lambda nodes, *_, **__: nodes)
     monkeypatch.setattr("carft_sweep.sweeps.engines.factory.memory_on_gpu_mb", lambda _: 7_000.0)
     toy_cli.home.prepare()
     auto = ("--address", "head:6379", "--set", "resources.gpus=auto")
@@ -359,17 +355,16 @@ def test_of_gpus_that_differ_it_is_said_what_each_holds_and_how_to_keep_to_one(
 
 
 def test_the_name_of_another_file_is_warned_of(toy_cli: ToySweep, carft: Carft) -> None:
-    first = toy_cli.file()
+    first = toy_cli.file(**ONE_RUN)
     carft("run", first)
-    other = first.with_name("low.yaml")
+    other, same = first.with_name("low.yaml"), first.with_name("same.yaml")
     other.write_text(first.read_text().replace("id/val/top1", "id/val/nll"))
-    same = first.with_name("same.yaml")
     same.write_text(first.read_text())
     said = f"toy was run from {first}; --set name=ANOTHER keeps both sweeps"
     assert "was run from" not in carft("check", same).out
     assert "was run from" not in carft("check", other, "--set", "name=low").out
-    assert f"! {said}" in carft("check", other, "--set", "seeds=[0]").out
-    assert said in carft("run", other, "--set", "seeds=[0]").err
+    assert f"! {said}" in carft("check", other, "--set", "seeds=[1]").out
+    assert said in carft("run", other, "--set", "seeds=[1]").err
 
 
 def test_a_batch_larger_than_the_training_images_is_warned_of(

@@ -121,26 +121,6 @@ def test_a_sweep_that_is_given_up_exits_with_1_and_a_remedy(
     assert last == "Once this is fixed, resume it: carft-sweep resume other"
 
 
-def test_clean_only_tells_until_it_is_told_to(toy_cli: ToySweep, carft: Carft) -> None:
-    run(toy_cli)
-    runs = RunStore(toy_cli.home.runs)
-    used = next(iter(runs.digests()))
-    (runs.folder(used) / "checkpoint.pt").write_text("x")
-    runs.acquire("orphan", "a", "gone")
-    runs.release("orphan", "done")
-    runs.acquire("living", "a", "gone")
-    paths = {Path(item["path"]).name for item in carft("clean", "--json").json["items"]}
-    assert {"orphan", "checkpoint.pt"} <= paths
-    assert "living" not in paths
-    assert runs.folder("orphan").exists()
-    carft("clean", "--yes")
-    assert not runs.folder("orphan").exists()
-    assert {file.name for file in runs.folder(used).iterdir()} >= {"trained.json", "history.json"}
-    assert not (runs.folder(used) / "checkpoint.pt").exists()
-    assert runs.folder("living").exists()
-    carft("compare", "toy")
-
-
 def test_clean_keeps_what_a_sweep_has_taken_up_since_it_looked(
     toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,8 +185,24 @@ def test_clean_removes_what_killed_processes_left_and_nothing_behind_a_link_or_o
     assert {path.name for path in elsewhere.iterdir()} == {".git.template", ".env.template"}
 
 
-def test_sync_passes_over_a_sweep_that_never_began(toy_cli: ToySweep, carft: Carft) -> None:
+def test_clean_only_tells_until_it_is_told_to(toy_cli: ToySweep, carft: Carft) -> None:
     run(toy_cli)
+    runs = RunStore(toy_cli.home.runs)
+    used = next(iter(runs.digests()))
+    (runs.folder(used) / "checkpoint.pt").write_text("x")
+    runs.acquire("orphan", "a", "gone")
+    runs.release("orphan", "done")
+    runs.acquire("living", "a", "gone")
+    paths = {Path(item["path"]).name for item in carft("clean", "--json").json["items"]}
+    assert {"orphan", "checkpoint.pt"} <= paths
+    assert "living" not in paths
+    assert runs.folder("orphan").exists()
+    carft("clean", "--yes")
+    assert {"orphan", "living"} & {*runs.digests()} == {"living"}
+    names = {file.name for file in runs.folder(used).iterdir()}
+    assert ("trained.json" in names, "checkpoint.pt" in names) == (True, False)
+    carft("compare", "toy")
+    # `sync` passes over a sweep that never began.
     empty = toy_cli.home.sweep("empty") / LEDGER_FILE
     empty.parent.mkdir()
     empty.touch()
@@ -317,28 +313,23 @@ def test_a_sweep_is_planned_without_what_opens_models_and_makes_views(tmp_path: 
     assert told.stdout.splitlines()[-1] == "[]"
 
 
-def test_every_command_is_a_module_and_has_its_place_in_the_docs() -> None:
+def test_every_command_is_a_module_with_its_place_and_every_options_row_in_the_docs() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     for command in COMMANDS:
         module = importlib.import_module(f"carft_sweep.sweeps.cli.{MODULES.get(command, command)}")
         assert callable(getattr(module, f"{command}_command")), command
         assert f"\n## {command}\n" in page, command
-
-
-def test_every_option_has_its_row_in_the_docs_in_the_words_of_the_help() -> None:
-    page = (ROOT / "docs" / "commands.md").read_text()
     row = r'^\| <a id="(\S+--\S+)"></a>.* \| (.*) \|$'
     rows = dict(re.findall(row, page, re.MULTILINE))
-    _, commands = parsers()
     expected = {
         f"{command.replace(' ', '-')}{option}": action.help
-        for command, parser in commands.items()
+        for command, parser in parsers()[1].items()
         for action in parser.actions()
         for option in action.option_strings
         if option.startswith("--") and option not in ("--help", *EVERYWHERE)
     }
     assert len(expected) > 100
-    assert {name: rows.get(name) for name in expected} == expected
+    assert {name: rows.get(name) for name in expected} == expected, "in the words of the help"
     assert rows.keys() - expected.keys() == {f"everywhere{option}" for option in EVERYWHERE}
 
 

@@ -51,9 +51,6 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-# list
-
-
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_list_is_readable_at_every_width(
     data: Carft, width: int, monkeypatch: pytest.MonkeyPatch
@@ -103,9 +100,6 @@ def test_the_list_has_what_is_imported_and_declared(
     }
 
 
-# check
-
-
 def test_what_is_there_stands_in_one_table(data: Carft, imagenet_root: Path) -> None:
     told = data("check", "imagenet", "--data-root", imagenet_root)
     assert told.err == ""
@@ -121,28 +115,24 @@ def test_all_that_is_missing_is_reported_at_once(
     root = linked_imagenet("imagenet-r")
     (root / "sketch").unlink()
     (root / "imagenet-a").unlink()
-    told = data("check", "imagenet", "--data-root", root, code=2)
+    check = ["check", "imagenet", "--data-root", root]
+    told = data(*check, code=2)
     assert told.out == f"imagenet in {root}\n"
     assert "sketch (or imagenet-sketch) with <wnid>/<image>, 50,889 images; from" in told.err
     assert "imagenet-a with <wnid>/<image>" in told.err
     assert "name those that you have" in told.err
-    rest = ["--set", "data.shifts=[v2, r, objectnet]"]
-    data("check", "imagenet", "--data-root", root, *rest)
-
-
-def deeper(folder: Path) -> None:
-    inner = folder / folder.name
-    inner.mkdir()
-    for one in WNIDS:
-        (folder / one).rename(inner / one)
+    data(*check, "--set", "data.shifts=[v2, r, objectnet]")
 
 
 def test_a_wrong_tree_is_told(data: Carft, linked_imagenet: Callable[..., Path]) -> None:
-    said = "has its class folders one level too deep, in train/: move them up"
     root = linked_imagenet("imagenet/train")
-    deeper(root / "imagenet/train")
+    train = root / "imagenet/train"
+    (train / "train").mkdir()
+    for one in WNIDS:
+        (train / one).rename(train / "train" / one)
     words = ("check", "imagenet", "--data-root", root, "--set", "data.shifts=[r]", "--json")
     told = data(*words, code=2)
+    said = "has its class folders one level too deep, in train/: move them up"
     assert f"imagenet/train: {said}" in told.err
     assert told.err.count(said) == 1
     assert (told.json["splits"], told.json["digest"]) == ({}, None)
@@ -163,9 +153,6 @@ def test_a_family_file_is_told_of_split_by_split(
     shutil.rmtree(photos / "shifts")
     wrong = data("check", "mine.family.yaml", "--json", code=2)
     assert "mine.family.yaml:3: shifts.night: there is no shifts/dark/" in wrong.err
-
-
-# check --read
 
 
 def test_every_image_is_decoded_once_and_bad_ones_are_named(data: Carft, photos: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,67 +134,45 @@ def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
     beaten = made.complete(3, 0.7, 1.0)
     made.prune(4)
     text = carft("show", "made").out
-    assert "by id/val/top1, id/val/nll" in text
-    assert "Pareto front: 2 trials that no other one beats: 0, 1" in text
-    assert f"trial {accurate}  complete  80.0 % / 1.5000  front  car_ft" in text
-    assert f"trial {calibrated}  complete  70.0 % / 0.5000  front  car_ft" in text
-    assert f"trial {beaten}  complete  70.0 % / 1.0000  car_ft" in text
+    for said in (
+        "by id/val/top1, id/val/nll",
+        "Pareto front: 2 trials that no other one beats: 0, 1",
+        f"trial {accurate}  complete  80.0 % / 1.5000  front  car_ft",
+        f"trial {calibrated}  complete  70.0 % / 0.5000  front  car_ft",
+        f"trial {beaten}  complete  70.0 % / 1.0000  car_ft",
+    ):
+        assert said in text
     shown = carft("show", "made", "--json").json
-    assert shown["front"] == [accurate, calibrated]
     assert [goal["name"] for goal in shown["metrics"]] == ["id/val/top1", "id/val/nll"]
     assert shown["trials"][1]["values"] == [0.7, 0.5]
     StudySync(made.home, made.ledger).update()
     study = optuna.load_study(study_name="made", storage=open_storage(made.home))
-    assert shown["front"] == [trial.number for trial in study.best_trials]
+    best = [trial.number for trial in study.best_trials]
+    assert shown["front"] == best == [accurate, calibrated]
     found = carft("compare", "made", "--json").json
     assert (found["metric"], found["selected"]["trial"]) == ("id/val/top1", accurate)
 
 
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Sixty trials, the best in the middle; a running, a pruned and a failed one behind."""
-    made = Made(Home(tmp_path_factory.mktemp("crowd")), TOP1)
-    for index in range(60):
-        made.complete(index, 0.8 - abs(index - 30) / 1000)
-    made.trial(60)
-    made.prune(61)
-    made.fail(62)
-    return made
-
-
-@pytest.fixture
-def crowd(crowded: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
-    monkeypatch.setenv("CARFT_HOME", str(crowded.home.path))
-    return crowded
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ((), [60, 30, 29, 31]),
-        (("--state", "pruned"), [61]),
-        (("--state", "failed"), [62]),
-        (("--state", "running"), [60]),
-        (("--all",), [*range(63)]),
-    ],
-)
-def test_of_many_trials_the_ones_that_matter_are_shown(
-    crowd: Made, carft: Carft, options: Sequence[str], expected: Sequence[int]
+def test_of_many_trials_the_ones_that_matter_are_shown_also_without_the_study(
+    made: Made, carft: Carft
 ) -> None:
-    del crowd
-    text = carft("show", "made", *options).out
-    found = trials_in(text)
-    assert found[: len(expected)] == expected
-    assert len(found) == (50 if options == () else len(expected))
-    assert ("13 more trials" in text) == (options == ())
-
-
-def test_readers_say_the_same_without_the_study(crowd: Made, carft: Carft) -> None:
+    for index in range(60):  # the best in the middle
+        made.complete(index, 0.8 - abs(index - 30) / 1000)
+    running, pruned, failed = made.trial(60), made.prune(61), made.fail(62)
+    StudySync(made.home, made.ledger).update()
+    for state, number in {"pruned": pruned, "failed": failed, "running": running}.items():
+        assert trials_in(carft("show", "made", "--state", state).out) == [number]
+    assert trials_in(carft("show", "made", "--all").out) == [*range(63)]
+    text = carft("show", "made").out
+    assert trials_in(text)[:4] == [60, 30, 29, 31]
+    assert (len(trials_in(text)), "13 more trials" in text) == (50, True)
     commands = ("list", "show made --json", "show made", "compare made --json")
-    before = [carft(*command.split()).out for command in commands]
-    for file in crowd.home.path.glob("optuna.*"):
+    before = [carft(*words.split()).out for words in commands]
+    studies = [*made.home.path.glob("optuna.*")]
+    assert studies
+    for file in studies:
         file.unlink()
-    assert [carft(*command.split()).out for command in commands] == before
+    assert [carft(*words.split()).out for words in commands] == before
 
 
 def test_a_hint_can_be_pasted_into_a_shell() -> None:

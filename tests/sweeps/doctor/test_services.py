@@ -1,4 +1,4 @@
-"""MLflow and what it and Optuna were sent, as the doctor sees them: asked for real."""
+"""MLflow, what it and Optuna were sent and the job API of Ray, as the doctor sees them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from carft_sweep.sweeps.doctor.checks import Level
+from carft_sweep.sweeps.engines import ray_tokens
 from carft_sweep.sweeps.ledger.claim import Claim
+from carft_sweep.sweeps.submit.client import JOBS_VARIABLE
 from tests.services.answering import Answer, Asked, answering
 from tests.services.mlflow_server import ADMIN, ADMIN_PASSWORD, USER_PASSWORD, MlflowServer
 from tests.services.processes import free_port
@@ -57,18 +59,16 @@ def test_the_command_says_what_is_wrong_once_with_what_to_do_and_no_password(
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_PASSWORD", f"{USER_PASSWORD} and more")
         told = carft(*doctor, code=2).out
-        assert told.count("rejected the user name or password") == 1
-        assert "MLFLOW_TRACKING_PASSWORD_FILE" in told
-        assert USER_PASSWORD not in told
-    with monkeypatch.context() as patch:
-        port = urlsplit(server.address).port
-        patch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{port}")
-        assert f"start it with --allowed-hosts localhost:{port}" in carft(*doctor, code=2).out
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-        (one,) = carft(*doctor, "--json", code=4).json["checks"]
-        assert (one["check"], one["level"]) == ("mlflow.place", "unreachable")
-        assert "wait in the home" in one["advice"]
+    assert told.count("rejected the user name or password") == 1
+    assert "MLFLOW_TRACKING_PASSWORD_FILE" in told
+    assert USER_PASSWORD not in told
+    port = urlsplit(server.address).port
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{port}")
+    assert f"start it with --allowed-hosts localhost:{port}" in carft(*doctor, code=2).out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    (one,) = carft(*doctor, "--json", code=4).json["checks"]
+    assert (one["check"], one["level"]) == ("mlflow.place", "unreachable")
+    assert "wait in the home" in one["advice"]
 
 
 def test_an_experiment_of_somebody_else_is_told(
@@ -134,16 +134,29 @@ def test_what_is_no_mlflow_or_has_nothing_behind_it_is_told(
     assert "what is behind it is away" in only(look("mlflow.place", tmp_path), "unreachable")
 
 
-@pytest.mark.parametrize(
-    ("theirs", "level", "said"), [("2.9.1", "wrong", "major"), ("3.1.0", "warning", "older")]
-)
-def test_versions_are_compared(
-    stand_in: Callable[..., None], tmp_path: Path, theirs: str, level: Level, said: str
-) -> None:
-    stand_in(version=Answer(theirs))
-    assert said in only(look("mlflow.version", tmp_path), level)
+def test_versions_are_compared(stand_in: Callable[..., None], tmp_path: Path) -> None:
+    versions: list[tuple[str, Level, str]] = [
+        ("2.9.1", "wrong", "major"),
+        ("3.1.0", "warning", "older"),
+    ]
+    for theirs, level, said in versions:
+        stand_in(version=Answer(theirs))
+        assert said in only(look("mlflow.version", tmp_path), level)
     stand_in(version=Answer("no", 401))
     assert look("mlflow.version", tmp_path) == []
+
+
+def test_an_experiment_that_cannot_be_used_is_told(
+    stand_in: Callable[..., None], tmp_path: Path
+) -> None:
+    answers: list[tuple[Answer, Level, str]] = [
+        (experiment(lifecycle_stage="deleted"), "wrong", "restore --experiment-id 7"),
+        (Answer("Permission denied", 403), "wrong", "answers 403: Permission denied"),
+        (Answer("Overloaded", 503), "unreachable", "answers 503"),
+    ]
+    for answer, level, said in answers:
+        stand_in(**{"get-by-name": answer})
+        assert said in only(look("mlflow.credentials", tmp_path), level)
 
 
 def experiment(**fields: str) -> Answer:
@@ -151,31 +164,16 @@ def experiment(**fields: str) -> Answer:
     return Answer({"experiment": told})
 
 
-@pytest.mark.parametrize(
-    ("answer", "level", "said"),
-    [
-        (experiment(lifecycle_stage="deleted"), "wrong", "restore --experiment-id 7"),
-        (Answer("Permission denied", 403), "wrong", "answers 403: Permission denied"),
-        (Answer("Overloaded", 503), "unreachable", "answers 503"),
-    ],
-)
-def test_an_experiment_that_cannot_be_used_is_told(
-    stand_in: Callable[..., None], tmp_path: Path, answer: Answer, level: Level, said: str
-) -> None:
-    stand_in(**{"get-by-name": answer})
-    assert said in only(look("mlflow.credentials", tmp_path), level)
-
-
 def test_artifacts_that_would_stay_on_this_machine_are_told(
     stand_in: Callable[..., None], tmp_path: Path
 ) -> None:
-    stand_in(**{"get-by-name": experiment(artifact_location=str(tmp_path / "mlartifacts"))})
+    here = tmp_path / "mlartifacts"
+    stand_in(**{"get-by-name": experiment(artifact_location=str(here))})
     told = only(look("mlflow.artifacts", tmp_path), "warning")
-    assert f"go to {tmp_path / 'mlartifacts'} on whichever machine sends them" in told
-    assert not (tmp_path / "mlartifacts").exists()
-    stand_in(
-        **{"get-by-name": Answer("", 404), "get": experiment(artifact_location="/srv/mlruns/0")}
-    )
+    assert f"go to {here} on whichever machine sends them" in told
+    assert not here.exists()
+    theirs = experiment(artifact_location="/srv/mlruns/0")
+    stand_in(**{"get-by-name": Answer("", 404), "get": theirs})
     assert look("mlflow.artifacts", tmp_path) == []
 
 
@@ -198,3 +196,45 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     toy.run()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab:5000")
     assert "7 of the runs of toy" in only(look("sent.runs", home), "warning"), "of another server"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Answer]]:
+    """A job API that answers what it is told, by path."""
+    answers = {"/api/version": Answer({"ray_version": "2.60.0", "version": "4"})}
+
+    def answer(asked: Asked) -> Answer:
+        lets_in = "authorization" in map(str.lower, asked.headers) or asked.path != "/api/jobs/"
+        return answers.get(asked.path, Answer([]) if lets_in else Answer("", 401))
+
+    reset = ray_tokens._read_anew
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
+    reset()
+    with answering(answer) as address:
+        monkeypatch.setenv(JOBS_VARIABLE, f"{address}/")
+        yield answers
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    reset()
+
+
+def test_the_job_api_is_asked_where_it_is_named(
+    api: dict[str, Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "answers, Ray 2.60.0" in only(look("ray.jobs", tmp_path), "ok")
+    api["/api/jobs/"] = Answer([])
+    answers, is_open = look("ray.jobs", tmp_path)
+    assert (answers.level, is_open.level) == ("ok", "warning")
+    assert "takes jobs from whoever reaches it" in is_open.message
+    wrong: list[tuple[str, Answer, Level, str]] = [
+        ("jobs/", Answer("Unauthorized", 401), "wrong", "Authentication required"),
+        ("version", Answer({"ray_version": "2.51.0"}), "wrong", "the cluster has Ray 2.51.0"),
+        ("version", Answer("", 503), "unreachable", "answers 503"),
+    ]
+    for path, answer, level, said in wrong:
+        api[f"/api/{path}"] = answer
+        assert said in only(look("ray.jobs", tmp_path), level)
+    monkeypatch.setenv(JOBS_VARIABLE, "head:6379")
+    assert "give --address http://HOST:8265" in only(look("ray.jobs", tmp_path), "wrong")
+    monkeypatch.delenv(JOBS_VARIABLE)
+    assert look("ray.jobs", tmp_path) == []

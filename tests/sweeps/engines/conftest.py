@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from carft_sweep.sweeps.engines.base import Engine, Job
+from carft_sweep.sweeps.engines.base import Engine, Failure, Job, Wait
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.engines.resources import RunRequirements
-from tests.sweeps.toy_runs import ENTRY
+from tests.sweeps.toy_runs import ENTRY, Recorder
+
+
+class Scripted(Recorder):
+    """Does more when things happen: `started`, `alive`, `finished`, `failed`, or `failed_a` of the
+    job a. A failed job is given again if `retries`."""
+
+    def __init__(
+        self, jobs: list[Job | Wait], *, retries: bool = False, **on: Callable[[Job], object]
+    ) -> None:
+        super().__init__(jobs)
+        self.retries, self.on = retries, on
+
+    def _happened(self, kind: str, job: Job) -> None:
+        for name in (kind, f"{kind}_{job.digest}"):
+            self.on.get(name, lambda _: None)(job)
+
+    def started(self, job: Job, worker: str) -> None:
+        super().started(job, worker)
+        self._happened("started", job)
+
+    def alive(self, job: Job) -> None:
+        super().alive(job)
+        self._happened("alive", job)
+
+    def finished(self, job: Job, result: Mapping[str, Any]) -> None:
+        super().finished(job, result)
+        self._happened("finished", job)
+
+    def failed(self, job: Job, failure: Failure) -> None:
+        super().failed(job, failure)
+        if self.retries:
+            self.jobs.append(job)
+        self._happened("failed", job)
+
+    def order(self, *kinds: str) -> list[str]:
+        """`started a`, ... of some kinds of event."""
+        return [f"{kind} {digest}" for kind, digest in self.events if kind in kinds]
+
 
 CORES = 2
 """Of Ray's first node, whatever this machine has."""

@@ -54,37 +54,22 @@ def gpu_node(cpus: int, *memory_mb: float | None) -> Node:
 ONE_GPU, TWO_GPUS, FOUR_GPUS = (gpu_node(8, *[24_000.0] * gpus) for gpus in (1, 2, 4))
 
 
-@pytest.mark.parametrize(
-    ("keys", "options", "environ", "ray"),
-    [
-        ({}, {}, None, False),
-        ({"engine": "ray"}, {}, None, True),
-        ({}, {"address": "head:6379"}, None, True),
-        ({"parallel": 1}, {"address": "head:6379"}, None, True),
-        ({"engine": "local"}, {"address": "local"}, None, False),
-        ({}, {}, "head:6379", True),
-        ({}, {"address": "local"}, "head:6379", False),
-        ({"engine": "local"}, {}, "head:6379", False),  # it is for every sweep of the shell
-    ],
-)
-def test_auto_is_ray_where_there_is_a_cluster(
-    spec: MakeSpec,
-    monkeypatch: pytest.MonkeyPatch,
-    keys: dict[str, Any],
-    options: dict[str, str],
-    environ: str | None,
-    ray: bool,
+def test_auto_is_ray_where_there_is_a_cluster_which_is_not_named_in_vain(
+    spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = spec(**keys)
-    if environ is not None:
-        monkeypatch.setenv("RAY_ADDRESS", environ)
-    assert is_ray(sweep, **options) is ray
-
-
-def test_a_cluster_is_not_named_in_vain(spec: MakeSpec) -> None:
+    assert not is_ray(spec())
+    assert is_ray(spec(engine="ray"))
+    for keys in ({}, {"parallel": 1}):
+        assert is_ray(spec(**keys), address="head:6379")
+    assert not is_ray(spec(engine="local"), address="local")
     said = r"--address head:6379 .* engine is local; leave out one"
     with pytest.raises(RequestError, match=said):
         is_ray(spec(engine="local"), address="head:6379")
+    auto, local = spec(), spec(engine="local")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # is for every sweep of this shell
+    assert is_ray(auto)
+    assert not is_ray(auto, address="local")
+    assert not is_ray(local)
 
 
 MANY = {"seeds": 40}
@@ -137,29 +122,23 @@ def test_runs_share_this_machine_evenly_and_each_gets_its_gpus_and_threads(
     assert (share.need.cpus, share.at_once) == (threads or 8, len(devices))
 
 
-@pytest.mark.parametrize(
-    ("memory_mb", "after", "fits"),
-    [(24_000.0, 5_000.0, 4), (24_000.0, 15_000.0, 1), (None, 1.0, 1)],
-)
 def test_gpus_auto_lets_as_many_share_one_as_its_memory_holds(
-    spec: MakeSpec,
-    made: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    memory_mb: float | None,
-    after: float,
-    fits: int,
+    spec: MakeSpec, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_engine(spec(gpu_node(8, memory_mb), **MANY, resources={"gpus": "auto"}))
-    assert made["memory"].holds("GPU-0") == 1
-    peak = round((after - CONTEXT_AT_MOST_MB) * 2**20)
-    monkeypatch.setattr(memory, "run_cost", lambda _: RunCost(peak, 0, 0, 0))
-    made["memory"].learn(made["memory"].needs({"algorithm": "fine_tune"}))
-    assert made["memory"].holds("GPU-0") == fits
+    for memory_mb, after, fits in ((24_000.0, 5_000.0, 4), (24_000.0, 15_000.0, 1), (None, 1.0, 1)):
+        make_engine(spec(gpu_node(8, memory_mb), **MANY, resources={"gpus": "auto"}))
+        assert made["memory"].holds("GPU-0") == 1
+        cost = RunCost(round((after - CONTEXT_AT_MOST_MB) * 2**20), 0, 0, 0)
+        monkeypatch.setattr(memory, "run_cost", lambda _, cost=cost: cost)
+        made["memory"].learn(made["memory"].needs({"algorithm": "fine_tune"}))
+        assert made["memory"].holds("GPU-0") == fits
 
 
-@pytest.mark.parametrize(
-    ("sizes", "peak_mb", "gpus"),
-    [
+def test_with_gpus_auto_ray_is_asked_for_a_share_that_the_smallest_gpu_has(
+    spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = spec(engine="ray", resources={"gpus": "auto"})
+    cases: list[tuple[list[tuple[float | None, ...]], float | None, float]] = [
         ([(80_000.0,)], 10_000.0, 0.25),  # no more than four
         ([(80_000.0,)], 30_000.0, 0.5),
         ([(80_000.0,), (24_000.0, 24_000.0)], 9_000.0, 0.5),
@@ -168,37 +147,26 @@ def test_gpus_auto_lets_as_many_share_one_as_its_memory_holds(
         ([(80_000.0,)], None, 1.0),
         ([(80_000.0,), ()], 30_000.0, 0.5),
         ([()], 10_000.0, 0.0),
-    ],
-)
-def test_with_gpus_auto_ray_is_asked_for_a_share_that_the_smallest_gpu_has(
-    spec: MakeSpec,
-    monkeypatch: pytest.MonkeyPatch,
-    sizes: list[tuple[float | None, ...]],
-    peak_mb: float | None,
-    gpus: float,
-) -> None:
-    peak = None if peak_mb is None else round(peak_mb * 2**20)
-    cost = None if peak is None else RunCost(0, peak, 0, 0)
-    monkeypatch.setattr(memory, "run_cost", lambda *_: cost)
-    nodes = [replace(gpu_node(8, *of), name=str(number)) for number, of in enumerate(sizes)]
-    need = feasible_requirements(spec(engine="ray", resources={"gpus": "auto"}), nodes)
-    assert need.gpus == gpus
+    ]
+    for sizes, peak_mb, gpus in cases:
+        cost = None if peak_mb is None else RunCost(0, round(peak_mb * 2**20), 0, 0)
+        monkeypatch.setattr(memory, "run_cost", lambda *_, cost=cost: cost)
+        nodes = [replace(gpu_node(8, *of), name=str(number)) for number, of in enumerate(sizes)]
+        assert feasible_requirements(sweep, nodes).gpus == gpus, (sizes, peak_mb)
 
 
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"resources": {"gpus": 1}}, "one run needs 1 CPU, 1 GPU; there are\n  this machine: 8"),
-        ({"resources": {"cpus": 9}}, "one run needs 9 CPUs, 0 GPUs; there are\n  this machine: 8"),
-        ({"resources": {"custom": {"fast": 1}}}, "fast: engine local has no such thing"),
-        ({"engine": "ray", "resources": {"gpus": 2}}, "one run needs 1 CPU, 2 GPUs"),
-    ],
-)
 def test_what_this_machine_does_not_have_is_refused_before_any_ray_is_started(
-    spec: MakeSpec, keys: dict[str, Any], said: str
+    spec: MakeSpec,
 ) -> None:
-    with pytest.raises(RequestError, match=said):
-        make_engine(spec(**keys))
+    for need, keys in {
+        "1 CPU, 1 GPU; there are\n  this machine: 8": {"resources": {"gpus": 1}},
+        "9 CPUs, 0 GPUs; there are\n  this machine: 8": {"resources": {"cpus": 9}},
+        "1 CPU, 2 GPUs": {"engine": "ray", "resources": {"gpus": 2}},
+    }.items():
+        with pytest.raises(RequestError, match=f"one run needs {need}"):
+            make_engine(spec(**keys))
+    with pytest.raises(RequestError, match="fast: engine local has no such thing"):
+        make_engine(spec(resources={"custom": {"fast": 1}}))
 
 
 def test_engines_on_this_machine_are_made_without_starting_anything(spec: MakeSpec) -> None:

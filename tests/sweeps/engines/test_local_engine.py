@@ -17,12 +17,12 @@ import torch
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines import supervisor as supervisor_module
-from carft_sweep.sweeps.engines.base import POLL, Failure, Job
+from carft_sweep.sweeps.engines.base import POLL, Job
 from carft_sweep.sweeps.engines.entry import classify, log_tail
 from carft_sweep.sweeps.engines.supervisor import ENDS, TURN, Event, ListeningClock, Supervisor
 from carft_sweep.sweeps.secrets import NAMES
 from carft_sweep.tracking.location import Lock
-from tests.sweeps.engines.conftest import MakeEngine, MakeJob
+from tests.sweeps.engines.conftest import MakeEngine, MakeJob, Scripted
 from tests.sweeps.toy_runs import ENTRY, ENVIRONMENT, Recorder, gone_within
 
 ROOT = Path(__file__).parents[3]
@@ -66,14 +66,13 @@ def test_what_was_written_is_read_before_silence(job: MakeJob, tmp_path: Path) -
     until = time.monotonic() + 60
     while "epoch=1/1" not in log_tail(str(tmp_path / "a")) and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(0.5)  # the line is written before the frame
+    time.sleep(0.3)  # the line is written before the frame
     events = list[str]()
     while len(events) < 2:
         event = supervisor.next(0)
         assert event is not None
-        if event["kind"] != "alive":
-            events.append(event["kind"])
-        time.sleep(1.0)
+        events += [event["kind"]] if event["kind"] != "alive" else []
+        time.sleep(0.7)
     supervisor.close()
     assert events == ["started", "report"]
 
@@ -118,17 +117,14 @@ def test_memory_that_pytorch_cannot_allocate_on_the_cpu_is_out_of_memory() -> No
 def test_two_processes_never_work_in_one_folder(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
+    def release(_: Job) -> None:
+        if recorder.beats == 2:
+            other.release()
+
     other = Lock(tmp_path / ".locks" / "a.worker")
-
-    class Releasing(Recorder):
-        def alive(self, job: Job) -> None:
-            super().alive(job)
-            if self.beats == 3:
-                other.release()
-
-    recorder = Releasing([job("a")])
+    recorder = Scripted([job("a")], alive=release)
     on_local().run(recorder)
-    assert recorder.beats >= 3
+    assert recorder.beats >= 2
     assert recorder.events[-1] == ("finished", "a")
 
 
@@ -215,14 +211,8 @@ def test_a_worker_reads_a_secret_that_runs_need_from_its_file(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "token"
-
-    class Mending(Recorder):
-        def failed(self, job: Job, failure: Failure) -> None:
-            file.write_text("t")
-            super().failed(job, failure)
-
     monkeypatch.setenv("HF_TOKEN_FILE", str(file))
-    recorder = Mending([job("a"), job("b")])
+    recorder = Scripted([job("a"), job("b")], failed=lambda _: file.write_text("t"))
     on_local().run(recorder)
     assert recorder.failures["a"].message.startswith(f"HF_TOKEN_FILE: {file} cannot be read")
     assert recorder.events[-1] == ("finished", "b")

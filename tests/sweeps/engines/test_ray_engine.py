@@ -23,44 +23,19 @@ from ray.tune.experiment import Trial
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import UNREACHABLE
-from carft_sweep.sweeps.engines import factory, ray_cluster
+from carft_sweep.sweeps.engines import ray_cluster
 from carft_sweep.sweeps.engines import ray_tune as ray_loop
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
-from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes, own_copy
-from carft_sweep.sweeps.engines.ray_tune import RayEngine
-from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements
+from carft_sweep.sweeps.engines.resources import Node, RunRequirements
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker
-from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.services.processes import free_port
-from tests.sweeps.conftest import ToySweep
-from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob
+from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob, Scripted
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.xdist_group("ray")
-
-
-class Retrying(Recorder):
-    """Gives a job that was lost again, and may be told what to do when things happen."""
-
-    def __init__(self, jobs: list[Job | Wait], **on: Callable[[Job], None]) -> None:
-        super().__init__(jobs)
-        self.on = on
-
-    def started(self, job: Job, worker: str) -> None:
-        super().started(job, worker)
-        self.on.get(f"started_{job.digest}", lambda _: None)(job)
-
-    def failed(self, job: Job, failure: Failure) -> None:
-        super().failed(job, failure)
-        self.jobs.append(job)
-        self.on.get("failed", lambda _: None)(job)
-
-    def order(self, *kinds: str) -> list[str]:
-        """`started a`, ... of some kinds of event."""
-        return [f"{kind} {digest}" for kind, digest in self.events if kind in kinds]
 
 
 def first_node(ray_nodes: Any) -> dict[str, Node]:
@@ -84,7 +59,7 @@ def test_as_many_runs_as_fit_are_there_at_once_and_that_of_a_killed_actor_goes_o
 
     victim: list[str] = []
     jobs: list[Job | Wait] = [job(digest, do="wait") for digest in "abc"]
-    recorder = Retrying(jobs, started_a=kill_one, started_b=kill_one, failed=go(tmp_path))
+    recorder = Scripted(jobs, retries=True, started=kill_one, failed=go(tmp_path))
     on_ray(need=RunRequirements(1)).run(recorder)
     ((lost, failure),) = recorder.failures.items()
     assert [lost] == victim
@@ -107,60 +82,15 @@ def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begu
         def here(self) -> bool:
             return True
 
-    class Waiting(Recorder):
-        def alive(self, job: Job) -> None:
-            super().alive(job)
-            if self.beats == 2:
-                engine.stop()
-
     monkeypatch.setattr(ray_loop, "LOOK", 0.5)
     tenant: Any = ray.remote(num_cpus=CORES)(Tenant).remote()
     ray.get(tenant.here.remote())
-    engine, recorder = on_ray(), Waiting([job("a"), job("b")])
+    engine = on_ray()
+    jobs: list[Job | Wait] = [job("a"), job("b")]
+    recorder = Scripted(jobs, alive=lambda _: engine.stop() if recorder.beats == 2 else None)
     engine.run(recorder)
     ray.kill(tenant)
     assert recorder.events == [("stopped", "a")]
-
-
-@pytest.mark.slow
-def test_ray_is_asked_for_a_share_that_fits_on_the_kind_of_gpu_that_a_sweep_names(
-    ray_nodes: Any, toy: ToySweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a real cluster, with GPUs that Ray is told of, and their memory by us."""
-    memory_mb = {"accelerator_type:NEW": 80_000.0, "accelerator_type:OLD": 24_000.0}
-    added = [ray_nodes.add_node(num_cpus=4, num_gpus=1, resources={kind: 1}) for kind in memory_mb]
-    ray_nodes.wait_for_nodes()
-    monkeypatch.setattr(
-        ray_cluster,
-        "check_nodes",
-        lambda nodes, *_, **__: {
-            id_: node.with_gpus([Gpu(memory_mb[node.gpu_type], bf16=True)])
-            for id_, node in nodes.items()
-        },
-    )
-    monkeypatch.setattr(factory, "memory_on_gpu_mb", lambda _: 10_000.0)
-
-    def bundle(**kind: float) -> dict[str, float]:
-        custom = {f"accelerator_type:{name}": amount for name, amount in kind.items()}
-        spec = load_spec(toy.file(engine="ray", resources={"gpus": "auto", "custom": custom}))
-        engine = make_engine(spec, address=ray_nodes.address, home=toy.home.path)
-        assert isinstance(engine, RayEngine)
-        return {**engine.bundle, "CPU": 0.5}
-
-    try:
-        assert bundle()["GPU"] == 0.5
-        assert bundle(NEW=0.001)["GPU"] == 0.25
-        groups = [ray.util.placement_group([bundle(OLD=0.001)]) for _ in range(3)]
-        assert [group.wait(timeout_seconds=20) for group in groups[:2]] == [True, True]
-        assert not groups[2].wait(timeout_seconds=1), "the GPU of this kind holds two"
-        tables = [ray.util.placement_group_table(group) for group in groups[:2]]
-        places = {table["bundles_to_node_id"][0] for table in tables}
-        assert places == {added[1].node_id}
-        for group in groups:
-            ray.util.remove_placement_group(group)
-    finally:
-        for node in added:
-            ray_nodes.remove_node(node)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +115,9 @@ def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
 ) -> None:
     monkeypatch.setattr(ray_loop, "LOOK", 0.5)
     second: list[Any] = []
-    recorder = Retrying(
+    recorder = Scripted(
         [job("a", do="wait"), job("b", do="wait")],
+        retries=True,
         started_a=lambda _: second.append(add_spot()),
         started_b=lambda _: (
             ray_nodes.remove_node(second.pop(), allow_graceful=False) if second else None
@@ -247,17 +178,10 @@ def test_a_retry_goes_elsewhere_and_nothing_begins_on_a_node_that_is_left_out(
 
 def placing(handler: Recorder, nodes: dict[str, Node], **more: Any) -> ray_loop.Loop:
     """The loop of an engine on nodes that are only told of; a run takes a GPU."""
-    engine = SimpleNamespace(
-        cluster=SimpleNamespace(nodes_by_id=lambda: nodes),
-        need=RunRequirements(1, 1),
-        parallel=None,
-        is_stopping=False,
-        is_stopping_now=False,
-        supervision="",
-        bundle={},
-        left_out=frozenset(),
-    )
-    vars(engine).update(more)
+    what = {"need": RunRequirements(1, 1), "parallel": None, "supervision": "", "bundle": {}}
+    cluster = SimpleNamespace(nodes_by_id=lambda: nodes)
+    state = {"cluster": cluster, "is_stopping": False, "is_stopping_now": False, "left_out": ()}
+    engine = SimpleNamespace(**{**what, **state, **more})
     return ray_loop.Loop(handler, cast(ray_loop.RayEngine, engine))
 
 
@@ -348,9 +272,8 @@ def test_a_node_that_cannot_serve_is_left_out_while_another_can(
     ray_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     nodes = first_node(ray_nodes)
-    answers: dict[str, Any] = {id_: {"gpus": []} for id_ in nodes} | {
-        "far": {"refused": "does not share the home"}
-    }
+    answers: dict[str, Any] = {id_: {"gpus": []} for id_ in nodes}
+    answers["far"] = {"refused": "does not share the home"}
     monkeypatch.setattr(ray_cluster, "_answers", lambda _: answers)
     monkeypatch.setattr(ray_cluster, "_question", lambda _: SimpleNamespace(remote=print))
     monkeypatch.setattr(ray_cluster, "_appears", lambda _: True)
@@ -361,9 +284,7 @@ def test_a_node_that_cannot_serve_is_left_out_while_another_can(
 def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
     job: MakeJob, tmp_path: Path
 ) -> None:
-    run = ray_loop.WarmRun.__new__(
-        ray_loop.WarmRun
-    )  # not as an actor, which Ray takes long to make
+    run = ray_loop.WarmRun.__new__(ray_loop.WarmRun)  # no actor, which Ray takes long to make
     run.assign(json.dumps(vars(replace(job("a"), workdir=str(tmp_path / "unshared" / "a")))))
     (event,) = run._events()
     assert event["kind"] == "failed"
@@ -371,30 +292,25 @@ def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
     assert not (tmp_path / "unshared").exists()
 
 
-@pytest.mark.parametrize(
-    ("address", "raised", "error", "said"),
-    [
-        ("ray://head:10001", None, RequestError, "cannot be a Ray client"),
-        ("head", None, RequestError, "at head cannot be used: Invalid address format"),
-        ("auto", RuntimeError("of 2.9"), RequestError, r"cannot be used: of 2\.9"),
-        ("auto", ConnectionError("No"), ServiceUnreachable, r"No\. .* set RAY_AUTH_MODE=token and"),
-    ],
-)
 def test_a_cluster_that_cannot_be_joined_is_said_with_what_ray_says(
-    address: str,
-    raised: Exception | None,
-    error: type[Exception],
-    said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def init(**_: object) -> None:
-        assert raised is not None
-        raise raised
+    with pytest.raises(RequestError, match="cannot be a Ray client"):
+        ray_cluster._connect("ray://head:10001")
+    with pytest.raises(RequestError, match="at head cannot be used: Invalid address format"):
+        ray_cluster._connect("head")
+    raised: list[tuple[Exception, type[Exception], str]] = [
+        (RuntimeError("of 2.9"), RequestError, r"cannot be used: of 2\.9"),
+        (ConnectionError("No"), ServiceUnreachable, r"No\. .* set RAY_AUTH_MODE=token and"),
+    ]
+    for error, kind, said in raised:
 
-    if raised is not None:
+        def init(error: Exception = error, **_: object) -> None:
+            raise error
+
         monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(error, match=said):
-        ray_cluster._connect(address)
+        with pytest.raises(kind, match=said):
+            ray_cluster._connect("auto")
 
 
 def test_ray_is_not_asked_where_no_head_listens_nor_on_a_machine_that_is_no_node(

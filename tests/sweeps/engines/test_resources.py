@@ -66,9 +66,8 @@ def test_runs_at_once_are_the_sum_over_nodes_and_at_most_parallel() -> None:
         assert max_concurrent_runs(RunRequirements(1, 2), nodes) == runs
 
 
-@pytest.mark.parametrize(
-    ("asked", "supply", "parallel", "need"),
-    [
+def test_what_a_file_leaves_open_is_an_even_share() -> None:
+    cases: list[tuple[dict[str, Any], list[Node], int | None, RunRequirements]] = [
         ({}, [LAPTOP], None, RunRequirements(1)),
         ({}, [LAPTOP], 2, RunRequirements(4)),
         ({}, [LAPTOP, SERVER], 2, RunRequirements(8, 1, {})),
@@ -76,12 +75,9 @@ def test_runs_at_once_are_the_sum_over_nodes_and_at_most_parallel() -> None:
         ({"gpus": 0.5}, [WORKSTATION], None, RunRequirements(4, 0.5)),
         ({"cpus": 3}, [SERVER], None, RunRequirements(3, 1)),
         ({"cpus": 2, "custom": {"fast": 1}}, [SERVER], 4, RunRequirements(2, 1, {"fast": 1})),
-    ],
-)
-def test_what_a_file_leaves_open_is_an_even_share(
-    asked: dict[str, Any], supply: list[Node], parallel: int | None, need: RunRequirements
-) -> None:
-    assert requirements_of(Resources(**asked), supply, parallel) == need
+    ]
+    for asked, supply, parallel, need in cases:
+        assert requirements_of(Resources(**asked), supply, parallel) == need
 
 
 def test_only_what_no_node_can_ever_meet_is_refused() -> None:
@@ -108,19 +104,16 @@ def named(**gpus: Gpu) -> list[Gpu]:
     return [replace(gpu, name=name.replace("_", "-")) for name, gpu in gpus.items()]
 
 
-@pytest.mark.parametrize(
-    ("environ", "gpus"),
-    [
-        ({}, named(GPU_aaaa=TURING, GPU_bbbb=HOPPER, GPU_cccc=UNKNOWN)),
-        ({"CUDA_VISIBLE_DEVICES": ""}, []),
-        ({"CUDA_VISIBLE_DEVICES": "1,0"}, named(**{"1": HOPPER, "0": TURING})),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-bb"}, named(GPU_bb=HOPPER)),
-        ({"CUDA_VISIBLE_DEVICES": "0,7,1"}, named(**{"0": TURING})),
-        ({"CUDA_VISIBLE_DEVICES": "MIG-1234"}, named(MIG_1234=Gpu(bf16=True))),
-    ],
-)
-def test_gpus_are_counted_as_cuda_counts_them(environ: dict[str, str], gpus: list[Gpu]) -> None:
-    assert visible_gpus(environ, LISTING) == gpus
+def test_gpus_are_counted_as_cuda_counts_them() -> None:
+    assert visible_gpus({}, LISTING) == named(GPU_aaaa=TURING, GPU_bbbb=HOPPER, GPU_cccc=UNKNOWN)
+    for variable, gpus in {
+        "": [],
+        "1,0": named(**{"1": HOPPER, "0": TURING}),
+        "GPU-bb": named(GPU_bb=HOPPER),
+        "0,7,1": named(**{"0": TURING}),
+        "MIG-1234": named(MIG_1234=Gpu(bf16=True)),
+    }.items():
+        assert visible_gpus({"CUDA_VISIBLE_DEVICES": variable}, LISTING) == gpus
 
 
 def test_a_slice_of_mig_is_a_gpu_with_the_memory_of_its_kind(

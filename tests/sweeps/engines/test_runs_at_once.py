@@ -11,65 +11,36 @@ import pytest
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
-from tests.sweeps.engines.conftest import MakeEngine, MakeJob
+from tests.sweeps.engines.conftest import MakeEngine, MakeJob, Scripted
 from tests.sweeps.toy_runs import Recorder, is_running
 
 
-class Watching(Recorder):
+class Watching(Scripted):
     """Counts the runs that are under way at once."""
 
-    def __init__(self, jobs: list[Job | Wait]) -> None:
-        super().__init__(jobs)
-        self.under_way = self.most = 0
+    given = most = 0
 
     def next_job(self) -> Job | Wait:
         job = super().next_job()
-        if isinstance(job, Job):
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
+        self.given += isinstance(job, Job)
+        self.most = max(self.most, self.under_way())
         return job
 
-    def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-        super().finished(job, result)
-        self.under_way -= 1
-
-    def failed(self, job: Job, failure: Failure) -> None:
-        super().failed(job, failure)
-        self.under_way -= 1
+    def under_way(self) -> int:
+        return self.given - len(self.order("finished", "failed"))
 
 
-def test_two_runs_are_under_way_at_once_and_never_three(
+def test_two_runs_are_under_way_at_once_and_never_three_and_a_crash_costs_the_other_nothing(
     on_two_workers: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
-    def decide(job: Job, report: Mapping[str, Any]) -> Decision:
-        del report
-        if job.digest == "c":
-            (tmp_path / "go").touch()
-        return Decision.CONTINUE
-
-    recorder = Watching([job("a", do="wait"), job("b", epochs=1), job("c", epochs=1)])
-    recorder.decide = decide
-    on_two_workers().run(recorder)
-    ends = [digest for event, digest in recorder.events if event == "finished"]
-    assert ends[0] == "b"
-    assert set(ends) == {"a", "b", "c"}
-    assert recorder.most == 2
-    assert len(set(recorder.workers)) == 2
-
-
-def test_one_that_crashes_costs_the_other_nothing_and_its_place_goes_on(
-    on_two_workers: MakeEngine, job: MakeJob, tmp_path: Path
-) -> None:
-    class Letting(Recorder):
-        def finished(self, job: Job, result: Mapping[str, Any]) -> None:
-            super().finished(job, result)
-            if job.digest == "c":
-                (tmp_path / "go").touch()
-
-    recorder = Letting([job("a", do="wait"), job("b", do="segfault"), job("c")])
+    jobs: list[Job | Wait] = [job("a", do="wait"), job("b", do="segfault"), *map(job, "cd")]
+    recorder = Watching(jobs, finished_d=lambda _: (tmp_path / "go").touch())
     on_two_workers().run(recorder)
     assert recorder.failures["b"].message == "the worker process was killed by SIGSEGV"
-    assert set(recorder.results) == {"a", "c"}
+    assert recorder.order("failed", "finished") == [
+        *("failed b", "finished c", "finished d", "finished a")
+    ]
+    assert recorder.most == 2
     assert len(set(recorder.pids())) == 3
 
 
@@ -103,8 +74,8 @@ def test_workers_started_early_serve_the_first_runs(
     assert len(started) == 2
     recorder = Recorder([job("a"), job("b")])
     engine.run(recorder)
-    assert set(recorder.pids()) <= started
     engine.close()
+    assert set(recorder.pids()) <= started
     assert not any(map(is_running, started))
 
 
@@ -125,16 +96,16 @@ def test_a_memory_that_was_too_small_for_several_is_shared_by_fewer() -> None:
 
 
 def test_the_first_run_is_alone_until_it_reports(on_local: MakeEngine, job: MakeJob) -> None:
-    class Begun(Recorder):
-        def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
-            taken = {PEAK: 300.0} if report["epoch"] > 1 else {}
-            report["metrics"].update(taken)
-            return super().reported(job, report)
+    def decide(_: Job, report: Mapping[str, Any]) -> Decision:
+        if report["epoch"] > 1:
+            report["metrics"][PEAK] = 300.0
+        return Decision.CONTINUE
 
     engine = on_local(devices=[None] * 3, memory=SharedMemory({None: 700.0}))
     # Long enough that b begins during it on a busy machine too.
     first = job("a", epochs=8, pause=0.4)
-    recorder = Begun([first, *(job(d, epochs=1, pause=0.4) for d in "bc")])
+    recorder = Recorder([first, *(job(d, epochs=1, pause=0.4) for d in "bc")])
+    recorder.decide = decide
     engine.run(recorder)
     told = recorder.events
     assert told[:3] == [("started", "a"), ("epoch 1", "a"), ("epoch 2", "a")]
@@ -155,22 +126,18 @@ def test_runs_whose_memory_is_computed_begin_together(on_local: MakeEngine, job:
 def test_a_run_that_was_out_of_memory_beside_another_is_alone_the_next_time(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path, size: float | None, narrowed: bool
 ) -> None:
-    class Again(Watching):
-        def failed(self, job: Job, failure: Failure) -> None:
-            super().failed(job, failure)
-            if job.digest == "b":
-                self.most = self.under_way
-                self.jobs += again
-                (tmp_path / "go").touch()
+    def go_on(_: Job) -> None:
+        recorder.most = recorder.under_way()
+        recorder.jobs += [job("again", do="raise", error="memory"), job("c"), job("d")]
+        (tmp_path / "go").touch()
 
-    again: list[Job | Wait] = [job("again", do="raise", error="memory"), job("c"), job("d")]
     memory = SharedMemory({} if size is None else {None: size})
     memory.learn(240.0)
-    recorder = Again([job("a", do="wait"), job("b", do="raise", error="memory")])
+    jobs: list[Job | Wait] = [job("a", do="wait"), job("b", do="raise", error="memory")]
+    recorder = Watching(jobs, failed_b=go_on)
     on_local(devices=[None] * 2, memory=memory).run(recorder)
     first, second = recorder.failures["b"], recorder.failures["again"]
-    assert first.narrowed is narrowed
+    assert (first.narrowed, second.narrowed) == (narrowed, False)
     assert first.message.endswith("at most 1 at once from now on") is narrowed
-    assert not second.narrowed
     assert set(recorder.results) == {"a", "c", "d"}
     assert recorder.most == (1 if narrowed else 2)

@@ -34,59 +34,39 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(folder: Path, root: Path, model: Path, optim: Any, **data: Any) -> Path:
     place = {"family": "pacs", "root": str(root)}
-    trial = {
-        "model": {"name": str(model)},
-        "data": place | data,
-        "algorithm": "car_ft",
-        "optim": optim,
-        "device": "cpu",
-    }
+    how = {"algorithm": "car_ft", "optim": optim, "device": "cpu"}
+    trial = {"model": {"name": str(model)}, "data": place | data, **how}
     file = folder / "sweep.yaml"
     file.write_text(json.dumps({"name": "domains", "seeds": [0, 1], "trial": trial}))
     return file
 
 
-@pytest.mark.parametrize(
-    ("optim", "data", "steps", "epochs"),
-    [
-        ({}, {}, 5000, 17),
-        ({"steps": 7, "steps_per_epoch": 3}, {}, 7, 3),
-        # 120 images of three domains: 30 in a batch of ten each.
-        ({"epochs": 2, "batch_size": 10}, {}, 8, 2),
-        ({"epochs": 2, "batch_size": 10}, {"balanced": False}, 24, 2),
-    ],
-)
-def test_a_plan_counts_steps_as_training_does(
-    root: Path,
-    tiny_clip_files: Path,
-    tmp_path: Path,
-    optim: dict[str, int],
-    data: dict[str, Any],
-    steps: int,
-    epochs: int,
-) -> None:
-    file = written(tmp_path, root, tiny_clip_files, optim, test_domain="sketch", **data)
-    plan = estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))
-    assert [(work.steps, work.epochs) for work in plan.work] == [(steps, epochs)] * 2
-
-
-def test_a_domain_to_hold_out_is_asked_for_in_one_line(
+def test_a_plan_counts_steps_as_training_does_and_asks_which_domain_is_held_out(
     root: Path, tiny_clip_files: Path, tmp_path: Path, carft: Carft
 ) -> None:
     told = carft("check", written(tmp_path, root, tiny_clip_files, {}), code=2).err
     assert "data.test_domain: which domain is held out? pacs has art_painting, cartoon" in told
     assert "Traceback" not in told
-
-
-def spec(folder: Path, root: Path, model: Path, **data: Any) -> SweepSpec:
-    return load_spec(written(folder, root, model, {}, test_domain="sketch", **data))
+    cases: list[tuple[dict[str, int], dict[str, Any], tuple[int, int]]] = [
+        ({}, {}, (5000, 17)),
+        ({"steps": 7, "steps_per_epoch": 3}, {}, (7, 3)),
+        # 120 images of three domains: 30 in a batch of ten each.
+        ({"epochs": 2, "batch_size": 10}, {}, (8, 2)),
+        ({"epochs": 2, "batch_size": 10}, {"balanced": False}, (24, 2)),
+    ]
+    for optim, data, expected in cases:
+        file = written(tmp_path, root, tiny_clip_files, optim, test_domain="sketch", **data)
+        plan = estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))
+        assert [(work.steps, work.epochs) for work in plan.work] == [expected] * 2
 
 
 def test_balanced_runs_tell_no_time_of_others(
     root: Path, tiny_clip_files: Path, tmp_path: Path
 ) -> None:
     balanced, plain = (
-        spec(tmp_path, root, tiny_clip_files, balanced=value).config_for({})
+        load_spec(
+            written(tmp_path, root, tiny_clip_files, {}, test_domain="sketch", balanced=value)
+        ).config_for({})
         for value in (True, False)
     )
     run = TimedRun(plain.as_dict(), RunTimes(1.0, 0.0, 0.0))

@@ -42,24 +42,27 @@ def toy_trial(tiny_clip_files: Path, cache: Path) -> ToyTrial:
     return trial
 
 
+def spent(*work: RemainingWork, gpu: str = "H100", gpus: float = 1) -> GpuTime:
+    """The time that work takes, which can be told."""
+    time = time_on(gpu, work, cpus=8, gpus=gpus)
+    assert time is not None
+    return time
+
+
 def test_a_balanced_step_takes_a_batch_of_each_domain(
     tmp_path: Path, tiny_clip_files: Path, cache: Path
 ) -> None:
     del cache
     root = domain_bed_tree.make(tmp_path, "pacs", per_domain=20)
 
-    def time(batch_size: int, *, balanced: bool) -> GpuTime | None:
+    def time(batch_size: int, *, balanced: bool) -> GpuTime:
         place = {"family": "pacs", "root": str(root), "test_domain": "sketch"}
-        fields = {
-            "model": {"name": str(tiny_clip_files)},
-            "data": {**place, "balanced": balanced},
-            "algorithm": "fine_tune",
-            "optim": {"batch_size": batch_size},
-            "precision": "fp32",
-        }
-        return time_on("H100", [RemainingWork(trial_config(fields), 10, 1, 1)], cpus=8)
+        model = {"model": {"name": str(tiny_clip_files)}, "algorithm": "fine_tune"}
+        data = {"data": {**place, "balanced": balanced}, "precision": "fp32"}
+        fields = {**model, **data, "optim": {"batch_size": batch_size}}
+        return spent(RemainingWork(trial_config(fields), 10, 1, 1))
 
-    assert time(4, balanced=True) == time(12, balanced=False) is not None
+    assert time(4, balanced=True) == time(12, balanced=False)
 
 
 def test_a_probe_takes_a_pass_over_train_and_its_solution(toy_trial: ToyTrial) -> None:
@@ -67,20 +70,13 @@ def test_a_probe_takes_a_pass_over_train_and_its_solution(toy_trial: ToyTrial) -
         RemainingWork(toy_trial(algorithm), 1, 1, 1) for algorithm in ("linear_probe", "lp_ft")
     )
     cost, images = run_cost(probe.config), len(open_data(probe.config.data).train)
-    untrained = time_on("H100", [replace(probe, steps=0)], cpus=8)
-    time = time_on("H100", [probe], cpus=8)
     assert cost is not None
-    assert time is not None
-    assert untrained is not None
+    untrained, time = spent(replace(probe, steps=0)), spent(probe)
     fp32, fp64 = GPUS["H100"].fp32, GPUS["H100"].fp64
     own = (cost.image * images / fp32 + LOOKS * cost.objective / fp64) / UTILISATION
     assert time.computing - untrained.computing == pytest.approx(own, rel=1e-6)
-    longer = time_on("RTX-4090", [probe], cpus=8)
-    assert longer is not None
-    assert longer.computing > time.computing  # it computes hardly any float64
-    both = time_on("H100", [tuned], cpus=8)
-    assert both is not None
-    assert both.computing > time.computing
+    assert spent(probe, gpu="RTX-4090").computing > time.computing  # hardly any float64
+    assert spent(tuned).computing > time.computing
     assert list(memory_lines([probe], 10**12, 1)) == [f"linear_probe: {format_size(cost.peak)}"]
     (told,) = memory_lines([tuned], cost.solving - 1, 1)
     assert told.startswith("! lp_ft: ")
@@ -88,10 +84,8 @@ def test_a_probe_takes_a_pass_over_train_and_its_solution(toy_trial: ToyTrial) -
 
 
 def test_several_gpus_of_a_run_divide_its_images(toy_trial: ToyTrial) -> None:
-    work = [RemainingWork(toy_trial("fine_tune"), 10, 1, 2)]
-    one, two = (time_on("H100", work, cpus=8, gpus=gpus) for gpus in (1, 2))
-    assert one is not None
-    assert two is not None
+    work = RemainingWork(toy_trial("fine_tune"), 10, 1, 2)
+    one, two = (spent(work, gpus=gpus) for gpus in (1, 2))
     assert two.computing == pytest.approx(one.computing / 2, rel=0.01)
     assert two.decoding == one.decoding
     need = RunRequirements(cpus=8, gpus=2)
@@ -104,13 +98,8 @@ def test_the_other_tasks_that_a_run_is_measured_on_count(toy_trial: ToyTrial) ->
     plain = toy_trial("fine_tune")
     fields = {**plain.as_dict(), "eval": {"retention": ["icon_shift"]}}
     cost, other = run_cost(plain), open_data(DataConfig(family="icon_shift")).id_test
-    less, more = (
-        time_on("H100", [RemainingWork(config, 10, 1, 3)], cpus=8)
-        for config in (plain, trial_config(fields))
-    )
     assert cost is not None
-    assert less is not None
-    assert more is not None
+    less, more = (spent(RemainingWork(it, 10, 1, 3)) for it in (plain, trial_config(fields)))
     operations = 3 * len(other) * cost.image
     added = operations / (UTILISATION * GPUS["H100"].fp32)
     assert more.computing - less.computing == pytest.approx(added, rel=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,6 @@ def found(
     return list(find_obstacles(seeds=seeds, algorithms=algorithms, splits=splits, **more))
 
 
-def test_five_seeds_of_two_algorithms_with_shifts_have_no_obstacle() -> None:
-    assert found() == []
-
-
 @pytest.mark.parametrize(
     ("seeds", "override", "runs"),
     [([0, 1, 2], "seeds=5", 10), ([0], "seeds=5", 20), ([7, 9], "seeds=[7,9,10,11,12]", 15)],
@@ -34,16 +31,11 @@ def test_five_seeds_of_two_algorithms_with_shifts_have_no_obstacle() -> None:
 def test_lacking_seeds_come_with_their_runs(seeds: list[int], override: str, runs: int) -> None:
     (obstacle,) = found(seeds, settings=5)
     assert (obstacle.override, obstacle.runs) == (override, runs)
-
-
-def test_an_obstacle_is_one_sentence_with_its_remedy() -> None:
-    (obstacle,) = found(range(3), settings=5)
-    assert obstacle.describe("4 min") == (
-        "3 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 10 runs, about 4 min"
-    )
-    assert obstacle.describe().endswith("adds 10 runs")
-    (listed,) = found([7], settings=1)
-    assert "`--set 'seeds=[7,8,9,10,11]'` adds 4 runs" in listed.describe()
+    number = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    remedy = f"`--set {shlex.quote(override)}` adds {runs} runs"
+    said = f"{number}: no verdict is possible (5 needed); {remedy}"
+    assert obstacle.describe() == said
+    assert obstacle.describe("4 min") == f"{said}, about 4 min"
 
 
 def test_fresh_seeds_are_the_ones_that_count_where_there_are_some() -> None:
@@ -53,23 +45,17 @@ def test_fresh_seeds_are_the_ones_that_count_where_there_are_some() -> None:
     assert (obstacle.override, obstacle.runs) == ("confirm_seeds=[5,6,7,8,9]", 6)
 
 
-@pytest.mark.parametrize(
-    ("algorithms", "splits", "said"),
-    [
+def test_what_else_is_lacking() -> None:
+    for algorithms, splits, said in (
         (["car_ft"], SHIFTED, "no fine_tune among the algorithms: no verdict is possible"),
         (["fine_tune"], SHIFTED, "fine_tune is the only algorithm that trains"),
         (BOTH, ["id/test"], "no shift is measured: a verdict says nothing of robustness"),
         (BOTH, [], "neither a shift nor a test split is measured: no verdict is possible"),
-    ],
-)
-def test_what_else_is_lacking(algorithms: list[str], splits: list[str], said: str) -> None:
-    (obstacle,) = found(algorithms=algorithms, splits=splits)
-    assert obstacle.describe().startswith(said)
-    assert obstacle.describe() == f"{obstacle.reason}; {obstacle.remedy}"
-
-
-def test_without_an_id_test_shifts_are_enough() -> None:
-    assert found(splits=["ood/sketch"]) == []
+    ):
+        (obstacle,) = found(algorithms=algorithms, splits=splits)
+        assert obstacle.describe().startswith(said)
+        assert obstacle.describe() == f"{obstacle.reason}; {obstacle.remedy}"
+    assert found() == found(splits=["ood/sketch"]) == [], "shifts are enough"
 
 
 def test_check_says_it_with_the_time_where_that_is_known(toy_cli: ToySweep, carft: Carft) -> None:
@@ -111,7 +97,5 @@ def test_the_end_names_the_command_for_a_verdict(toy_cli: ToySweep, carft: Carft
         f"  carft-sweep run {file} --set seeds=5 --set confirm_seeds=5",
     ]
     fresh = ["--set", "seeds=5", "--set", "confirm_seeds=5"]
-    assert (
-        carft("run", file, "--in-process", *fresh).err.splitlines()[-1]
-        == "All sweeps: carft-sweep ui"
-    )
+    last = carft("run", file, "--in-process", *fresh).err.splitlines()[-1]
+    assert last == "All sweeps: carft-sweep ui"

@@ -70,18 +70,11 @@ def spaces(draw: st.DrawFn, *, listed: bool = False) -> tuple[Distribution, ...]
         deciding = [item for item in made[:index] if item.grid_values() is not None]
         some = st.lists(st.sampled_from(deciding), max_size=2, unique_by=lambda item: item.name)
         chosen = draw(some) if deciding else []
-        when = tuple(
-            Condition(
-                item.name,
-                tuple(
-                    draw(
-                        st.lists(st.sampled_from(item.grid_values() or ()), min_size=1, max_size=2)
-                    )
-                ),
-            )
-            for item in chosen
-        )
-        made[index] = type(made[index])(**{**vars(made[index]), "when": when})
+        when = []
+        for item in chosen:
+            values = st.lists(st.sampled_from(item.grid_values() or ()), min_size=1, max_size=2)
+            when.append(Condition(item.name, tuple(draw(values))))
+        made[index] = type(made[index])(**{**vars(made[index]), "when": tuple(when)})
     return tuple(draw(st.permutations(made)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS, INSTEAD, KEYS, pa
 from carft_sweep.sweeps.space.points import draw_point, hashed
 from carft_sweep.sweeps.spec.settings import METHODS
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+
+Q_LOG = {"distribution": "q_log_uniform_values"}
 
 
 def read(data: object) -> tuple[Any, list[str]]:
@@ -36,12 +39,9 @@ def read(data: object) -> tuple[Any, list[str]]:
         ({"min": 1, "max": 8, "q": 3}, Uniform("x", 1, 7, 3)),
         ({"distribution": "q_uniform", "min": 1, "max": 4}, Uniform("x", 1, 4, 1)),
         ({"distribution": "log_uniform_values", "min": 0.01, "max": 1}, LogUniform("x", 0.01, 1.0)),
+        ({**Q_LOG, "min": 32, "max": 256, "q": 8}, LogUniform("x", 32, 256, 8)),
         (
-            {"distribution": "q_log_uniform_values", "min": 32, "max": 256, "q": 8},
-            LogUniform("x", 32, 256, 8),
-        ),
-        (
-            {"distribution": "q_log_uniform_values", "min": 8, "max": 45.5, "rounding": "down"},
+            {**Q_LOG, "min": 8, "max": 45.5, "rounding": "down"},
             LogUniform("x", 8, 45.5, 1, down=True),
         ),
     ],
@@ -72,10 +72,7 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs
         ({"distribution": "unifrom", "min": 0, "max": 1}, "did you mean 'uniform'?"),
         ({"mu": 1}, "mu: unknown key 'mu'"),
         ({"min": 1, "max": 5, "q": 0}, "q: must be greater than 0, got 0"),
-        (
-            {"distribution": "q_log_uniform_values", "min": 1, "max": 9, "q": 1e-300},
-            "q: is too small a step",
-        ),
+        ({**Q_LOG, "min": 1, "max": 9, "q": 1e-300}, "q: is too small a step"),
         (
             {"distribution": "log_uniform_values", "min": 1, "max": 9, "rounding": "down"},
             "rounding: unknown field 'rounding'; Known: distribution, max, min, when.",
@@ -128,21 +125,16 @@ def test_a_distribution_of_wandb_that_is_not_here_is_answered_with_the_nearest(k
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_but_grid_draws_every_distribution(tmp_path: Path, method: str) -> None:
-    stepped = {"distribution": "q_log_uniform_values", "min": 1, "max": 9}
-    file = tmp_path / "x.yaml"
-    if method != "grid":
+    file, stepped = tmp_path / "x.yaml", {**Q_LOG, "min": 1, "max": 9}
+    refuses = pytest.raises(RequestError, match="a grid takes values, or min, max and q")
+    with refuses if method == "grid" else nullcontext():
         assert load(file, {"value": 1e-4}, stepped, method).parameters
-        return
-    with pytest.raises(RequestError, match="a grid takes values, or min, max and q"):
-        load(file, {"value": 1e-4}, stepped, method)
 
 
-def ranges(low: st.SearchStrategy[float], wide: st.SearchStrategy[float], *kinds: str) -> Any:
-    return st.builds(
-        lambda low, wide, kind: {"distribution": kind, "min": low, "max": low + wide},
-        low,
-        wide,
-        st.sampled_from(kinds),
+def ranges(low: st.SearchStrategy[float], wide: st.SearchStrategy[float]) -> Any:
+    kinds = st.sampled_from(["uniform", "log_uniform_values", "q_log_uniform_values"])
+    return st.tuples(kinds, low, wide).map(
+        lambda it: {"distribution": it[0], "min": it[1], "max": it[1] + it[2]}
     )
 
 
@@ -150,13 +142,7 @@ FIT = st.one_of(
     st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=4, unique=True).map(
         lambda values: {"values": values}
     ),
-    ranges(
-        st.floats(1e-6, 0.1),
-        st.floats(0.01, 0.5),
-        "uniform",
-        "log_uniform_values",
-        "q_log_uniform_values",
-    ),
+    ranges(st.floats(1e-6, 0.1), st.floats(0.01, 0.5)),
     st.builds(
         lambda low, steps, step: {"min": low, "max": low + steps * step, "q": step},
         st.sampled_from([0.01, 0.1, 0.3]),

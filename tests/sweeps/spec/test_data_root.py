@@ -29,10 +29,9 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     def loaded(
         data: object, *given: str, environment: str | None = None, **changes: Any
     ) -> SweepSpec:
+        monkeypatch.delenv("CARFT_DATA", raising=False)
         if environment is not None:
             monkeypatch.setenv("CARFT_DATA", environment)
-        else:
-            monkeypatch.delenv("CARFT_DATA", raising=False)
         file = tmp_path / "rooted.yaml"
         trial = {"data": data, "algorithm": "car_ft"}
         file.write_text(json.dumps({"name": "rooted", "trial": trial, **changes}))
@@ -44,43 +43,34 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 IMAGENET = {"family": "imagenet"}
 
 
-def test_the_environment_fills_in_what_nobody_said(load: Load) -> None:
-    assert load(IMAGENET, environment="/data").config_for({}).data.root == "/data"
-    assert load(IMAGENET).config_for({}).data.root is None
-    assert load(IMAGENET, environment="").config_for({}).data.root is None
-
-
-def test_the_file_goes_before_the_environment_and_the_option_before_both(load: Load) -> None:
-    there = {**IMAGENET, "root": "/mine"}
-    assert load(there, environment="/data").config_for({}).data.root == "/mine"
-    given = load(there, "--data-root", "/given: here", environment="/data")
-    assert given.config_for({}).data.root == "/given: here"
-    set_ = load(IMAGENET, "--set", "data.root=/set", environment="/data")
-    assert set_.config_for({}).data.root == "/set"
-
-
-def test_a_relative_folder_is_one_of_where_the_command_was_given(
+def test_the_option_goes_before_the_file_and_the_file_before_the_environment(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def root(data: object, *given: str, environment: str | None = None) -> str | None:
+        return load(data, *given, environment=environment).config_for({}).data.root
+
     monkeypatch.chdir(tmp_path)
-    assert load(IMAGENET, "--data-root", "x").config_for({}).data.root == str(tmp_path / "x")
-    assert load(IMAGENET, environment="y").config_for({}).data.root == str(tmp_path / "y")
-
-
-@pytest.mark.parametrize("data", [None, {}, {"family": "icon_shift"}, {"family": "image_folder"}])
-def test_families_that_lie_elsewhere_ignore_the_environment(load: Load, data: object) -> None:
-    assert load(data, environment="/data").config_for({}).data.root is None
+    there = {**IMAGENET, "root": "/mine"}
+    assert root(IMAGENET, environment="/data") == "/data"
+    assert root(IMAGENET) is root(IMAGENET, environment="") is None
+    assert root(there, environment="/data") == "/mine"
+    assert root(there, "--data-root", "/given: here", environment="/data") == "/given: here"
+    assert root(IMAGENET, "--set", "data.root=/set", environment="/data") == "/set"
+    assert root(IMAGENET, "--data-root", "x") == str(tmp_path / "x")
+    assert root(IMAGENET, environment="y") == str(tmp_path / "y")
+    for data in (None, {}, {"family": "icon_shift"}, {"family": "image_folder"}):
+        assert root(data, environment="/data") is None  # it lies elsewhere
 
 
 def test_where_the_family_varies_all_must_lie_below_the_root(load: Load) -> None:
-    def roots(*families: str) -> set[str | None]:
-        found = load(
-            {}, environment="/data", parameters={"data.family": {"values": list(families)}}
-        )
-        return {found.config_for(point).data.root for point in found.points()}
+    def roots(data: object, **parameters: list[str]) -> list[str | None]:
+        varied = {f"data.{name}": {"values": values} for name, values in parameters.items()}
+        found = load(data, environment="/data", parameters=varied)
+        return [found.config_for(point).data.root for point in found.points()]
 
-    assert roots("imagenet") == {"/data"}
-    assert roots("imagenet", "icon_shift") == {None}
+    assert roots({}, family=["imagenet"]) == ["/data"]
+    assert roots({}, family=["imagenet", "icon_shift"]) == [None, None]
+    assert roots(IMAGENET, root=["/a", "/b"]) == ["/a", "/b"], "what varies is left alone"
 
 
 def test_families_of_retention_lie_below_it_where_the_own_does_not(load: Load) -> None:
@@ -103,11 +93,6 @@ def test_what_is_missing_of_retention_is_told_by_check(load: Load, tmp_path: Pat
     trial = {"data": {"family": "icon_shift"}, "algorithm": "car_ft", "eval": measured}
     with pytest.raises(RequestError, match=r"eval\.retention: dtd: data\.root: .* lacks folders"):
         estimate_sweep(load({}, trial=trial), Home(tmp_path / "home"), Hardware(1))
-
-
-def test_a_root_that_varies_is_left_alone(load: Load) -> None:
-    found = load(IMAGENET, environment="/data", parameters={"data.root": {"values": ["/a", "/b"]}})
-    assert [found.config_for(point).data.root for point in found.points()] == ["/a", "/b"]
 
 
 def test_resuming_needs_no_environment(load: Load) -> None:

@@ -9,34 +9,20 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.sweeps.spec import document as module
 from carft_sweep.sweeps.spec.document import MAX_NODES, YamlError, parse
 
+SCALARS: dict[str, object] = {
+    **{"1e-4": 1e-4, "1.": 1.0, "-.inf": float("-inf"), "010": 10, "!!float 1": 1.0},
+    **{"1_000": "1_000", "12:30:45": "12:30:45", "2024-01-01": "2024-01-01", "on": "on"},
+    **{"No": "No", "'1e-4'": "1e-4", "!!str 1e-4": "1e-4", "<<": "<<"},
+    **{"true": True, "~": None, "": None},
+}
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("1.", 1.0),
-        ("-.inf", float("-inf")),
-        ("010", 10),
-        ("1_000", "1_000"),
-        ("12:30:45", "12:30:45"),
-        ("2024-01-01", "2024-01-01"),
-        ("on", "on"),
-        ("No", "No"),
-        ("true", True),
-        ("~", None),
-        ("", None),
-        ("'1e-4'", "1e-4"),
-        ("!!str 1e-4", "1e-4"),
-        ("!!float 1", 1.0),
-        ("<<", "<<"),
-    ],
-)
-def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    read = parse(f"x: {text}\n").data["x"]
-    assert read == value
-    assert type(read) is type(value)
+
+def test_scalars_are_those_of_yaml_1_2() -> None:
+    read = {text: parse(f"x: {text}\n").data["x"] for text in SCALARS}
+    assert [*map(repr, read.values())] == [*map(repr, SCALARS.values())]
 
 
 PLAIN = st.recursive(
@@ -77,39 +63,29 @@ def test_the_line_of_a_key_and_of_an_item_is_where_the_text_has_it(data: dict[st
             assert lines[document.lines[key, index] - 1].strip() == f"- {item}"
 
 
-def test_an_alias_has_the_lines_of_its_anchor() -> None:
-    document = parse("a: &x\n  p: 1\nb: *x\n")
+def test_an_alias_has_the_lines_of_its_anchor_and_a_duplicate_key_its_first_value() -> None:
+    document = parse("a: &x\n  p: 1\nb: *x\na: 3\n")
     assert document.data == {"a": {"p": 1}, "b": {"p": 1}}
-    assert document.lines["b",] == 3
-    assert document.lines["b", "p"] == 2
+    assert (document.lines["b",], document.lines["b", "p"]) == (3, 2)
+    assert [(item.line, item.route) for item in document.mistakes] == [(4, ("a",))]
 
 
-def test_a_duplicate_key_keeps_its_first_value_and_is_noted() -> None:
-    document = parse("a: 1\nb: 2\na: 3\n")
-    assert document.data == {"a": 1, "b": 2}
-    assert [(item.line, item.route) for item in document.mistakes] == [(3, ("a",))]
+DOUBLING = zip("abcdefghijklmnopqrs", "bcdefghijklmnopqrst", strict=True)
+ENDLESS = {
+    "brackets": "[" * 5_000,
+    "braces": "{" * 500,
+    "dashes": "- " * 5_000,
+    "long": "x: [" + "1, " * 2_000 + "]",
+    "bomb": "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in DOUBLING),
+}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[" * 50_000,
-        "{" * 50_000,
-        "- " * 30_000,
-        "x: [" + "1, " * 30_000 + "]",
-        "a: &a [x, x]\n"
-        + "".join(
-            f"{name}: &{name} [*{before}, *{before}]\n"
-            for before, name in zip("abcdefghijklmnopqrs", "bcdefghijklmnopqrst", strict=True)
-        ),
-    ],
-    ids=["brackets", "braces", "dashes", "long", "bomb"],
-)
-def test_a_text_that_grows_without_end_is_stopped(text: str) -> None:
-    with pytest.raises(YamlError, match=f"more than {MAX_NODES}|nested more than"):
-        parse(text)
-
-
-def test_as_many_values_as_are_allowed_are_read() -> None:
-    inner = MAX_NODES - 3
-    assert parse("x: [" + "1," * inner + "]").data["x"] == [1] * inner
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_text_that_grows_without_end_is_stopped(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_NODES < 30_000
+    monkeypatch.setattr(module, "MAX_NODES", 1_000)
+    with pytest.raises(YamlError, match=r"more than 1000|nested more than"):
+        parse(ENDLESS[kind])
+    assert parse("x: [" + "1," * 997 + "]").data["x"] == [1] * 997

@@ -78,7 +78,9 @@ def refusal(file: Path) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def test_a_sweep_names_the_file_and_knows_the_family_by_its_name(folder: Path) -> None:
+def test_a_sweep_names_the_file_and_knows_the_family_by_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = load_spec(folder / "birds.yaml")
     assert spec.imports == (str(folder / "birds.family.yaml"),)
     assert spec.trial["data"]["family"] == "birds"
@@ -87,32 +89,38 @@ def test_a_sweep_names_the_file_and_knows_the_family_by_its_name(folder: Path) -
     assert template_set(config.prompts.contexts).templates == ("a photo of a {}", "a {} at night")
     assert config.prompts.classes == "openai"
     assert FAMILIES["birds"].domains == ("night",)
-    assert (
-        load_spec(folder / "birds.yaml", text=json.dumps(spec.as_dict())).as_dict()
-        == spec.as_dict()
-    )
+    again = load_spec(folder / "birds.yaml", text=json.dumps(spec.as_dict()))
+    assert again.as_dict() == spec.as_dict()
+    check_family(FAMILIES["birds"], DataConfig(family="birds", val_fraction=0.25))
+    # What the tracker is told of where the images lie.
+    assert place_of(config.data) == str(folder / "pictures")
+    assert place_of(config.data.model_copy(update={"root": "elsewhere"})) == "elsewhere"
+    assert place_of(DataConfig(family="icon_shift")) == "builtin"
+    monkeypatch.chdir(folder)
+    spec = load_spec("kl_weight", ["data.family=birds.family.yaml"])
+    assert spec.trial["data"]["family"] == "birds"
+    assert spec.imports == (str(folder / "birds.family.yaml"),)
 
 
-def test_a_sweep_file_for_a_family_file_and_the_reverse_are_one_sentence(folder: Path) -> None:
-    with pytest.raises(RequestError) as caught:
+def test_a_sweep_file_for_a_family_file_the_reverse_and_a_missing_one_are_one_sentence(
+    folder: Path,
+) -> None:
+    with pytest.raises(
+        RequestError, match=r"^birds\.family\.yaml is a family file, not a sweep file: .*data check"
+    ):
         load_spec(folder / "birds.family.yaml")
-    assert str(caught.value).startswith("birds.family.yaml is a family file, not a sweep file: ")
-    assert "data check" in str(caught.value)
-    with pytest.raises(RequestError) as caught:
-        register_family(folder / "birds.yaml")
-    assert str(caught.value).startswith("birds.yaml is a sweep file, not a family file; ")
-
-
-def test_the_family_keeps_the_contract(folder: Path) -> None:
-    family = register_family(folder / "birds.family.yaml")
-    check_family(family, DataConfig(family="birds", val_fraction=0.25))
+    (told,) = refusal(folder / "birds.yaml")
+    assert told.startswith("birds.yaml is a sweep file, not a family file; ")
+    said = r"bird\.family\.yaml does not exist; did you mean 'birds\."
+    with pytest.raises(RequestError, match=said):
+        load_spec(folder / "birds.yaml", [f"data.family={folder / 'bird.family.yaml'}"])
 
 
 @pytest.mark.parametrize("place", ["beside it", "in the parent folder", "in a linked folder"])
 def test_a_worker_and_a_resumed_sweep_find_the_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    file = folder / "birds.yaml"
+    file, kept = folder / "birds.yaml", folder / "kept"
     if place == "in the parent folder":
         file = folder / "sweeps" / "birds.yaml"
         file.parent.mkdir()
@@ -122,17 +130,15 @@ def test_a_worker_and_a_resumed_sweep_find_the_file(
         file = tmp_path / "link" / "birds.yaml"
     spec = load_spec(file)
     as_run = Invocation.of(spec)
-    kept = folder / "kept"
     kept.mkdir()
     (kept / "sweep.yaml").write_text(spec.text)
-    again, note = as_run.load(kept, vet_of(Home(tmp_path)))
-    assert (again.as_dict(), note) == (spec.as_dict(), None)
-    FAMILIES.clear()
-    load(spec.imports)
-    assert "birds" in FAMILIES
-    monkeypatch.chdir("/")
-    again, note = as_run.load(kept, vet_of(Home(tmp_path)))
-    assert (again.as_dict(), note) == (spec.as_dict(), None)
+    for here in (Path.cwd(), Path("/")):
+        monkeypatch.chdir(here)
+        again, note = as_run.load(kept, vet_of(Home(tmp_path)))
+        assert (again.as_dict(), note) == (spec.as_dict(), None)
+        FAMILIES.clear()
+        load(spec.imports)
+        assert "birds" in FAMILIES
 
 
 def test_a_sweep_that_moves_with_its_images_is_the_same(folder: Path, tmp_path: Path) -> None:
@@ -156,21 +162,11 @@ def test_a_file_that_is_edited_is_read_again(folder: Path) -> None:
     assert template_set("birds_contexts").templates[1] == "a {} in the dark"
 
 
-def test_the_command_line_names_a_file_of_the_current_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    spec = load_spec("kl_weight", ["data.family=birds.family.yaml"])
-    assert spec.trial["data"]["family"] == "birds"
-    assert spec.imports == (str(folder / "birds.family.yaml"),)
-
-
 def test_families_may_be_varied_and_imported(folder: Path) -> None:
     (folder / "more.family.yaml").write_text(FAMILY.replace("name: birds", "name: more"))
     text = SWEEP.replace("  data: {family: birds.family.yaml}\n", "")
-    text = text.replace(
-        "trial:", "  data.family: {values: [birds.family.yaml, icon_shift, more]}\ntrial:"
-    )
+    varied = "  data.family: {values: [birds.family.yaml, icon_shift, more]}\ntrial:"
+    text = text.replace("trial:", varied)
     (folder / "birds.yaml").write_text(text + "import: [./more.family.yaml]\n")
     spec = load_spec(folder / "birds.yaml")
     points = [spec.config_for(point).data.family for point in spec.points()]
@@ -179,65 +175,48 @@ def test_families_may_be_varied_and_imported(folder: Path) -> None:
 
 
 def test_mistakes_of_both_files_come_at_once(folder: Path) -> None:
-    (folder / "birds.family.yaml").write_text(
-        "trian: first\ntest: t\nname: Birds\ndefaults: {optim.lr: -1}\n"
-    )
+    wrong = "trian: first\ntest: t\nname: Birds\ndefaults: {optim.lr: -1}\n"
+    (folder / "birds.family.yaml").write_text(wrong)
     (folder / "birds.yaml").write_text(SWEEP.replace("car_ft", "car_tf"))
     with pytest.raises(RequestError) as caught:
         load_spec(folder / "birds.yaml")
-    lines = str(caught.value).splitlines()
     where = "birds.yaml:6: data.family: birds.family.yaml"
-    assert lines[0].startswith(f"{where}:1: trian: unknown field 'trian'; did you mean 'train'?")
-    assert lines[1].startswith(f"{where}:3: name: must be lower-case letters, digits and '_'")
-    assert lines[2] == f"{where}:4: defaults.optim.lr: must be greater than 0, got -1"
-    assert lines[3].startswith("birds.yaml:7: algorithm.name: unknown algorithm 'car_tf'")
+    said = [
+        f"{where}:1: trian: unknown field 'trian'; did you mean 'train'?",
+        f"{where}:3: name: must be lower-case letters, digits and '_'",
+        f"{where}:4: defaults.optim.lr: must be greater than 0, got -1",
+        "birds.yaml:7: algorithm.name: unknown algorithm 'car_tf'",
+    ]
+    for line, start in zip(str(caught.value).splitlines(), said, strict=True):
+        assert line.startswith(start)
 
 
-def test_a_missing_file_is_answered_with_the_nearest_name(folder: Path) -> None:
-    with pytest.raises(
-        RequestError, match=r"bird\.family\.yaml does not exist; did you mean 'birds\."
-    ):
-        load_spec(folder / "birds.yaml", [f"data.family={folder / 'bird.family.yaml'}"])
-
-
-def test_the_tracker_is_told_where_the_images_lie(folder: Path) -> None:
-    config = load_spec(folder / "birds.yaml").config_for({}).data
-    assert place_of(config) == str(folder / "pictures")
-    assert place_of(config.model_copy(update={"root": "elsewhere"})) == "elsewhere"
-    assert place_of(DataConfig(family="icon_shift")) == "builtin"
-
-
-def test_two_files_cannot_share_a_name(folder: Path) -> None:
-    register_family(folder / "birds.family.yaml")
+def test_two_files_cannot_share_a_name_which_is_the_files_when_it_is_left_out(folder: Path) -> None:
+    first = folder / "birds.family.yaml"
+    register_family(first)
     other = folder / "other.yaml"
     other.write_text(FAMILY)
-    assert refusal(other) == [
-        f"other.yaml:1: name: 'birds' is taken by {folder / 'birds.family.yaml'}; give it another"
-    ]
+    taken = f"other.yaml:1: name: 'birds' is taken by {first}; give it another"
+    assert refusal(other) == [taken]
     other.write_text(FAMILY.replace("name: birds", "name: icon_shift"))
     (told,) = refusal(other)
     assert told.startswith("other.yaml:1: name: 'icon_shift' is a family already: things as icon")
-
-
-def test_the_name_is_the_files_when_it_is_left_out(folder: Path) -> None:
-    file = folder / "garden.family.yaml"
-    file.write_text("test_fraction: 0.2\n")
-    assert register_family(file).name == "garden"
-    file = folder / "My garden.yaml"
-    file.write_text("test_fraction: 0.2\n")
-    (told,) = refusal(file)
+    for name in ("garden.family.yaml", "My garden.yaml"):
+        (folder / name).write_text("test_fraction: 0.2\n")
+    assert register_family(folder / "garden.family.yaml").name == "garden"
+    (told,) = refusal(folder / "My garden.yaml")
     assert told.startswith("My garden.yaml:1: name: must be lower-case letters")
 
 
-@pytest.mark.parametrize("end", ["txt", "yaml"])
-def test_templates_may_be_a_set_or_lie_in_a_file(folder: Path, end: str) -> None:
-    text = "a sketch of a {}\n" if end == "txt" else "templates: ['a sketch of a {}']\n"
-    (folder / f"styles.{end}").write_text(text)
-    file = folder / "birds.family.yaml"
-    file.write_text(f"test: t\nname: b\nprompts: {{classes: simple, contexts: styles.{end}}}\n")
-    defaults = register_family(file).defaults
-    assert defaults == {**OWN_IMAGES, "prompts.classes": "simple", "prompts.contexts": "b_contexts"}
-    assert template_set("b_contexts").templates == ("a sketch of a {}",)
+def test_templates_may_be_a_set_or_lie_in_a_file(folder: Path) -> None:
+    (folder / "styles.txt").write_text("a sketch of a {}\n")
+    (folder / "styles.yaml").write_text("templates: ['a sketch of a {}']\n")
+    for end in ("txt", "yaml"):
+        file = folder / f"{end}.family.yaml"
+        file.write_text(f"test: t\nprompts: {{classes: simple, contexts: styles.{end}}}\n")
+        prompts = {"prompts.classes": "simple", "prompts.contexts": f"{end}_contexts"}
+        assert register_family(file).defaults == {**OWN_IMAGES, **prompts}
+        assert template_set(f"{end}_contexts").templates == ("a sketch of a {}",)
 
 
 def test_the_schema_accepts_what_is_read_and_refuses_what_is_not(carft: Carft) -> None:

@@ -1,17 +1,22 @@
-"""A sweep that values runs by what their family does not measure is refused before it trains."""
+"""A sweep is judged by what its file says, else by what its families are ranked by, and is refused
+where they do not measure it.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.sweeps.results.records import comparison_spec
 from carft_sweep.sweeps.spec.metrics import check_measured
+from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
 from tests.sweeps.conftest import Carft
 
@@ -40,24 +45,17 @@ def icons() -> TrialConfig:
     return trial_config({"algorithm": {"name": "fine_tune"}})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_what_is_measured_passes_and_what_is_missing_is_named_with_what_there_is(
+    pacs: TrialConfig, icons: TrialConfig
+) -> None:
+    for name in (
         *("id/val/mean_group_top1", "ood/sketch/top1", "ood/sketch_out/nll", "ood/sketch_all/ece"),
         *("ood/mean/top1", "gain/ood/top1", "train/loss", "context/id/val/kl"),
-    ],
-)
-def test_what_is_measured_passes(pacs: TrialConfig, name: str) -> None:
-    assert told(name, pacs) == ""
-
-
-@pytest.mark.parametrize("name", ["id/test/top1", "gap/top1", "hmean/top1", "ood/photo/top1"])
-def test_a_missing_split_is_named_with_those_there_are(pacs: TrialConfig, name: str) -> None:
+    ):
+        assert told(name, pacs) == ""
     splits = "id/val, ood/sketch, ood/sketch_out, ood/sketch_all, ood/mean"
-    assert told(name, pacs) == f"metric: pacs has no {name}; it is measured on {splits}"
-
-
-def test_a_missing_kind_is_named_with_the_others(pacs: TrialConfig, icons: TrialConfig) -> None:
+    for name in ("id/test/top1", "gap/top1", "hmean/top1", "ood/photo/top1"):
+        assert told(name, pacs) == f"metric: pacs has no {name}; it is measured on {splits}"
     usual = "top1, nll, ece, brier"
     assert told("id/val/mean_group_top1", icons) == (
         f"metric: icon_shift has no id/val/mean_group_top1; of id/val it has {usual}"
@@ -82,8 +80,64 @@ def test_a_run_of_such_a_sweep_trains_nothing(tmp_path: Path, carft: Carft, key:
     sweep = {"name": "groups", "baselines": ["zero_shot"], key: {"name": "id/val/macro_f1"}}
     file.write_text(json.dumps({**sweep, "trial": {"algorithm": "fine_tune"}}))
     home = ["--home", str(tmp_path / "home")]
-    assert (
-        f"{key}: icon_shift has no id/val/macro_f1"
-        in carft("run", file, *home, "--in-process", code=2).err
-    )
+    said = carft("run", file, *home, "--in-process", code=2).err
+    assert f"{key}: icon_shift has no id/val/macro_f1" in said
     assert not [*(tmp_path / "home").glob("runs/*/history.json")]
+
+
+def load(folder: Path, *families: str, tasks: bool = False, **report: Any) -> SweepSpec:
+    """A sweep over these families, or of the one."""
+    trial: dict[str, Any] = {"algorithm": "car_ft", "data": {"root": str(folder)}}
+    data: dict[str, Any] = {"name": "x", "trial": trial}
+    if len(families) == 1:
+        trial["data"]["family"] = families[0]
+    else:
+        data["parameters"] = {"data.family": {"values": [*families]}}
+    if tasks:
+        data["tasks"] = "data.family"
+    if report:
+        data["report"] = report
+    file = folder / "x.yaml"
+    file.write_text(json.dumps(data))
+    return load_spec(file)
+
+
+def again(folder: Path, spec: SweepSpec) -> dict[str, Any]:
+    """The plain data of a sweep that was loaded from its plain data."""
+    file = folder / "again.yaml"
+    file.write_text(json.dumps(spec.as_dict()))
+    return load_spec(file).as_dict()
+
+
+def test_left_out_it_is_the_familys(tmp_path: Path) -> None:
+    cases: list[tuple[str, dict[str, str], str | None]] = [
+        ("iwildcam", {}, "macro_f1"),
+        ("fmow", {}, "worst_group_top1"),
+        ("caltech101", {}, "mean_per_class_top1"),
+        ("cifar10", {}, None),
+        ("iwildcam", {"by": "top1"}, "top1"),
+    ]
+    for family, said, by in cases:
+        spec = load(tmp_path, family, **said)
+        assert spec.report.by == by
+        endpoint = comparison_spec(spec.as_dict()).endpoint
+        assert (endpoint.by, endpoint.by_task) == (by or "top1", {})
+        assert again(tmp_path, spec) == spec.as_dict()
+
+
+def test_tasks_have_each_their_own(tmp_path: Path) -> None:
+    own = {"caltech101": "mean_per_class_top1", "cifar10": "top1"}
+    spec = load(tmp_path, *own, tasks=True)
+    assert (spec.report.by, spec.report.by_family) == (None, own)
+    assert comparison_spec(spec.as_dict()).endpoint.by_task == own
+    assert again(tmp_path, spec) == spec.as_dict()
+    alike = load(tmp_path, "caltech101", "flowers102", tasks=True).report
+    assert (alike.by, alike.by_family) == ("mean_per_class_top1", {})
+    said = {"caltech101": "top1", "cifar10": "top1"}
+    assert load(tmp_path, *own, tasks=True, by_family=said).report.by_family == said
+
+
+def test_families_that_are_no_tasks_are_judged_by_top1_with_a_warning(tmp_path: Path) -> None:
+    spec = load(tmp_path, "iwildcam", "cifar10")
+    assert (spec.report.by, spec.report.by_family) == (None, {})
+    assert any("iwildcam by macro_f1, cifar10 by top1" in said for said in spec.warnings)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.sweeps.ledger.generations import Invocation
-from carft_sweep.sweeps.spec.schema import sweep_schema
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.conftest import Carft
+from tests.sweeps.spec.validator import VALIDATOR
 
 FILE = """\
 name: plain
@@ -48,6 +47,7 @@ def test_a_profile_changes_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     assert quick.config_for({}).optim.epochs == 1
     assert quick.config_for({}).optim.lr == plain.config_for({}).optim.lr
     assert quick.trial["algorithm"] == plain.trial["algorithm"]
+    VALIDATOR.validate(yaml.safe_load(FILE))
 
 
 def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path) -> None:
@@ -58,21 +58,8 @@ def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path
     assert said.config_for({}).optim.epochs == 7
 
 
-def test_a_mistake_in_a_profile_that_is_used_has_its_line(tmp_path: Path) -> None:
-    text = FILE.replace("trial.optim.epochs: 20", "trial.optim.epochs: none at all")
-    assert load(tmp_path, text=text).name == "plain"
-    with pytest.raises(InvalidConfig, match=r"sweep\.yaml:15: optim\.epochs: "):
-        load(tmp_path, "profile=slow", text=text)
-
-
-def test_unknown_keys_of_any_profile_are_mistakes(tmp_path: Path) -> None:
-    text = FILE.replace("trial.optim.epochs: 20", "optim.epoch: 20")
-    for overrides in ((), ("profile=slow",)):
-        with pytest.raises(InvalidConfig) as error:
-            load(tmp_path, *overrides, text=text)
-        (told,) = str(error.value).splitlines()
-        assert told.startswith("sweep.yaml:15: profiles.slow: unknown key 'optim.epoch'")
-        assert "optim.epochs" in told
+EPOCHS = "trial.optim.epochs: 20"
+UNKNOWN = "sweep.yaml:15: profiles.slow: unknown key 'optim.epoch'; did you mean 'optim.epochs'"
 
 
 @pytest.mark.parametrize(
@@ -81,12 +68,22 @@ def test_unknown_keys_of_any_profile_are_mistakes(tmp_path: Path) -> None:
         (FILE, "profile=quik", "--set profile=quik: unknown profile 'quik'; did you mean 'quick'?"),
         (FILE.partition("profiles:")[0], "profile=quick", "the file has no profiles"),
         (f"{FILE}  odd: 3\n", "seeds=[1]", "sweep.yaml:18: profiles.odd: must be a mapping, got 3"),
+        (FILE.replace(EPOCHS, "trial.optim.epochs: x"), "profile=slow", ":15: optim.epochs: "),
+        (FILE.replace(EPOCHS, "optim.epoch: 20"), "profile=slow", UNKNOWN),
+        (FILE.replace(EPOCHS, "optim.epoch: 20"), "seeds=[1]", UNKNOWN),
     ],
 )
-def test_what_is_no_profile_is_told(tmp_path: Path, text: str, override: str, words: str) -> None:
+def test_what_is_no_profile_and_mistakes_in_one_are_told_with_their_lines(
+    tmp_path: Path, text: str, override: str, words: str
+) -> None:
     with pytest.raises(InvalidConfig) as error:
         load(tmp_path, override, text=text)
-    assert words in str(error.value)
+    (told,) = str(error.value).splitlines()
+    assert words in told
+
+
+def test_a_mistake_in_a_value_of_a_profile_that_is_not_used_is_none(tmp_path: Path) -> None:
+    assert load(tmp_path, text=FILE.replace(EPOCHS, "trial.optim.epochs: x")).name == "plain"
 
 
 def test_the_option_is_kept_for_a_later_resume(tmp_path: Path, carft: Carft) -> None:
@@ -97,7 +94,3 @@ def test_the_option_is_kept_for_a_later_resume(tmp_path: Path, carft: Carft) -> 
     assert Invocation.of(spec).overrides == ("profile=quick", "seeds=[4]")
     again = load_spec(file, Invocation.of(spec).overrides, text=spec.text)
     assert again.as_dict() == spec.as_dict()
-
-
-def test_the_schema_knows_profiles() -> None:
-    jsonschema.validate(yaml.safe_load(FILE), sweep_schema())

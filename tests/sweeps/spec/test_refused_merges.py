@@ -57,14 +57,13 @@ def test_a_merge_that_an_algorithm_is_not_fit_for_is_a_mistake_of_the_file(
     assert not toy_cli.trained()
 
 
-def test_the_trial_of_a_grid_that_is_refused_is_named(toy_cli: ToySweep, carft: Carft) -> None:
+def test_the_trial_of_a_grid_or_the_baseline_that_is_refused_is_named(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
     lax = {**TRIAL, "merges": [{"name": "picky", "allowed": 0.2}]}
     text = carft("check", toy_cli.file(trial=lax), code=2).err
     assert "parameters.algorithm.kl_weight" in text
     assert f"{REFUSAL} 0.3" in text
-
-
-def test_a_refused_baseline_is_named(toy_cli: ToySweep, carft: Carft) -> None:
     changes: dict[str, Any] = {
         "trial": {**TRIAL, "algorithm": {"name": "fine_tune"}},
         "parameters": {"optim.lr": {"values": [0.001]}},

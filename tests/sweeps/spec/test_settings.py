@@ -13,12 +13,13 @@ from carft_sweep.sweeps.spec.durations import LONGEST, seconds
 from carft_sweep.sweeps.spec.settings import check_gpus
 
 
-@pytest.mark.parametrize(
-    ("written", "expected"),
-    [(90, 90.0), (0.5, 0.5), ("90", 90.0), ("1.5h", 5400.0), (" 10m ", 600.0)],
-)
-def test_a_length_of_time_is_read(written: object, expected: float) -> None:
-    assert seconds(written) == expected
+@given(parts=st.tuples(*[st.integers(0, 99)] * 3, st.integers(1, 99)))
+def test_a_length_of_time_is_the_sum_of_its_parts(parts: tuple[int, ...]) -> None:
+    days, hours, minutes, rest = parts
+    text = f"{days}d{hours}h{minutes}m{rest}s"
+    assert seconds(text) == ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    written = {90: 90.0, 0.5: 0.5, "90": 90.0, "1.5h": 5400.0, " 10m ": 600.0}
+    assert [*map(seconds, written)] == [*written.values()]
 
 
 @pytest.mark.parametrize(
@@ -30,19 +31,6 @@ def test_what_is_no_length_of_time_is_refused_with_what_is(written: object) -> N
         seconds(written)
 
 
-@given(
-    days=st.integers(0, 99),
-    hours=st.integers(0, 99),
-    minutes=st.integers(0, 99),
-    rest=st.integers(1, 99),
-)
-def test_a_length_of_time_is_the_sum_of_its_parts(
-    days: int, hours: int, minutes: int, rest: int
-) -> None:
-    text = f"{days}d{hours}h{minutes}m{rest}s"
-    assert seconds(text) == ((days * 24 + hours) * 60 + minutes) * 60 + rest
-
-
 @given(runs=st.integers(2, 100), noise=st.floats(-0.001, 0.001))
 def test_so_many_runs_fit_on_one_gpu_as_their_share_says(runs: int, noise: float) -> None:
     share = check_gpus(1 / runs + (noise if runs <= 10 else 0))
@@ -52,22 +40,14 @@ def test_so_many_runs_fit_on_one_gpu_as_their_share_says(runs: int, noise: float
     assert share == int(share * 10_000 + 0.5) / 10_000  # no finer than Ray counts
 
 
-@pytest.mark.parametrize(
-    ("written", "expected"), [(0, 0), (1, 1), (8, 8), (2.0, 2), (0.333, 0.3333)]
-)
-def test_whole_gpus_none_and_a_rounded_share_are_taken(written: float, expected: float) -> None:
-    assert check_gpus(written) == expected
-
-
-@pytest.mark.parametrize(
-    ("written", "nearest"),
-    [
+def test_whole_gpus_none_and_a_rounded_share_are_taken_and_another_is_refused() -> None:
+    for written, expected in ((0, 0), (1, 1), (8, 8), (2.0, 2), (0.333, 0.3333)):
+        assert check_gpus(written) == expected
+    for written, nearest in (
         (0.6, "0.5, for 2 runs"),
         (0.4, "0.5, for 2 runs"),
         (0.29, "0.3333, for 3 runs"),
         (0.75, "1, f"),
-    ],
-)
-def test_another_share_is_refused_with_the_nearest(written: float, nearest: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"the nearest is {nearest}")):
-        check_gpus(written)
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"the nearest is {nearest}")):
+            check_gpus(written)

@@ -1,4 +1,4 @@
-"""Conditions: a parameter varies where its `when` says. What can never hold is in broken.yaml."""
+"""Parameters vary where their `when` says, those of the algorithm inside another too."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carft_sweep.carft_core.algorithms import ALGORITHMS, Wrapper
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.space.distributions import Condition
 from carft_sweep.sweeps.space.points import draw_point, hashed
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from tests.sweeps.spec.validator import VALIDATOR
 
 LR = {"values": [1e-4, 1e-3]}
 
@@ -38,23 +40,15 @@ def refused(file: Path, parameters: dict[str, Any], **more: Any) -> str:
 
 
 def test_a_parameter_varies_only_where_its_condition_holds(file: Path) -> None:
-    spec = load(
-        file, {"optim.clip": {"values": [None, 1.0]}, "optim.lr": LR | {"when": {"optim.clip": 1}}}
-    )
+    space = {"optim.clip": {"values": [None, 1.0]}, "optim.lr": LR | {"when": {"optim.clip": 1}}}
+    spec = load(file, space, trial={"optim": {"lr": 5e-5}})
     assert spec.points() == [
         {"optim.clip": None},
         {"optim.clip": 1.0, "optim.lr": 1e-4},
         {"optim.clip": 1.0, "optim.lr": 1e-3},
     ]
     assert spec.parameters[1].when == (Condition("optim.clip", (1,)),)
-
-
-def test_where_it_does_not_vary_a_parameter_has_the_trials_value(file: Path) -> None:
-    spec = load(
-        file,
-        {"optim.clip": {"values": [None, 1.0]}, "optim.lr": LR | {"when": {"optim.clip": 1.0}}},
-        trial={"optim": {"lr": 5e-5}},
-    )
+    # Elsewhere it has the trial's value.
     rates = [spec.config_for(point).optim.lr for point in spec.points()]
     assert rates == [5e-5, 1e-4, 1e-3]
 
@@ -68,13 +62,10 @@ def test_values_are_checked_where_they_can_be_drawn_and_nowhere_else(file: Path)
     load(file, lengths, method="random")
     both = lengths | {"optim.steps": {"min": 10, "max": 30}}
     assert "give epochs or steps, not both" in refused(file, both, method="random")
-    wrong = {
-        "optim.clip": {"values": [None, 1.0]},
-        "optim.lr": {"min": -1.0, "max": 1.0, "when": {"optim.clip": 1.0}},
-    }
-    assert "parameters.optim.lr.min: must be greater than 0" in refused(
-        file, wrong, method="random"
-    )
+    rate = {"optim.lr": {"min": -1.0, "max": 1.0, "when": {"optim.clip": 1.0}}}
+    wrong = {"optim.clip": {"values": [None, 1.0]}, **rate}
+    said = refused(file, wrong, method="random")
+    assert "parameters.optim.lr.min: must be greater than 0" in said
 
 
 FIELDS: dict[str, list[Any]] = {
@@ -117,3 +108,77 @@ def test_any_conditions_are_refused_or_give_a_grid_of_valid_points_that_random_d
     assert [spec.config_for(point) for point in points]
     for seed in range(5):
         assert draw_point(spec.parameters, functools.partial(hashed, seed, 0), {}) in points
+
+
+EMA = {"name": "ema", "of": "car_ft"}
+KL = {"algorithm.of.kl_weight": {"values": [0.3, 1.0]}}
+
+
+def wrapped(
+    file: Path, parameters: dict[str, Any], algorithm: Any, *overrides: str, **more: Any
+) -> SweepSpec:
+    return load(file, parameters, *overrides, trial={"algorithm": algorithm}, **more)
+
+
+def inner(spec: SweepSpec) -> list[dict[str, Any]]:
+    """What stands in the inner algorithm at each point."""
+    configs = [spec.config_for(point).as_dict() for point in spec.points()]
+    return [config["algorithm"]["of"] for config in configs]
+
+
+def test_its_fields_vary_suit_the_schema_and_the_canonical_form_loads_again(file: Path) -> None:
+    spec = wrapped(file, KL, EMA)
+    assert [(of["name"], of["kl_weight"]) for of in inner(spec)] == [("car_ft", 0.3), ("car_ft", 1)]
+    VALIDATOR.validate(yaml.safe_load(file.read_text()))
+    file.write_text(yaml.safe_dump(spec.as_dict(), sort_keys=False))
+    assert load_spec(file).as_dict() == spec.as_dict()
+
+
+def test_dotted_fields_and_the_command_line_reach_it(file: Path) -> None:
+    told = wrapped(file, {}, "ema", "algorithm.of=car_ft", "algorithm.of.kl_weight=4")
+    assert inner(told)[0]["kl_weight"] == 4
+    fields = {"algorithm": "ema", "algorithm.of.name": "car_ft", "algorithm.of.kl_weight": 5}
+    file.write_text(yaml.safe_dump({"name": "x", "trial": fields}))
+    assert inner(load_spec(file))[0]["kl_weight"] == 5
+    VALIDATOR.validate(yaml.safe_load(file.read_text()))
+
+
+def test_the_inner_algorithm_itself_varies(file: Path) -> None:
+    when = {"when": {"algorithm.of.name": "car_ft"}}
+    names = {"algorithm.of.name": {"values": ["fine_tune", "car_ft"]}}
+    spec = wrapped(
+        file, {**names, "algorithm.of.kl_weight": KL["algorithm.of.kl_weight"] | when}, "ema"
+    )
+    found = [(of["name"], of.get("kl_weight")) for of in inner(spec)]
+    assert found == [("fine_tune", None), ("car_ft", 0.3), ("car_ft", 1.0)]
+    VALIDATOR.validate(yaml.safe_load(file.read_text()))
+
+
+def test_with_an_algorithm_that_wraps_none_they_do_not_vary(file: Path) -> None:
+    names = {"algorithm.name": {"values": ["fine_tune", "ema"]}}
+    spec = wrapped(file, names | KL, {"of": "car_ft"})
+    assert [dict(point) for point in spec.points()] == [
+        {"algorithm.name": "fine_tune"},
+        {"algorithm.name": "ema", "algorithm.of.kl_weight": 0.3},
+        {"algorithm.name": "ema", "algorithm.of.kl_weight": 1.0},
+    ]
+
+
+class Other(Wrapper):
+    """A wrapper that changes nothing."""
+
+    name = "other"
+    summary = "For a test"
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_baseline_without_it_has_none_of_its_fields_and_one_that_leaves_it_open_varies(
+    file: Path,
+) -> None:
+    ALGORITHMS.register(Other)
+    for baseline in ("fine_tune", {"name": "other", "of": "fine_tune"}):
+        (point,) = wrapped(file, KL, EMA, baselines=[baseline]).baseline_configs()
+        assert point.params == {}
+        assert point.config.as_dict()["algorithm"].get("of", {}).get("kl_weight") is None
+    points = wrapped(file, KL, EMA, baselines=["other"]).baseline_configs()
+    assert [it.config.as_dict()["algorithm"]["of"]["kl_weight"] for it in points] == [0.3, 1.0]

@@ -7,15 +7,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import field_names, trial_config
 from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.evaluation.measure import summary
@@ -24,7 +21,6 @@ from carft_sweep.sweeps.space.points import draw_point, hashed
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.metrics import NAMES, natural_goal, problem
 from carft_sweep.sweeps.spec.normalize import IGNORED, KEYS
-from carft_sweep.sweeps.spec.schema import sweep_schema
 from carft_sweep.sweeps.spec.settings import (
     EARLY_TERMINATION,
     METHODS,
@@ -36,6 +32,7 @@ from carft_sweep.sweeps.spec.settings import (
 )
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 from carft_sweep.tracking.comparison.spec import looks_at_tests
+from tests.sweeps.spec.validator import VALIDATOR
 
 Load = Callable[..., SweepSpec]
 
@@ -58,14 +55,16 @@ BENCHMARKS = ("domainbed", "downstream", "imagenet", "wilds")
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_a_shipped_recipe_loads_under_the_name_of_its_file(name: str) -> None:
+def test_a_shipped_recipe_has_the_name_of_its_file_and_an_equal_canonical_form(
+    name: str, load: Load
+) -> None:
     spec = load_spec(name)
-    assert spec.name == name
-    assert spec.source_path == recipes()[name]
+    assert (spec.name, spec.source_path) == (name, recipes()[name])
     assert spec.text == recipes()[name].read_text()
-    assert spec.text.startswith("# ")
-    assert spec.text.splitlines()[0].endswith("?")
+    first = spec.text.splitlines()[0]
+    assert (first[:2], first[-1]) == ("# ", "?")
     assert not spec.warnings
+    assert load(yaml.safe_dump(spec.as_dict(), sort_keys=False)).as_dict() == spec.as_dict()
 
 
 @pytest.mark.parametrize("name", sorted({*recipes()} - {*BENCHMARKS, "autoft", "rivals"}))
@@ -93,19 +92,14 @@ def test_a_recipe_is_found_by_name_by_file_and_in_its_folder_from_anywhere(
 def test_a_file_with_name_and_algorithm_alone_is_one_trial_with_the_defaults(load: Load) -> None:
     spec = load(f"name: x\n{TRIAL}")
     assert (spec.method, spec.seeds, spec.seed, spec.run_cap) == ("grid", (0,), 0, None)
-    assert (spec.metric.name, spec.metric.goal, spec.metric.merge) == (
-        "id/val/top1",
-        "maximize",
-        None,
-    )
+    assert spec.goals == (spec.metric,) == (Metric(name="id/val/top1", goal="maximize"),)
     assert (spec.selection.rule, spec.report.id_margin) == ("best_val", 0.005)
     assert spec.retries == Retries(crashed=1, timeout=1, preempted=10, out_of_memory=3)
     assert (spec.early_terminate, spec.race_seeds, spec.try_first) == (None, None, ())
-    assert spec.confirm_seeds == ()
-    assert (spec.time_budget, spec.timeout, spec.imports) == (None, None, ())
-    assert (spec.breaker, spec.engine, spec.parallel) == (5, "auto", "auto")
+    assert (spec.confirm_seeds, spec.imports) == ((), ())
+    assert (spec.time_budget, spec.timeout, spec.breaker) == (None, None, 5)
+    assert (spec.engine, spec.parallel) == ("auto", "auto")
     assert spec.resources == Resources(cpus=None, gpus=None, custom={})
-    assert spec.goals == (spec.metric,)
     assert spec.points() == [{}]
     assert spec.config_for({}) == trial_config({"algorithm": "car_ft"})
     assert spec.baseline_configs() == []
@@ -115,12 +109,9 @@ def test_nested_and_dotted_fields_and_short_names_mean_the_same(load: Load) -> N
     flat = load("name: x\ntrial:\n  algorithm: {name: car_ft}\n  optim: {clip: null}\n")
     other = load("name: x\ntrial: {algorithm: car_ft, optim.clip: null}\n")
     assert other.as_dict() == flat.as_dict()
-
-
-@pytest.mark.parametrize("name", recipes())
-def test_the_canonical_form_of_a_recipe_is_an_equal_sweep(name: str, load: Load) -> None:
-    spec = load_spec(name)
-    assert load(yaml.safe_dump(spec.as_dict(), sort_keys=False)).as_dict() == spec.as_dict()
+    vit = load("name: x\ntrial: {algorithm: car_ft, model: builtin_vit}\n")
+    named = "name: x\ntrial: {algorithm: car_ft, model: {name: ViT-B-32, pretrained: openai}}\n"
+    assert load(named, "model=builtin_vit").trial == vit.trial
 
 
 WHOLE = """
@@ -167,55 +158,47 @@ def test_every_setting_is_read_and_survives_the_canonical_form(load: Load) -> No
     assert (spec.breaker, spec.engine, spec.parallel) == (0, "ray", 8)
     assert spec.resources == Resources(cpus=2, gpus=0.3333, custom={"big_memory": 1.0})
     assert spec.imports == ("json",)
-    Draft202012Validator(sweep_schema()).validate(parse(WHOLE).data)
-    Draft202012Validator(sweep_schema()).validate(spec.as_dict())
+    VALIDATOR.validate(parse(WHOLE).data)
+    VALIDATOR.validate(spec.as_dict())
     again = load(yaml.safe_dump(spec.as_dict(), sort_keys=False))
     assert again.as_dict() == spec.as_dict()
     assert (again.goals, again.early_terminate) == (spec.goals, spec.early_terminate)
 
 
-@pytest.mark.parametrize(
-    ("seeds", "written", "fresh"),
-    [
+def test_what_confirms_follows_the_largest_seed_or_is_named(load: Load) -> None:
+    for seeds, written, fresh in (
         ("3", "2", (3, 4)),
         ("[7, 2]", "3", (8, 9, 10)),
         ("[7, 2]", "[0, 1]", (0, 1)),
         ("1", "null", ()),
-    ],
-)
-def test_what_confirms_follows_the_largest_seed_or_is_named(
-    load: Load, seeds: str, written: str, fresh: tuple[int, ...]
-) -> None:
-    file = f"name: x\nseeds: {seeds}\n{TRIAL}"
-    assert load(file, f"confirm_seeds={written}").confirm_seeds == fresh
-    assert load(f"confirm_seeds: {written}\n{file}").confirm_seeds == fresh
+    ):
+        file = f"name: x\nseeds: {seeds}\n{TRIAL}"
+        assert load(file, f"confirm_seeds={written}").confirm_seeds == fresh
+        assert load(f"confirm_seeds: {written}\n{file}").confirm_seeds == fresh
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "grid"])
-def test_every_method_of_search_wants_parameters(load: Load, method: str) -> None:
-    with pytest.raises(InvalidConfig, match=r"x\.yaml:2: method: searches parameters, and there"):
-        load(f"name: x\nmethod: {method}\n{TRIAL}")
-    text = f"name: x\nmethod: {method}\nparameters: {{optim.lr: {{min: 1e-5, max: 1e-3}}}}\n"
-    assert load(text + TRIAL).method == method
-
-
-SEARCH = "name: x\nmethod: tpe\nparameters: {optim.lr: {min: 1e-5, max: 1e-3}}\n"
+def test_every_method_of_search_wants_parameters(load: Load) -> None:
+    parameters = "parameters: {optim.lr: {min: 1e-5, max: 1e-3}}\n"
+    for method in {*METHODS} - {"grid"}:
+        text = f"name: x\nmethod: {method}\n{TRIAL}"
+        with pytest.raises(InvalidConfig, match=r"x\.yaml:2: method: searches parameters, and th"):
+            load(text)
+        assert load(text + parameters).method == method
 
 
 def test_early_termination_goes_by_the_sweeps_metric_where_epochs_report_it(load: Load) -> None:
-    rule = "early_terminate: {type: median}\n"
+    text = "name: x\nmethod: tpe\nparameters: {optim.lr: {min: 1e-5, max: 1e-3}}\n"
+    text += "early_terminate: {type: median}\nmetric: {name: ood/dark/top1}\nselection: oracle\n"
     every = "trial: {algorithm: car_ft, eval: {every_epoch: true}}\n"
-    oracle = "metric: {name: ood/dark/top1}\nselection: oracle\n"
-    found = load(SEARCH + rule + oracle + every).early_terminate
-    assert found is not None
-    assert found.metric == "ood/dark/top1"
+    of_train = "early_terminate.metric=train/loss"
+    for found, metric in (
+        (load(text + every), "ood/dark/top1"),
+        (load(text + TRIAL, of_train), "train/loss"),
+    ):
+        assert found.early_terminate is not None
+        assert found.early_terminate.metric == metric
     with pytest.raises(InvalidConfig, match=r"such as metric: id/val/top1; ood/dark/top1 comes la"):
-        load(SEARCH + rule + oracle + TRIAL)
-    found = load(
-        SEARCH + rule + oracle + TRIAL, "early_terminate.metric=train/loss"
-    ).early_terminate
-    assert found is not None
-    assert found.metric == "train/loss"
+        load(text + TRIAL)
 
 
 SPACE = (
@@ -241,13 +224,21 @@ def test_whatever_the_space_draws_may_be_tried_first(load: Load, seed: int) -> N
     assert load(text).try_first == tuple(points)
 
 
-def test_a_grid_ends_no_trial_early_unless_the_file_allows_it(load: Load) -> None:
-    text = f"name: x\nearly_terminate: {{type: median}}\n{TRIAL}"
-    with pytest.raises(InvalidConfig, match="use another method or set `allow_grid: true`"):
-        load(text)
-    rule = load(text, "early_terminate.allow_grid=true").early_terminate
-    assert rule is not None
-    assert rule.allow_grid
+def test_what_broken_yaml_refuses_is_taken_where_the_file_says_so(load: Load) -> None:
+    """A grid that ends trials early, selecting on a shift, merges of what is not trained."""
+    rule = load(f"name: x\nearly_terminate: {{type: median, allow_grid: true}}\n{TRIAL}")
+    assert rule.early_terminate is not None
+    assert rule.early_terminate.allow_grid
+    oracle = load(f"name: x\nmetric: {{name: ood/mean/top1}}\nselection: oracle\n{TRIAL}")
+    assert oracle.selection.rule == "oracle"
+    merged = "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
+    varied = f"{merged}parameters: {{merges: {{values: [[wise_ft], []]}}}}\n{TRIAL}"
+    with pytest.raises(InvalidConfig, match=r"x\.yaml:2: metric\.merge: unknown merge point"):
+        load(varied)
+    assert load(varied, "parameters.merges.values=[[wise_ft]]").metric.merge == "wise_ft@0.5"
+    for name in ("from_checkpoint", "uniform_soup"):
+        spec = load(f"{merged}trial: {{algorithm: {name}, merges: [wise_ft]}}\n")
+        assert spec.metric.merge == "wise_ft@0.5"
 
 
 def test_a_number_of_retries_is_for_crashes_and_timeouts(load: Load) -> None:
@@ -277,21 +268,17 @@ def test_a_capped_grid_has_its_first_points_and_baselines_follow(load: Load) -> 
     assert len(spec.baseline_configs()) == spec.trial_count == 2
 
 
-@pytest.mark.parametrize(
-    ("parameter", "untuned"), [("optim.lr", True), ("algorithm.kl_weight", False)]
-)
-def test_in_a_search_an_untuned_baseline_is_marked(
-    load: Load, parameter: str, untuned: bool
-) -> None:
-    spec = load(
-        f"name: x\nmethod: tpe\nparameters:\n  {parameter}: {{min: 0.1, max: 0.5}}\n"
-        f"baselines: [zero_shot, fine_tune]\n{TRIAL}"
-    )
-    found = spec.baseline_configs()
-    assert [(point.params, point.untuned) for point in found] == [({}, False), ({}, untuned)]
-    assert found[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
-    with pytest.raises(ValueError, match="not known before it runs"):
-        spec.points()
+def test_in_a_search_an_untuned_baseline_is_marked(load: Load) -> None:
+    for parameter, untuned in {"optim.lr": True, "algorithm.kl_weight": False}.items():
+        spec = load(
+            f"name: x\nmethod: tpe\nparameters:\n  {parameter}: {{min: 0.1, max: 0.5}}\n"
+            f"baselines: [zero_shot, fine_tune]\n{TRIAL}"
+        )
+        found = spec.baseline_configs()
+        assert [(point.params, point.untuned) for point in found] == [({}, False), ({}, untuned)]
+        assert found[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
+        with pytest.raises(ValueError, match="not known before it runs"):
+            spec.points()
 
 
 @pytest.mark.parametrize("method", ["random", "qmc"])
@@ -313,55 +300,45 @@ def test_where_points_are_drawn_a_baseline_runs_at_each(load: Load, method: str)
     assert not any(it.untuned for it in tuned)
 
 
-def test_a_baseline_may_fix_fields_of_its_own(load: Load) -> None:
-    spec = load(
-        "name: x\nparameters: {optim.lr: {values: [1e-4]}}\n"
-        "baselines: [{name: car_ft, kl_weight: 0.5}]\ntrial: {algorithm: fine_tune}\n"
-    )
-    (point,) = spec.baseline_configs()
-    assert point.config.algorithm == ALGORITHMS["car_ft"](kl_weight=0.5)  # type: ignore[call-arg]
-
-
-def test_a_baseline_may_have_a_grid_of_its_own(load: Load) -> None:
+def test_a_baseline_may_fix_fields_of_its_own_or_have_a_grid_of_its_own(load: Load) -> None:
     spec = load(
         "name: x\nparameters: {optim.lr: {values: [1e-4, 1e-3]}}\nbaselines:\n"
         "  - {name: flyp, optim.lr: {values: [1e-6, 1e-5]}, optim.weight_decay: 0.2}\n"
         "  - {name: l2_sp, alpha: {values: [0.1, 1]}}\n"
+        "  - {name: ema, of: car_ft, decay: 0.5, optim.lr: 1e-4}\n"
         "  - zero_shot\n"
         f"{TRIAL}"
     )
     found = spec.baseline_configs()
+    grid = [{"algorithm.alpha": alpha, "optim.lr": lr} for alpha in (0.1, 1) for lr in (1e-4, 1e-3)]
     assert [(it.algorithm, it.params) for it in found] == [
         ("flyp", {"optim.lr": 1e-6}),  # its own values, not those of the trials
         ("flyp", {"optim.lr": 1e-5}),
-        ("l2_sp", {"algorithm.alpha": 0.1, "optim.lr": 1e-4}),
-        ("l2_sp", {"algorithm.alpha": 0.1, "optim.lr": 1e-3}),
-        ("l2_sp", {"algorithm.alpha": 1, "optim.lr": 1e-4}),
-        ("l2_sp", {"algorithm.alpha": 1, "optim.lr": 1e-3}),
+        *(("l2_sp", params) for params in grid),
+        ("ema", {}),
         ("zero_shot", {}),
     ]
-    assert [it.config.optim.lr for it in found[:6]] == [1e-6, 1e-5, *[1e-4, 1e-3] * 2]
-    assert [it.config.optim.weight_decay for it in found] == [0.2, 0.2, *[0.1] * 5]
-    assert [it.config.as_dict()["algorithm"].get("alpha") for it in found[2:6]] == [0.1, 0.1, 1, 1]
+    assert [it.config.optim.lr for it in found[:7]] == [1e-6, 1e-5, *[1e-4, 1e-3] * 2, 1e-4]
+    assert [it.config.optim.weight_decay for it in found] == [0.2, 0.2, *[0.1] * 6]
+    alphas = [it.config.as_dict()["algorithm"].get("alpha") for it in found[2:6]]
+    assert alphas == [0.1, 0.1, 1, 1]
+    assert found[6].config.as_dict()["algorithm"]["decay"] == 0.5
     assert load(json.dumps(spec.as_dict())).baseline_configs() == found
 
 
-@pytest.mark.parametrize(
-    ("baseline", "message"),
-    [
-        ("{name: flyp, optim.lrr: 1}", "baselines[0].optim.lrr: unknown field of flyp or optim"),
-        ("{name: flyp, optim.lr: -1}", "baselines[0].optim.lr: must be greater than 0"),
-        ("{name: l2_sp, alpha: {values: [1, 1]}}", "alpha.values[1]: 1 is in the list twice"),
-        ("{name: l2_sp, alpha: {values: [-1, 1]}}", "baselines[0].alpha: must be"),
-        ("{name: zero_shot, optim.lr: 1e-3}", "zero_shot trains nothing, so this changes nothing"),
-        ("{name: flyp, data.family: pacs}", "baselines[0].data.family: unknown field of flyp"),
-    ],
-)
-def test_a_wrong_field_of_a_baseline_is_named(load: Load, baseline: str, message: str) -> None:
-    with pytest.raises(InvalidConfig) as caught:
-        load(f"name: x\nbaselines: [{baseline}]\n{TRIAL}")
-    assert message in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+def test_a_wrong_field_of_a_baseline_is_named(load: Load) -> None:
+    for baseline, message in {
+        "name: flyp, optim.lrr: 1": "baselines[0].optim.lrr: unknown field of flyp or optim",
+        "name: flyp, optim.lr: -1": "baselines[0].optim.lr: must be greater than 0",
+        "name: l2_sp, alpha: {values: [1, 1]}": "alpha.values[1]: 1 is in the list twice",
+        "name: l2_sp, alpha: {values: [-1, 1]}": "baselines[0].alpha: must be",
+        "name: zero_shot, optim.lr: 1e-3": "zero_shot trains nothing, so this changes nothing",
+        "name: flyp, data.family: pacs": "baselines[0].data.family: unknown field of flyp",
+    }.items():
+        with pytest.raises(InvalidConfig) as caught:
+            load(f"name: x\nbaselines: [{{{baseline}}}]\n{TRIAL}")
+        (told,) = str(caught.value).splitlines()
+        assert message in told
 
 
 def test_where_the_algorithm_varies_each_point_uses_the_fields_that_it_has(load: Load) -> None:
@@ -376,92 +353,49 @@ def test_where_the_algorithm_varies_each_point_uses_the_fields_that_it_has(load:
     assert [point.params for point in spec.baseline_configs()] == [{}]
 
 
-@pytest.mark.parametrize(
-    ("override", "field", "value"),
-    [
-        ("optim.lr=3e-4", "optim.lr", 3e-4),
-        ("trial.optim.lr=3e-4", "optim.lr", 3e-4),
-        ("optim={lr: 3e-4}", "optim.lr", 3e-4),
-        ("data.root=a=b", "data.root", "a=b"),
-    ],
-)
-def test_an_override_sets_a_field_of_the_trial(
-    load: Load, override: str, field: str, value: object
-) -> None:
+def test_an_override_sets_a_field_of_the_trial(load: Load) -> None:
     text = "name: x\ntrial: {algorithm: car_ft, optim: {lr: 1e-5}}\n"
-    found: Any = load(text, override).config_for({})
-    for step in field.split("."):
-        found = getattr(found, step)
-    assert found == value
+    for override in ("optim.lr=3e-4", "trial.optim.lr=3e-4", "optim={lr: 3e-4}"):
+        assert load(text, override).config_for({}).optim.lr == 3e-4
+    assert load(text, "data.root=a=b").config_for({}).data.root == "a=b"
 
 
 def test_overrides_reach_every_setting_and_the_last_one_wins(load: Load) -> None:
-    spec = load(
-        "name: x\nselection: best_val\n"
-        f"parameters: {{optim.lr: {{min: 1e-5, max: 1e-3}}}}\n{TRIAL}",
-        "name=y",
-        "seeds=[4, 5]",
-        "seeds=2",
-        "metric.name=id/val/nll",
-        "selection.within=0.01",
-        "parameters.optim.lr.values=[1e-4, 1e-3]",
-        "parameters.algorithm.kl_weight={value: 2.0}",
+    text = f"name: x\nselection: best_val\nparameters: {{optim.lr: {{values: [1e-4]}}}}\n{TRIAL}"
+    overrides = [
+        *("name=y", "seeds=[4, 5]", "seeds=2", "metric.name=id/val/nll", "selection.within=0.01"),
+        *("parameters.optim.lr.values=[1e-4, 1e-3]", "parameters.algorithm.kl_weight={value: 2.0}"),
         "baselines=[zero_shot]",
-    )
+    ]
+    spec = load(text, *overrides)
     assert (spec.name, spec.seeds, spec.metric.goal) == ("y", (0, 1), "minimize")
     assert (spec.selection.rule, spec.selection.within) == ("within", 0.01)
-    assert spec.points() == [
-        {"optim.lr": 1e-4, "algorithm.kl_weight": 2.0},
-        {"optim.lr": 1e-3, "algorithm.kl_weight": 2.0},
-    ]
-    assert spec.overrides[0] == "name=y"
-
-
-def test_an_override_can_take_a_parameter_away_and_fix_its_field(load: Load) -> None:
-    text = f"name: x\nparameters: {{optim.lr: {{values: [1e-4]}}}}\n{TRIAL}"
+    points = [{"optim.lr": lr, "algorithm.kl_weight": 2.0} for lr in (1e-4, 1e-3)]
+    assert spec.points() == points
+    assert [*spec.overrides] == overrides
+    # One can take a parameter away and fix its field.
     with pytest.raises(InvalidConfig, match=r"--set optim\.lr=1: optim\.lr: is set here and al"):
         load(text, "optim.lr=1")
     spec = load(text, "parameters.optim.lr=null", "optim.lr=1")
-    assert spec.points() == [{}]
-    assert spec.config_for({}).optim.lr == 1
+    assert (spec.points(), spec.config_for({}).optim.lr) == ([{}], 1)
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("optim.lr=-1", "--set optim.lr=-1: optim.lr: must be greater than 0, got -1"),
-        ("optim.lr", "--set optim.lr: must be key=value"),
-        ("lr=1", "--set lr=1: unknown key 'lr'; did you mean 'optim.lr'?"),
-        ("seeds=[]", "--set seeds=[]: seeds: must be a list of seeds, or how many"),
-        ("seeds.0=7", "--set seeds.0=7: seeds.0: seeds is no mapping; set it as a whole"),
-        ("name.x=7", "--set name.x=7: name.x: name is no mapping; set it as a whole"),
-        ("parameters.lr.value=1", "unknown parameter 'lr'; did you mean 'optim.lr'?"),
-        ("parameters={}", "--set parameters={}: parameters are set one by one"),
-        ("name=!!set {a}", "--set name=!!set {a}: the tag !!set is not allowed"),
-        ("import=mine", "--set import=mine: modules are named in the file, or with --import"),
-    ],
-)
-def test_a_wrong_override_is_named_as_it_was_given(load: Load, override: str, message: str) -> None:
-    with pytest.raises(InvalidConfig) as caught:
-        load(f"name: x\nseeds: [0]\n{TRIAL}", override)
-    assert message in str(caught.value)
-
-
-def test_selecting_on_a_shift_is_allowed_to_the_oracle_alone(load: Load) -> None:
-    text = f"name: x\nmetric: {{name: ood/mean/top1}}\n{TRIAL}"
-    with pytest.raises(InvalidConfig, match="selection: oracle"):
-        load(text)
-    assert load(text, "selection=oracle").selection.rule == "oracle"
-
-
-def test_a_metric_may_name_a_merge_point_that_every_trial_has(load: Load) -> None:
-    text = (
-        "name: x\nmetric: {merge: wise_ft@0.5}\nparameters: {merges: {values: [[wise_ft], []]}}\n"
-    )
-    with pytest.raises(InvalidConfig, match=r"x\.yaml:2: metric\.merge: unknown merge point"):
-        load(text + TRIAL)
-    spec = load(text + TRIAL, "parameters.merges.values=[[wise_ft]]")
-    assert spec.metric.merge == "wise_ft@0.5"
+def test_a_wrong_override_is_named_as_it_was_given(load: Load) -> None:
+    for override, message in {
+        "optim.lr=-1": "--set optim.lr=-1: optim.lr: must be greater than 0, got -1",
+        "optim.lr": "--set optim.lr: must be key=value",
+        "lr=1": "--set lr=1: unknown key 'lr'; did you mean 'optim.lr'?",
+        "seeds=[]": "--set seeds=[]: seeds: must be a list of seeds, or how many",
+        "seeds.0=7": "--set seeds.0=7: seeds.0: seeds is no mapping; set it as a whole",
+        "name.x=7": "--set name.x=7: name.x: name is no mapping; set it as a whole",
+        "parameters.lr.value=1": "unknown parameter 'lr'; did you mean 'optim.lr'?",
+        "parameters={}": "--set parameters={}: parameters are set one by one",
+        "name=!!set {a}": "--set name=!!set {a}: the tag !!set is not allowed",
+        "import=mine": "--set import=mine: modules are named in the file, or with --import",
+    }.items():
+        with pytest.raises(InvalidConfig) as caught:
+            load(f"name: x\nseeds: [0]\n{TRIAL}", override)
+        assert message in str(caught.value)
 
 
 def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
@@ -469,89 +403,43 @@ def test_every_metric_of_an_evaluation_has_a_known_name_and_direction() -> None:
     splits = dict.fromkeys(("id/val", "id/test", "ood/outline", "ood/3d"), quantities)
     retained = ("retention/dtd/top1", "retention/mean/top1", "retention/gain/top1")
     names = [*summary(splits, splits), *retained]
-    assert [name for name in names if problem(name)] == []
-    assert {name for name in names if not looks_at_tests(name)} == {
-        f"id/val/{quantity}" for quantity in quantities
-    }
+    assert [name for name in [*names, *NAMES] if problem(name)] == []
+    own = {f"id/val/{quantity}" for quantity in quantities}
+    assert {name for name in names if not looks_at_tests(name)} == own
     assert not looks_at_tests("ood/val/macro_f1")
     assert looks_at_tests("ood/val_2/macro_f1")
+    top1 = {f"{split}/top1" for split in (*splits, "ood/mean")}
     assert {name for name in names if natural_goal(name) == "maximize"} == {
-        *(f"{split}/top1" for split in (*splits, "ood/mean")),
-        "hmean/top1",
-        "gain/ood/top1",
-        *retained,
+        *(*top1, "hmean/top1", "gain/ood/top1", *retained)
     }
-    assert [name for name in NAMES if problem(name)] == []
 
 
-DOCS = Path(__file__).parents[3] / "docs" / "sweep-file.md"
-
-
-ANCHOR = re.compile(r'<a id="(\S+)"></a>')
-
-
-def shown_page() -> str:
-    """The page without the anchors of its rows."""
-    return ANCHOR.sub("", DOCS.read_text())
-
-
-def test_the_reference_page_names_every_key_field_and_recipe_with_its_meaning() -> None:
-    row = r"^\| \[?`([^`]+)`[^|]* \|(?:.*\|)? (.+) \|$"
-    rows = dict(re.findall(row, shown_page(), re.MULTILINE))
+def test_the_reference_page_names_every_key_field_recipe_method_and_distribution() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sweep-file.md").read_text()
+    text = re.sub(r'<a id="(\S+)"></a>', "", page)  # the anchors of its rows
+    rows = dict(re.findall(r"^\| \[?`([^`]+)`[^|]* \|(?:.*\|)? (.+) \|$", text, re.MULTILINE))
     fields = {name for name in field_names() if not name.startswith("algorithm.of.")}
     named = {*KEYS, *Metric.model_fields, *fields, *recipes()} - {"algorithm.name"}
     assert [name for name in sorted(named) if not rows.get(name, "").strip()] == []
-
-
-def test_the_reference_page_names_every_field_method_and_distribution() -> None:
-    text = shown_page()
     models = (*EARLY_TERMINATION.values(), RaceSeeds, Resources, Retries)
     names = {name for model in models for name in model.model_fields}
     names |= {*METHODS, *EARLY_TERMINATION, *DISTRIBUTIONS, *IGNORED}
-    missing = {name for name in names if not re.search(rf"[`{{ ]{name}[`:,]", text)}
-    assert missing == set()
+    assert {name for name in names if not re.search(rf"[`{{ ]{name}[`:,]", text)} == set()
 
 
-@pytest.mark.parametrize("name", ["from_checkpoint", "uniform_soup"])
-def test_what_is_made_without_training_may_be_merged(load: Load, name: str) -> None:
-    spec = load(
-        "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
-        f"trial: {{algorithm: {name}, merges: [wise_ft]}}\n"
-    )
-    assert spec.metric.merge == "wise_ft@0.5"
-    with pytest.raises(RequestError, match="zero_shot trains nothing, so nothing is merged"):
-        load(
-            "name: x\nmetric: {name: id/val/top1, merge: wise_ft@0.5}\n"
-            "trial: {algorithm: zero_shot, merges: [wise_ft]}\n"
-        )
+def test_a_sweep_has_the_name_of_its_file(tmp_path: Path) -> None:
+    names = {"kl_weight.yaml": "kl_weight", "my sweep (2).yml": "my-sweep-2", "_ä.yaml": "sweep"}
+    for file, name in names.items():
+        (tmp_path / file).write_text(f"{TRIAL}profiles: {{p: {{name: '{{name}}-p'}}}}\n")
+        for overrides, found in (([], name), (["profile=p"], f"{name}-p"), (["name=y"], "y")):
+            assert load_spec(tmp_path / file, overrides).name == found
 
 
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [("kl_weight.yaml", "kl_weight"), ("my sweep (2).yml", "my-sweep-2"), ("_ä.yaml", "sweep")],
-)
-def test_a_sweep_has_the_name_of_its_file(tmp_path: Path, file: str, name: str) -> None:
-    (tmp_path / file).write_text("trial: {algorithm: car_ft}\nprofiles: {p: {name: '{name}-p'}}\n")
-    assert load_spec(tmp_path / file).name == name
-    assert load_spec(tmp_path / file, ["profile=p"]).name == f"{name}-p"
-    assert load_spec(tmp_path / file, ["name=other"]).name == "other"
-
-
-def test_an_architecture_without_weights_is_refused_with_its_line(tmp_path: Path) -> None:
-    file = tmp_path / "sweep.yaml"
-    file.write_text("trial:\n  algorithm: fine_tune\n  model:\n    name: RN50\n")
-    with pytest.raises(RequestError, match=r"sweep\.yaml:4: model\.name: RN50 alone has random"):
-        load_spec(file)
-    file.write_text(
-        "trial: {algorithm: fine_tune}\nparameters:\n  model.name:\n    values:\n"
-        "      - builtin\n      - RN5O\n"
-    )
-    with pytest.raises(RequestError, match=r"sweep\.yaml:6: .*unknown model 'RN5O'; near.* RN50"):
-        load_spec(file)
-    assert load_spec(file, ["parameters.model.name.values=[builtin]"]).trial_count == 1
-
-
-def test_a_model_may_be_its_name_alone(load: Load) -> None:
-    vit = load("name: x\ntrial: {algorithm: car_ft, model: builtin_vit}\n")
-    named = "name: x\ntrial: {algorithm: car_ft, model: {name: ViT-B-32, pretrained: openai}}\n"
-    assert load(named, "model=builtin_vit").trial == vit.trial
+def test_an_architecture_without_weights_is_refused_with_its_line(load: Load) -> None:
+    with pytest.raises(RequestError, match=r"x\.yaml:4: model\.name: RN50 alone has random"):
+        load("trial:\n  algorithm: fine_tune\n  model:\n    name: RN50\n")
+    varied = "trial: {algorithm: fine_tune}\nparameters:\n  model.name:\n    values:\n"
+    varied += "      - builtin\n      - RN5O\n"
+    with pytest.raises(RequestError, match=r"x\.yaml:6: .*unknown model 'RN5O'; near.* RN50"):
+        load(varied)
+    assert load(varied, "parameters.model.name.values=[builtin]").trial_count == 1

@@ -50,18 +50,14 @@ def test_a_grid_runs_every_setting_on_every_task_one_setting_after_another(tmp_p
     ]
 
 
-def test_every_draw_runs_on_every_task(tmp_path: Path) -> None:
-    spec = load(tmp_path, RANDOM)
-    points = drawn(spec)
+def test_every_draw_and_a_point_that_is_tried_first_run_on_every_task(tmp_path: Path) -> None:
+    points = drawn(load(tmp_path, RANDOM))
     assert [point["data.test_domain"] for point in points] == DOMAINS * 3
     rates = [point["optim.lr"] for point in points]
     assert rates == [rate for rate in rates[::3] for _ in DOMAINS]
     assert len(set(rates)) == 3
     alone = load(tmp_path, {**RANDOM, "tasks": None, "run_cap": 3, "parameters": {"optim.lr": LR}})
     assert [point["optim.lr"] for point in drawn(alone)] == rates[::3]
-
-
-def test_a_point_that_is_tried_first_is_tried_on_every_task(tmp_path: Path) -> None:
     points = drawn(load(tmp_path, {**RANDOM, "try_first": [{"optim.lr": 1e-4}]}))
     assert [point["optim.lr"] == 1e-4 for point in points] == [True] * 3 + [False] * 6
     assert [point["data.test_domain"] for point in points[:3]] == DOMAINS

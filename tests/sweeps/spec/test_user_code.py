@@ -72,9 +72,7 @@ def test_of_what_a_home_names_only_ones_own_files_outside_of_it_are_imported(
     vet("sys")
     vet(str(home.path / "a.family.yaml"))  # is read, and runs nothing
     for item in (inside, linked):
-        with pytest.raises(
-            RequestError, match=r"it lies in the home\. If you trust it: --trust-ho"
-        ):
+        with pytest.raises(RequestError, match=r"it lies in the home\. If you trust it: --trust-"):
             vet(str(item))
         trusting(str(item))
         vet_of(home, besides=[str(item)])(str(item))
@@ -105,11 +103,9 @@ def test_what_a_file_registers_is_known_everywhere(tmp_path: Path) -> None:
     write(tmp_path / "my_methods.py", METHOD)
     load(resolve(["./my_methods.py"], tmp_path))
     assert ALGORITHMS["mine"].__module__ == "my_methods"
-    assert (
-        "mine"
-        in sweep_schema()["properties"]["trial"]["properties"]["algorithm"]["anyOf"][0]["enum"]
-    )
-    assert "algorithm.pull" in sweep_schema()["properties"]["parameters"]["properties"]
+    properties = sweep_schema()["properties"]
+    assert "mine" in properties["trial"]["properties"]["algorithm"]["anyOf"][0]["enum"]
+    assert "algorithm.pull" in properties["parameters"]["properties"]
 
 
 def test_a_file_is_imported_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
@@ -121,51 +117,39 @@ def test_a_file_is_imported_once_however_often_it_is_asked_for(tmp_path: Path) -
     assert counter.read_text() == "x"
 
 
-def test_paths_are_taken_from_the_sweep_files_folder_and_become_absolute(
+def test_paths_and_names_are_looked_for_beside_the_sweep_file_and_become_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = write(tmp_path / "lab" / "my_methods.py")
-    package = write(tmp_path / "lab" / "my_lab" / "__init__.py")
-    write(tmp_path / "elsewhere" / "x")
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    lab = tmp_path / "lab"
-    assert resolve(["my_methods.py", "./my_lab", "../lab/my_methods.py"], lab) == (
-        str(file),
-        str(package),
-        str(file),
-    )
-    assert resolve([str(file)], tmp_path) == (str(file),)
+    lab, here = tmp_path / "lab", tmp_path / "here"
+    file, package = write(lab / "my_methods.py"), write(lab / "my_lab" / "__init__.py")
+    write(lab / "json.py")
+    write(here / "my_methods.py")
+    only_here = write(here / "my_own" / "methods.py")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(here)  # as `python -m` does
     monkeypatch.setenv("HOME", str(lab))
-    assert resolve(["~/my_methods.py"], tmp_path / "elsewhere") == (str(file),)
+    for items, found in (
+        (["my_methods.py", "./my_lab", "../lab/my_methods.py"], (file, package, file)),
+        (["~/my_methods.py", str(file)], (file, file)),
+        (["json", "my_methods", "my_own.methods"], ("json", file, only_here)),
+    ):
+        assert resolve(items, lab) == tuple(map(str, found))
+    assert resolve([str(file), "~/my_methods.py"], here) == (str(file), str(file))
 
 
-def test_a_name_is_an_installed_module_or_one_beside_the_sweep_file_or_in_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_of_a_package_is_imported_as_a_part_of_it_and_one_beside_it_hides_nothing(
+    tmp_path: Path,
 ) -> None:
-    beside = write(tmp_path / "lab" / "my_methods.py")
-    write(tmp_path / "here" / "my_methods.py")
-    here = write(tmp_path / "here" / "my_lab" / "methods.py")
-    write(tmp_path / "lab" / "json.py")
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.syspath_prepend(tmp_path / "here")  # as `python -m` does
-    found = resolve(["json", "my_methods", "my_lab.methods"], tmp_path / "lab")
-    assert found == ("json", str(beside), str(here))
-
-
-def test_a_file_of_a_package_is_imported_as_a_part_of_it(tmp_path: Path) -> None:
     write(tmp_path / "my_lab" / "__init__.py")
     write(tmp_path / "my_lab" / "deep" / "__init__.py")
     write(tmp_path / "my_lab" / "deep" / "methods.py", f"from ..scale import SCALE\n{METHOD}")
     write(tmp_path / "my_lab" / "scale.py", "SCALE = 1\n")
     load(resolve(["./my_lab/deep/methods.py"], tmp_path))
     assert ALGORITHMS["mine"].__module__ == "my_lab.deep.methods"
-
-
-def test_files_beside_it_hide_nothing_that_is_installed(tmp_path: Path) -> None:
     write(tmp_path / "my_methods.py", "import json, beside_it\nassert json.dumps\n")
     write(tmp_path / "beside_it.py")
-    write(tmp_path / "json.py", "raise AssertionError\n")
-    write(tmp_path / "torch.py", "raise AssertionError\n")
+    for installed in ("json", "torch"):
+        write(tmp_path / f"{installed}.py", "raise AssertionError\n")
     load(resolve(["my_methods.py"], tmp_path))
     assert sys.path[-1] == str(tmp_path)
 
@@ -201,39 +185,30 @@ def test_a_module_that_was_mended_is_imported_at_the_next_try(tmp_path: Path) ->
     assert sys.modules["my_methods"].__file__ == str(file)
 
 
-def test_what_is_not_there_is_told_with_the_nearest_name(tmp_path: Path) -> None:
-    write(tmp_path / "my_methods.py")
-    write(tmp_path / "my_lab" / "__init__.py")
-    assert refused("./my_method.py", tmp_path) == (
-        f"import: {tmp_path}/my_method.py does not exist; did you mean 'my_methods.py'?"
-    )
-    assert "did you mean 'my_lab'?" in refused("./my_lib", tmp_path)
-    assert f"none is in {tmp_path}" in refused("my_metods", tmp_path)
-    assert refused("my_metods", tmp_path).endswith("; did you mean 'my_methods'?")
-    assert refused("numpi", tmp_path).endswith("; did you mean 'numpy'?")
-    assert refused("numpy.lynalg", tmp_path) == (
-        "cannot import numpy.lynalg: ModuleNotFoundError: No module named 'numpy.lynalg'"
-    )
+def test_what_is_not_there_or_can_be_no_module_is_told_with_the_nearest_name(
+    tmp_path: Path,
+) -> None:
+    for name in ("my_methods.py", "my_lab/__init__.py", "folder/x.py", "my-methods.py"):
+        write(tmp_path / name)
+    for name in ("notes.txt", "class.py", "random.py", "carft_sweep.py"):
+        write(tmp_path / name, "raise AssertionError\n")
+    for item, said in {
+        "./my_method.py": f"import: {tmp_path}/my_method.py does not exist; did you mean 'my_meth",
+        "./my_lib": "did you mean 'my_lab'?",
+        "my_metods": f"none is in {tmp_path}",
+        "my_metod": "; did you mean 'my_methods'?",
+        "numpi": "; did you mean 'numpy'?",
+        "numpy.lynalg": "cannot import numpy.lynalg: ModuleNotFoundError: No module named 'num",
+        "./folder": "folder/__init__.py does not exist",
+        "my-methods.py": "'my-methods' is no name of a module",
+        "class.py": "'class' is no name of a module",
+        "./notes.txt": "'notes.txt' is no name of a module",
+        "./random.py": "the name 'random' is taken by another module (",
+        "./carft_sweep.py": "the name 'carft_sweep' is taken by another module (",
+    }.items():
+        assert said in refused(item, tmp_path)
+    assert refused("./random.py", tmp_path).endswith("rename yours")
     assert "did you mean" not in refused("qqqqqqqqqqq", tmp_path)
-
-
-def test_what_cannot_be_a_module_is_told(tmp_path: Path) -> None:
-    write(tmp_path / "folder" / "x.py")
-    write(tmp_path / "my-methods.py")
-    write(tmp_path / "notes.txt")
-    write(tmp_path / "class.py")
-    assert refused("./folder", tmp_path).endswith("folder/__init__.py does not exist")
-    assert "'my-methods' is no name of a module" in refused("my-methods.py", tmp_path)
-    assert "'class' is no name of a module" in refused("class.py", tmp_path)
-    assert "'notes.txt' is no name of a module" in refused("./notes.txt", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["random", "carft_sweep"])
-def test_a_file_named_like_another_module_is_refused(tmp_path: Path, name: str) -> None:
-    write(tmp_path / f"{name}.py", "raise AssertionError\n")
-    message = refused(f"./{name}.py", tmp_path)
-    assert f"the name '{name}' is taken by another module (" in message
-    assert message.endswith("rename yours")
 
 
 def test_two_files_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> None:

@@ -60,45 +60,26 @@ def test_all_mistakes_come_at_once_in_the_order_of_their_lines(tmp_path: Path) -
     assert set(lines) == {1, 2, 3, 4, 6, 7, 9}
 
 
-def test_a_file_of_a_thousand_mistakes_shows_a_hundred(tmp_path: Path) -> None:
-    file = tmp_path / "x.yaml"
-    file.write_text("\n".join(f"nonsense_{index}: 1" for index in range(1000)))
-    with pytest.raises(RequestError, match="and more mistakes"):
-        load_spec(file)
-
-
-def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
-    file = tmp_path / "huge.yaml"
-    file.write_text("# " + "x" * (1 << 20))
-    with pytest.raises(RequestError, match="larger than 1 MiB"):
-        load_spec(file)
-
-
-def test_a_folder_is_refused_with_the_files_in_it(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("name: mine\n")
-    with pytest.raises(RequestError, match=r"is a folder, not a sweep file; in it: mine\.yaml"):
-        load_spec(tmp_path)
-
-
-def test_a_device_is_refused() -> None:
-    with pytest.raises(RequestError, match="is not a regular file"):
-        load_spec("/dev/zero")
-
-
-def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+def test_what_is_no_file_or_too_large_a_one_is_refused_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "learning.yaml").write_text("name: learning\n")
-    with pytest.raises(RequestError, match=r"did you mean '.*/learning\.yaml'\?"):
-        load_spec(tmp_path / "lerning.yaml")
-    with pytest.raises(RequestError, match="did you mean 'kl_weight'"):
-        load_spec("kl_wieght")
-    with pytest.raises(RequestError, match=r"unknown sweep file 'zzz'; Known: .*, kl_weight, "):
-        load_spec("zzz")
-
-
-@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
-def test_an_impossible_path_is_refused(name: str) -> None:
-    with pytest.raises(RequestError, match="sweep file"):
-        load_spec(name)
+    thousand, huge = tmp_path / "x" / "x.yaml", tmp_path / "x" / "huge.yaml"
+    thousand.parent.mkdir()
+    thousand.write_text("\n".join(f"nonsense_{index}: 1" for index in range(1000)))
+    huge.write_text("# " + "x" * (1 << 20))
+    refused: dict[str | Path, str] = {
+        thousand: "and more mistakes",
+        huge: "larger than 1 MiB",
+        tmp_path: r"is a folder, not a sweep file; in it: learning\.yaml",
+        tmp_path / "lerning.yaml": r"did you mean '.*/learning\.yaml'\?",
+        "/dev/zero": "is not a regular file",
+        "kl_wieght": "did you mean 'kl_weight'",
+        "zzz": r"unknown sweep file 'zzz'; Known: .*, kl_weight, ",
+        "x" * 5000: "sweep file",
+        "a\0b": "sweep file",
+    }
+    for path, said in refused.items():
+        with pytest.raises(RequestError, match=said):
+            load_spec(path)
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from jsonschema import Draft202012Validator
 
 from carft_sweep.sweeps.space.distributions import Categorical, LogUniform, Uniform
 from carft_sweep.sweeps.spec.document import parse
-from carft_sweep.sweeps.spec.schema import sweep_schema
 from carft_sweep.sweeps.spec.settings import Asha
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
+from tests.sweeps.spec.validator import VALIDATOR
 
 OURS = """
 name: of_w_and_b
@@ -30,8 +29,7 @@ def load(folder: Path, theirs: str) -> SweepSpec:
     return load_spec(file)
 
 
-ACCEPTED = {
-    "the basic structure": """
+BASIC = """
 program: train.py
 method: bayes
 metric:
@@ -43,10 +41,8 @@ parameters:
     max: 0.1
   optim.batch_size:
     values: [16, 32, 64]
-  optim.batch_norm:
-    values: ["frozen", "train"]
-""",
-    "an entity, a project and a cap": """
+"""
+CAPPED = """
 program: train.py
 entity: my-team
 project: robust
@@ -56,13 +52,10 @@ run_cap: 7
 metric: {name: id/val/top1, goal: maximize, target: 0.9}
 parameters:
   optim.lr: {distribution: log_uniform_values, min: !!float 1e-5, max: !!float 1e-3}
-""",
-    "random search with a distribution of each kind": """
+"""
+OF_EACH_KIND = """
 program: train.py
 method: random
-metric:
-  name: id/val/nll
-  goal: minimize
 parameters:
   optim.batch_size:
     distribution: q_log_uniform_values
@@ -77,60 +70,63 @@ parameters:
     distribution: uniform
     max: 0.1
     min: 0.001
-""",
-}
-
-
-@pytest.mark.parametrize("theirs", ACCEPTED.values(), ids=list(ACCEPTED))
-def test_a_file_in_w_and_bs_shape_is_read(theirs: str, tmp_path: Path) -> None:
-    spec = load(tmp_path, theirs)
-    assert spec.parameters
-    if spec.method == "grid":
-        assert spec.points()
-    Draft202012Validator(sweep_schema()).validate(parse(theirs + OURS).data)
-
-
-def test_bayes_runs_as_tpe_and_what_has_no_meaning_is_named(tmp_path: Path) -> None:
-    spec = load(tmp_path, ACCEPTED["the basic structure"])
-    assert (spec.method, spec.metric.name, spec.metric.goal) == ("tpe", "id/val/nll", "minimize")
-    assert spec.parameters == (
-        Uniform("optim.lr", 0.0001, 0.1),
-        Categorical("optim.batch_size", (16, 32, 64)),
-        Categorical("optim.batch_norm", ("frozen", "train")),
-    )
-    assert [warning.partition(": ")[2] for warning in spec.warnings] == [
-        "program is W&B's and ignored here",
-        "method bayes runs as tpe",
-    ]
-
-
-def test_a_target_ends_the_sweep_as_in_w_and_b(tmp_path: Path) -> None:
-    spec = load(tmp_path, ACCEPTED["an entity, a project and a cap"])
-    assert (spec.metric.target, spec.run_cap) == (0.9, 7)
-    assert spec.parameters == (LogUniform("optim.lr", 1e-5, 1e-3),)
-    assert len(spec.warnings) == 3  # program, entity, project
+"""
 
 
 @pytest.mark.parametrize(
-    ("rule", "min_epochs", "factor"),
+    ("theirs", "method", "parameters", "warned"),
     [
-        ("{type: hyperband, min_iter: 3}", 3, 3),
-        ("{type: hyperband, max_iter: 16, s: 3, eta: 2, strict: true}", 2, 2),
-        # Brackets below one iteration do not count, as in W&B.
-        ("{type: hyperband, max_iter: 9, s: 5}", 1, 3),
+        (
+            BASIC,
+            "tpe",
+            [Uniform("optim.lr", 0.0001, 0.1), Categorical("optim.batch_size", (16, 32, 64))],
+            ["program is W&B's and ignored here", "method bayes runs as tpe"],
+        ),
+        (
+            CAPPED,
+            "random",
+            [LogUniform("optim.lr", 1e-5, 1e-3)],
+            [f"{key} is W&B's and ignored here" for key in ("program", "entity", "project")],
+        ),
+        (
+            OF_EACH_KIND,
+            "random",
+            [
+                LogUniform("optim.batch_size", 32, 256, 8),
+                Categorical("optim.label_smoothing", (0.3, 0.4, 0.5)),
+                Uniform("optim.lr", 0.001, 0.1),
+            ],
+            ["program is W&B's and ignored here"],
+        ),
     ],
+    ids=["basic", "capped", "each kind"],
 )
-def test_hyperband_runs_as_asha_with_the_same_brackets(
-    rule: str, min_epochs: int, factor: int, tmp_path: Path
+def test_a_file_in_w_and_bs_shape_is_read_and_what_has_no_meaning_is_named(
+    theirs: str, method: str, parameters: list[object], warned: list[str], tmp_path: Path
 ) -> None:
+    spec = load(tmp_path, theirs)
+    assert (spec.method, [*spec.parameters]) == (method, parameters)
+    assert [warning.partition(": ")[2] for warning in spec.warnings] == warned
+    VALIDATOR.validate(parse(theirs + OURS).data)
+    if theirs is CAPPED:
+        assert (spec.metric.target, spec.run_cap) == (0.9, 7)
+    if theirs is BASIC:
+        assert (spec.metric.name, spec.metric.goal) == ("id/val/nll", "minimize")
+
+
+def test_hyperband_runs_as_asha_with_the_same_brackets(tmp_path: Path) -> None:
     head = "method: random\nparameters: {optim.lr: {min: 0.1, max: 0.2}}\nearly_terminate: "
-    spec = load(tmp_path, f"{head}{rule}\n")
-    assert spec.early_terminate == Asha(
-        metric="id/val/top1", min_epochs=min_epochs, reduction_factor=factor
-    )
-    warnings = [warning.partition(": ")[2] for warning in spec.warnings]
-    assert warnings[0] == "early_terminate hyperband runs as asha"
-    assert warnings[1:] == (["strict is W&B's and ignored here"] if "strict" in rule else [])
+    for rule, least, factor, warned in (
+        ("min_iter: 3", 3, 3, []),
+        ("max_iter: 16, s: 3, eta: 2, strict: true", 2, 2, ["strict is W&B's and ignored here"]),
+        # Brackets below one iteration do not count, as in W&B.
+        ("max_iter: 9, s: 5", 1, 3, []),
+    ):
+        spec = load(tmp_path, f"{head}{{type: hyperband, {rule}}}\n")
+        expected = Asha(metric="id/val/top1", min_epochs=least, reduction_factor=factor)
+        assert spec.early_terminate == expected
+        warnings = [warning.partition(": ")[2] for warning in spec.warnings]
+        assert warnings == ["early_terminate hyperband runs as asha", *warned]
 
 
 def test_nested_parameters_are_the_dotted_ones(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOBS_VARIABLE, "")  # which the client sets
 
 
-@pytest.mark.parametrize("address", [None, "head:6379", "me:pw@head", "http://[me:pw@head"])
-def test_an_address_that_is_no_dashboard_is_rejected(address: str | None) -> None:
-    with pytest.raises(RequestError, match="give --address http://HOST:8265") as wrong:
-        JobClient(address)
-    assert "pw" not in str(wrong.value)
+def test_an_address_that_is_no_dashboard_is_rejected() -> None:
+    for address in (None, "head:6379", "me:pw@head", "http://[me:pw@head"):
+        with pytest.raises(RequestError, match="give --address http://HOST:8265") as wrong:
+            JobClient(address)
+        assert "pw" not in str(wrong.value)
 
 
 def test_the_option_goes_before_rays_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,39 +41,34 @@ def test_the_option_goes_before_rays_variable(monkeypatch: pytest.MonkeyPatch) -
         assert JobClient(None).shown == head.address
 
 
-@pytest.mark.parametrize(
-    ("answer", "kind", "message"),
-    [
-        (Answer("<html>", headers={"Content-Type": "text/html"}), ServiceUnreachable, "JSONDecode"),
+def test_what_answers_and_is_no_job_api() -> None:
+    page = Answer("<html>", headers={"Content-Type": "text/html"})
+    answers: list[tuple[Answer, type[Exception], str]] = [
+        (page, ServiceUnreachable, "JSONDecode"),
         (Answer({"version": "4"}), RequestError, "is no dashboard of Ray"),
         (Answer("", 401), RequestError, "RAY_AUTH_MODE"),
         (Answer("", 403), RequestError, "Authentication failed"),
         (Answer("Traceback\nKeyError: 1", 500), ServiceUnreachable, "answers 500: KeyError: 1"),
         (Answer("bad", 400), RequestError, "answers 400: bad"),
-    ],
-)
-def test_what_answers_and_is_no_job_api(
-    answer: Answer, kind: type[Exception], message: str
+    ]
+    with fake_head() as head:
+        for head.otherwise, kind, message in answers:
+            with pytest.raises(kind, match=message) as wrong:
+                JobClient(head.address)
+            assert head.address in str(wrong.value)
+
+
+def test_where_nobody_listens_or_says_anything_it_is_left_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with fake_head(otherwise=answer) as head, pytest.raises(kind, match=message) as wrong:
-        JobClient(head.address)
-    assert head.address in str(wrong.value)
-
-
-def test_nobody_listens() -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
+        with pytest.raises(ServiceUnreachable, match="ReadTimeout"):
+            JobClient(f"http://127.0.0.1:{port}")
     message = rf"http://127\.0\.0\.1:{port} does not answer \(ConnectionError\); is it the dashb"
     with pytest.raises(ServiceUnreachable, match=message):
         JobClient(f"http://me:hidden-x@127.0.0.1:{port}")
-
-
-def test_a_server_that_says_nothing_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(ServiceUnreachable, match="ReadTimeout"):
-            JobClient(address)
 
 
 def job(status: str, **more: Any) -> JobDetails:
@@ -107,45 +102,36 @@ class Tailed(JobClient):
 
 def test_each_line_is_emitted_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE", 0.0)
-    lines: list[str] = []
-    client = Tailed(["one\ntw", "o\n", "three\nno newline"], ["RUNNING", "SUCCEEDED"])
-    assert exit_code(client.follow("a", lines.append)) == 0
-    assert lines == ["one", "two", "three", "no newline"]
+    for pieces, late, states in (
+        (["one\ntw", "o\n", "three\nno newline"], "", ["RUNNING", "SUCCEEDED"]),
+        (["one\n", "tw"], "o\nthree\nno newline\n", ["SUCCEEDED"]),  # behind the stream's end
+    ):
+        lines: list[str] = []
+        client = Tailed(pieces, states)
+        client.late = late
+        assert exit_code(client.follow("a", lines.append)) == 0
+        assert lines == ["one", "two", "three", "no newline"]
 
 
-def test_lines_that_come_behind_the_end_of_the_stream_are_emitted_too() -> None:
-    lines: list[str] = []
-    client = Tailed(["one\n", "tw"], ["SUCCEEDED"])
-    client.late = "o\nthree\n"
-    client.follow("a", lines.append)
-    assert lines == ["one", "two", "three"]
+def test_a_lost_connection_ends_the_following() -> None:
+    for error in (aiohttp.ClientError("x"), RuntimeError("x"), OSError("x")):
+        lines: list[str] = []
+        with pytest.raises(ServiceUnreachable, match="http://head does not answer"):
+            Tailed(["one\n", error], []).follow("a", lines.append)
+        assert lines == ["one"]
 
 
-@pytest.mark.parametrize("error", [aiohttp.ClientError("x"), RuntimeError("x"), OSError("x")])
-def test_a_lost_connection_ends_the_following(error: Exception) -> None:
-    lines: list[str] = []
-    with pytest.raises(ServiceUnreachable, match="http://head does not answer"):
-        Tailed(["one\n", error], []).follow("a", lines.append)
-    assert lines == ["one"]
+def test_the_exit_code_is_the_drivers_own() -> None:
+    assert exit_code(job("SUCCEEDED", driver_exit_code=0)) == 0
+    assert exit_code(job("STOPPED")) == 3
+    codes = {1: 1, 2: 2, 3: 3, 4: 4, -9: 1, None: 1}
+    assert {code: exit_code(job("FAILED", driver_exit_code=code)) for code in codes} == codes
 
 
-@pytest.mark.parametrize(
-    ("fields", "code"),
-    [
-        ({"status": "SUCCEEDED", "driver_exit_code": 0}, 0),
-        ({"status": "STOPPED"}, 3),
-        *(({"status": "FAILED", "driver_exit_code": code}, code) for code in (1, 2, 3, 4)),
-        ({"status": "FAILED", "driver_exit_code": -9}, 1),
-        ({"status": "FAILED"}, 1),
-    ],
-)
-def test_the_exit_code_is_the_drivers_own(fields: dict[str, Any], code: int) -> None:
-    assert exit_code(job(**fields)) == code
-
-
-@pytest.mark.parametrize(
-    ("address", "mode", "warned"),
-    [
+def test_a_token_that_others_could_read_on_its_way_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for address, mode, warned in (
         ("http://head:8265", "token", "The token goes to head over http://"),
         ("http://10.0.0.7:8265", "token", "ssh -fN -L 8265:127.0.0.1:8265 10.0.0.7"),
         ("http://me:hidden-x@head:8265", "", "The password goes to head over http://"),
@@ -154,17 +140,13 @@ def test_the_exit_code_is_the_drivers_own(fields: dict[str, Any], code: int) -> 
         ("http://localhost:8265", "token", None),
         ("http://[::1]:8265", "token", None),
         ("http://[broken", "token", None),
-    ],
-)
-def test_a_token_that_others_could_read_on_its_way_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, address: str, mode: str, warned: str | None
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    monkeypatch.setenv(JOBS_VARIABLE, address)
-    for said in (unencrypted(address), unencrypted(None)):
-        assert (said is None) == (warned is None)
-        assert (warned or "") in (said or "")
-        assert "hidden-x" not in (said or "")
+    ):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        monkeypatch.setenv(JOBS_VARIABLE, address)
+        for said in (unencrypted(address), unencrypted(None)):
+            assert (said is None) == (warned is None), address
+            assert (warned or "") in (said or "")
+            assert "hidden-x" not in (said or "")
 
 
 def test_an_api_that_wants_a_password_or_does_not_answer_is_not_open() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from ray._private.authentication_test_utils import reset_auth_token_state
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.submit.client import JobClient, exit_code
+from tests.sweeps.conftest import Carft
 from tests.sweeps.submit.conftest import Git
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -105,8 +105,7 @@ def stand_in(git: Git, project: Path) -> Path:
     return project
 
 
-def submit(do: str, *words: str) -> int:
-    return main(["submit", "tiny.yaml", "--set", f"description={do}", *words])
+SUBMIT = ("submit", "tiny.yaml", "--set")
 
 
 def within(seconds: float, happened: Callable[[], bool]) -> bool:
@@ -118,24 +117,18 @@ def within(seconds: float, happened: Callable[[], bool]) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
-    stand_in: Path,
-    on_head: Head,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    on_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-    del stand_in
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert submit("exit 2", "--", "--parallel", "2") == 2
-    told = capsys.readouterr()
+    told = carft(*SUBMIT, "description=exit 2", "--", "--parallel", "2", code=2)
     seen = json.loads(told.out.splitlines()[-1])
     assert seen["argv"] == [
         *("run", "tiny.yaml", "--address", "auto", "--home", str(tmp_path / "home")),
         *("--set", "description=exit 2", "--parallel", "2"),
     ]
-    assert seen["mine"]
-    assert seen["uri"] == "http://mlflow:5000"
+    assert (seen["mine"], seen["uri"]) == (True, "http://mlflow:5000")
     assert seen["address"]
     assert "is failed." in told.err
     assert "asks for no token" not in told.err
@@ -145,12 +138,9 @@ def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     assert exit_code(job) == 2
 
 
-def test_a_job_is_left_and_stopped_by_rays_own_command(
-    stand_in: Path, on_head: Head, capsys: pytest.CaptureFixture[str]
-) -> None:
-    del stand_in
-    assert submit("wait /nowhere", "--no-wait") == 0
-    id_ = capsys.readouterr().out.strip()
+@pytest.mark.usefixtures("stand_in")
+def test_a_job_is_left_and_stopped_by_rays_own_command(on_head: Head, carft: Carft) -> None:
+    id_ = carft(*SUBMIT, "description=wait /nowhere", "--no-wait").out.strip()
     client = JobClient(on_head.url)
     assert within(60, lambda: "line 3" in client.get_job_logs(id_))
     assert client.stop_job(id_)
@@ -162,7 +152,6 @@ def test_a_job_is_left_and_stopped_by_rays_own_command(
 
 @pytest.mark.slow  # Ray tries for twenty seconds
 def test_a_driver_without_a_token_is_told_what_to_set(head: Head, tmp_path: Path) -> None:
-    """Ray tries for twenty seconds, and then says that nobody answers."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     address = (head.folder / "ray_current_cluster").read_text()
     command = [sys.executable, "-m", "carft_sweep", "check", "kl_weight", "--address", address]

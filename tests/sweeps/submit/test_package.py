@@ -50,92 +50,71 @@ def test_files_for_secrets_stay_and_others_go(tmp_path: Path) -> None:
     assert packed(root, "large/") == {*OTHERS}
 
 
-def test_a_home_under_another_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "project"
-    for name in ("results/runs/a", "tiny.yaml"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text("")
-    monkeypatch.setenv("CARFT_HOME", str(root / "results"))
-    assert packed(root) == {"tiny.yaml"}
-
-
-def test_links_are_followed_inside_and_not_out(tmp_path: Path) -> None:
+def test_links_are_followed_inside_and_not_out_and_a_home_under_another_name_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, outside = tmp_path / "project", tmp_path / "photographs"
-    for file in (root / "package" / "own.py", root / "deep" / "a.txt", outside / "large.jpg"):
+    inside = [root / name for name in ("package/own.py", "deep/a.txt", "results/runs/a")]
+    for file in (*inside, outside / "large.jpg"):
         file.parent.mkdir(parents=True)
         file.write_text("")
     (root / "linked").symlink_to("package")
     (root / "data").symlink_to(outside)
     (root / "deep" / "one.jpg").symlink_to(outside / "large.jpg")
+    monkeypatch.setenv("CARFT_HOME", str(root / "results"))
     assert packed(root) == {"package/own.py", "linked/own.py", "deep/a.txt"}
 
 
-def test_what_is_no_secret_is_sent_and_what_is_one_is_named() -> None:
+def test_what_is_no_secret_is_sent_and_what_is_one_is_named_and_goes_under_no_other_name() -> None:
+    secrets = ("MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN", "SOME_KEY", "RAY_AUTH_TOKEN")
+    environ = {
+        **dict.fromkeys(secrets, "hidden-x-y"),
+        "MLFLOW_TRACKING_URI": "https://server",
+        "MLFLOW_EXPERIMENT_NAME": "",
+        "MLFLOW_HTTP_HEADERS": "Authorization: Bearer no",
+        **{"CARFT_DATA": "/data", "CARFT_HOME": "/home/here", "PATH": "/bin"},
+    }
     sent, withheld = job_variables(
-        {
-            "MLFLOW_TRACKING_URI": "https://server",
-            "MLFLOW_TRACKING_PASSWORD": "no",
-            "MLFLOW_EXPERIMENT_NAME": "",
-            "MLFLOW_HTTP_HEADERS": "Authorization: Bearer no",
-            "CARFT_DATA": "/data",
-            "CARFT_HOME": "/home/here",
-            "PGPASSWORD": "no",
-            "HF_TOKEN": "no",
-            "SOME_KEY": "no",
-            "RAY_AUTH_TOKEN": "no",
-            "PATH": "/bin",
-        },
-        ["A=1", "CARFT_DATA=/there", "HF_TOKEN_FILE=/run/secrets/hf"],
+        environ, ["A=1", "CARFT_DATA=/there", "HF_TOKEN_FILE=/run/secrets/hf"]
     )
     assert sent == {
         "RAY_JOB_STOP_WAIT_TIME_S": "600",
         "MLFLOW_TRACKING_URI": "https://server",
-        "CARFT_DATA": "/there",
-        "A": "1",
-        "HF_TOKEN_FILE": "/run/secrets/hf",
+        **{"CARFT_DATA": "/there", "A": "1", "HF_TOKEN_FILE": "/run/secrets/hf"},
     }
     assert withheld == ["MLFLOW_HTTP_HEADERS", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD"]
-
-
-def test_a_secrets_value_goes_under_no_other_name() -> None:
     environ = {"SLACK_TOKEN": "hidden-x-y", "MLFLOW_NOTE": "uses hidden-x-y"}
     assert "MLFLOW_NOTE" not in job_variables(environ)[0]
     with pytest.raises(RequestError, match="--env A: this is a secret"):
         job_variables(environ, ["A=hidden-x-y"])
 
 
-@pytest.mark.parametrize(
-    ("assignment", "message"),
-    [
-        ("MY_TOKEN=hidden-x", "--env MY_TOKEN: this is a secret"),
-        ("A=http://me:hidden-x@host", "--env A: this is a secret"),
-        ("A=https://h/x?sig=hidden-x", "--env A: this is a secret"),
-        ("hidden-x", r"--env \.\.\.: must be NAME=VALUE"),
-        ("A", "--env A: must be NAME=VALUE"),
-        ("HF_TOKEN_FILE=x", "--env HF_TOKEN_FILE: this is a secret"),
-    ],
-)
-def test_what_is_refused_shows_no_secret(assignment: str, message: str) -> None:
-    with pytest.raises(RequestError, match=message) as refused:
-        job_variables({}, [assignment])
-    assert "hidden-x" not in str(refused.value)
+def test_what_is_refused_shows_no_secret() -> None:
+    for assignment, message in {
+        "MY_TOKEN=hidden-x": "--env MY_TOKEN: this is a secret",
+        "A=http://me:hidden-x@host": "--env A: this is a secret",
+        "A=https://h/x?sig=hidden-x": "--env A: this is a secret",
+        "hidden-x": r"--env \.\.\.: must be NAME=VALUE",
+        "A": "--env A: must be NAME=VALUE",
+        "HF_TOKEN_FILE=x": "--env HF_TOKEN_FILE: this is a secret",
+    }.items():
+        with pytest.raises(RequestError, match=message) as refused:
+            job_variables({}, [assignment])
+        assert "hidden-x" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "secret"),
-    [
-        ("MY_API_KEY", "x", True),
-        ("db_password", "x", True),
-        ("MLFLOW_TRACKING_URI", "http://server:5000", False),
-        ("MLFLOW_TRACKING_URI", "http://me:pw@server:5000", True),
-        ("MLFLOW_TRACKING_URI", "https://token@server", True),
-        ("MLFLOW_TRACKING_URI", "postgresql://host/mlflow?password=pw", True),
-        ("MLFLOW_EXPERIMENT_NAME", "a: b@c", False),
-        ("CARFT_PASS", "x", True),
-        ("CARFT_DSN", "x", True),
-        ("MLFLOW_AUTH_CONFIG_PATH", "/etc/mlflow.ini", False),
-        ("MLFLOW_TRACKING_AUTH", "kubernetes", False),  # the name of a plugin
-    ],
-)
-def test_a_secret_is_known_by_name_or_password(name: str, value: str, secret: bool) -> None:
-    assert is_secret(name, value) is secret
+def test_a_secret_is_known_by_name_or_password() -> None:
+    for name, value in (
+        *((name, "x") for name in ("MY_API_KEY", "db_password", "CARFT_PASS", "CARFT_DSN")),
+        ("MLFLOW_TRACKING_URI", "http://me:pw@server:5000"),
+        ("MLFLOW_TRACKING_URI", "https://token@server"),
+        ("MLFLOW_TRACKING_URI", "postgresql://host/mlflow?password=pw"),
+    ):
+        assert is_secret(name, value), (name, value)
+    for name, value in (
+        ("MLFLOW_TRACKING_URI", "http://server:5000"),
+        ("MLFLOW_EXPERIMENT_NAME", "a: b@c"),
+        ("MLFLOW_AUTH_CONFIG_PATH", "/etc/mlflow.ini"),
+        ("MLFLOW_TRACKING_AUTH", "kubernetes"),  # the name of a plugin
+    ):
+        assert not is_secret(name, value), (name, value)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.sweeps.submit.client import JobClient
 from carft_sweep.sweeps.submit.submission import Submission
@@ -69,34 +68,27 @@ def entrypoint(
     return Submission(spec, file, tuple(imports), "/shared/home", tuple(options)).entrypoint()
 
 
-def test_a_file_at_the_root_is_run_there(project: Path) -> None:
-    command = entrypoint(project / "tiny.yaml")
-    assert command == f"{RUN} tiny.yaml --address auto --home /shared/home"
-
-
-def test_the_job_begins_in_the_current_folder_of_the_root(
+def test_the_job_begins_in_the_current_folder_of_the_root_and_names_file_or_recipe(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    mine = str(project / "mine.py")
+    command = entrypoint(project / "tiny.yaml")
+    assert command == f"{RUN} tiny.yaml --address auto --home /shared/home"
+    assert entrypoint("kl_weight").startswith(f"{RUN} kl_weight ")
+    assert entrypoint("kl_weight", imports=[mine]).endswith("--import mine.py")
     below = project / "my sweeps"
     below.mkdir()
     monkeypatch.chdir(below)
-    command = entrypoint(
-        project / "tiny.yaml",
-        ["--set", "description=a b"],
-        imports=["installed", str(project / "mine.py")],
+    options, imports = ["--set", "description=a b"], ["installed", mine]
+    step, _, rest = entrypoint(project / "tiny.yaml", options, imports=imports).rpartition(
+        " && exec "
     )
-    step, _, rest = command.rpartition(" && exec ")
     assert step == "mkdir -p 'my sweeps' && cd 'my sweeps'"
     assert shlex.split(rest) == [
         *("python", "-m", "carft_sweep", "run", "../tiny.yaml", "--address", "auto"),
         *("--home", "/shared/home", "--import", "installed", "--import", "../mine.py"),
         *("--set", "description=a b"),
     ]
-
-
-def test_the_command_of_a_recipe_names_it(project: Path) -> None:
-    assert entrypoint("kl_weight").startswith(f"{RUN} kl_weight ")
-    assert entrypoint("kl_weight", imports=[str(project / "mine.py")]).endswith("--import mine.py")
 
 
 def test_a_file_outside_and_a_password_are_refused(project: Path, tmp_path: Path) -> None:
@@ -114,18 +106,14 @@ async def one_line(*_: object) -> AsyncIterator[str]:
 
 
 def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
-    git: Git,
-    project: Path,
-    head: FakeHead,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    git: Git, project: Path, head: FakeHead, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted-password")
     monkeypatch.setattr(JobClient, "tail_job_logs", one_line)
     monkeypatch.setattr(JobClient, "get_job_logs", lambda *_: "a line")
     (project / "mine.py").write_text("X = 2\n")
     (project / "hf_token").write_text("planted-password")
-    assert main(["submit", "tiny.yaml", "--", "--quiet"]) == 2
+    told = carft("submit", "tiny.yaml", "--", "--quiet", code=2)
     asked = request(head)
     assert asked["entrypoint"].endswith("--home /shared/home --quiet")
     commit = f"{git('rev-parse', 'HEAD')}-dirty"
@@ -134,7 +122,6 @@ def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
     assert asked["metadata"]["carft_commit"] == commit
     assert asked["submission_id"].startswith("carft-tiny-")
     assert packed(head) == {".gitignore", "mine.py", "tiny.yaml"}
-    told = capsys.readouterr()
     assert told.out == "a line\n"
     assert f"{project} is sent, without what git ignores" in told.err
     assert "The cluster has Ray 2.99.0, this machine" in told.err
@@ -143,10 +130,10 @@ def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
     assert "planted" not in json.dumps(asked) + told.out + told.err
 
 
+@pytest.mark.usefixtures("registries")
 def test_without_a_repository_the_current_folder_is_sent(
-    project: Path, head: FakeHead, capsys: pytest.CaptureFixture[str], registries: None
+    project: Path, head: FakeHead, carft: Carft
 ) -> None:
-    del registries
     (project / "birds.family.yaml").write_text("name: birds\nroot: /d\ntrain: a\ntest: b\n")
     (project / "words.txt").write_text("a photo of a {}.\n")
     (project / "package").mkdir()
@@ -156,30 +143,26 @@ def test_without_a_repository_the_current_folder_is_sent(
         "name: tiny\nimport: [./package]\nparameters: {prompts.contexts: {values: [words.txt]}}\n"
         "trial: {algorithm: fine_tune, data: {family: birds.family.yaml}}\n"
     )
-    assert main(["submit", "tiny.yaml", "--no-wait", "--import", "mine.py"]) == 0
+    told = carft("submit", "tiny.yaml", "--no-wait", "--import", "mine.py")
+    assert told.out == "carft-tiny-1\n"
     assert packed(head) == {
         *(".gitignore", "tiny.yaml", "birds.family.yaml", "words.txt", "mine.py"),
         *("package/__init__.py", "package/part.py", "package/data.csv"),
     }
-    assert capsys.readouterr().out == "carft-tiny-1\n"
     assert "--import mine.py" in request(head)["entrypoint"]
 
 
-def test_a_cluster_that_stays_away_ends_with_4(head: FakeHead, carft: Carft) -> None:
-
+def test_a_cluster_that_stays_away_ends_with_4_and_a_job_that_nobody_took_is_none(
+    head: FakeHead, carft: Carft
+) -> None:
     class Gone(Taking):
         def get(self, what: str, default: Any = None) -> Any:
             gone = what.startswith("GET /api/jobs/")
             return Answer("", 503) if gone else super().get(what, default)
 
     head.answers = Gone(VERSION)
-    assert (
-        "The job may continue. To follow it: ray job logs"
-        in carft("submit", "kl_weight", code=4).err
-    )
-
-
-def test_a_job_that_nobody_took_is_no_job(head: FakeHead, carft: Carft) -> None:
+    told = carft("submit", "kl_weight", code=4).err
+    assert "The job may continue. To follow it: ray job logs" in told
     head.answers, head.otherwise = dict(VERSION), Answer("", 502)
     assert "answers 502: Bad Gateway" in carft("submit", "kl_weight", code=4).err
 
@@ -199,31 +182,20 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
     assert not [what for what, *_ in head.asked if "stop" in what]
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ((), "the following arguments are required: FILE"),
-        (("tiny.yaml", "--home", "here"), "the home here must be an absolute path"),
-        (("tiny.yaml", "--set", "engine=local"), "engine: local would leave the cluster idle"),
-        (("tiny.yaml", "--", "--in-process"), "no --in-process and no --address"),
-        (("tiny.yaml", "--", "--home", "/x"), "--home goes before `--`"),
-        (("tiny.yaml", "--", "--nonsense"), "unknown option '--nonsense'"),
-        (("tiny.yam",), "did you mean 'tiny.yaml'"),
-    ],
-)
 def test_what_is_wrong_is_told_before_anything_is_sent(
-    head: FakeHead, carft: Carft, words: tuple[str, ...], said: str
+    head: FakeHead, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = carft("submit", *words, code=2).err
-    assert said in told
-    assert "hidden-x" not in told
-    assert not [what for what, *_ in head.asked if not what.startswith("GET /api/version")]
-
-
-def test_a_cluster_that_starts_without_tokens_is_refused_also_where_one_is_set_here(
-    head: FakeHead, monkeypatch: pytest.MonkeyPatch, carft: Carft
-) -> None:
-    """An older Ray ignores RAY_AUTH_MODE: everything would work, and nothing be protected."""
+    for words, said in {
+        "": "the following arguments are required: FILE",
+        "tiny.yaml --home here": "the home here must be an absolute path",
+        "tiny.yaml --set engine=local": "engine: local would leave the cluster idle",
+        "tiny.yaml -- --in-process": "no --in-process and no --address",
+        "tiny.yaml -- --home /x": "--home goes before `--`",
+        "tiny.yaml -- --nonsense": "unknown option '--nonsense'",
+        "tiny.yam": "did you mean 'tiny.yaml'",
+    }.items():
+        assert said in carft("submit", *words.split(), code=2).err
+    # An older Ray ignores RAY_AUTH_MODE: everything would work, and nothing be protected.
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
     head.answers["GET /api/version"] = Answer({"ray_version": "2.58.0"})
     message = "the cluster has Ray 2.58.0; carft-sweep needs 2.59 or newer"
@@ -231,13 +203,10 @@ def test_a_cluster_that_starts_without_tokens_is_refused_also_where_one_is_set_h
     assert not [what for what, *_ in head.asked if not what.startswith("GET /api/version")]
 
 
-def test_a_cluster_that_asks_for_no_token_is_named(
-    head: FakeHead, capsys: pytest.CaptureFixture[str], carft: Carft
-) -> None:
+def test_a_cluster_that_asks_for_no_token_is_named(head: FakeHead, carft: Carft) -> None:
     assert "asks for no token" not in carft("submit", "kl_weight", "--no-wait").err
     head.answers["GET /api/jobs/"] = Answer([])
-    assert main(["submit", "kl_weight", "--no-wait"]) == 0
     message = f"{head.address} takes jobs from whoever reaches it: the cluster asks for no token"
-    assert message in capsys.readouterr().err
+    assert message in carft("submit", "kl_weight", "--no-wait").err
     asked = [headers for what, headers, _ in head.asked if what == "GET /api/jobs/"]
     assert not [name for headers in asked for name in headers if name.lower() == "authorization"]
