@@ -158,11 +158,12 @@ def test_with_gpus_auto_ray_is_asked_for_a_share_that_the_smallest_gpu_has(
 def test_what_this_machine_does_not_have_is_refused_before_any_ray_is_started(
     spec: MakeSpec,
 ) -> None:
-    for need, keys in {
+    cases: dict[str, dict[str, Any]] = {
         "1 CPU, 1 GPU; there are\n  this machine: 8": {"resources": {"gpus": 1}},
         "9 CPUs, 0 GPUs; there are\n  this machine: 8": {"resources": {"cpus": 9}},
         "1 CPU, 2 GPUs": {"engine": "ray", "resources": {"gpus": 2}},
-    }.items():
+    }
+    for need, keys in cases.items():
         with pytest.raises(RequestError, match=f"one run needs {need}"):
             make_engine(spec(**keys))
     with pytest.raises(RequestError, match="fast: engine local has no such thing"):

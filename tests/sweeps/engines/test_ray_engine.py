@@ -178,7 +178,12 @@ def test_a_retry_goes_elsewhere_and_nothing_begins_on_a_node_that_is_left_out(
 
 def placing(handler: Recorder, nodes: dict[str, Node], **more: Any) -> ray_loop.Loop:
     """The loop of an engine on nodes that are only told of; a run takes a GPU."""
-    what = {"need": RunRequirements(1, 1), "parallel": None, "supervision": "", "bundle": {}}
+    what: dict[str, Any] = {
+        "need": RunRequirements(1, 1),
+        "parallel": None,
+        "supervision": "",
+        "bundle": {},
+    }
     cluster = SimpleNamespace(nodes_by_id=lambda: nodes)
     state = {"cluster": cluster, "is_stopping": False, "is_stopping_now": False, "left_out": ()}
     engine = SimpleNamespace(**{**what, **state, **more})

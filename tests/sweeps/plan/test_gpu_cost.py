@@ -42,7 +42,7 @@ def toy_trial(tiny_clip_files: Path, cache: Path) -> ToyTrial:
     return trial
 
 
-def spent(*work: RemainingWork, gpu: str = "H100", gpus: float = 1) -> GpuTime:
+def spent(*work: RemainingWork, gpu: str = "H100", gpus: int = 1) -> GpuTime:
     """The time that work takes, which can be told."""
     time = time_on(gpu, work, cpus=8, gpus=gpus)
     assert time is not None

@@ -189,13 +189,17 @@ def test_steps_are_decimal_and_no_binary_noise() -> None:
     assert Uniform("optim.lr", 1e-5, 1e-2).grid_values() is None
 
 
+def value_of(point: dict[str, Any], dimension: Distribution) -> Any:
+    return point[dimension.name]
+
+
 @given(space=spaces(listed=True))
 @settings(max_examples=60, deadline=None)
 def test_a_grid_has_each_active_point_once_in_order(space: tuple[Distribution, ...]) -> None:
     axes = [item.grid_values() or () for item in space]
     names = [item.name for item in space]
     every = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
-    active = [sample_point(space, lambda it, of=point: of[it.name]) for point in every]
+    active = [sample_point(space, functools.partial(value_of, point)) for point in every]
     assert list(map(repr, grid(space))) == [*dict.fromkeys(map(repr, active))]
     assert grid_size(space, 10_000) == len(grid(space))
 

@@ -110,7 +110,7 @@ def again(folder: Path, spec: SweepSpec) -> dict[str, Any]:
 
 
 def test_left_out_it_is_the_familys(tmp_path: Path) -> None:
-    cases: list[tuple[str, dict[str, str], str | None]] = [
+    cases: list[tuple[str, dict[str, Any], str | None]] = [
         ("iwildcam", {}, "macro_f1"),
         ("fmow", {}, "worst_group_top1"),
         ("caltech101", {}, "mean_per_class_top1"),

@@ -10,19 +10,11 @@ from jsonschema import Draft202012Validator
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import SECTIONS
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.normalize import IGNORED, KEYS
 from carft_sweep.sweeps.spec.settings import EARLY_TERMINATION
-from carft_sweep.sweeps.spec.spec import load_spec, recipes
 from tests.sweeps.spec.validator import SCHEMA, VALIDATOR
 
 BASE = {"name": "x", "trial": {"algorithm": "car_ft"}}
-
-
-@pytest.mark.parametrize("name", recipes())
-def test_a_shipped_recipe_and_its_canonical_form_suit_the_schema(name: str) -> None:
-    VALIDATOR.validate(parse(recipes()[name].read_text()).data)
-    VALIDATOR.validate(load_spec(name).as_dict())
 
 
 def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:

@@ -55,7 +55,7 @@ BENCHMARKS = ("domainbed", "downstream", "imagenet", "wilds")
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_a_shipped_recipe_has_the_name_of_its_file_and_an_equal_canonical_form(
+def test_a_shipped_recipe_has_its_files_name_suits_the_schema_and_has_an_equal_canonical_form(
     name: str, load: Load
 ) -> None:
     spec = load_spec(name)
@@ -64,6 +64,8 @@ def test_a_shipped_recipe_has_the_name_of_its_file_and_an_equal_canonical_form(
     first = spec.text.splitlines()[0]
     assert (first[:2], first[-1]) == ("# ", "?")
     assert not spec.warnings
+    VALIDATOR.validate(parse(spec.text).data)
+    VALIDATOR.validate(spec.as_dict())
     assert load(yaml.safe_dump(spec.as_dict(), sort_keys=False)).as_dict() == spec.as_dict()
 
 
