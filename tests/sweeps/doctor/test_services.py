@@ -226,13 +226,13 @@ def test_the_job_api_is_asked_where_it_is_named(
     answers, is_open = look("ray.jobs", tmp_path)
     assert (answers.level, is_open.level) == ("ok", "warning")
     assert "takes jobs from whoever reaches it" in is_open.message
-    wrong: list[tuple[str, Answer, Level, str]] = [
-        ("jobs/", Answer("Unauthorized", 401), "wrong", "Authentication required"),
-        ("version", Answer({"ray_version": "2.51.0"}), "wrong", "the cluster has Ray 2.51.0"),
-        ("version", Answer("", 503), "unreachable", "answers 503"),
+    fine = api["/api/version"]
+    wrong: list[tuple[Answer, Answer, Level, str]] = [
+        (Answer({"ray_version": "2.51.0"}), Answer([]), "wrong", "the cluster has Ray 2.51.0"),
+        (fine, Answer("Unauthorized", 401), "wrong", "Authentication required"),
+        (Answer("", 503), Answer([]), "unreachable", "answers 503"),
     ]
-    for path, answer, level, said in wrong:
-        api[f"/api/{path}"] = answer
+    for api["/api/version"], api["/api/jobs/"], level, said in wrong:
         assert said in only(look("ray.jobs", tmp_path), level)
     monkeypatch.setenv(JOBS_VARIABLE, "head:6379")
     assert "give --address http://HOST:8265" in only(look("ray.jobs", tmp_path), "wrong")
