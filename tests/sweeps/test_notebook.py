@@ -35,24 +35,19 @@ def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
     assert find_ledger(Home(home), "mine").spec["seeds"] == [7]
     assert not toy_cli.home.sweep("mine").exists()
     assert capsys.readouterr().err == ""
-
-
-def test_a_text_in_a_mapping_stays_a_text() -> None:
-    for text in ("1e4", "no", "2026-11-27", "~", "a: λ 😀 #"):
-        assert _loaded({**TOY, "description": text}, {}, ()).description == text
-        assert _loaded(TOY, {"description": text}, ()).description == text
-
-
-def test_the_second_call_trains_nothing_again(
-    toy_cli: ToySweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+    # The second call trains nothing again.
     first = run_sweep(TOY)
     capsys.readouterr()
     assert to_json(run_sweep(TOY)) == to_json(first)
     shown = capsys.readouterr().err
     assert "reused" in shown
     assert "epoch" not in shown
-    del toy_cli
+
+
+def test_a_text_in_a_mapping_stays_a_text() -> None:
+    for text in ("1e4", "no", "2026-11-27", "~", "a: λ 😀 #"):
+        assert _loaded({**TOY, "description": text}, {}, ()).description == text
+        assert _loaded(TOY, {"description": text}, ()).description == text
 
 
 def test_the_second_call_sees_data_that_changed_meanwhile(

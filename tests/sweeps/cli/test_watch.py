@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.sweeps.cli.status import as_text, sweep_status
 from carft_sweep.sweeps.ledger.claim import Claim
@@ -64,18 +62,14 @@ SEEDLESS: dict[str, Any] = {
 """A grid of 2 methods, of which one is measured once whatever the seeds are."""
 
 
-@pytest.mark.parametrize(
-    ("changes", "planned", "expected"),
-    [(SEEDLESS, 5, 5), ({**SEEDLESS, "method": "tpe", "run_cap": 4}, 6, 4)],
-)
-def test_a_method_without_seeds_is_one_run_in_every_count(
-    toy_cli: ToySweep, carft: Carft, changes: dict[str, Any], planned: int, expected: int
-) -> None:
-    file = toy_cli.file(**changes)
-    assert carft("check", str(file), "--json").json["runs"] == planned
-    toy_cli.run(**changes)
-    seen = sweep_status(toy_cli.home, "toy")
-    assert (seen.runs, seen.runs_ended) == (expected, expected)
+def test_a_method_without_seeds_is_one_run_in_every_count(toy_cli: ToySweep, carft: Carft) -> None:
+    for more, planned, expected in (({}, 5, 5), ({"method": "tpe", "run_cap": 4}, 6, 4)):
+        changes = {**SEEDLESS, **more, "name": f"of{planned}"}
+        file = toy_cli.file(**changes)
+        assert carft("check", str(file), "--json").json["runs"] == planned
+        toy_cli.run(**changes)
+        seen = sweep_status(toy_cli.home, f"of{planned}")
+        assert (seen.runs, seen.runs_ended) == (expected, expected)
 
 
 def test_the_last_failures_are_told_with_class_and_message(toy: ToySweep) -> None:

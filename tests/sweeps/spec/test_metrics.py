@@ -74,15 +74,14 @@ def test_corruptions_alone_have_a_mean_of_their_own_and_no_other(icons: TrialCon
         check_measured("gain/ood/top1", icons, data)
 
 
-@pytest.mark.parametrize("key", ["metric", "constraint"])
-def test_a_run_of_such_a_sweep_trains_nothing(tmp_path: Path, carft: Carft, key: str) -> None:
-    file = tmp_path / "sweep.json"
-    sweep = {"name": "groups", "baselines": ["zero_shot"], key: {"name": "id/val/macro_f1"}}
-    file.write_text(json.dumps({**sweep, "trial": {"algorithm": "fine_tune"}}))
-    home = ["--home", str(tmp_path / "home")]
-    said = carft("run", file, *home, "--in-process", code=2).err
-    assert f"{key}: icon_shift has no id/val/macro_f1" in said
-    assert not [*(tmp_path / "home").glob("runs/*/history.json")]
+def test_a_run_of_such_a_sweep_trains_nothing(tmp_path: Path, carft: Carft) -> None:
+    file, home = tmp_path / "sweep.json", tmp_path / "home"
+    sweep = {"name": "groups", "baselines": ["zero_shot"], "trial": {"algorithm": "fine_tune"}}
+    for key in ("metric", "constraint"):
+        file.write_text(json.dumps({**sweep, key: {"name": "id/val/macro_f1"}}))
+        said = carft("run", file, "--home", home, "--in-process", code=2).err
+        assert f"{key}: icon_shift has no id/val/macro_f1" in said
+    assert not [*home.glob("runs/*/history.json")]
 
 
 def load(folder: Path, *families: str, tasks: bool = False, **report: Any) -> SweepSpec:

@@ -129,19 +129,15 @@ def test_hyperband_runs_as_asha_with_the_same_brackets(tmp_path: Path) -> None:
         assert warnings == ["early_terminate hyperband runs as asha", *warned]
 
 
-def test_nested_parameters_are_the_dotted_ones(tmp_path: Path) -> None:
-    nested = "method: grid\nparameters:\n  optim: {parameters: {lr: {values: [1, 2]}}}\n"
-    spec = load(tmp_path, nested + "  optim.weight_decay: {values: [0.1]}\n")
-    assert {dimension.name for dimension in spec.parameters} == {"optim.lr", "optim.weight_decay"}
-
-
-def test_a_constant_is_a_field_of_the_trial_which_set_overrides(tmp_path: Path) -> None:
+def test_nested_parameters_are_the_dotted_ones_and_a_constant_is_a_field_that_set_overrides(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "theirs.yaml"
-    file.write_text(f"""
-parameters:
-  optim: {{parameters: {{lr: {{values: [1e-4, 1e-3]}}, epochs: {{value: 3}}}}}}
-{OURS}""")
-    assert load_spec(file).points() == [{"optim.lr": 1e-4}, {"optim.lr": 1e-3}]
+    nested = "optim: {parameters: {lr: {values: [1e-4, 1e-3]}, epochs: {value: 3}}}"
+    file.write_text(f"parameters:\n  {nested}\n  optim.weight_decay: {{values: [0.1]}}\n{OURS}")
+    assert load_spec(file).points() == [
+        {"optim.lr": lr, "optim.weight_decay": 0.1} for lr in (1e-4, 1e-3)
+    ]
     assert load_spec(file).config_for({}).optim.epochs == 3
     assert load_spec(file, ["optim.epochs=5"]).config_for({}).optim.epochs == 5
     varied = load_spec(file, ["parameters.optim.epochs.values=[1, 2]"])
