@@ -23,14 +23,18 @@ from ray.tune.experiment import Trial
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import UNREACHABLE
-from carft_sweep.sweeps.engines import ray_cluster
+from carft_sweep.sweeps.engines import factory, ray_cluster
 from carft_sweep.sweeps.engines import ray_tune as ray_loop
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
+from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.engines.ray_cluster import Cluster, check_nodes, own_copy
-from carft_sweep.sweeps.engines.resources import Node, RunRequirements
+from carft_sweep.sweeps.engines.ray_tune import RayEngine
+from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker
+from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.errors import ServiceUnreachable
 from tests.services.processes import free_port
+from tests.sweeps.conftest import ToySweep
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob, Scripted
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
 
@@ -155,6 +159,47 @@ class Quarantining(Recorder):
     def finished(self, job: Job, result: Mapping[str, Any]) -> None:
         super().finished(job, result)
         self.bad.add(self.nodes[-1]) if job.digest == "a" else None
+
+
+@pytest.mark.slow
+def test_ray_is_asked_for_a_share_that_fits_on_the_kind_of_gpu_that_a_sweep_names(
+    ray_nodes: Any, toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a real cluster, with GPUs that Ray is told of, and their memory by us."""
+    memory_mb = {"accelerator_type:NEW": 80_000.0, "accelerator_type:OLD": 24_000.0}
+    added = [ray_nodes.add_node(num_cpus=4, num_gpus=1, resources={kind: 1}) for kind in memory_mb]
+    ray_nodes.wait_for_nodes()
+    monkeypatch.setattr(
+        ray_cluster,
+        "check_nodes",
+        lambda nodes, *_, **__: {
+            id_: node.with_gpus([Gpu(memory_mb[node.gpu_type], bf16=True)])
+            for id_, node in nodes.items()
+        },
+    )
+    monkeypatch.setattr(factory, "memory_on_gpu_mb", lambda _: 10_000.0)
+
+    def bundle(**kind: float) -> dict[str, float]:
+        custom = {f"accelerator_type:{name}": amount for name, amount in kind.items()}
+        spec = load_spec(toy.file(engine="ray", resources={"gpus": "auto", "custom": custom}))
+        engine = make_engine(spec, address=ray_nodes.address, home=toy.home.path)
+        assert isinstance(engine, RayEngine)
+        return {**engine.bundle, "CPU": 0.5}
+
+    try:
+        assert bundle()["GPU"] == 0.5
+        assert bundle(NEW=0.001)["GPU"] == 0.25
+        groups = [ray.util.placement_group([bundle(OLD=0.001)]) for _ in range(3)]
+        assert [group.wait(timeout_seconds=20) for group in groups[:2]] == [True, True]
+        assert not groups[2].wait(timeout_seconds=1), "the GPU of this kind holds two"
+        tables = [ray.util.placement_group_table(group) for group in groups[:2]]
+        places = {table["bundles_to_node_id"][0] for table in tables}
+        assert places == {added[1].node_id}
+        for group in groups:
+            ray.util.remove_placement_group(group)
+    finally:
+        for node in added:
+            ray_nodes.remove_node(node)
 
 
 @pytest.mark.slow  # below, the loop decides it without Ray
