@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import (
     append_lines,
@@ -29,8 +27,7 @@ from carft_sweep.carft_core.files import (
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, save_weights
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.runs.result import Evaluation
-
-Config = Callable[..., TrialConfig]
+from tests.carft_core.trained import Config
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

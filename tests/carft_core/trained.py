@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,9 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.runs.folder import RunFolder, RunResult, load_weights
 from carft_sweep.carft_core.runs.result import Decision, EpochReport
 from carft_sweep.carft_core.training.loop import train
+
+Config = Callable[..., TrialConfig]
+"""What `toy_config` and `pacs_config` are."""
 
 
 def trained(config: TrialConfig, folder: Path, seed: int = 0) -> RunResult:
@@ -33,6 +36,11 @@ def stopped(config: TrialConfig, folder: Path, after: int) -> None:
 def weights(folder: Path) -> dict[str, Tensor]:
     """Return the last weights of a run."""
     return load_weights(RunFolder(folder).weights("last"))
+
+
+def numbers(report: EpochReport) -> dict[str, float]:
+    """What a report says that does not depend on the clock."""
+    return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.clip_adapter import Adapter, ClipAdapter
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
-from tests.carft_core.trained import trained, weights
-
-Config = Callable[..., TrialConfig]
+from tests.carft_core.trained import Config, trained, weights
 
 
 def test_loss_and_gradient_are_those_of_the_formula_on_features_as_the_tower_gives_them(

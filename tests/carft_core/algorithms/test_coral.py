@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.coral import Coral, distance_of_domains
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
@@ -22,9 +20,8 @@ from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import coupling, identify
 from carft_sweep.carft_core.testing import batch_for, started
 from carft_sweep.carft_core.training.loop import train
-from tests.carft_core.trained import trained
+from tests.carft_core.trained import Config, trained
 
-Config = Callable[..., TrialConfig]
 CORAL = {"algorithm": "coral"}
 
 

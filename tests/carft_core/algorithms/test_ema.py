@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,13 @@ from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss, Wrapper
 from carft_sweep.carft_core.algorithms.ema import Ema
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.models.averages import Averaged
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, started
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.optim import OptimConfig
-from tests.carft_core.trained import weights
+from tests.carft_core.trained import Config, weights
 
-Config = Callable[..., TrialConfig]
 EMA = {"name": "ema", "decay": 0.3, "of": {"name": "car_ft", "kl_weight": 3.0}}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.flyp import Flyp
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.contrastive import ContrastiveClip
@@ -25,9 +23,8 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import load_weights
 from carft_sweep.carft_core.testing import batch_for
 from carft_sweep.carft_core.training.optim import OptimConfig
-from tests.carft_core.trained import trained, weights
+from tests.carft_core.trained import Config, trained, weights
 
-Config = Callable[..., TrialConfig]
 ONE = TemplateSet("one", ("a photo of a {}.",))
 
 

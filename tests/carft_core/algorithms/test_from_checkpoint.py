@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder, is_complete
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import train
-from tests.carft_core.trained import same, trained
+from tests.carft_core.trained import Config, same, trained
 
-Config = Callable[..., TrialConfig]
 State = dict[str, Tensor]
 
 

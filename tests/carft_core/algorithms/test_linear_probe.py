@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,16 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
 from carft_sweep.carft_core.training.loop import epochs, train
-from tests.carft_core.trained import trained
-
-Config = Callable[..., TrialConfig]
+from tests.carft_core.trained import Config, trained
 
 
 def problem(count: int = 200, width: int = 12, classes: int = 4) -> tuple[Tensor, Tensor]:

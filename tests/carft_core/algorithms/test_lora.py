@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.lora import Lora
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.models.averages import Averaged
@@ -19,9 +18,7 @@ from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.clip import OpenedClip, open_image_tower
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, built_in_teacher, started, toy_teacher
-from tests.carft_core.trained import same, trained, weights
-
-Config = Callable[..., TrialConfig]
+from tests.carft_core.trained import Config, same, trained, weights
 
 
 def with_changes(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.training.loop import epochs
-from tests.carft_core.trained import trained, weights
+from tests.carft_core.trained import Config, trained, weights
 
-Config = Callable[..., TrialConfig]
 LP_FT = {"name": "lp_ft", "C": 3.0}
 
 

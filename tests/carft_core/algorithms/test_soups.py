@@ -6,7 +6,7 @@ import copy
 import math
 import shutil
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,8 @@ from carft_sweep.carft_core.runs.folder import (
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import trained, weights
+from tests.carft_core.trained import Config, trained, weights
 
-Build = Callable[..., TrialConfig]
 DIGESTS = tuple(f"{number:064x}" for number in range(1, 4))
 SOUPS = ("uniform_soup", "greedy_soup", "model_stock")
 
@@ -161,7 +160,7 @@ def test_the_order_of_members_is_nothing() -> None:
     ],
 )
 def test_members_that_make_no_soup_are_refused_at_once(
-    toy_config: Build, name: str, members: list[str], message: str
+    toy_config: Config, name: str, members: list[str], message: str
 ) -> None:
     with pytest.raises(InvalidConfig, match=rf"algorithm\.members.*{message}"):
         toy_config({"algorithm": {"name": name, "members": members}})
@@ -194,7 +193,9 @@ def test_a_soup_leaves_its_members_as_they_are(name: str, teacher: Teacher) -> N
 
 
 @pytest.fixture(scope="module")
-def two_runs(toy_config: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def two_runs(
+    toy_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
     """Two seeds of fine_tune under `runs/`, and their digests."""
     runs = tmp_path_factory.mktemp("home") / "runs"
     config = toy_config({"algorithm": "fine_tune", "optim.epochs": 1})
@@ -207,7 +208,7 @@ def two_runs(toy_config: Build, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def test_a_uniform_soup_holds_one_member_at_a_time(
-    two_runs: tuple[Path, list[str]], toy_config: Build
+    two_runs: tuple[Path, list[str]], toy_config: Config
 ) -> None:
     """72 members of a large model would not fit on a GPU together."""
     runs, digests = two_runs
@@ -236,13 +237,13 @@ def claimed(runs: Path, config: TrialConfig) -> RunFolder:
     return folder
 
 
-def soup_config(toy_config: Build, name: str, members: Sequence[str], **more: Any) -> TrialConfig:
+def soup_config(toy_config: Config, name: str, members: Sequence[str], **more: Any) -> TrialConfig:
     return toy_config({"algorithm": {"name": name, "members": members}, **more})
 
 
 @pytest.mark.parametrize("name", SOUPS)
 def test_a_soup_is_a_run(
-    name: str, two_runs: tuple[Path, list[str]], toy_config: Build, tmp_path: Path
+    name: str, two_runs: tuple[Path, list[str]], toy_config: Config, tmp_path: Path
 ) -> None:
     runs, digests = two_runs
     merges = {"merges": [{"name": "wise_ft", "alphas": [0.5]}, {"name": "logit_ensemble"}]}
@@ -267,7 +268,7 @@ def test_a_soup_is_a_run(
 
 
 def test_its_weights_are_those_of_its_members_classifiers(
-    two_runs: tuple[Path, list[str]], toy_config: Build
+    two_runs: tuple[Path, list[str]], toy_config: Config
 ) -> None:
     runs, digests = two_runs
     config = soup_config(toy_config, "uniform_soup", digests)
@@ -278,7 +279,7 @@ def test_its_weights_are_those_of_its_members_classifiers(
         assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)
 
 
-def test_a_soup_of_one_is_that_run(two_runs: tuple[Path, list[str]], toy_config: Build) -> None:
+def test_a_soup_of_one_is_that_run(two_runs: tuple[Path, list[str]], toy_config: Config) -> None:
     runs, digests = two_runs
     config = soup_config(toy_config, "uniform_soup", digests[:1])
     result = trained(config, runs / identify(config, 0).digest)
@@ -299,7 +300,7 @@ def test_a_soup_of_one_is_that_run(two_runs: tuple[Path, list[str]], toy_config:
 )
 def test_members_that_cannot_be_used_are_refused(
     two_runs: tuple[Path, list[str]],
-    toy_config: Build,
+    toy_config: Config,
     changes: dict[str, Any],
     members: list[str] | None,
     message: str,
@@ -313,7 +314,7 @@ def test_members_that_cannot_be_used_are_refused(
 
 
 def test_a_member_that_is_still_in_training_is_refused(
-    two_runs: tuple[Path, list[str]], toy_config: Build
+    two_runs: tuple[Path, list[str]], toy_config: Config
 ) -> None:
     runs, _ = two_runs
     waiting = toy_config({"algorithm": "fine_tune", "optim.epochs": 3})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,9 @@ from torch import nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.swad import Swad, Valley
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.runs.folder import RunFolder
-from tests.carft_core.trained import trained, weights
+from tests.carft_core.trained import Config, trained, weights
 
 SHARP = [9, 8, 7, 6, 5, 4, 3, 2, 2.2, 2.3, 2.1, 2.4, 3, 4, 5, 6, 7, 8, 9, 10, 11, 2]
 """A valley from 7 on, whose last epoch below the threshold 2.82 is 11."""
@@ -68,9 +67,7 @@ def test_a_valley_has_the_epochs_of_the_authors_code() -> None:
     assert shares(SHARP) == pytest.approx([0.0] * 7 + [0.2] * 5 + [0.0] * 10)
 
 
-def test_a_run_of_it_validates_what_trains(
-    toy_config: Callable[..., TrialConfig], tmp_path: Path
-) -> None:
+def test_a_run_of_it_validates_what_trains(toy_config: Config, tmp_path: Path) -> None:
     algorithm = {"name": "swad", "converge": 1, "of": {"name": "car_ft"}}
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
     config = toy_config({"algorithm": algorithm, "optim.epochs": 3, "merges": merges})
@@ -88,7 +85,7 @@ def test_a_run_of_it_validates_what_trains(
     assert losses[0] == losses[1]
 
 
-def test_the_best_epoch_cannot_be_its_result(toy_config: Callable[..., TrialConfig]) -> None:
+def test_the_best_epoch_cannot_be_its_result(toy_config: Config) -> None:
     for algorithm in ("swad", {"name": "ema", "of": "swad"}):
         with pytest.raises(InvalidConfig, match=r"keep\.result: .* behind the last epoch"):
             toy_config({"algorithm": algorithm, "keep": {"result": "best_val"}})

@@ -4,7 +4,6 @@ optimisers that keep state in their groups."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,9 +26,8 @@ from carft_sweep.carft_core.runs.identity import evaluation_digest, identify, ow
 from carft_sweep.carft_core.testing import BrokenContract, check_algorithm
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig
-from tests.carft_core.trained import trained, weights
+from tests.carft_core.trained import Config, trained, weights
 
-Config = Callable[..., TrialConfig]
 pytestmark = pytest.mark.usefixtures("registries")
 
 

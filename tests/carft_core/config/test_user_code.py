@@ -13,12 +13,12 @@ import pytest
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config import user_code as own_code
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs import identity
 from carft_sweep.carft_core.runs.folder import models_of
 from carft_sweep.carft_core.training import setup as prepare
+from tests.carft_core.trained import Config
 
 METHOD = '''
 from __future__ import annotations
@@ -62,9 +62,7 @@ def imported(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def test_the_products_own_code_is_known_by_its_revision(
-    toy_config: Callable[..., TrialConfig],
-) -> None:
+def test_the_products_own_code_is_known_by_its_revision(toy_config: Config) -> None:
     assert identity.own_code_of(toy_config()) is None
 
 
@@ -105,7 +103,7 @@ def test_of_a_users_package_all_files_count_and_what_it_imports_beside_it(
 
 @pytest.mark.usefixtures("registries")
 def test_an_edit_of_the_users_algorithm_counts_inside_another_too(
-    write: Write, toy_config: Callable[..., TrialConfig]
+    write: Write, toy_config: Config
 ) -> None:
     write({"my_inner": METHOD.format(more="")})
     ALGORITHMS.register(imported("my_inner").Mine)
@@ -156,7 +154,7 @@ def test_an_edit_of_the_users_file_changes_the_digest_and_that_of_another_does_n
 
 @pytest.mark.usefixtures("registries")
 def test_an_edit_of_a_users_merge_measures_its_models_anew_and_no_others(
-    write: Write, toy_config: Callable[..., TrialConfig]
+    write: Write, toy_config: Config
 ) -> None:
     text = """
 from carft_sweep.carft_core.merges import MERGES

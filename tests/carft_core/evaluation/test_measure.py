@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import Source
 from carft_sweep.carft_core.data.bank import BANK_GB_ENV
 from carft_sweep.carft_core.evaluation import measure as evaluate
@@ -33,9 +32,9 @@ from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.training.setup import RunSetup
 from tests.carft_core.measured_task import OTHER_TASK, measured_task, moved_classifier
 from tests.carft_core.random_predictions import write_predictions
+from tests.carft_core.trained import Config
 
 pytestmark = pytest.mark.usefixtures("cache")
-Config = Callable[..., TrialConfig]
 SPLITS = ("id/val", "id/test", "ood/dark", "ood/pale", "ood/again", OTHER_TASK)
 ORDER = ("id/val", "id/test", "id/test_ends", "ood/dark", "ood/pale", "ood/both", "ood/again")
 

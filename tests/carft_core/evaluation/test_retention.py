@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,7 @@ from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup, other_data
 from tests import downstream_tree
-from tests.carft_core.trained import trained
-
-Config = Callable[..., TrialConfig]
+from tests.carft_core.trained import Config, trained
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.training.loop import train
 from tests.carft_core.models.test_clip import ARCHITECTURES
+from tests.carft_core.trained import Config
 
-Config = Callable[..., TrialConfig]
 MERGES = [{"name": "wise_ft", "alphas": [0.5]}]
 
 

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export import predictor as module
 from carft_sweep.carft_core.export.export import export
@@ -27,8 +26,8 @@ from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, save_weights
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.trained import Config
 
-Config = Callable[..., TrialConfig]
 CLASSES = ("anchor", "bell", "cat")
 
 

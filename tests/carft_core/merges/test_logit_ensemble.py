@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
 from carft_sweep.carft_core.models import classifier
 from carft_sweep.carft_core.models.classifier import Classifier
@@ -19,7 +17,7 @@ from carft_sweep.carft_core.runs.folder import RunFolder, finish
 from carft_sweep.carft_core.testing import batch_for
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import trained
+from tests.carft_core.trained import Config, trained
 
 
 class Narrow(Classifier):
@@ -71,7 +69,7 @@ def test_points_are_named_by_alpha() -> None:
 
 
 def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
-    toy_config: Callable[..., TrialConfig], tmp_path: Path
+    toy_config: Config, tmp_path: Path
 ) -> None:
     merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 1]}]
     config = toy_config(
@@ -97,7 +95,7 @@ def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
 
 
 def test_both_models_pass_each_image_once_whatever_the_number_of_alphas(
-    toy_config: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The interpolated logits follow from the features of both."""
     merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 0.5, 0.75, 1]}]

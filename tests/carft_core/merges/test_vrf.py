@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.merges import vrf
 from carft_sweep.carft_core.merges.vrf import DistanceWeighted, Vrf
 from carft_sweep.carft_core.models.classifier import ImageClassifier
@@ -17,7 +15,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.two_classifiers import temperature
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.testing import batch_for
-from tests.carft_core.trained import trained
+from tests.carft_core.trained import Config, trained
 
 
 def tuned(teacher: Teacher) -> ImageClassifier:
@@ -95,7 +93,7 @@ def test_without_failures_it_is_the_zero_shot_model(teacher: Teacher) -> None:
 
 
 def test_a_runs_record_says_of_the_merge_that_it_is_sample_wise(
-    toy_config: Callable[..., TrialConfig], tmp_path: Path
+    toy_config: Config, tmp_path: Path
 ) -> None:
     config = toy_config({"merges": ["vrf", "wise_ft"], "optim.epochs": 1})
     result = trained(config, tmp_path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,14 +15,26 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
+from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete, read_result
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import trained
+from tests.carft_core.trained import Config, trained
 
-Config = Callable[..., TrialConfig]
 ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]
+
+
+@pytest.fixture(scope="module")
+def config(toy_config: Config) -> TrialConfig:
+    return toy_config({"merges": ENDS})
+
+
+@pytest.fixture(scope="module")
+def run(config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the end points of its merge."""
+    folder = tmp_path_factory.mktemp("result")
+    trained(config, folder)
+    return folder
 
 
 def logits(folder: Path, label: str) -> dict[str, torch.Tensor]:
@@ -33,28 +46,25 @@ def logits(folder: Path, label: str) -> dict[str, torch.Tensor]:
 
 
 def test_alpha_zero_and_one_give_exactly_the_zero_shot_and_the_tuned_predictions(
-    toy_config: Config, tmp_path: Path
+    toy_config: Config, config: TrialConfig, run: Path, tmp_path: Path
 ) -> None:
-    train(toy_config({"algorithm": "zero_shot"}), 0, workdir=tmp_path / "zs")
-    result = trained(toy_config({"merges": ENDS}), tmp_path / "car")
-    zero_shot, tuned = logits(tmp_path / "zs", "unmerged"), logits(tmp_path / "car", "unmerged")
-    first, last = logits(tmp_path / "car", "wise_ft@0"), logits(tmp_path / "car", "wise_ft@1")
-    middle = logits(tmp_path / "car", "wise_ft@0.5")
+    train(toy_config({"algorithm": "zero_shot"}), 0, workdir=tmp_path)
+    zero_shot, tuned = logits(tmp_path, "unmerged"), logits(run, "unmerged")
+    first, middle, last = (logits(run, f"wise_ft@{alpha}") for alpha in (0, 0.5, 1))
     for split in zero_shot:
         assert torch.equal(first[split], zero_shot[split])
         assert torch.equal(last[split], tuned[split])
         assert not torch.equal(middle[split], tuned[split])
+    result = read_result(run, config)
     assert result.merges["wise_ft@1"]["metrics"] == result.metrics
 
 
 def test_end_points_cost_no_forward_pass(
-    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrialConfig, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of four models two are encoded, in one pass over the images."""
-    config = toy_config({"merges": ENDS})
-    train(config, 0, workdir=tmp_path)
-    files = [RunFolder(tmp_path).predictions(label) for label in ("unmerged", "wise_ft@1")]
-    before = {file: file.read_bytes() for file in tmp_path.glob("evaluations/*/*")}
+    files = [RunFolder(run).predictions(label) for label in ("unmerged", "wise_ft@1")]
+    before = {file: file.read_bytes() for file in run.glob("evaluations/*/*")}
     passes: list[tuple[int, int]] = []
     encode = Teacher._encode_images
 
@@ -67,14 +77,14 @@ def test_end_points_cost_no_forward_pass(
         file.unlink()
     litter = files[0].with_name(".predictions.parquet.abc")
     litter.write_bytes(b"of a process that was killed")
-    finish(tmp_path, config, 0)
+    finish(run, config, 0)
     assert passes == [(6, 2), (12, 2), (9, 2), (6, 2)]
-    assert {file: file.read_bytes() for file in tmp_path.glob("evaluations/*/*")} == before
+    assert {file: file.read_bytes() for file in run.glob("evaluations/*/*")} == before
     assert files[0].read_bytes() == files[1].read_bytes()
     assert not litter.exists()
 
 
-def test_an_evaluation_that_breaks_off_is_not_taken_for_one(
+def test_an_evaluation_that_breaks_off_is_none(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = Teacher.encode
@@ -94,60 +104,50 @@ def test_an_evaluation_that_breaks_off_is_not_taken_for_one(
     assert is_complete(tmp_path, toy_config())
 
 
-def test_the_zero_shot_row_is_that_of_a_classifier_run_by_hand(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_the_zero_shot_row_is_that_of_its_classifier(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"algorithm": "zero_shot", "merges": ENDS})
     result = trained(config, tmp_path)
     setup = open_setup(config)
-    test = setup.data.id_test
-    images = setup.teacher.transform.normalise(
-        test.views(range(len(test)), transform=setup.teacher.transform, seed=None, epoch=0)
-    )
+    test, transform = setup.data.id_test, setup.teacher.transform
+    views = test.views(range(len(test)), transform=transform, seed=None, epoch=0)
     with torch.no_grad():
-        right = (setup.teacher.classifier(images).argmax(dim=1) == test.labels).double().mean()
-    assert result.metrics["id/test/top1"] == pytest.approx(float(right))
+        told = setup.teacher.classifier(transform.normalise(views)).argmax(dim=1)
+    assert result.metrics["id/test/top1"] == float((told == test.labels).double().mean())
     assert result.metrics["gain/ood/top1"] == 0
     assert result.seed is None
     assert result.merges == {}
     assert not (tmp_path / "weights").exists()
 
 
-def test_metrics_have_the_names_of_the_design(toy_config: Config, tmp_path: Path) -> None:
-    result = trained(toy_config(), tmp_path)
-    expected = {
-        f"{split}/{metric}"
-        for split in ("id/val", "id/test", "ood/dark", "ood/pale", "ood/mean")
-        for metric in ("top1", "nll", "ece", "brier")
-    }
+def test_metrics_have_the_names_of_the_design(
+    toy_config: Config, config: TrialConfig, run: Path, tmp_path: Path
+) -> None:
+    result = read_result(run, config)
+    splits = ("id/val", "id/test", "ood/dark", "ood/pale")
+    four = ("top1", "nll", "ece", "brier")
+    expected = {f"{split}/{metric}" for split in (*splits, "ood/mean") for metric in four}
     expected |= {"gap/top1", "hmean/top1", "gain/ood/top1"}
-    expected |= {
-        f"context/{split}/{metric}"
-        for split in ("id/val", "id/test", "ood/dark", "ood/pale")
-        for metric in ("kl", "entropy")
-    }
-    assert set(result.metrics) == expected
+    probed = {f"context/{split}/{metric}" for split in splits for metric in ("kl", "entropy")}
+    assert set(result.metrics) == expected | probed
     assert result.facts["family"] == "image_folder v1"
     assert result.facts["contexts"] == "simple"
     assert result.facts["images"]["ood/pale"] == 6
     assert result.facts["revision"] == f"{TRAINING_REVISION}.{MEASURING_REVISION}"
     assert result.facts["own_code"] is None
     assert set(result.facts["versions"]) == {"torch", "torchvision", "open_clip_torch"}
+    shutil.copytree(run, tmp_path / "run")
+    without = finish(tmp_path / "run", toy_config({"eval": {"context_probe": False}}), 0)
+    assert set(without.metrics) == expected
 
 
-def test_without_the_probe_the_contexts_are_not_measured(
-    toy_config: Config, tmp_path: Path
+def test_a_folder_without_a_trained_run_is_not_finished(
+    config: TrialConfig, run: Path, tmp_path: Path
 ) -> None:
-    result = trained(toy_config({"eval": {"context_probe": False}}), tmp_path)
-    assert not any(name.startswith("context/") for name in result.metrics)
-
-
-def test_a_folder_without_a_trained_run_is_not_finished(toy_config: Config, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="holds no run"):
-        finish(tmp_path, toy_config(), 0)
-    train(toy_config(), 0, workdir=tmp_path)
-    (tmp_path / "trained.json").unlink()
-    (tmp_path / "evaluations" / "unmerged" / "metrics.json").unlink()
-    assert not is_complete(tmp_path, toy_config())
+        finish(tmp_path, config, 0)
+    shutil.copytree(run, tmp_path / "run")
+    for name in ("trained.json", "evaluations/unmerged/metrics.json"):
+        (tmp_path / "run" / name).unlink()
+    assert not is_complete(tmp_path / "run", config)
     with pytest.raises(RequestError, match="not trained to its end"):
-        finish(tmp_path, toy_config(), 0)
+        finish(tmp_path / "run", config, 0)

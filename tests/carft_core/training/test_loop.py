@@ -32,15 +32,13 @@ from carft_sweep.carft_core.runs.folder import (
     load_weights,
     read_result,
 )
-from carft_sweep.carft_core.runs.result import Decision, EpochReport
+from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training import loop as train_module
 from carft_sweep.carft_core.training.loop import epochs, set_training_mode, train
 from carft_sweep.carft_core.training.optim import OPTIMISERS, OptimConfig
 from carft_sweep.carft_core.training.resumption import DamagedCheckpoint, restore
 from tests.carft_core.other_device import other_device
-from tests.carft_core.trained import same, stopped, trained, weights
-
-Config = Callable[..., TrialConfig]
+from tests.carft_core.trained import Config, numbers, same, stopped, trained, weights
 
 
 def ended(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -48,48 +46,37 @@ def ended(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.T
     return weights(folder)
 
 
-def test_kl_weight_zero_gives_the_weights_of_fine_tuning_to_the_bit(
+def test_a_seed_has_its_weights_and_a_kl_weight_of_zero_those_of_fine_tuning_to_the_bit(
     toy_config: Config, tmp_path: Path
 ) -> None:
-    plain = ended(toy_config({"algorithm": "fine_tune"}), tmp_path / "ft")
-    zero = ended(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 0.0}}), tmp_path / "zero")
-    held = ended(toy_config({"algorithm": {"name": "car_ft", "kl_weight": 1.0}}), tmp_path / "held")
-    assert same(plain, zero)
-    assert not same(plain, held)
+    def car_ft(kl_weight: float, seed: int = 0) -> dict[str, torch.Tensor]:
+        torch.manual_seed(321)
+        algorithm = {"name": "car_ft", "kl_weight": kl_weight}
+        folder = tmp_path / f"{kl_weight}-{seed}"
+        return ended(toy_config({"algorithm": algorithm, "optim.epochs": 1}), folder, seed)
 
-
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
-    toy_config: Config, tmp_path: Path
-) -> None:
     torch.manual_seed(123)
-    one = ended(toy_config(), tmp_path / "a")
-    torch.manual_seed(321)
-    two = ended(toy_config(), tmp_path / "b")
-    assert same(one, two)
-    assert not same(one, ended(toy_config(), tmp_path / "c", seed=1))
+    plain = ended(toy_config({"algorithm": "fine_tune", "optim.epochs": 1}), tmp_path / "ft")
+    assert same(plain, car_ft(0.0))
+    assert not same(plain, car_ft(1.0))
+    assert not same(plain, car_ft(0.0, seed=1))
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 2])
 def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
-    toy_config: Config, tmp_path: Path, stop_after: int
+    toy_config: Config, tmp_path: Path
 ) -> None:
+    """Behind epoch 1 and whatever trains it, `laws/test_resuming.py` has."""
     config = toy_config({"optim.epochs": 3})
     expected = ended(config, tmp_path / "whole")
-
-    folder = tmp_path / "stopped"
-    stopped(config, folder, after=stop_after)
-    seen: list[int] = []
-
-    def watch(epoch: EpochReport) -> Decision:
-        seen.append(epoch.epoch)
-        return Decision.CONTINUE
-
-    assert train(config, 0, workdir=folder, report=watch) is not None
-    assert seen == list(range(stop_after + 1, 4))
-    assert same(weights(folder), expected)
-    histories = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
-    losses = [[item["metrics"].get("train/loss") for item in h] for h in histories]
-    assert losses[0] == losses[1]
+    for after in (0, 2):
+        folder = tmp_path / str(after)
+        stopped(config, folder, after=after)
+        reports = epochs(config, 0, workdir=folder)
+        assert [report.epoch for report in reports] == list(range(after + 1, 4))
+        assert same(weights(folder), expected)
+        histories = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
+        losses = [[item["metrics"].get("train/loss") for item in h] for h in histories]
+        assert losses[0] == losses[1]
 
 
 def killed_after(epoch: int, config: TrialConfig, folder: Path) -> list[EpochReport]:
@@ -100,11 +87,6 @@ def killed_after(epoch: int, config: TrialConfig, folder: Path) -> list[EpochRep
         patch.setattr(RunFolder, "save_checkpoint", lambda *_: None)  # it has no time for it
         reports.close()
     return before
-
-
-def numbers(report: EpochReport) -> dict[str, float]:
-    """What a report says that does not depend on the clock."""
-    return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
 
 
 @pytest.mark.parametrize(("checkpoints", "resumed_from"), [(None, 0), (2, 3)])
@@ -143,50 +125,33 @@ def test_what_was_trained_behind_the_checkpoint_is_trained_and_reported_again(
     assert same(weights(folder.path), weights(tmp_path / "whole"))
 
 
-def test_the_history_is_never_behind_the_checkpoint(
-    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
+    toy_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Else a process that ends between the two leaves an epoch that nobody is ever told of."""
-    save, known = RunFolder.save_checkpoint, []
+    config, folder = toy_config({"optim.epochs": 1}), RunFolder(tmp_path)
 
-    def saved(self: RunFolder, progress: Mapping[str, Any]) -> None:
-        known.append((len(self.history()), len(progress["history"])))
-        save(self, progress)
+    def first() -> int:
+        with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
+            return next(reports).epoch
 
-    monkeypatch.setattr(train_module, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr(RunFolder, "save_checkpoint", saved)
-    list(epochs(toy_config({"optim.epochs": 3}), 0, workdir=tmp_path))
-    assert known == [(1, 1), (2, 2), (3, 3)]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
+    changes: list[Callable[[dict[str, Any]], object]] = [
         lambda kept: kept.pop("best"),
         lambda kept: kept["model"].popitem(),
         lambda kept: kept["model"].update(dict.fromkeys(kept["model"], torch.zeros(3))),
         lambda kept: kept["optimiser"].update(state=3),
         lambda kept: kept["optimiser"].update(param_groups=[]),
         lambda kept: kept["optimiser"]["state"][0].update(exp_avg=torch.zeros(2, 3)),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
-    toy_config: Config,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    change: Callable[[dict[str, Any]], object],
-) -> None:
-    config, folder = toy_config({"optim.epochs": 1}), RunFolder(tmp_path)
-    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
-        next(reports)
-    progress = folder.load_checkpoint()
-    assert progress is not None
-    progress["optimiser"]["state"].setdefault(0, {})
-    change(progress)
-    folder.save_checkpoint(progress)
-    with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
-        assert next(reports).epoch == 0
-    assert f"{folder.checkpoint} is damaged" in caplog.text
+    ]
+    assert first() == 0
+    for change in changes:
+        progress = folder.load_checkpoint()
+        assert progress is not None
+        progress["optimiser"]["state"].setdefault(0, {})
+        change(progress)
+        folder.save_checkpoint(progress)
+        caplog.clear()
+        assert first() == 0
+        assert f"{folder.checkpoint} is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("name", [*OPTIMISERS, "Adafactor"])
@@ -241,11 +206,14 @@ def test_a_checkpoint_that_cannot_be_written_says_why(tmp_path: Path, numbers: i
 def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Never before the history: a process that ends between the two would leave an epoch that
+    nobody is ever told of."""
     config, saved = toy_config({"optim.epochs": 3}), list[int]()
     save = RunFolder.save_checkpoint
 
     def counted(self: RunFolder, progress: Mapping[str, Any]) -> None:
         saved.append(progress["history"][-1]["epoch"])
+        assert len(self.history()) == len(progress["history"])
         save(self, progress)
 
     monkeypatch.setattr(RunFolder, "save_checkpoint", counted)
@@ -291,9 +259,7 @@ def test_a_checkpoint_is_kept_as_often_as_it_takes_a_hundredth_of_the_time(
     assert saved == saved_at
 
 
-def test_a_run_closed_behind_its_last_epoch_has_nothing_left_to_train(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_closed_behind_its_last_epoch_is_trained(toy_config: Config, tmp_path: Path) -> None:
     config, folder = toy_config(), RunFolder(tmp_path)
     with contextlib.closing(epochs(config, 0, workdir=tmp_path)) as reports:
         for _ in range(3):
@@ -309,7 +275,6 @@ def test_micro_batches_add_up_to_the_batch(toy_config: Config, tmp_path: Path) -
     whole = ended(toy_config(), tmp_path / "whole")
     parts = ended(toy_config({"optim.micro_batch": 3}), tmp_path / "parts")
     assert all(torch.allclose(whole[k], parts[k], atol=2e-3) for k in whole)
-    assert not same(whole, ended(toy_config({"optim.batch_size": 3}), tmp_path / "small"))
 
 
 @pytest.mark.parametrize("algorithm", ["car_ft", "flyp", {"name": "ema", "of": "fine_tune"}])
@@ -369,10 +334,8 @@ def test_no_more_than_a_micro_batch_is_held_at_once(
 def test_a_loss_that_is_no_number_at_the_first_step_ends_the_run_there(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        del self, teacher
-        loss = sum(p.sum() for p in model.parameters()) * batch.images.sum() * float("nan")
-        assert isinstance(loss, torch.Tensor)
+    def broken(_: CarFt, model: nn.Module, batch: Batch, *__: Teacher) -> Loss:
+        loss = batch.cross_entropy(model(batch.images)) * float("nan")
         return loss, {"cross_entropy": loss}
 
     monkeypatch.setattr(CarFt, "loss", broken)
@@ -382,14 +345,10 @@ def test_a_loss_that_is_no_number_at_the_first_step_ends_the_run_there(
     assert [report["epoch"] for report in RunFolder(tmp_path).history()] == [0]
 
 
-def test_a_loss_without_its_terms_is_told_in_words(
+def test_a_loss_without_its_terms_is_told(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bare(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Any:
-        del self, teacher
-        return batch.cross_entropy(model(batch.images))
-
-    monkeypatch.setattr(CarFt, "loss", bare)
+    monkeypatch.setattr(CarFt, "loss", lambda _, model, batch, __: model(batch.images).sum())
     words = r"loss of car_ft must return \(loss, dict of terms\), two things, and not a Tensor"
     with pytest.raises(RequestError, match=words):
         list(epochs(toy_config(), 0, workdir=tmp_path))
@@ -411,10 +370,8 @@ def test_epoch_zero_tells_of_the_model_before_training(toy_config: Config, tmp_p
         assert report.metrics["train/context_kl"] > 0
         assert report.metrics["system/images_per_s"] > 0
         assert not any(name.startswith(("id/test", "ood/")) for name in report.metrics)
-
-
-def test_every_epoch_opts_in_to_test_and_shifts(toy_config: Config, tmp_path: Path) -> None:
-    report = next(epochs(toy_config({"eval": {"every_epoch": True}}), 0, workdir=tmp_path))
+    every = toy_config({"eval": {"every_epoch": True}})
+    report = next(epochs(every, 0, workdir=tmp_path / "every"))
     assert {"id/test/top1", "ood/dark/top1", "ood/pale/top1"} <= {*report.metrics}
 
 
@@ -426,18 +383,14 @@ def test_epochs_may_be_so_many_steps(toy_config: Config, tmp_path: Path) -> None
     assert same(weights(tmp_path), ended(one, tmp_path / "one"))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_that_diverges_ends_and_says_where(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"optim.clip": None, "optim.warmup": 0.0})
     config = config.model_copy(update={"optim": config.optim.model_copy(update={"lr": 1e30})})
     with pytest.raises(NonFinite, match=r"train/.* in epoch \d, step \d+, at optim\.lr 1e\+30"):
         train(config, 0, workdir=tmp_path)
 
 
-def test_the_result_is_the_last_epoch_or_the_best_on_val(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_the_result_is_the_last_or_the_best_epoch(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"optim.epochs": 3, "keep": {"result": "best_val"}})
     result = trained(config, tmp_path)
     assert load_weights(RunFolder(tmp_path).weights("best_val"))
@@ -448,12 +401,17 @@ def test_the_result_is_the_last_epoch_or_the_best_on_val(
 
 
 BEST = {"result": "best_val"}
-LEAN = {**BEST, "weights": False}
 
 
 @pytest.mark.parametrize(
     ("before", "now"),
-    [({}, {"keep": BEST}), ({"keep": LEAN}, {"keep": LEAN, "merges": ["wise_ft"]})],
+    [
+        ({}, {"keep": BEST}),
+        (
+            {"keep": {**BEST, "weights": False}},
+            {"keep": {**BEST, "weights": False}, "merges": ["wise_ft"]},
+        ),
+    ],
 )
 def test_a_run_that_trains_again_is_not_trained_before_its_end(
     toy_config: Config, tmp_path: Path, before: dict[str, Any], now: dict[str, Any]
@@ -464,18 +422,10 @@ def test_a_run_that_trains_again_is_not_trained_before_its_end(
     assert [report.epoch for report in epochs(config, 0, workdir=tmp_path)] == [2]
 
 
-def test_the_best_epoch_is_the_best_of_all_also_behind_a_stop_under_last(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_the_best_epoch_is_that_of_all_behind_a_stop(toy_config: Config, tmp_path: Path) -> None:
     stopped(toy_config(), tmp_path, after=1)
     again = epochs(toy_config({"keep": BEST}), 0, workdir=tmp_path)
     assert [report.epoch for report in again] == [0, 1, 2], "the weights of epoch 1 are lost"
-
-
-def test_a_folder_of_another_run_is_refused(toy_config: Config, tmp_path: Path) -> None:
-    ended(toy_config(), tmp_path)
-    with pytest.raises(RequestError, match="holds another run"):
-        train(toy_config(), 1, workdir=tmp_path)
 
 
 def test_adding_an_alpha_evaluates_and_does_not_train(toy_config: Config, tmp_path: Path) -> None:
@@ -492,31 +442,27 @@ def test_adding_an_alpha_evaluates_and_does_not_train(toy_config: Config, tmp_pa
 
 
 def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
-    train(toy_config(), 0, workdir=tmp_path / "all")
+    trained(toy_config(), tmp_path / "all")
+    with pytest.raises(RequestError, match="holds another run"):
+        train(toy_config(), 1, workdir=tmp_path / "all")
     assert not RunFolder(tmp_path / "all").checkpoint.exists()
     kept = sorted(file.name for file in (tmp_path / "all" / "weights").iterdir())
     assert kept == ["last.safetensors"]
-    lean = toy_config({"keep": {"weights": False, "predictions": False}})
-    train(lean, 0, workdir=tmp_path / "lean")
-    left = {str(p.relative_to(tmp_path / "lean")) for p in (tmp_path / "lean").rglob("*.*")}
-    assert left == {
-        "config.json",
-        "history.json",
-        "trained.json",
-        "evaluations/unmerged/metrics.json",
-    }
-    assert is_complete(tmp_path / "lean", lean)
-    assert list(epochs(lean, 0, workdir=tmp_path / "lean")) == []
-    again = train(lean, 0, workdir=tmp_path / "lean")
-    assert again == read_result(tmp_path / "lean", lean)
+    lean, folder = toy_config({"keep": {"weights": False, "predictions": False}}), tmp_path / "lean"
+    train(lean, 0, workdir=folder)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
+    own = {f"{name}.json" for name in ("config", "history", "trained")}
+    assert left == own | {"evaluations/unmerged/metrics.json"}
+    assert is_complete(folder, lean)
+    assert list(epochs(lean, 0, workdir=folder)) == []
+    assert train(lean, 0, workdir=folder) == read_result(folder, lean)
 
 
 def test_frozen_batch_norm_keeps_its_statistics() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
-    set_training_mode(model, "frozen")
-    assert [module.training for module in model] == [True, False, True]
-    set_training_mode(model, "train")
-    assert [module.training for module in model] == [True, True, True]
+    for setting, trains in (("frozen", False), ("train", True)):
+        set_training_mode(model, setting)
+        assert [module.training for module in model] == [True, trains, True]
 
 
 def test_one_set_of_workers_serves_a_run(
@@ -524,8 +470,8 @@ def test_one_set_of_workers_serves_a_run(
 ) -> None:
     """Its epochs, what each of them predicts, and the evaluation of all its models."""
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
-    config = toy_config({"eval": {"every_epoch": True}, "merges": merges})
-    alone = train(config, 0, workdir=tmp_path / "alone")
+    config = toy_config({"eval": {"every_epoch": True}, "merges": merges, "optim.epochs": 1})
+    alone = trained(config, tmp_path / "alone")
     shutil.rmtree(cache)  # so that every image is loaded again
     start, processes = BaseProcess.start, list[BaseProcess]()
 
@@ -534,10 +480,8 @@ def test_one_set_of_workers_serves_a_run(
         start(process)
 
     monkeypatch.setattr(BaseProcess, "start", counted)
-    both = train(config.model_copy(update={"workers": 2}), 0, workdir=tmp_path / "both")
+    both = trained(config.model_copy(update={"workers": 2}), tmp_path / "both")
     assert len(processes) == 2
     assert not any(process.is_alive() for process in processes)
     assert same(weights(tmp_path / "alone"), weights(tmp_path / "both"))
-    assert alone is not None
-    assert both is not None
     assert (alone.metrics, alone.merges) == (both.metrics, both.merges)

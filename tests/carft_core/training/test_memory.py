@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,14 +25,41 @@ from carft_sweep.carft_core.training import logistic_regression, memory
 from carft_sweep.carft_core.training.loop import set_training_mode
 from carft_sweep.carft_core.training.memory import RunCost, fit_batches, run_cost
 from carft_sweep.carft_core.training.optim import freeze_all_but
+from tests.carft_core.trained import Config
 
-MIB = 2**20
-Toy = Callable[..., TrialConfig]
+PLAIN: dict[str, Any] = {"algorithm": "fine_tune", "precision": "fp32"}
 
 
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def computed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What one test computes another finds."""
+    folder = tmp_path_factory.mktemp("costs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "user_cache", lambda: folder)
+        yield
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(memory, "user_cache", lambda: tmp_path)
+    return tmp_path
+
+
+def cost(config: TrialConfig, ranks: int = 1) -> RunCost:
+    found = run_cost(config, ranks)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(toy_config: Config) -> Callable[..., RunCost]:
+    """The cost of fine-tuning with `changes`."""
+
+    def build(ranks: int = 1, **optim: Any) -> RunCost:
+        changes = {f"optim.{name}": value for name, value in optim.items()}
+        return cost(toy_config({**PLAIN, **changes}), ranks)
+
+    return build
 
 
 def measured_peak(config: TrialConfig) -> int:
@@ -42,17 +69,10 @@ def measured_peak(config: TrialConfig) -> int:
     side, device = clip.transform.size, torch.device("cpu")
     names = open_data(config.data).class_names
 
-    def step() -> None:
-        teacher = open_teacher(
-            clip,
-            names,
-            {},
-            {},
-            transform=clip.transform,
-            classes=templates,
-            contexts=templates,
-            device=device,
-        )
+    def step(count: int) -> None:
+        prompts: dict[str, Any] = {"classes": templates, "contexts": templates}
+        of: dict[str, Any] = {"transform": clip.transform, "device": device, **prompts}
+        teacher = open_teacher(clip, names, {}, {}, **of)
         model = on_device(algorithm.build(teacher), device)
         groups = algorithm.groups(model, optim)
         freeze_all_but(model, groups)
@@ -61,11 +81,11 @@ def measured_peak(config: TrialConfig) -> int:
 
         def closure() -> Tensor:
             optimiser.zero_grad(set_to_none=True)
-            images = torch.randn(optim.batch_size, 3, side, side)
+            images = torch.randn(count, 3, side, side)
             batch = Batch(
                 images=images.contiguous(memory_format=torch.channels_last),
-                labels=torch.zeros(optim.batch_size, dtype=torch.int64),
-                index=torch.arange(optim.batch_size),
+                labels=torch.zeros(count, dtype=torch.int64),
+                index=torch.arange(count),
                 teacher_features=teacher.image_features,
             )
             loss, _ = loss_and_terms(algorithm, model, batch, teacher)
@@ -75,9 +95,9 @@ def measured_peak(config: TrialConfig) -> int:
         for _ in range(2):
             optimiser.step(closure)  # type: ignore[arg-type]
 
-    step()  # what it keeps for later ones, such as the features of prompts, is there now
+    step(2)  # what it keeps for later ones, such as the features of prompts, is there now
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
+        step(optim.batch_size)
     events = profiled.profiler.kineto_results.events()
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -89,17 +109,10 @@ def measured_peak(config: TrialConfig) -> int:
 
 def peaks(algorithm: str, batch_size: int) -> tuple[int, int]:
     """Of a step in fp32 on the CPU: as computed, and as counted."""
-    fields = {
-        "algorithm": algorithm,
-        "data": {"family": "icon_shift"},
-        "optim": {"batch_size": batch_size},
-        "device": "cpu",
-        "precision": "fp32",
-    }
-    config = trial_config(fields).for_seed(0)
-    cost = run_cost(config)
-    assert cost is not None
-    return cost.training, measured_peak(config)
+    fields = {"algorithm": algorithm, "device": "cpu", "precision": "fp32"}
+    sizes = {"data": {"family": "icon_shift"}, "optim": {"batch_size": batch_size}}
+    config = trial_config({**fields, **sizes}).for_seed(0)
+    return cost(config).training, measured_peak(config)
 
 
 NEWER = ("flyp", "carot", "tracer", "lora", "swad")
@@ -115,19 +128,16 @@ def test_the_computed_peak_is_what_the_allocator_counts(algorithm: str) -> None:
     assert computed == pytest.approx(counted, rel=0.12)
 
 
-def test_a_smaller_part_takes_less_and_computes_as_much(toy_config: Toy) -> None:
-    changes = {"precision": "fp32", "optim.batch_size": 512, "merges": [{"name": "wise_ft"}]}
-    whole = run_cost(toy_config(changes))
-    parted = run_cost(toy_config({**changes, "optim.micro_batch": 64}))
-    assert whole is not None
-    assert parted is not None
+def test_a_smaller_part_takes_less_and_computes_as_much(fine_tuned: Callable[..., RunCost]) -> None:
+    whole, parted = fine_tuned(batch_size=512), fine_tuned(batch_size=512, micro_batch=64)
     assert parted.training < whole.training
     assert parted.step == pytest.approx(whole.step, rel=0.01)
     assert (parted.evaluation, parted.image) == (whole.evaluation, whole.image)
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_a_search_over_rates_and_weights_computes_one_cost(
-    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[RunCost] = []
 
@@ -150,10 +160,9 @@ def test_a_search_over_rates_and_weights_computes_one_cost(
 
 
 def test_the_largest_part_that_fits_is_found(
-    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def a_byte_an_image(config: TrialConfig, ranks: int) -> RunCost:
-        del ranks
+    def a_byte_an_image(config: TrialConfig, _: int) -> RunCost:
         return RunCost(config.optim.micro_batch or config.optim.batch_size, 0, 0, 0)
 
     monkeypatch.setattr(memory, "run_cost", a_byte_an_image)
@@ -165,21 +174,18 @@ def test_the_largest_part_that_fits_is_found(
     assert fit_batches(config, 0) == config  # nothing fits
 
 
-def test_a_batch_to_evaluate_fits_too_unless_the_file_says_it(toy_config: Toy) -> None:
-    changes = {"precision": "fp32", "optim.micro_batch": 1}
-
+def test_a_batch_to_evaluate_fits_too_unless_the_file_says_it(toy_config: Config) -> None:
     def asked(**evaluation: int) -> TrialConfig:
-        return toy_config({**changes, "eval": evaluation})
+        return toy_config({**PLAIN, "algorithm": "zero_shot", "eval": evaluation})
 
-    cost = run_cost(asked(batch_size=64))
-    assert cost is not None
-    assert run_cost(asked()) == run_cost(asked(batch_size=256)) != cost
-    assert fit_batches(asked(), cost.evaluation).eval.batch_size == 64
-    assert fit_batches(asked(batch_size=100), cost.evaluation).eval.batch_size == 100
+    at_64 = cost(asked(batch_size=64))
+    assert cost(asked()) == cost(asked(batch_size=256)) != at_64
+    assert fit_batches(asked(), at_64.evaluation).eval.batch_size == 64
+    assert fit_batches(asked(batch_size=100), at_64.evaluation).eval.batch_size == 100
 
 
 def test_the_predictions_of_a_large_split_count(
-    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+    fine_tuned: Callable[..., RunCost], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No metric of them takes more than what is computed: 20 bytes a logit."""
     items, classes = 2000, 500
@@ -192,113 +198,91 @@ def test_the_predictions_of_a_large_split_count(
             compute(logits, labels)
         taken.append(counted.peak)
     assert max(taken) == pytest.approx(taken[-1], rel=0.02)
-    few = run_cost(toy_config({"precision": "fp32"}))
+    few = fine_tuned()
     monkeypatch.setattr(memory, "_most_items", lambda _: 10**6)
-    many = run_cost(toy_config({"precision": "fp32"}))
-    assert few is not None
-    assert many is not None
+    many = fine_tuned()
     # Two models' features, and logits, of three classes, each of which is among the greatest too.
     assert many.evaluation == pytest.approx(10**6 * (2 * 32 * 4 + 3 * (20 + 12)), rel=0.1)
     assert many.training == few.training
 
 
-def test_a_balanced_step_has_a_batch_of_each_domain(pacs_root: Path, tiny_clip_files: Path) -> None:
-    def cost(algorithm: str, batch_size: int, *, balanced: bool) -> RunCost:
-        place = {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"}
-        fields = {
-            "model": {"name": str(tiny_clip_files)},
-            "data": {**place, "balanced": balanced},
-            "algorithm": algorithm,
-            "optim": {"batch_size": batch_size},
-            "precision": "fp32",
-        }
-        cost = run_cost(trial_config(fields))
-        assert cost is not None
-        return cost
+def test_a_balanced_step_has_a_batch_of_each_domain(pacs_config: Config) -> None:
+    def of(algorithm: str, batch_size: int, *, balanced: bool) -> RunCost:
+        changes = {"optim.batch_size": batch_size, "data.balanced": balanced}
+        return cost(pacs_config({**PLAIN, "algorithm": algorithm, **changes}))
 
-    assert cost("fine_tune", 32, balanced=True) == cost("fine_tune", 96, balanced=False)
-    # It looks at the numbers of the domains.
-    assert cost("coral", 96, balanced=False).step > cost("fine_tune", 96, balanced=False).step
+    plain = of("fine_tune", 96, balanced=False)
+    assert of("fine_tune", 32, balanced=True) == plain
+    assert of("coral", 96, balanced=False).step > plain.step  # it looks at the domains' numbers
 
 
 def test_what_looks_at_numbers_is_unknown_and_remembered_as_that(
-    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+    toy_config: Config, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(*given: Any) -> float:
-        return float(given[1].images.sum())
-
-    config = toy_config({"algorithm": "fine_tune", "precision": "fp32"})
-    monkeypatch.setattr(type(config.algorithm), "loss", staticmethod(look))
+    config = toy_config(PLAIN)
+    look = staticmethod(lambda *given: float(given[1].images.sum()))
+    monkeypatch.setattr(type(config.algorithm), "loss", look)
     assert run_cost(config) is run_cost(config) is None
+    assert len([*empty_cache.glob("run_cost/*.json")]) == 1
 
 
 def test_what_the_cache_does_not_give_is_computed_again(
-    toy_config: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_config: Config, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged file, and one of another account's."""
-    config = toy_config({"algorithm": "fine_tune", "precision": "fp32"})
-    cost = run_cost(config)
-    (file,) = tmp_path.glob("run_cost/*.json")
+    config = toy_config({**PLAIN, "algorithm": "zero_shot"})
+    found = cost(config)
+    (file,) = empty_cache.glob("run_cost/*.json")
     file.write_text('{"training": 1}')
-    assert run_cost(config) == cost
+    assert run_cost(config) == found
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(memory, "read_json", refuse)
-    assert run_cost(config) == cost is not None
+    assert run_cost(config) == found
 
 
 def test_a_probe_takes_what_its_solution_does(
-    toy_config: Toy, monkeypatch: pytest.MonkeyPatch
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L-BFGS itself, beside what is computed without numbers."""
-    count, classes, width = 20_000, 200, 64
-    monkeypatch.setattr(logistic_regression, "LOGITS_AT_ONCE", 2**19)
+    count, classes, width = 8_000, 100, 64
+    monkeypatch.setattr(logistic_regression, "LOGITS_AT_ONCE", 2**17)
     labels, start = torch.arange(count) % classes, torch.zeros(classes, width)
     features = F.normalize(torch.randn(classes, width)[labels] + torch.randn(count, width))
     with memory.PeakMemory() as counted:
         counted.add(features)
         counted.add(labels)
         logistic_regression.logistic_regression(features, labels, start, c=10.0, max_iter=14)
-    teacher = SimpleNamespace(
-        splits={"train": range(count)},
-        w_cls=torch.empty(classes, width),
-        new_classifier=lambda: None,
-    )
+    empty, none = torch.empty(classes, width), lambda: None
+    teacher: Any = SimpleNamespace(splits={"train": range(count)}, w_cls=empty, new_classifier=none)
     monkeypatch.setattr(memory, "_encode", lambda *_: 0)
     with memory.PeakMemory() as computed:
-        objective = memory._solve(teacher, toy_config({}))  # type: ignore[arg-type]
+        objective = memory._solve(teacher, toy_config())
     assert computed.peak == pytest.approx(counted.peak, rel=0.01)
     assert objective == 4 * count * classes * width  # forwards, and back to the weight
 
 
 @pytest.mark.parametrize("algorithm", ["linear_probe", "lp_ft", "ema"])
-def test_a_probe_counts_wherever_one_is_solved(algorithm: str, toy_config: Toy) -> None:
+def test_a_probe_counts_wherever_one_is_solved(
+    algorithm: str, toy_config: Config, fine_tuned: Callable[..., RunCost]
+) -> None:
     fields = {"name": algorithm} | ({"of": "lp_ft"} if algorithm == "ema" else {})
-    cost = run_cost(toy_config({"algorithm": fields, "precision": "fp32"}))
-    plain = run_cost(toy_config({"algorithm": "fine_tune", "precision": "fp32"}))
-    assert cost is not None
-    assert plain is not None
-    assert plain.solving == plain.objective == 0 < cost.objective
-    assert cost.solving > 2**25 * 8 / 1000 > 0
-    assert (cost.step > 0) == (cost.training > 0) == (algorithm != "linear_probe")
+    found, plain = cost(toy_config({**PLAIN, "algorithm": fields})), fine_tuned()
+    assert plain.solving == plain.objective == 0 < found.objective
+    assert found.solving > 2**25 * 8 / 1000 > 0
+    assert (found.step > 0) == (found.training > 0) == (algorithm != "linear_probe")
 
 
-def test_each_of_several_gpus_has_its_images_and_a_copy_of_all_gradients(toy_config: Toy) -> None:
-    def cost(ranks: int, **optim: int) -> RunCost:
-        changes = {f"optim.{name}": value for name, value in optim.items()}
-        cost = run_cost(
-            toy_config({"algorithm": "fine_tune", "precision": "fp32", **changes}), ranks
-        )
-        assert cost is not None
-        return cost
-
-    half, two = cost(1, batch_size=64), cost(2, batch_size=128)
+def test_each_of_several_gpus_has_its_images_and_a_copy_of_all_gradients(
+    toy_config: Config, fine_tuned: Callable[..., RunCost]
+) -> None:
+    half, two = fine_tuned(batch_size=64), fine_tuned(2, batch_size=128)
     assert two.step == half.step
     assert two.training == half.training  # activations are gone when gradients are exchanged
-    few, shared = cost(1, batch_size=1), cost(2, batch_size=2)
-    clip = open_shapes(str(toy_config({}).model.name), None)
+    few, shared = fine_tuned(batch_size=1), fine_tuned(2, batch_size=2)
+    clip = open_shapes(str(toy_config().model.name), None)
     trained = sum(p.numel() for p in clip.image_tower.parameters()) * 4
     # Those in channels_last are copied once more, on the way into one row.
     assert trained < shared.training - few.training < 1.3 * trained

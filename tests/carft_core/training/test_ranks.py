@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,9 +22,8 @@ from carft_sweep.carft_core.runs.result import Decision, EpochReport
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.ranks import World, current_ranks
 from tests.carft_core.ranks import on_ranks
-from tests.carft_core.trained import stopped, weights
+from tests.carft_core.trained import Config, numbers, stopped, weights
 
-Config = Callable[..., TrialConfig]
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 """Tolerances of weights that SGD came to. AdamW makes a whole step of a gradient that is 0 but for
 rounding, as that of the biases of an attention's keys is; there what is measured is compared."""
@@ -117,10 +115,6 @@ def test_a_device_that_a_rank_cannot_have_is_refused(
     assert World().device(torch.device(device)) == torch.device(device)
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert World(0, 2).device(torch.device("cuda")) == torch.device("cuda", 0)
-
-
-def numbers(report: EpochReport) -> dict[str, float]:
-    return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
 
 
 def recorded(config: TrialConfig, folder: Path, stop_after: int | None = None) -> dict[str, Any]:

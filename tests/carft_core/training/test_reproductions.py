@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 from weakref import WeakSet
@@ -22,10 +22,9 @@ from carft_sweep.carft_core.runs.folder import RunFolder, finish
 from carft_sweep.carft_core.runs.identity import evaluation_digest
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
-from tests.carft_core.trained import same, trained, weights
+from tests.carft_core.trained import Config, same, trained, weights
 
 pytestmark = pytest.mark.usefixtures("registries")
-Config = Callable[..., TrialConfig]
 
 
 class Activation:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.models.teacher import to_views
 from carft_sweep.carft_core.runs.folder import RunFolder
@@ -31,9 +30,8 @@ from carft_sweep.carft_core.training.optim import (
     warmup_steps,
 )
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import weights
+from tests.carft_core.trained import Config, weights
 
-Config = Callable[..., TrialConfig]
 RHO = 0.2
 
 

@@ -24,30 +24,21 @@ def schedule(*, balanced: bool = False, **optim: int) -> Schedule:
     return schedule_of(config.optim, TRAIN, balanced=config.data.balanced)
 
 
-def test_an_epoch_is_a_pass() -> None:
+def test_an_epoch_is_a_pass_and_steps_cut_the_last_one() -> None:
     found = schedule(epochs=3, batch_size=4)
     assert (found.steps, found.per_epoch, found.epochs) == (9, 3, 3)
     assert [found.of_epoch(epoch) for epoch in (1, 2, 3)] == [range(3), range(3, 6), range(6, 9)]
-
-
-def test_steps_cut_the_last_epoch() -> None:
     found = schedule(steps=4, batch_size=4)
     assert (found.steps, found.epochs, found.of_epoch(2)) == (4, 2, range(3, 4))
+    found = schedule(balanced=True, epochs=2, batch_size=2)  # as many of each group
+    assert (found.per_epoch, found.steps) == (3, 6)
 
 
-def test_steps_per_epoch_say_what_an_epoch_is() -> None:
+def test_steps_per_epoch_say_what_an_epoch_is_and_need_the_number_of_all_steps() -> None:
     found = schedule(steps=5000, steps_per_epoch=300, batch_size=4)
     assert (found.steps, found.per_epoch, found.epochs) == (5000, 300, 17)
     assert (found.of_epoch(1), found.of_epoch(17)) == (range(300), range(4800, 5000))
     assert schedule(steps=3, steps_per_epoch=300).of_epoch(1) == range(3)
-
-
-def test_a_balanced_batch_has_as_many_of_each_group() -> None:
-    found = schedule(balanced=True, epochs=2, batch_size=2)
-    assert (found.per_epoch, found.steps) == (3, 6)
-
-
-def test_steps_per_epoch_need_the_number_of_all_steps() -> None:
-    for optim in ({"epochs": 2, "steps_per_epoch": 3}, {"steps_per_epoch": 3}):
+    for epochs in ({"epochs": 2}, {}):
         with pytest.raises(InvalidConfig, match="steps_per_epoch needs steps"):
-            trial_config({"algorithm": "fine_tune", "optim": optim})
+            schedule(steps_per_epoch=3, **epochs)

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +16,13 @@ import torch
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.training import step_log
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.step_log import EVERY, StepLog, read_points
 from tests.carft_core.ranks import on_ranks
+from tests.carft_core.trained import Config
 
-Config = Callable[..., TrialConfig]
 CPU = torch.device("cpu")
 
 

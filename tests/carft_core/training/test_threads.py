@@ -19,11 +19,8 @@ def environment(module: str, **said: str) -> dict[str, str]:
         f"import os, sys, {module}; assert 'torch' not in sys.modules;"
         f"print(*(f'{{n}}={{os.environ[n]}}' for n in {(*NAMES, CUBLAS)} if n in os.environ))"
     )
-    environ = {
-        name: value for name, value in os.environ.items() if name not in (*NAMES, CUBLAS)
-    } | said
-    command = [sys.executable, "-c", script]
-    output = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    environ = {name: it for name, it in os.environ.items() if name not in (*NAMES, CUBLAS)}
+    output = subprocess.check_output([sys.executable, "-c", script], env=environ | said, text=True)
     return dict(part.split("=") for part in output.split())
 
 
