@@ -28,16 +28,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     return versions.__setitem__
 
 
-@pytest.mark.parametrize(
-    ("version", "floor"),
-    [("2.5.1", "2.10"), ("2.9.1+cu128", "2.10"), ("2.10.0a0+b4e4ee8.nv25.12", None), ("3.1", None)],
-)
-def test_a_build_before_a_release_counts_as_that_release(
-    install: Install, version: str, floor: str | None
-) -> None:
-    install("torch", version)
-    torch_requirement, _ = requirements()
-    assert missed_floor(torch_requirement) == floor
+def test_a_build_before_a_release_counts_as_that_release(install: Install) -> None:
+    floors = {"2.5.1": "2.10", "2.9.1+cu128": "2.10", "2.10.0a0+b4e4ee8.nv25.12": None, "3.1": None}
+    for version, floor in floors.items():
+        install("torch", version)
+        assert missed_floor(requirements()[0]) == floor
 
 
 def test_an_old_torch_reads_no_pickled_weights(install: Install, tmp_path: Path) -> None:
@@ -60,7 +55,7 @@ def test_an_old_torch_resumes_from_no_checkpoint(install: Install, tmp_path: Pat
     assert folder.load_checkpoint() == {"epoch": 1}
 
 
-def test_sources_that_were_never_installed_refuse_nothing(
+def test_sources_never_installed_refuse_nothing(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> list[str]:

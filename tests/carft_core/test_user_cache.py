@@ -13,10 +13,10 @@ def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CARFT_CACHE", "/elsewhere")
     assert user_cache() == Path("/elsewhere")
     monkeypatch.delenv("CARFT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert user_cache() == Path("/xdg/carft-sweep")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert user_cache() == Path.home() / ".cache" / "carft-sweep"
+    own = Path.home() / ".cache" / "carft-sweep"
+    for home, expected in (("/xdg", Path("/xdg/carft-sweep")), ("relative", own), (None, own)):
+        monkeypatch.setenv("XDG_CACHE_HOME", home) if home else monkeypatch.delenv("XDG_CACHE_HOME")
+        assert user_cache() == expected
 
 
 def test_a_home_has_no_say_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,9 +26,3 @@ def test_a_home_has_no_say_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "cache" / "weights").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert user_cache() == before
-
-
-def test_a_relative_folder_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CARFT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
-    assert user_cache() == Path.home() / ".cache" / "carft-sweep"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.runs.folder import RunFolder, RunResult, load_weights
 from carft_sweep.carft_core.runs.result import Decision, EpochReport
-from carft_sweep.carft_core.training.loop import train
+from carft_sweep.carft_core.training.loop import epochs, train
 
 Config = Callable[..., TrialConfig]
 """What `toy_config` and `pacs_config` are."""
@@ -31,6 +32,16 @@ def stopped(config: TrialConfig, folder: Path, after: int) -> None:
         return Decision.STOP if epoch.epoch == after else Decision.CONTINUE
 
     assert train(config, 0, workdir=folder, report=report) is None
+
+
+def killed_after(epoch: int, config: TrialConfig, folder: Path) -> list[EpochReport]:
+    """The reports of a run that ends without a word behind an epoch, as by SIGKILL."""
+    reports = epochs(config, 0, workdir=folder)
+    before = [next(reports) for _ in range(epoch + 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", lambda *_: None)  # it has no time for it
+        reports.close()
+    return before
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

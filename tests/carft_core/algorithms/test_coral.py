@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.coral import Coral, distance_of_domains
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
@@ -60,13 +59,13 @@ def test_the_loss_is_cross_entropy_and_the_distance_of_the_towers_outputs(teache
     assert float(logs["coral"].detach()) == pytest.approx(expected, rel=1e-4)
     assert float(logs["cross_entropy"].detach()) == pytest.approx(cross_entropy, rel=1e-5)
     assert float(loss.detach()) == pytest.approx(cross_entropy + 3 * expected, rel=1e-5)
-
-
-def test_weight_zero_is_logged_but_not_in_the_graph(teacher: Teacher) -> None:
-    model = started(Coral(), teacher)
-    loss, logs = Coral(coral_weight=0.0).loss(model, batch_for(teacher), teacher)
-    plain, _ = ALGORITHMS["fine_tune"]().loss(model, batch_for(teacher), teacher)
-    assert torch.equal(loss, plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, logs = Coral().loss(model, batch, teacher)
+    assert logs["coral"].dtype == torch.float32
+    logs["coral"].backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+    loss, logs = Coral(coral_weight=0.0).loss(model, batch, teacher)
+    assert loss is logs["cross_entropy"]
     assert not logs["coral"].requires_grad
     assert float(logs["coral"]) > 0
 
@@ -81,16 +80,6 @@ def test_domains_of_one_image_have_no_covariance_and_are_left_out() -> None:
         distance = distance_of_domains(features, torch.tensor(alone))
         (0 * features.sum() + distance).backward()
         assert float(distance) == 0
-
-
-def test_the_distance_is_finite_in_bf16_and_has_a_gradient(teacher: Teacher) -> None:
-    model = started(Coral(), teacher)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, logs = Coral().loss(model, batch_for(teacher), teacher)
-    assert logs["coral"].dtype == torch.float32
-    logs["coral"].backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
 
 
 def test_it_needs_a_tower_and_domains(teacher: Teacher) -> None:
@@ -116,7 +105,7 @@ def test_a_run_sees_the_domains(
     assert RunFolder(tmp_path).history()[1]["metrics"]["train/coral"] > 0
 
 
-def test_micro_batches_give_the_same_weights_up_to_rounding_and_are_in_the_digest(
+def test_micro_batches_give_the_same_and_are_in_the_digest(
     pacs_config: Config, tmp_path: Path
 ) -> None:
     whole, parts = pacs_config(CORAL), pacs_config({**CORAL, "optim.micro_batch": 5})
@@ -131,18 +120,13 @@ def test_micro_batches_give_the_same_weights_up_to_rounding_and_are_in_the_diges
     assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
-def test_a_run_whose_batches_never_hold_two_domains_says_so(
-    pacs_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_of_batches_of_one_domain_says_so(pacs_config: Config, tmp_path: Path) -> None:
     alone = {**CORAL, "data.balanced": False, "optim.batch_size": 1}
-    result = trained(pacs_config(alone), tmp_path)
-    assert "data.balanced: true" in result.warnings[0]
+    assert "data.balanced: true" in trained(pacs_config(alone), tmp_path).warnings[0]
 
 
-@pytest.mark.parametrize(
-    "algorithm", ["coral", {"name": "ema", "of": "coral"}], ids=["coral", "ema of coral"]
-)
-def test_a_family_without_domains_is_refused_before_anything_trains(
+@pytest.mark.parametrize("algorithm", ["coral", {"name": "ema", "of": "coral"}])
+def test_a_family_without_domains_is_refused(
     toy_config: Config, tmp_path: Path, algorithm: Any
 ) -> None:
     asked = toy_config({"algorithm": algorithm})

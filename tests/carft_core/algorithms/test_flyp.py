@@ -16,13 +16,14 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.flyp import Flyp
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.contrastive import ContrastiveClip
 from carft_sweep.carft_core.models.prompts import TemplateSet
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import load_weights
 from carft_sweep.carft_core.testing import batch_for
 from carft_sweep.carft_core.training.optim import OptimConfig
+from tests.carft_core.algorithms.pairs import walked
 from tests.carft_core.trained import Config, trained, weights
 
 ONE = TemplateSet("one", ("a photo of a {}.",))
@@ -30,13 +31,7 @@ ONE = TemplateSet("one", ("a photo of a {}.",))
 
 def moved(teacher: Teacher) -> ContrastiveClip:
     """A module whose towers and scale have left the teacher's."""
-    model = Flyp().build(teacher)
-    assert isinstance(model, ContrastiveClip)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return built(walked(Flyp(), teacher), ContrastiveClip)
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -56,35 +51,23 @@ def test_loss_and_gradients_are_those_of_open_clip(teacher: Teacher) -> None:
     expected = ClipLoss()(*judge(batch.images, texts))
     expected.backward()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert float(logs["logit_scale"].detach()) == pytest.approx(
-        float(judge.logit_scale.detach().exp())
-    )
+    scale = float(judge.logit_scale.detach().exp())
+    assert float(logs["logit_scale"].detach()) == pytest.approx(scale)
     ours, theirs = gradients(model.clip), gradients(judge)
     assert ours.keys() == theirs.keys() >= {"logit_scale", "visual.proj", "text_projection"}
+    model.zero_grad()
+    Flyp().loss(model.train(), batch_for(single, micro_batch=2), single)[0].backward()
+    parts = gradients(model.clip)
+    assert parts.keys() == theirs.keys()
     for name, gradient in theirs.items():
         assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-5), name
-
-
-def test_parts_of_a_batch_have_the_gradients_of_the_whole_in_both_towers(teacher: Teacher) -> None:
-    model = moved(teacher).train()
-    found = []
-    for micro_batch in (None, 2):
-        torch.manual_seed(5)
-        loss, _ = Flyp().loss(model, batch_for(teacher, micro_batch=micro_batch), teacher)
-        model.zero_grad()
-        loss.backward()
-        found.append(gradients(model))
-    whole, parts = found
-    assert whole.keys() == parts.keys()
-    for name, gradient in whole.items():
-        assert torch.allclose(gradient, parts[name], rtol=1e-4, atol=1e-6), name
+        assert torch.allclose(ours[name], parts[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_a_caption_is_of_the_images_class_and_its_template_is_drawn_from_the_seed(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = Flyp().build(teacher)
-    assert isinstance(model, ContrastiveClip)
+    model = built(Flyp().build(teacher), ContrastiveClip)
     seen: list[Tensor] = []
     encode = model.text_features
 
@@ -114,8 +97,8 @@ def test_a_caption_is_of_the_images_class_and_its_template_is_drawn_from_the_see
     assert len(drawn) > 1
 
 
-def test_its_head_is_the_zero_shot_head_of_the_tuned_towers(teacher: Teacher) -> None:
-    model = moved(teacher)
+def test_its_head_is_the_zero_shot_head_of_the_tuned_towers_and_is_merged(teacher: Teacher) -> None:
+    model, images = moved(teacher), batch_for(teacher).images
     classifier = Flyp().classifier(model, teacher)
     expected = open_clip.build_zero_shot_classifier(
         model.clip,
@@ -127,23 +110,15 @@ def test_its_head_is_the_zero_shot_head_of_the_tuned_towers(teacher: Teacher) ->
     assert torch.allclose(rows, expected.T, atol=1e-5)
     assert not torch.allclose(rows, teacher.w_cls, atol=1e-3)
     with torch.no_grad():
-        features = F.normalize(model.clip.visual(batch_for(teacher).images), dim=1)  # type: ignore[operator]
-        assert torch.allclose(classifier.features(batch_for(teacher).images), features, atol=1e-6)
-
-
-def test_wise_ft_goes_from_the_zero_shot_classifier_to_the_rebuilt_one(teacher: Teacher) -> None:
-    tuned = Flyp().classifier(moved(teacher), teacher)
+        features = F.normalize(model.clip.visual(images), dim=1)  # type: ignore[operator]
+        assert torch.allclose(classifier.features(images), features, atol=1e-6)
     merge = WiseFt(alphas=(0.25,))
-    (point,) = merge.points()
-    merged = merge.model(point, teacher, tuned)
-    assert isinstance(merged, ImageClassifier)
-    head = 0.75 * teacher.classifier.head.weight + 0.25 * tuned.head.weight
-    assert torch.allclose(merged.head.weight, head)
+    (merged,) = (merge.model(point, teacher, classifier) for point in merge.points())
+    head = 0.75 * teacher.classifier.head.weight + 0.25 * classifier.head.weight
+    assert torch.allclose(built(merged, ImageClassifier).head.weight, head)
 
 
-def test_what_clip_holds_fixed_stays_so_and_the_teachers_clip_is_not_shared(
-    teacher: Teacher,
-) -> None:
+def test_what_clip_holds_fixed_stays_so_and_nothing_is_shared(teacher: Teacher) -> None:
     fixed = replace(teacher, clip=replace(teacher.clip, fixed=frozenset({"visual.proj"})))
     model = Flyp().build(fixed)
     groups = Flyp().groups(model, OptimConfig())

@@ -50,31 +50,29 @@ def refused(path: str, teacher: Teacher) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin"])
-def test_a_classifier_as_runs_keep_it_is_read_to_the_bit(
-    teacher: Teacher, tuned: State, tmp_path: Path, suffix: str
-) -> None:
-    assert same(built(written(tmp_path / f"x{suffix}", tuned), teacher), tuned)
-
-
-def test_a_training_checkpoint_of_several_gpus_is_read(
+def test_a_classifier_as_runs_keep_it_is_read_to_the_bit_and_computed_with_in_fp32(
     teacher: Teacher, tuned: State, tmp_path: Path
 ) -> None:
-    parallel = {f"module.{key}": value for key, value in tuned.items()}
+    for name in ("x.safetensors", "x.pt", "x.bin"):
+        assert same(built(written(tmp_path / name, tuned), teacher), tuned)
+    parallel = {f"module.{key}": value for key, value in tuned.items()}  # of several GPUs
     file = written(tmp_path / "x.ckpt", {"state_dict": parallel, "epoch": 3})
     assert same(built(file, teacher), tuned)
+    half = {key: value.half() for key, value in tuned.items()}
+    state = built(written(tmp_path / "half.safetensors", half), teacher)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    torch.testing.assert_close(state["head.weight"], tuned["head.weight"], rtol=1e-3, atol=1e-4)
 
 
 def test_of_a_clip_the_tower_is_taken_with_the_zero_shot_head(
     teacher: Teacher, tuned: State, tmp_path: Path
 ) -> None:
     clip = {key: value * 1.1 for key, value in teacher.clip.model.state_dict().items()}
-    expected = {**tuned, "head.weight": teacher.classifier.head.weight}
-    assert same(built(written(tmp_path / "x.pt", clip), teacher), expected)
     tower = {key: value for key, value in clip.items() if key.startswith("visual.")}
-    assert same(built(written(tmp_path / "y.safetensors", tower), teacher), expected)
     archive = {**clip, "input_resolution": torch.tensor(32), "vocab_size": torch.tensor(9)}
-    assert same(built(written(tmp_path / "z.pt", archive), teacher), expected)
+    expected = {**tuned, "head.weight": teacher.classifier.head.weight}
+    for name, state in {"x.pt": clip, "y.safetensors": tower, "z.pt": archive}.items():
+        assert same(built(written(tmp_path / name, state), teacher), expected)
 
 
 def test_wise_fts_names_are_read(teacher: Teacher, tuned: State, tmp_path: Path) -> None:
@@ -87,30 +85,21 @@ def test_wise_fts_names_are_read(teacher: Teacher, tuned: State, tmp_path: Path)
     assert "a head with a bias" in refused(written(tmp_path / "y.pt", state), teacher)
 
 
-def test_half_precision_is_computed_with_in_fp32(
-    teacher: Teacher, tuned: State, tmp_path: Path
-) -> None:
-    half = {key: value.half() for key, value in tuned.items()}
-    state = built(written(tmp_path / "x.safetensors", half), teacher)
-    assert {value.dtype for value in state.values()} == {torch.float32}
-    torch.testing.assert_close(state["head.weight"], tuned["head.weight"], rtol=1e-3, atol=1e-4)
-
-
 def test_tensors_that_do_not_fit_are_named(teacher: Teacher, tuned: State, tmp_path: Path) -> None:
-    more = {**tuned, "head.weight": torch.zeros(4, 32)}
-    message = refused(written(tmp_path / "classes.pt", more), teacher)
-    assert "size mismatch for head.weight: " in message
-    assert "classes.pt does not fit" in message
-    less = {key: value for key, value in tuned.items() if key != "visual.proj"}
-    assert 'Missing key(s) in state_dict: "visual.proj"' in refused(
-        written(tmp_path / "l.pt", less), teacher
-    )
-    own_head = {key: value for key, value in tuned.items() if key != "head.weight"}
-    own_head["fc.weight"] = torch.zeros(3, 32)
-    message = refused(written(tmp_path / "own.pt", own_head), teacher)
-    assert 'Unexpected key(s) in state_dict: "fc.weight"' in message
-    nothing = written(tmp_path / "n.pt", {"a": torch.zeros(1)})
-    assert 'Missing key(s) in state_dict: "visual.' in refused(nothing, teacher)
+    def without(key: str) -> State:
+        return {name: value for name, value in tuned.items() if name != key}
+
+    own_head = {**without("head.weight"), "fc.weight": torch.zeros(3, 32)}
+    cases: dict[str, tuple[State, str]] = {
+        "classes": (tuned | {"head.weight": torch.zeros(4, 32)}, "size mismatch for head.weight: "),
+        "less": (without("visual.proj"), 'Missing key(s) in state_dict: "visual.proj"'),
+        "own": (own_head, 'Unexpected key(s) in state_dict: "fc.weight"'),
+        "nothing": ({"a": torch.zeros(1)}, 'Missing key(s) in state_dict: "visual.'),
+    }
+    for name, (state, words) in cases.items():
+        message = refused(written(tmp_path / f"{name}.pt", state), teacher)
+        assert f"{name}.pt does not fit" in message
+        assert words in message
 
 
 class Code:
@@ -140,7 +129,7 @@ def test_a_file_that_is_none_or_would_have_to_be_run_is_refused(
             FromCheckpoint(weights=weights).identity()
 
 
-def test_a_run_of_it_measures_what_the_run_that_trained_the_weights_did(
+def test_a_run_measures_what_the_run_that_trained_the_weights_did(
     toy_config: Config, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {"merges": [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]}
@@ -148,17 +137,20 @@ def test_a_run_of_it_measures_what_the_run_that_trained_the_weights_did(
     file = RunFolder(tmp_path / "ft").weights("last")
     config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}} | changes)
     result = trained(config, tmp_path / "file")
-    assert result.metrics == expected.metrics
-    assert {label: merge["metrics"] for label, merge in result.merges.items()} == {
-        label: merge["metrics"] for label, merge in expected.merges.items()
-    }
-    assert result.merges["wise_ft@0"]["metrics"] != result.metrics
-    assert result.merges["wise_ft@1"]["metrics"] == result.metrics
+    measured, others = (
+        {"unmerged": it.metrics, **{label: of["metrics"] for label, of in it.merges.items()}}
+        for it in (result, expected)
+    )
+    assert measured == others
+    assert measured["wise_ft@0"] != measured["unmerged"] == measured["wise_ft@1"]
     assert result.seed is None
     assert result.seconds == 0
     assert is_complete(tmp_path / "file", config)
     assert not (tmp_path / "file" / "weights").exists()
     assert train(config, 0, workdir=tmp_path / "file") == result
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(RequestError, match="holds another run"):  # a file that changes is another
+        train(config, 0, workdir=tmp_path / "file")
 
 
 def test_a_run_is_known_by_the_files_content_and_by_no_seed(
@@ -175,15 +167,3 @@ def test_a_run_is_known_by_the_files_content_and_by_no_seed(
     assert digest(one) != digest(other)
     with pytest.raises(RequestError, match=r"algorithm\.weights: which file"):
         digest("")
-
-
-def test_a_file_that_changes_is_another_run(
-    toy_config: Config, tmp_path: Path, tuned: State
-) -> None:
-    file = tmp_path / "a.pt"
-    config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}})
-    written(file, tuned)
-    trained(config, tmp_path / "run")
-    written(file, {key: value * 1.1 for key, value in tuned.items()})
-    with pytest.raises(RequestError, match="holds another run"):
-        train(config, 0, workdir=tmp_path / "run")

@@ -16,10 +16,9 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
-from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
-from carft_sweep.carft_core.training.loop import epochs, train
-from tests.carft_core.trained import Config, trained
+from carft_sweep.carft_core.training.loop import epochs
+from tests.carft_core.trained import Config, trained, weights
 
 
 def problem(count: int = 200, width: int = 12, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -54,13 +53,8 @@ def test_the_gradient_vanishes_at_the_solution_about_another_centre() -> None:
     gradient = residual.T @ x / len(x) + penalty
     assert np.abs(gradient).max() < 2 * CONVERGED
     assert solution.gradient == pytest.approx(np.abs(gradient).max(), rel=1e-6)
-
-
-def test_little_room_leaves_the_centre_as_it_is() -> None:
-    features, labels = problem()
-    centre = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
-    solution = logistic_regression(features, labels, centre, c=1e-6, max_iter=1000)
-    assert torch.allclose(solution.weight.float(), centre, atol=1e-3)
+    little = logistic_regression(features, labels, centre, c=1e-6, max_iter=1000)
+    assert torch.allclose(little.weight.float(), centre, atol=1e-3), "it has no room"
 
 
 def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,27 +70,20 @@ def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.Monkey
 def test_a_run_is_one_epoch_from_the_zero_shot_model_to_the_solution(
     toy_config: Config, tmp_path: Path
 ) -> None:
-    reports: list[EpochReport] = list(
-        epochs(toy_config({"algorithm": "linear_probe"}), 0, workdir=tmp_path)
-    )
-    assert [(it.epoch, it.epochs, it.step, it.steps) for it in reports] == [
-        (0, 1, 0, 1),
-        (1, 1, 1, 1),
-    ]
+    reports = list(epochs(toy_config({"algorithm": "linear_probe"}), 0, workdir=tmp_path))
+    told = [(it.epoch, it.epochs, it.step, it.steps) for it in reports]
+    assert told == [(0, 1, 0, 1), (1, 1, 1, 1)]
     before, after = (it.metrics for it in reports)
     assert after["id/val/top1"] > before["id/val/top1"]
     assert after["train/gradient"] <= CONVERGED
 
 
-def test_it_moves_the_head_alone_and_merges_with_the_zero_shot_model(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_it_moves_the_head_alone_and_is_merged(toy_config: Config, tmp_path: Path) -> None:
     merge = {"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}
     best = {"result": "best_val"}
     config = toy_config({"algorithm": "linear_probe", "merges": [merge], "keep": best})
-    result = trained(config, tmp_path)
-    zero_shot = train(toy_config({"algorithm": "zero_shot"}), 0)
-    assert zero_shot is not None
+    result = trained(config, tmp_path / "probe")
+    zero_shot = trained(toy_config({"algorithm": "zero_shot"}), tmp_path / "zero_shot")
     assert result.merges["wise_ft@1"]["metrics"] == result.metrics
     ends = result.merges["wise_ft@0"]["metrics"]
     assert ends["id/test/nll"] == zero_shot.metrics["id/test/nll"]
@@ -105,27 +92,22 @@ def test_it_moves_the_head_alone_and_merges_with_the_zero_shot_model(
     assert result.facts["augmentation"] is None
     kl = [value for key, value in result.metrics.items() if key.endswith("/kl")]
     assert max(kl) < 1e-9, "the tower is the zero-shot one"
-    state = load_weights(RunFolder(tmp_path).weights("best_val"))
-    assert set(state) > {"head.weight"}
+    assert set(load_weights(RunFolder(tmp_path / "probe").weights("best_val"))) > {"head.weight"}
 
 
 def test_no_seed_and_no_optimiser_moves_the_solution(toy_config: Config, tmp_path: Path) -> None:
-    heads = []
     changes = [{}, {"optim.lr": 1.0, "optim.epochs": 7, "optim.batch_size": 3}]
-    for seed, change in enumerate(changes):
-        config = toy_config({"algorithm": "linear_probe", **change})
-        train(config, seed, workdir=tmp_path / str(seed))
-        heads.append(load_weights(RunFolder(tmp_path / str(seed)).weights("last"))["head.weight"])
-    assert torch.equal(*heads)
     plain, other = (toy_config({"algorithm": "linear_probe", **change}) for change in changes)
+    for seed, config in enumerate((plain, other)):
+        trained(config, tmp_path / str(seed), seed)
+    assert torch.equal(*(weights(tmp_path / name)["head.weight"] for name in "01"))
     assert identify(plain, 0).digest == identify(other, 0).digest
     assert identify(plain, 0).digest != identify(plain, 1).digest
 
 
 def test_too_few_iterations_are_warned_of(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"algorithm": {"name": "linear_probe", "max_iter": 1}})
-    result = trained(config, tmp_path)
-    assert "raise algorithm.max_iter" in result.warnings[0]
+    assert "raise algorithm.max_iter" in trained(config, tmp_path).warnings[0]
 
 
 @pytest.mark.usefixtures("registries")

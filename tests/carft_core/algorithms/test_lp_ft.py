@@ -19,9 +19,7 @@ def test_it_starts_where_the_linear_probe_ends(toy_config: Config) -> None:
     assert {key: fine_tuned.metrics[key] for key in measured} == measured
 
 
-def test_it_trains_tower_and_head_and_merges_with_the_zero_shot_model(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_it_trains_tower_and_head_and_is_merged(toy_config: Config, tmp_path: Path) -> None:
     merge = {"name": "wise_ft", "alphas": [0.5]}
     config = toy_config({"algorithm": LP_FT, "optim.epochs": 1, "merges": [merge]})
     result = trained(config, tmp_path / "lp_ft")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -23,12 +22,11 @@ from carft_sweep.carft_core.testing import ALGORITHM_LAWS, batch_for, built_in_t
 
 
 def tuned(teacher: Teacher) -> ImageClassifier:
-    classifier = copy.deepcopy(teacher.classifier).requires_grad_(True)
-    generator = torch.Generator().manual_seed(1)
+    classifier, generator = teacher.new_classifier(), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in classifier.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return classifier
+    return classifier.eval()
 
 
 def by_loops(teacher: Teacher, model: ImageClassifier, hidden: Tensor) -> tuple[float, float]:
@@ -112,7 +110,7 @@ class ObjectMask(MaskFill):
 
 
 @pytest.mark.parametrize("law", ALGORITHM_LAWS[1:], ids=lambda law: law.__name__)
-def test_the_object_mask_keeps_the_laws(
+def test_the_object_mask_keeps_laws(
     law: Callable[[type[Algorithm], Teacher], None], teacher: Teacher
 ) -> None:
     law(ObjectMask, teacher)

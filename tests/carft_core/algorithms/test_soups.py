@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from carft_sweep.carft_core.algorithms import ALGORITHMS, Soup, greedy_soup
+from carft_sweep.carft_core.algorithms import ALGORITHMS, greedy_soup
 from carft_sweep.carft_core.algorithms.greedy_soup import GreedySoup
 from carft_sweep.carft_core.algorithms.model_stock import ModelStock
 from carft_sweep.carft_core.algorithms.uniform_soup import UniformSoup
@@ -25,20 +25,15 @@ from carft_sweep.carft_core.export.predictor import Predictor
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs import folder as run_module
-from carft_sweep.carft_core.runs.folder import (
-    RunFolder,
-    finish,
-    is_complete,
-    load_classifier,
-    read_result,
-)
+from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete, read_result
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import Config, trained, weights
+from tests.carft_core.trained import Config, same, trained, weights
 
 DIGESTS = tuple(f"{number:064x}" for number in range(1, 4))
 SOUPS = ("uniform_soup", "greedy_soup", "model_stock")
+Runs = tuple[Path, list[str]]
 
 
 def random_states(count: int) -> list[dict[str, Tensor]]:
@@ -83,17 +78,17 @@ def test_a_uniform_soup_is_the_mean_in_fp32_with_the_firsts_counts() -> None:
     assert int(soup["n"]) == 1
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_model_stock_is_the_papers_formula_layer_by_layer(count: int) -> None:
-    zero_shot, *members = random_states(1 + count)
-    for member in members:  # Runs of one recipe move alike.
-        member["w"] += 2
-        member["h"] += 2
-    soup = ModelStock().state(zero_shot, members)
-    for name, tolerance in (("w", 1e-6), ("h", 2e-3)):
-        start, *tuned = (state[name].flatten().tolist() for state in (zero_shot, *members))
-        expected = torch.tensor(plain_stock(start, tuned))
-        assert torch.allclose(soup[name].flatten().float(), expected, atol=tolerance)
+def test_model_stock_is_the_papers_formula_layer_by_layer() -> None:
+    for count in (2, 3):
+        zero_shot, *members = random_states(1 + count)
+        for member in members:  # Runs of one recipe move alike.
+            member["w"] += 2
+            member["h"] += 2
+        soup = ModelStock().state(zero_shot, members)
+        for name, tolerance in (("w", 1e-6), ("h", 2e-3)):
+            start, *tuned = (state[name].flatten().tolist() for state in (zero_shot, *members))
+            expected = torch.tensor(plain_stock(start, tuned))
+            assert torch.allclose(soup[name].flatten().float(), expected, atol=tolerance)
 
 
 def test_a_greedy_soup_is_the_recipe_of_the_paper(
@@ -115,18 +110,6 @@ def test_a_greedy_soup_is_the_recipe_of_the_paper(
     assert soup["head.weight"][0, 0].item() == pytest.approx((100 + 1000 + 10) / 3)
 
 
-def test_model_stock_of_two_at_sixty_degrees_goes_two_thirds_of_the_way() -> None:
-    """2 cos 60 / (1 + cos 60) = 2 / 3, whatever the lengths."""
-    zero_shot = {"w": torch.tensor([1.0, 1.0])}
-    members = [
-        {"w": torch.tensor([1.0 + 2, 1.0])},
-        {"w": torch.tensor([1.0 + 2 * 0.5, 1.0 + 2 * math.sqrt(0.75)])},
-    ]
-    middle = torch.tensor([1.0 + 1.5, 1.0 + math.sqrt(0.75)])
-    soup = ModelStock().state(zero_shot, members)["w"]
-    assert torch.allclose(soup - 1, (middle - 1) * 2 / 3)
-
-
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
@@ -134,10 +117,12 @@ def test_model_stock_of_two_at_sixty_degrees_goes_two_thirds_of_the_way() -> Non
         ([[3.0, 1.0], [1.0, 3.0]], [1.0, 1.0]),
         ([[3.0, 1.0], [-1.0, 1.5]], [1.0, 1.0]),
         ([[1.0, 1.0], [1.0, 1.0]], [1.0, 1.0]),
+        # 2 cos 60 / (1 + cos 60) = 2 / 3 of the way to the mean
+        ([[3.0, 1.0], [2.0, 1 + 3**0.5]], [2.0, 1 + 3**0.5 / 3]),
     ],
-    ids=["agree", "orthogonal", "opposed", "unmoved"],
+    ids=["agree", "orthogonal", "opposed", "unmoved", "60 degrees"],
 )
-def test_model_stock_stays_between_the_zero_shot_weights_and_the_mean(
+def test_model_stock_stays_between_the_start_and_the_mean(
     members: list[list[float]], expected: list[float]
 ) -> None:
     states = [{"w": torch.tensor(member)} for member in members]
@@ -145,57 +130,43 @@ def test_model_stock_stays_between_the_zero_shot_weights_and_the_mean(
     assert torch.allclose(soup, torch.tensor(expected))
 
 
-def test_the_order_of_members_is_nothing() -> None:
+def test_members_that_make_no_soup_are_refused_at_once_and_their_order_is_nothing(
+    toy_config: Config,
+) -> None:
+    cases: list[tuple[str, list[str], str]] = [
+        ("uniform_soup", ["fine_tune"], "'fine_tune' is no digest of a run"),
+        ("uniform_soup", [DIGESTS[0], DIGESTS[0]], "a run is in the list twice"),
+        ("model_stock", [DIGESTS[0]], "model_stock is made of 2 runs or more"),
+    ]
+    for name, members, message in cases:
+        with pytest.raises(InvalidConfig, match=rf"algorithm\.members.*{message}"):
+            toy_config({"algorithm": {"name": name, "members": members}})
     one, two = (UniformSoup(members=order) for order in (DIGESTS, DIGESTS[::-1]))
     assert one == two
     assert one.members == DIGESTS
 
 
-@pytest.mark.parametrize(
-    ("name", "members", "message"),
-    [
-        ("uniform_soup", ["fine_tune"], "'fine_tune' is no digest of a run"),
-        ("uniform_soup", [DIGESTS[0], DIGESTS[0]], "a run is in the list twice"),
-        ("model_stock", [DIGESTS[0]], "model_stock is made of 2 runs or more"),
-    ],
-)
-def test_members_that_make_no_soup_are_refused_at_once(
-    toy_config: Config, name: str, members: list[str], message: str
+@pytest.mark.parametrize("name", SOUPS)
+def test_a_soup_leaves_its_members_as_they_are_and_has_their_shape(
+    name: str, teacher: Teacher
 ) -> None:
-    with pytest.raises(InvalidConfig, match=rf"algorithm\.members.*{message}"):
-        toy_config({"algorithm": {"name": name, "members": members}})
-
-
-@pytest.mark.parametrize("name", SOUPS)
-def test_members_of_another_shape_are_refused_by_their_tensors(name: str, teacher: Teacher) -> None:
-    cls = ALGORITHMS[name]
-    assert issubclass(cls, Soup)
-    fitting, other = teacher.new_classifier(), teacher.new_classifier()
-    other.head = torch.nn.Linear(32, 3, bias=True)
-    with pytest.raises(RequestError, match=rf"run {'0' * 12} has another; .*differ: head\.bias"):
-        cls(members=DIGESTS[:2]).combine(teacher, [fitting, other])
-
-
-@pytest.mark.parametrize("name", SOUPS)
-def test_a_soup_leaves_its_members_as_they_are(name: str, teacher: Teacher) -> None:
-    cls = ALGORITHMS[name]
-    assert issubclass(cls, Soup)
+    soup: Any = ALGORITHMS[name].model_validate({"members": DIGESTS[:2]})
     members = [teacher.new_classifier() for _ in range(2)]
     with torch.no_grad():
         for factor, member in enumerate(members, start=2):
             for parameter in member.parameters():
                 parameter.mul_(1 + factor / 1000)
     before = copy.deepcopy([member.state_dict() for member in members])
-    soup = cls(members=DIGESTS[:2]).combine(teacher, members)
-    assert not torch.equal(soup.state_dict()["head.weight"], before[0]["head.weight"])
-    for member, state in zip(members, before, strict=True):
-        assert all(torch.equal(value, state[key]) for key, value in member.state_dict().items())
+    made = soup.combine(teacher, members).state_dict()
+    assert not torch.equal(made["head.weight"], before[0]["head.weight"])
+    assert all(same(one.state_dict(), state) for one, state in zip(members, before, strict=True))
+    members[1].head = torch.nn.Linear(32, 3, bias=True)
+    with pytest.raises(RequestError, match=rf"run {'0' * 12} has another; .*differ: head\.bias"):
+        soup.combine(teacher, members)
 
 
 @pytest.fixture(scope="module")
-def two_runs(
-    toy_config: Config, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[str]]:
+def two_runs(toy_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Two seeds of fine_tune under `runs/`, and their digests."""
     runs = tmp_path_factory.mktemp("home") / "runs"
     config = toy_config({"algorithm": "fine_tune", "optim.epochs": 1})
@@ -207,27 +178,28 @@ def two_runs(
     return runs, digests
 
 
-def test_a_uniform_soup_holds_one_member_at_a_time(
-    two_runs: tuple[Path, list[str]], toy_config: Config
+def test_a_uniform_soup_is_of_its_members_classifiers_and_holds_one_at_a_time(
+    two_runs: Runs, toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """72 members of a large model would not fit on a GPU together."""
     runs, digests = two_runs
     config = soup_config(toy_config, "uniform_soup", digests)
     folder = claimed(runs, config)
-    alive: list[int] = []
     members: list[weakref.ref[torch.nn.Module]] = []
     load = run_module.load_classifier
 
     def counting(*args: Any) -> Any:
-        alive.append(sum(member() is not None for member in members))
+        assert not any(member() is not None for member in members)
         member = load(*args)
         members.append(weakref.ref(member))
         return member
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_classifier", counting)
-        load(folder, config, open_setup(config))
-    assert set(alive) == {0}
+    monkeypatch.setattr(run_module, "load_classifier", counting)
+    soup = load(folder, config, open_setup(config)).state_dict()
+    assert len(members) == 2
+    one, two = (weights(runs / digest) for digest in digests)
+    for key, value in soup.items():
+        assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)
     shutil.rmtree(folder.path)
 
 
@@ -242,9 +214,7 @@ def soup_config(toy_config: Config, name: str, members: Sequence[str], **more: A
 
 
 @pytest.mark.parametrize("name", SOUPS)
-def test_a_soup_is_a_run(
-    name: str, two_runs: tuple[Path, list[str]], toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_soup_is_a_run(name: str, two_runs: Runs, toy_config: Config, tmp_path: Path) -> None:
     runs, digests = two_runs
     merges = {"merges": [{"name": "wise_ft", "alphas": [0.5]}, {"name": "logit_ensemble"}]}
     config = soup_config(toy_config, name, digests, **merges)
@@ -252,34 +222,22 @@ def test_a_soup_is_a_run(
     assert identity.parts["algorithm"]["members"] == sorted(digests)
     assert identify(config, 7).digest == identity.digest
     assert identify(soup_config(toy_config, name, digests[::-1]), 0).digest == identity.digest
-    folder = RunFolder(runs / identity.digest)
-    result = trained(config, folder.path)
+    folder = runs / identity.digest
+    result = trained(config, folder)
     assert (result.seed, result.facts["members"]) == (None, sorted(digests))
     assert {"id/test/top1", "ood/mean/top1", "context/id/val/kl"} <= result.metrics.keys()
     assert result.merges.keys() == {"wise_ft@0.5", "logit_ensemble@0.5"}
     assert (result.facts["budget"], result.facts["own_weights"]) == (None, True)
-    assert is_complete(folder.path, config)
-    assert finish(folder.path, config, 0) == read_result(folder.path, config) == result
-    export(folder.path, config, tmp_path / "out")
+    assert is_complete(folder, config)
+    assert finish(folder, config, 0) == read_result(folder, config) == result
+    export(folder, config, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"tuned by `{name}`" in card
     assert "One run with one seed" not in card
     assert Predictor.load(tmp_path / "out").facts["config"]["algorithm"]["name"] == name
 
 
-def test_its_weights_are_those_of_its_members_classifiers(
-    two_runs: tuple[Path, list[str]], toy_config: Config
-) -> None:
-    runs, digests = two_runs
-    config = soup_config(toy_config, "uniform_soup", digests)
-    folder = claimed(runs, config)
-    soup = load_classifier(folder, config, open_setup(config)).state_dict()
-    one, two = (weights(runs / digest) for digest in digests)
-    for key, value in soup.items():
-        assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)
-
-
-def test_a_soup_of_one_is_that_run(two_runs: tuple[Path, list[str]], toy_config: Config) -> None:
+def test_a_soup_of_one_is_that_run(two_runs: Runs, toy_config: Config) -> None:
     runs, digests = two_runs
     config = soup_config(toy_config, "uniform_soup", digests[:1])
     result = trained(config, runs / identify(config, 0).digest)
@@ -287,39 +245,20 @@ def test_a_soup_of_one_is_that_run(two_runs: tuple[Path, list[str]], toy_config:
     assert result.metrics == pytest.approx(dict(member.metrics), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("changes", "members", "message"),
-    [
+def test_members_that_cannot_be_used_are_refused(two_runs: Runs, toy_config: Config) -> None:
+    runs, digests = two_runs
+    waiting = claimed(runs, toy_config({"algorithm": "fine_tune", "optim.epochs": 3})).path.name
+    best: dict[str, Any] = {"keep": {"result": "best_val"}}
+    classes, split = {"prompts.classes": "openai"}, {"data.split_seed": 3}
+    cases: list[tuple[dict[str, Any], list[str], str]] = [
         ({}, [], "which runs is uniform_soup made of"),
         ({}, ["ab" * 32], "run abababababab is not in this home"),
-        ({"prompts.classes": "openai"}, None, r"differs from the uniform_soup in prompts\.classes"),
-        ({"data.split_seed": 3}, None, "differs from the uniform_soup in data"),
-        ({"keep": {"result": "best_val"}}, None, "are not kept"),
-    ],
-    ids=["none", "missing", "classes", "split", "epoch"],
-)
-def test_members_that_cannot_be_used_are_refused(
-    two_runs: tuple[Path, list[str]],
-    toy_config: Config,
-    changes: dict[str, Any],
-    members: list[str] | None,
-    message: str,
-) -> None:
-    runs, digests = two_runs
-    config = soup_config(
-        toy_config, "uniform_soup", digests if members is None else members, **changes
-    )
-    with pytest.raises(RequestError, match=message):
-        train(config, 0, workdir=runs / identify(config, 0).digest)
-
-
-def test_a_member_that_is_still_in_training_is_refused(
-    two_runs: tuple[Path, list[str]], toy_config: Config
-) -> None:
-    runs, _ = two_runs
-    waiting = toy_config({"algorithm": "fine_tune", "optim.epochs": 3})
-    identity = identify(waiting, 0)
-    RunFolder(runs / identity.digest).claim(waiting, 0, identity)
-    config = soup_config(toy_config, "uniform_soup", [identity.digest])
-    with pytest.raises(RequestError, match="is not trained to its end"):
-        train(config, 0, workdir=runs / identify(config, 0).digest)
+        (classes, digests, r"differs from the uniform_soup in prompts\.classes"),
+        (split, digests, "differs from the uniform_soup in data"),
+        (best, digests, "are not kept"),
+        ({}, [waiting], "is not trained to its end"),
+    ]
+    for changes, members, message in cases:
+        config = soup_config(toy_config, "uniform_soup", members, **changes)
+        with pytest.raises(RequestError, match=message):
+            train(config, 0, workdir=runs / identify(config, 0).digest)

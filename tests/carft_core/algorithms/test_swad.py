@@ -67,7 +67,7 @@ def test_a_valley_has_the_epochs_of_the_authors_code() -> None:
     assert shares(SHARP) == pytest.approx([0.0] * 7 + [0.2] * 5 + [0.0] * 10)
 
 
-def test_a_run_of_it_validates_what_trains(toy_config: Config, tmp_path: Path) -> None:
+def test_a_run_validates_what_trains(toy_config: Config, tmp_path: Path) -> None:
     algorithm = {"name": "swad", "converge": 1, "of": {"name": "car_ft"}}
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
     config = toy_config({"algorithm": algorithm, "optim.epochs": 3, "merges": merges})

@@ -13,17 +13,11 @@ from torch.utils._pytree import tree_iter
 from carft_sweep.carft_core import testing
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, loss_and_terms
 from carft_sweep.carft_core.algorithms.base import Loss
-from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 
 WAITS: Mapping[str, list[str]] = {"coral": ["_to_copy.default"]}
 """For what the losses of shipped algorithms wait; one that is not here waits for nothing."""
 NEED_NUMBERS = ("_local_scalar_dense", "nonzero", "_unique", "unique_", "masked_select")
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_clip: OpenedClip) -> Teacher:
-    return testing.toy_teacher(tiny_clip)
 
 
 class Watched(testing._OneDevice):
@@ -49,7 +43,7 @@ class Watched(testing._OneDevice):
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS.values(), ids=ALGORITHMS)
-def test_no_step_waits_but_where_it_is_known(
+def test_no_step_waits_but_a_known_one(
     cls: type[Algorithm], teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = []

@@ -14,7 +14,7 @@ from torch import nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
-from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.config.user_code import own_code
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES
@@ -26,7 +26,7 @@ from carft_sweep.carft_core.runs.identity import evaluation_digest, identify, ow
 from carft_sweep.carft_core.testing import BrokenContract, check_algorithm
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig
-from tests.carft_core.trained import Config, trained, weights
+from tests.carft_core.trained import Config, same, stopped, trained, weights
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -44,27 +44,21 @@ class IntegerStrength(WiseFt):
     strength: float = 1
 
 
-def through_json(config: TrialConfig) -> TrialConfig:
-    """The config as a worker gets it."""
-    return trial_config(json.loads(json.dumps(config.as_dict())))
-
-
 def test_an_integer_default_of_a_float_is_the_same_run_in_the_worker(toy_config: Config) -> None:
     ALGORITHMS.register(IntegerDefault)
     MERGES.register(IntegerStrength)
     config = toy_config({"algorithm": "integer_default", "merges": ["integer_strength"]})
-    again = through_json(config)
+    text = json.dumps(config.as_dict())
+    again = trial_config(json.loads(text))  # as a worker gets it
     assert config.as_dict() == again.as_dict()
-    assert json.dumps(config.as_dict()) == json.dumps(again.as_dict())
+    assert json.dumps(again.as_dict()) == text
     digest = identify(config, 0).digest
     assert identify(again, 0).digest == digest
-    assert [evaluation_digest(digest, it, config) for it in models_of(config).values()] == [
-        evaluation_digest(digest, it, again) for it in models_of(again).values()
-    ]
-
-
-def test_lists_of_a_file_are_tuples_of_a_field(toy_config: Config) -> None:
-    ALGORITHMS.register(IntegerDefault)
+    one, other = (
+        [evaluation_digest(digest, model, it) for model in models_of(it).values()]
+        for it in (config, again)
+    )
+    assert one == other
     config = toy_config({"algorithm": {"name": "integer_default", "pairs": [[0.5, 2]]}})
     assert config.algorithm.model_dump()["pairs"] == ((0.5, 2.0),)
     with pytest.raises(RequestError, match=r"algorithm\.pairs\[0\]\[1\]: must be a valid number"):
@@ -101,18 +95,15 @@ class InfiniteBuffer(FineTune):
 
 
 @pytest.mark.parametrize("cls", [StatefulGroups, InfiniteBuffer])
-def test_what_an_optimiser_or_a_module_keeps_does_not_hinder_resuming(
+def test_what_is_kept_does_not_hinder_resuming(
     cls: type[FineTune], toy_config: Config, tmp_path: Path
 ) -> None:
     ALGORITHMS.register(cls)
-    config = toy_config({"algorithm": cls.name, "optim.epochs": 3, "merges": []})
-    reports = epochs(config, 0, workdir=tmp_path / "closed")
-    next(reports), next(reports)
-    reports.close()
-    assert [it.epoch for it in epochs(config, 0, workdir=tmp_path / "closed")] == [2, 3]
-    assert len(list(epochs(config, 0, workdir=tmp_path / "whole"))) == 4
-    closed, whole = (weights(tmp_path / name) for name in ("closed", "whole"))
-    assert all(torch.equal(closed[name], whole[name]) for name in whole)
+    config, folder = toy_config({"algorithm": cls.name}), tmp_path / "stopped"
+    stopped(config, folder, after=1)
+    assert [it.epoch for it in epochs(config, 0, workdir=folder)] == [2]
+    trained(config, tmp_path / "whole")
+    assert same(weights(folder), weights(tmp_path / "whole"))
 
 
 class BareGroups(FineTune):
@@ -129,13 +120,13 @@ class BareGroups(FineTune):
         return loss, {**terms, "constant": 2.5}  # type: ignore[dict-item]
 
 
-def test_bare_groups_and_terms_that_are_numbers_train(toy_config: Config, tmp_path: Path) -> None:
+def test_bare_groups_and_terms_that_are_numbers_train(
+    toy_config: Config, teacher: Teacher, tmp_path: Path
+) -> None:
     ALGORITHMS.register(BareGroups)
-    check_algorithm(BareGroups)
-    config = toy_config({"algorithm": "bare_groups", "optim.epochs": 1})
-    trained(config, tmp_path)
-    metrics = RunFolder(tmp_path).history()[-1]["metrics"]
-    assert metrics["train/constant"] == 2.5
+    check_algorithm(BareGroups, teacher)
+    trained(toy_config({"algorithm": "bare_groups", "optim.epochs": 1}), tmp_path)
+    assert RunFolder(tmp_path).history()[-1]["metrics"]["train/constant"] == 2.5
 
 
 @pytest.mark.parametrize("method", ["build", "loss", "after_step", "classifier"])
@@ -144,31 +135,20 @@ def test_a_mistake_in_an_own_method_is_told_with_its_line(
 ) -> None:
     class Mistaken(FineTune):
         name: ClassVar[str] = "mistaken"
-        summary: ClassVar[str] = "It takes what is not there"
+        summary: ClassVar[str] = "It takes what is not there, or more than there is"
 
     def fail(*_: object, **__: object) -> None:
-        raise KeyError("missing")
+        raise errors.pop()
 
+    errors: list[Exception] = [torch.OutOfMemoryError("out of memory"), KeyError("missing")]
     monkeypatch.setattr(Mistaken, method, fail)
     ALGORITHMS.register(Mistaken)
-    with pytest.raises(
-        RequestError, match=r"algorithm\.name: mistaken: KeyError: 'missing' \(at .*steps\.py:\d+\)"
-    ):
-        train(toy_config({"algorithm": "mistaken", "optim.epochs": 1}), 0)
-
-
-def test_memory_that_runs_out_in_an_own_method_is_no_mistake_in_it(toy_config: Config) -> None:
-    class Large(FineTune):
-        name: ClassVar[str] = "large"
-        summary: ClassVar[str] = "It takes more than there is"
-
-        def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-            del model, batch, teacher
-            raise torch.OutOfMemoryError("out of memory")
-
-    ALGORITHMS.register(Large)
-    with pytest.raises(torch.OutOfMemoryError):
-        train(toy_config({"algorithm": "large"}), 0)
+    config = toy_config({"algorithm": "mistaken", "optim.epochs": 1})
+    words = r"algorithm\.name: mistaken: KeyError: 'missing' \(at .*steps\.py:\d+\)"
+    with pytest.raises(RequestError, match=words):
+        train(config, 0)
+    with pytest.raises(torch.OutOfMemoryError):  # is no mistake in it
+        train(config, 0)
 
 
 class Grows(FineTune):
@@ -185,10 +165,10 @@ class Grows(FineTune):
         model.register_buffer("seen", torch.zeros(step + 1))
 
 
-def test_the_laws_find_a_checkpoint_that_does_not_fit() -> None:
+def test_the_laws_find_a_checkpoint_that_does_not_fit(teacher: Teacher) -> None:
     ALGORITHMS.register(Grows)
     with pytest.raises(BrokenContract, match=r"grows: .*must be loaded again"):
-        check_algorithm(Grows)
+        check_algorithm(Grows, teacher)
 
 
 class Partnered(FineTune):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +26,10 @@ from carft_sweep.carft_core.evaluation.measure import (
 from carft_sweep.carft_core.evaluation.metrics import macro_f1, worst_group_top1
 from carft_sweep.carft_core.evaluation.predictions import Predictions
 from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.training.numerics import Precision
 from tests.carft_core.bare_teacher import bare_teacher
 from tests.carft_core.random_predictions import CLASSES, random_predictions
+from tests.carft_core.trained import same
 
 TRANSFORM = Transform(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 WIDTH = 8
@@ -48,18 +50,13 @@ class Noise(Source):
         )
 
 
-def noise_split(
-    labels: Sequence[int],
-    classes: tuple[int, ...] | None = None,
-    alike: Mapping[int, tuple[int, ...]] | None = None,
-) -> Split:
+def noise_split(labels: Sequence[int], **more: Any) -> Split:
     return Split(
         ids=tuple(f"image {index}" for index in range(len(labels))),
         units=tuple(f"drawing {index // 2}" for index in range(len(labels))),
         labels=torch.tensor(labels, dtype=torch.int64),
         source=Noise(),
-        classes=classes,
-        alike=alike or {},
+        **more,
     )
 
 
@@ -78,76 +75,60 @@ def classifier() -> ImageClassifier:
 SPLIT = noise_split([0, 1, 2, 3, 4, 5, 0, 1, 2])
 
 
-def predicted(
-    classifier: ImageClassifier,
-    split: Split = SPLIT,
-    *,
-    batch_size: int = 4,
-    workers: int = 0,
-    precision: Literal["fp32", "bf16"] = "fp32",
-) -> Predictions:
-    how: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "workers": workers}
-    (made,) = predict([classifier], "id/test", bare_teacher(split, TRANSFORM, **how))
+def predicted(classifier: ImageClassifier, split: Split = SPLIT, **how: Any) -> Predictions:
+    teacher = bare_teacher(split, TRANSFORM, **{"batch_size": 4, **how})
+    (made,) = predict([classifier], "id/test", teacher)
     return made
 
 
-def encoded(classifier: ImageClassifier, *, precision: Literal["fp32", "bf16"] = "fp32") -> Tensor:
+def encoded(classifier: ImageClassifier, precision: Precision = "fp32") -> Tensor:
     """The features of SPLIT."""
     teacher = bare_teacher(SPLIT, TRANSFORM, precision=precision, batch_size=4)
     (features,) = teacher.encode([classifier], "id/test")
     return features
 
 
-# predict
-
-
-def test_predictions_are_those_of_the_classifier_in_evaluation_mode(
-    classifier: ImageClassifier,
-) -> None:
-    made = predicted(classifier)
-    images = TRANSFORM.normalise(
-        SPLIT.views(range(len(SPLIT)), transform=TRANSFORM, seed=None, epoch=0)
-    )
+def test_predictions_are_those_of_the_classifier_evaluated(classifier: ImageClassifier) -> None:
+    made, features = predicted(classifier), encoded(classifier)
+    views = SPLIT.views(range(len(SPLIT)), transform=TRANSFORM, seed=None, epoch=0)
+    images = TRANSFORM.normalise(views)
     classifier.eval()
     with torch.no_grad():
-        expected = classifier(images)
-        features = classifier.features(images)
-    torch.testing.assert_close(made.logits, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(encoded(classifier), features, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(made.logits, classifier(images), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(features, classifier.features(images), rtol=1e-5, atol=1e-6)
     assert (made.ids, made.units, made.split) == (SPLIT.ids, SPLIT.units, "id/test")
     assert torch.equal(made.labels, SPLIT.labels)
+    weight = torch.ones(CLASSES, requires_grad=True)
+    (made.logits @ weight).sum().backward()  # ordinary tensors, not those of an inference mode
+    assert not made.logits.requires_grad
 
 
-def test_features_are_unit_norm_float32(classifier: ImageClassifier) -> None:
-    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    for precision in precisions:
-        features = encoded(classifier, precision=precision)
+def test_bf16_is_for_the_tower_and_not_for_features_and_head(classifier: ImageClassifier) -> None:
+    half, full = encoded(classifier, "bf16"), encoded(classifier)
+    assert not torch.equal(half, full)
+    for features in (half, full):
         assert features.dtype == torch.float32
         torch.testing.assert_close(features.norm(dim=1), torch.ones(len(SPLIT)))
-
-
-def test_bf16_computes_the_tower_in_bf16_and_the_head_in_float32(
-    classifier: ImageClassifier,
-) -> None:
-    half, full = encoded(classifier, precision="bf16"), encoded(classifier)
-    assert not torch.equal(half, full)
     logits = predicted(classifier, precision="bf16").logits
     assert logits.dtype == torch.float32
     head = classifier.head.weight.detach()
     torch.testing.assert_close(logits, half @ head.T, rtol=1e-6, atol=1e-6)
 
 
-def test_classes_that_are_alike_count_as_the_one_that_stands_for_them(
+def test_classes_that_cannot_occur_or_are_alike_are_not_predicted(
     classifier: ImageClassifier,
 ) -> None:
-    plain = predicted(classifier, noise_split([1, 3, 4, 1]))
-    split = noise_split([1, 3, 4, 1], classes=(1, 3, 4), alike={3: (3, 5), 1: (0, 1, 2)})
-    made = predicted(classifier, split).logits
-    assert torch.equal(made[:, 1], plain.logits[:, :3].amax(dim=1))
-    assert torch.equal(made[:, 3], plain.logits[:, [3, 5]].amax(dim=1))
-    assert torch.equal(made[:, 4], plain.logits[:, 4])
-    assert torch.isneginf(made[:, [0, 2, 5]]).all()
-    assert torch.equal(mask_logits(plain.logits, None), plain.logits)
+    labels = [1, 3, 4, 1]
+    plain = predicted(classifier, noise_split(labels)).logits
+    assert torch.equal(mask_logits(plain, None), plain)
+    part = predicted(classifier, noise_split(labels, classes=(1, 3, 4))).logits
+    assert torch.equal(part[:, [1, 3, 4]], plain[:, [1, 3, 4]])
+    alike = {3: (3, 5), 1: (0, 1, 2)}
+    made = predicted(classifier, noise_split(labels, classes=(1, 3, 4), alike=alike)).logits
+    assert torch.equal(made[:, 1], plain[:, :3].amax(dim=1))
+    assert torch.equal(made[:, 3], plain[:, [3, 5]].amax(dim=1))
+    assert torch.equal(made[:, 4], plain[:, 4])
+    assert torch.isneginf(torch.cat([part, made])[:, [0, 2, 5]]).all()
 
 
 def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
@@ -201,17 +182,19 @@ def test_a_set_of_corruptions_has_a_mean_of_its_own() -> None:
 
 
 def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are_groups() -> None:
-    plain = random_predictions(items=12)
-    grouped = replace(plain, groups=("a", "b", "c") * 4)
+    plain, groups = random_predictions(items=12), ("a", "b", "c") * 4
+    four = split_metrics(plain)
+    assert list(four) == ["top1", "nll", "ece", "brier"]
+    assert four["nll"] == pytest.approx(float(F.cross_entropy(plain.logits, plain.labels)))
+    assert four["top1"] == float((plain.logits.argmax(1) == plain.labels).double().mean())
     asked = ("macro_f1", "worst_group_top1")
-    assert split_metrics(plain, asked).keys() == {*split_metrics(plain), "macro_f1"}
-    measured = split_metrics(grouped, asked)
-    assert measured["worst_group_top1"] == worst_group_top1(
-        plain.logits, plain.labels, ("a", "b", "c") * 4
-    )
+    assert split_metrics(plain, asked).keys() == {*four, "macro_f1"}
+    measured = split_metrics(replace(plain, groups=groups), asked)
+    worst = worst_group_top1(plain.logits, plain.labels, groups)
+    assert measured["worst_group_top1"] == worst
     assert measured["macro_f1"] == macro_f1(plain.logits, plain.labels)
     of_none = replace(plain, groups=("",) * 12)
-    assert split_metrics(of_none, asked).keys() == split_metrics(plain, asked).keys()
+    assert split_metrics(of_none, asked).keys() == {*four, "macro_f1"}
 
 
 def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
@@ -229,14 +212,12 @@ def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
     assert split_metrics(both)["top1"] == pytest.approx(hits / 7)
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (100, 0), (2, 2)])
-def test_neither_batch_size_nor_workers_change_what_is_predicted(
-    classifier: ImageClassifier, batch_size: int, workers: int
-) -> None:
+def test_neither_batch_size_nor_workers_change_anything(classifier: ImageClassifier) -> None:
     first = predicted(classifier)
-    again = predicted(classifier, batch_size=batch_size, workers=workers)
-    torch.testing.assert_close(again.logits, first.logits, rtol=1e-5, atol=1e-6)
-    assert torch.equal(again.labels, first.labels)
+    for batch_size, workers in ((1, 0), (5, 0), (100, 0), (2, 2)):
+        again = predicted(classifier, batch_size=batch_size, workers=workers)
+        torch.testing.assert_close(again.logits, first.logits, rtol=1e-5, atol=1e-6)
+        assert torch.equal(again.labels, first.labels)
 
 
 class Failing(ImageClassifier):
@@ -254,9 +235,7 @@ def test_no_worker_outlives_a_model_that_fails(classifier: ImageClassifier) -> N
     assert not multiprocessing.active_children()
 
 
-def test_every_module_keeps_its_own_mode_and_no_statistics_move(
-    classifier: ImageClassifier,
-) -> None:
+def test_modules_keep_their_modes_and_statistics(classifier: ImageClassifier) -> None:
     classifier.train()
     norm = classifier.get_submodule("visual.0")
     norm.eval()
@@ -265,47 +244,16 @@ def test_every_module_keeps_its_own_mode_and_no_statistics_move(
     assert classifier.training
     assert not norm.training
     assert classifier.get_submodule("visual.3").training
-    for name, value in classifier.state_dict().items():
-        assert torch.equal(value, before[name])
+    assert same(before, classifier.state_dict())
 
 
-def test_predictions_are_ordinary_tensors_that_can_take_part_in_a_gradient(
+def test_a_split_without_items_or_with_labels_outside_its_classes_is_refused(
     classifier: ImageClassifier,
 ) -> None:
-    made = predicted(classifier)
-    weight = torch.ones(CLASSES, requires_grad=True)
-    (made.logits @ weight).sum().backward()
-    assert weight.grad is not None
-    assert not made.logits.requires_grad
-
-
-def test_classes_that_cannot_occur_are_never_predicted(classifier: ImageClassifier) -> None:
-    whole = predicted(classifier, noise_split([1, 4, 4, 1])).logits
-    part = predicted(classifier, noise_split([1, 4, 4, 1], classes=(1, 4))).logits
-    assert torch.equal(part[:, [1, 4]], whole[:, [1, 4]])
-    assert (part[:, [0, 2, 3, 5]] == -torch.inf).all()
-    assert set(part.argmax(dim=1).tolist()) <= {1, 4}
-
-
-def test_an_empty_split_is_refused(classifier: ImageClassifier) -> None:
-    with pytest.raises(ValueError, match="id/test has no items"):
-        predicted(classifier, noise_split([]))
-
-
-def test_a_label_outside_the_declared_classes_is_refused(classifier: ImageClassifier) -> None:
-    with pytest.raises(ValueError, match="id/test has labels outside the classes"):
-        predicted(classifier, noise_split([1, 2], classes=(1, 4)))
-
-
-# split_metrics and summary
-
-
-def test_a_split_is_measured_by_the_four_metrics() -> None:
-    item = random_predictions()
-    measured = split_metrics(item)
-    assert list(measured) == ["top1", "nll", "ece", "brier"]
-    assert measured["nll"] == pytest.approx(float(F.cross_entropy(item.logits, item.labels)))
-    assert measured["top1"] == float((item.logits.argmax(1) == item.labels).double().mean())
+    wrong = {"has no items": ([], None), "has labels outside the classes": ([1, 2], (1, 4))}
+    for words, (labels, classes) in wrong.items():
+        with pytest.raises(ValueError, match=f"id/test {words}"):
+            predicted(classifier, noise_split(labels, classes=classes))
 
 
 def four(value: float) -> dict[str, float]:
@@ -313,15 +261,18 @@ def four(value: float) -> dict[str, float]:
 
 
 def test_a_summary_has_exactly_the_names_of_the_design() -> None:
-    splits = ("id/val", "id/test", "ood/outline", "ood/3d")
-    flat = summary({name: four(0.5) for name in splits}, {"ood/outline": four(0.4)})
-    metrics = ("top1", "nll", "ece", "brier")
-    assert set(flat) == {
-        *(f"{split}/{metric}" for split in (*splits, "ood/mean") for metric in metrics),
-        "gap/top1",
-        "hmean/top1",
-        "gain/ood/top1",
-    }
+    def names(*splits: str) -> set[str]:
+        return {f"{split}/{metric}" for split in splits for metric in four(0)}
+
+    inside, shifts = ("id/val", "id/test"), ("ood/outline", "ood/3d")
+    measured = {name: four(0.0) for name in (*inside, *shifts)}
+    of_shifts = names(*inside, *shifts, "ood/mean") | {"gap/top1", "hmean/top1"}
+    flat = summary(measured, {"ood/outline": four(0.4)})
+    assert set(flat) == of_shifts | {"gain/ood/top1"}
+    assert flat["hmean/top1"] == 0.0, "of two zeros"
+    assert set(summary(measured)) == of_shifts, "there is no zero-shot row"
+    alone = {name: measured[name] for name in inside}
+    assert set(summary(alone, {"id/test": four(0.4)})) == names(*inside)
 
 
 def test_a_summary_is_what_follows_from_the_splits() -> None:
@@ -338,32 +289,9 @@ def test_a_summary_is_what_follows_from_the_splits() -> None:
     assert flat["gain/ood/top1"] == pytest.approx(0.4 - 0.55)
 
 
-def test_without_shifts_nothing_is_said_of_them() -> None:
-    flat = summary({"id/val": four(0.5), "id/test": four(0.5)}, {"id/test": four(0.4)})
-    assert set(flat) == {f"id/{s}/{m}" for s in ("val", "test") for m in four(0.5)}
-
-
-def test_without_a_zero_shot_row_there_is_no_gain() -> None:
-    assert "gain/ood/top1" not in summary({"id/test": four(0.5), "ood/a": four(0.5)})
-
-
-def test_the_harmonic_mean_of_two_zeros_is_zero() -> None:
-    assert summary({"id/test": four(0.0), "ood/a": four(0.0)})["hmean/top1"] == 0.0
-
-
-# context_probe
-
-
 def directions(seed: int, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(count, WIDTH, generator=generator), dim=1)
-
-
-def test_an_unmoved_student_has_a_context_kl_of_exactly_zero() -> None:
-    features = directions(0, 20)
-    probe = context_probe(features, features.clone(), directions(1, 9), 100.0)
-    assert probe["kl"] == 0.0
-    assert probe["entropy"] > 0
 
 
 def test_the_context_probe_is_the_divergence_from_the_teacher_and_the_students_entropy() -> None:
@@ -375,6 +303,8 @@ def test_the_context_probe_is_the_divergence_from_the_teacher_and_the_students_e
     probe = context_probe(teacher, student, contexts, scale)
     assert probe["kl"] == pytest.approx((p * np.log(p / q)).sum() / 5, rel=1e-9)
     assert probe["entropy"] == pytest.approx(-(q * np.log(q)).sum() / 5, rel=1e-9)
+    unmoved = context_probe(teacher, teacher.clone(), contexts, 100.0)
+    assert unmoved["kl"] == 0.0 < unmoved["entropy"]
 
 
 def test_the_context_probe_needs_clips_scale_to_see_anything() -> None:

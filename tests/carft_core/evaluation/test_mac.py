@@ -59,11 +59,7 @@ def test_every_metric_is_that_of_the_cpu() -> None:
 
 def test_contexts_are_probed() -> None:
     generator = torch.Generator().manual_seed(0)
-    teacher, student, contexts = (torch.randn(4, 8, generator=generator) for _ in range(3))
-    expected = context_probe(teacher, student, contexts, 100.0)
-    assert context_probe(on_mac(teacher), on_mac(student), on_mac(contexts), 100.0) == expected
-
-
-def test_the_tensor_refuses_float64() -> None:
+    given = [torch.randn(4, 8, generator=generator) for _ in range(3)]
+    assert context_probe(*map(on_mac, given), 100.0) == context_probe(*given, 100.0)
     with pytest.raises(TypeError, match="float64"):
         on_mac(torch.ones(2)).double()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,10 @@ def everything(classifier: Classifier, setup: RunSetup) -> dict[str, Predictions
     made["id/test_ends"] = replace(
         ends, split="id/test_ends", logits=mask_logits(ends.logits, (0, 2))
     )
-    made["ood/both"] = Predictions(
-        split="ood/both",
-        ids=[*dark.ids, *pale.ids],
-        units=[*dark.units, *pale.units],
-        labels=torch.cat([dark.labels, pale.labels]),
-        logits=torch.cat([dark.logits, pale.logits]),
-        features=torch.cat([dark.features, pale.features]),
-    )
+    both: dict[str, Any] = {it: [*getattr(dark, it), *getattr(pale, it)] for it in ("ids", "units")}
+    for name in ("labels", "logits", "features"):
+        both[name] = torch.cat([getattr(dark, name), getattr(pale, name)])
+    made["ood/both"] = Predictions(split="ood/both", **both)
     return {name: made[name] for name in (*ORDER, OTHER_TASK)}
 
 
@@ -128,14 +124,12 @@ class OneModel(torch.nn.Linear):
         return (self,)
 
 
-@pytest.mark.parametrize(("free", "loaded"), [(0, 1), (4 * 1047, 1), (4 * 1048, 2)])
-def test_models_share_a_quarter_of_what_a_gpu_has_free(
-    monkeypatch: pytest.MonkeyPatch, free: int, loaded: int
-) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 0))
+def test_models_share_a_quarter_of_what_a_gpu_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "on_device", lambda model, _: model)
-    waiting: Any = {name: lambda: OneModel(16, 16, bias=False) for name in "abc"}
-    assert len(evaluate._load_some(waiting, 24, torch.device("cuda"))) == loaded
+    for free, loaded in ((0, 1), (4 * 1047, 1), (4 * 1048, 2)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 0))
+        waiting: Any = {name: lambda: OneModel(16, 16, bias=False) for name in "abc"}
+        assert len(evaluate._load_some(waiting, 24, torch.device("cuda"))) == loaded
 
 
 def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
@@ -145,10 +139,7 @@ def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
     setup, config = measured_task(toy_config()), toy_config()
     images = sum(len(split) for split in setup.measured().values())
     classifiers = [moved_classifier(setup, factor) for factor in (1.0, 1.1, 1.2)]
-    models: dict[str, Callable[[], Classifier]] = {
-        str(number): lambda it=it: it  # type: ignore[misc]
-        for number, it in enumerate(classifiers)
-    }
+    models: Any = {str(number): lambda it=it: it for number, it in enumerate(classifiers)}
     together = measure(models, setup, config, {})
     assert reads.total() == images
     of_one = sum(tensor.nbytes for tensor in classifiers[0].state_dict().values())
@@ -171,13 +162,13 @@ def test_a_model_of_two_labels_passes_once(
     measure({"zero_shot": lambda: setup.teacher.classifier}, setup, toy_config(), {})
     classifier = moved_classifier(setup)
     passed: list[int] = []
-    features = type(classifier).features
+    features = ImageClassifier.features
 
     def counted(self: ImageClassifier, images: Tensor) -> Tensor:
         passed.append(len(images))
         return features(self, images)
 
-    monkeypatch.setattr(type(classifier), "features", counted)
+    monkeypatch.setattr(ImageClassifier, "features", counted)
     models = dict.fromkeys(("unmerged", "wise_ft@1"), lambda: classifier)
     both = measure(models, setup, toy_config(), {})
     assert both["unmerged"] == both["wise_ft@1"]
@@ -208,26 +199,15 @@ def test_predictions_stay_in_memory_only_as_long_as_a_derived_set_needs_them(
     assert not alive
 
 
-def test_without_a_file_nothing_is_written(toy_config: Config, tmp_path: Path) -> None:
-    setup = measured_task(toy_config())
-    models = {"zero_shot": lambda: setup.teacher.classifier}
-    file = tmp_path / "kept" / "predictions.parquet"
-    kept = measure(models, setup, toy_config(), {"zero_shot": file})
-    file.unlink()
-    assert measure(models, setup, toy_config(), {}) == kept
-    assert not list(file.parent.iterdir())
-
-
-def test_features_of_another_kind_are_measured_where_no_clip_is_needed(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_what_no_clip_is_needed_for_is_measured(toy_config: Config, tmp_path: Path) -> None:
     """An adapter's features lie in no space of CLIP's: no contexts, and no heads of other tasks."""
     setup = measured_task(toy_config())
     classifier = moved_classifier(setup)
-    whole = measure({"it": lambda: classifier}, setup, toy_config(), {})["it"]
+    models, file = {"it": lambda: classifier}, tmp_path / "predictions.parquet"
+    whole = measure(models, setup, toy_config(), {})["it"]
+    assert not [*tmp_path.rglob("*.parquet")], "without a file nothing is written"
     classifier.clip_features = False
-    file = tmp_path / "predictions.parquet"
-    found = measure({"it": lambda: classifier}, setup, toy_config(), {"it": file})["it"]
+    found = measure(models, setup, toy_config(), {"it": file})["it"]
     lost = {name for name in whole if name.startswith(("context/", "retention/"))}
     assert lost
     assert found == {name: value for name, value in whole.items() if name not in lost}

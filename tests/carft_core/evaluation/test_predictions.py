@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,14 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.evaluation import predictions
+from carft_sweep.carft_core.evaluation.predictions import Predictions
 from tests.carft_core.random_predictions import random_predictions, write_predictions
+
+
+def table(path: Path, items: Sequence[Predictions], **how: Any) -> pa.Table:
+    """What is read of predictions that were written."""
+    write_predictions(path / "deep" / "p.parquet", items, **how)
+    return pq.read_table(path / "deep" / "p.parquet")
 
 
 def rows(table: pa.Table, split: str) -> list[dict[str, object]]:
@@ -21,12 +29,10 @@ def rows(table: pa.Table, split: str) -> list[dict[str, object]]:
 
 def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     items = [random_predictions("id/test", 7), random_predictions("ood/sketch", 5)]
-    path = tmp_path / "deep" / "predictions.parquet"
-    write_predictions(path, items)
-    table = pq.read_table(path)
+    read = table(tmp_path, items)
     for item in items:
         p = torch.softmax(item.logits.double(), dim=1)
-        got = rows(table, item.split)
+        got = rows(read, item.split)
         assert [row["id"] for row in got] == list(item.ids)
         assert [row["unit"] for row in got] == list(item.units)
         assert [row["label"] for row in got] == item.labels.tolist()
@@ -36,13 +42,7 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
         labelled = p[range(len(p)), item.labels].tolist()
         assert [row["p_label"] for row in got] == pytest.approx(labelled)
         assert [row["logits"] for row in got] == item.logits.half().tolist()
-
-
-def test_the_table_has_the_documented_columns(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.parquet"
-    write_predictions(path, [random_predictions()])
-    schema = pq.read_schema(path)
-    assert {field.name: str(field.type) for field in schema} == {
+    assert {field.name: str(field.type) for field in read.schema} == {
         "split": "dictionary<values=string, indices=int32, ordered=0>",
         "id": "string",
         "unit": "string",
@@ -53,64 +53,41 @@ def test_the_table_has_the_documented_columns(tmp_path: Path) -> None:
         "top5": "list<element: int32>",
         "logits": "list<element: halffloat>",
     }
-    assert schema.metadata[b"carft.predictions"] == b"1"
+    assert read.schema.metadata[b"carft.predictions"] == b"1"
 
 
-@pytest.mark.parametrize(("classes", "possible", "length"), [(3, None, 3), (9, 2, 2), (9, 7, 5)])
-def test_top5_lists_only_classes_that_can_occur(
-    tmp_path: Path, classes: int, possible: int | None, length: int
-) -> None:
-    write_predictions(tmp_path / "p.parquet", [random_predictions("ood/x", 4, classes, possible)])
-    for row in rows(pq.read_table(tmp_path / "p.parquet"), "ood/x"):
-        top = row["top5"]
-        assert isinstance(top, list)
-        assert len(set(top)) == length
-        assert max(top) < (possible or classes)
-
-
-def test_among_equal_logits_the_first_class_is_predicted(tmp_path: Path) -> None:
+def test_top5_lists_only_classes_that_can_occur_and_of_equals_the_first(tmp_path: Path) -> None:
+    for classes, possible, length in ((3, None, 3), (9, 2, 2), (9, 7, 5)):
+        found = table(tmp_path, [random_predictions("ood/x", 4, classes, possible)])
+        for top in found["top5"].to_pylist():
+            assert len(set(top)) == length
+            assert max(top) < (possible or classes)
     item = random_predictions(items=1)
     item.logits[:] = 0.0
-    write_predictions(tmp_path / "p.parquet", [item])
-    (row,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    (row,) = table(tmp_path, [item]).to_pylist()
     assert (row["prediction"], row["top5"]) == (0, [0, 1, 2, 3, 4])
 
 
-@pytest.mark.parametrize(
-    ("logits", "limit", "kept"),
-    [("auto", 10**6, True), ("auto", 84, False), ("always", 0, True), ("never", 10**6, False)],
-)
-def test_logits_are_kept_as_asked(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    logits: Literal["auto", "always", "never"],
-    limit: int,
-    kept: bool,
-) -> None:
-    """The split's logits take 7 · 6 · 2 = 84 bytes, and `auto` wants less than the limit."""
-    monkeypatch.setattr(predictions, "LOGITS_LIMIT", limit)
-    write_predictions(tmp_path / "p.parquet", [random_predictions()], logits)
-    column = pq.read_table(tmp_path / "p.parquet")["logits"]
-    assert column.null_count == (0 if kept else len(column))
-
-
-def test_auto_keeps_the_logits_of_small_splits_beside_those_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predictions, "LOGITS_LIMIT", 80)
-    write_predictions(
-        tmp_path / "p.parquet", [random_predictions(), random_predictions("ood/small", 2)]
-    )
-    table = pq.read_table(tmp_path / "p.parquet")
-    assert all(row["logits"] is None for row in rows(table, "id/test"))
-    assert all(row["logits"] is not None for row in rows(table, "ood/small"))
+def test_logits_are_kept_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 7 items take 7 · 6 · 2 = 84 bytes, and `auto` wants less than the limit."""
+    items = [random_predictions(), random_predictions("ood/small", 2)]
+    cases: list[tuple[str, int, int]] = [
+        ("auto", 10**6, 9),
+        ("auto", 84, 2),
+        ("always", 0, 9),
+        ("never", 10**6, 0),
+    ]
+    for logits, limit, kept in cases:
+        monkeypatch.setattr(predictions, "LOGITS_LIMIT", limit)
+        column = table(tmp_path, items, logits=logits)["logits"]
+        assert column.slice(9 - kept).null_count == 0
+        assert column.null_count == 9 - kept
 
 
 def test_logits_beyond_the_range_of_fp16_stay_finite(tmp_path: Path) -> None:
     item = random_predictions(items=1, possible=2)
     item.logits[0, :2] = torch.tensor([1e6, -1e6])
-    write_predictions(tmp_path / "p.parquet", [item])
-    (row,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    (row,) = table(tmp_path, [item]).to_pylist()
     assert row["logits"] == [65504.0, -65504.0, *[-math.inf] * 4]
 
 
@@ -123,15 +100,14 @@ def test_the_same_predictions_give_the_same_bytes_and_leave_nothing_else(tmp_pat
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_a_write_that_fails_leaves_the_old_table(
+def test_a_failed_write_leaves_the_old_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "p.parquet"
     write_predictions(path, [random_predictions()])
     before = path.read_bytes()
 
-    def fail(writer: pq.ParquetWriter, table: object) -> None:
-        del writer, table
+    def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)

@@ -16,12 +16,12 @@ from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.runs.folder import RunResult, finish, is_complete, load_weights
+from carft_sweep.carft_core.runs.folder import RunResult, finish, is_complete
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup, other_data
 from tests import downstream_tree
-from tests.carft_core.trained import Config, trained
+from tests.carft_core.trained import Config, trained, weights
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def config(root: Path, tiny_clip_files: Path) -> Config:
     """`config("oxford_pets", algorithm="zero_shot")`: of DTD, measured on these others."""
 
-    def build(*others: str, data: dict[str, Any] | None = None, **changes: Any) -> TrialConfig:
-        return trial_config(
-            {
-                "model": {"name": str(tiny_clip_files)},
-                "data": data or {"family": "dtd", "root": str(root)},
-                "algorithm": "fine_tune",
-                "optim": {"lr": 1e-2, "steps": 2, "batch_size": 16, "warmup": 0},
-                "eval": {"retention": list(others)},
-                "device": "cpu",
-                **changes,
-            }
-        )
+    def build(*others: str, family: str = "dtd", **changes: Any) -> TrialConfig:
+        fields = {
+            "model": {"name": str(tiny_clip_files)},
+            "data": {"family": family, **({} if "icon" in family else {"root": str(root)})},
+            "algorithm": "fine_tune",
+            "optim": {"lr": 1e-2, "steps": 2, "batch_size": 16, "warmup": 0},
+            "eval": {"retention": list(others)},
+            "device": "cpu",
+        }
+        return trial_config(fields | changes)
 
     return build
 
@@ -67,11 +65,10 @@ def tuned(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 def test_the_zero_shot_model_is_measured_as_on_the_task_itself(
-    config: Config, root: Path, tmp_path: Path
+    config: Config, tmp_path: Path
 ) -> None:
     other = run(config("oxford_pets", algorithm="zero_shot"), tmp_path / "other").metrics
-    pets = {"family": "oxford_pets", "root": str(root)}
-    own = run(config(data=pets, algorithm="zero_shot"), tmp_path / "own").metrics
+    own = run(config(family="oxford_pets", algorithm="zero_shot"), tmp_path / "own").metrics
     assert other["retention/oxford_pets/top1"] == own["id/test/top1"]
     assert other["retention/mean/top1"] == own["id/test/top1"]
     assert other["retention/gain/top1"] == 0
@@ -80,22 +77,18 @@ def test_the_zero_shot_model_is_measured_as_on_the_task_itself(
     assert own["id/test/mean_per_class_top1"] == pytest.approx(own["id/test/top1"])
 
 
-def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
-    config: Config, tuned: tuple[Path, RunResult], root: Path
+def test_the_tuned_tower_is_measured_with_the_others_zero_shot_head(
+    config: Config, tuned: tuple[Path, RunResult]
 ) -> None:
     folder, result = tuned
-    pets = config(data={"family": "oxford_pets", "root": str(root)})
-    setup = open_setup(pets)
-    weights = load_weights(folder / "run" / "weights" / "last.safetensors")
+    setup = open_setup(config(family="oxford_pets"))
     classifier = setup.teacher.new_classifier().eval()
-    state = {name: value for name, value in weights.items() if name.startswith("visual.")}
+    state = {name: it for name, it in weights(folder / "run").items() if "visual." in name}
     classifier.load_state_dict(state, strict=False)
-    test = setup.data.id_test
-    images = setup.teacher.transform.normalise(
-        test.views(range(len(test)), transform=setup.teacher.transform, seed=None, epoch=0)
-    )
+    test, transform = setup.data.id_test, setup.teacher.transform
+    views = test.views(range(len(test)), transform=transform, seed=None, epoch=0)
     with torch.inference_mode():
-        logits = classifier(images)
+        logits = classifier(transform.normalise(views))
     right = (logits.argmax(dim=1) == test.labels).double().mean()
     assert result.metrics["retention/oxford_pets/top1"] == float(right)
     table = pq.read_table(folder / "run/evaluations/unmerged/predictions.parquet").to_pandas()
@@ -104,7 +97,7 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
     assert (kept.prediction == kept.label).mean() == float(right)
 
 
-def test_the_mean_is_over_tasks_and_the_gain_is_against_zero_shot(
+def test_the_mean_is_over_tasks_and_the_gain_against_zero_shot(
     tuned: tuple[Path, RunResult],
 ) -> None:
     _, result = tuned
@@ -114,25 +107,14 @@ def test_the_mean_is_over_tasks_and_the_gain_is_against_zero_shot(
         mean = sum(of[f"retention/{name}/top1"] for name in tasks) / 2
         assert of["retention/mean/top1"] == pytest.approx(mean)
     assert start["retention/gain/top1"] == 0
-    assert metrics["retention/gain/top1"] == pytest.approx(
-        metrics["retention/mean/top1"] - start["retention/mean/top1"]
-    )
+    gain = metrics["retention/mean/top1"] - start["retention/mean/top1"]
+    assert metrics["retention/gain/top1"] == pytest.approx(gain)
     assert not any("retention" in name and name.startswith("context") for name in metrics)
     assert not any(name.startswith("ood/") for name in metrics), "the tasks are no shifts"
-
-
-def test_the_facts_tell_the_tasks_and_what_is_odd_about_them(tuned: tuple[Path, RunResult]) -> None:
-    facts = tuned[1].facts
-    assert facts["images"] == {
-        "id/val": 47,
-        "id/test": 47,
-        "retention/cifar10": 10,
-        "retention/oxford_pets": 37,
-    }
+    facts, others = result.facts, {"retention/cifar10": 10, "retention/oxford_pets": 37}
+    assert facts["images"] == {"id/val": 47, "id/test": 47, **others}
     assert re.fullmatch(r"Retention\(cifar10=\w{12}, oxford_pets=\w{12}\)", facts["retention"])
-    assert any(
-        note.startswith("oxford_pets: test has 37 images here") for note in facts["data_notes"]
-    )
+    assert any(note.startswith("oxford_pets: test has 37 images") for note in facts["data_notes"])
 
 
 def test_another_task_is_measured_and_nothing_trained_again(
@@ -144,87 +126,66 @@ def test_another_task_is_measured_and_nothing_trained_again(
     found = {evaluation_digest("x", None, one) for one in (more, none, config("cifar10"))}
     assert len(found) == 3
     assert not is_complete(folder / "run", more)
-    weights = (folder / "run/weights/last.safetensors").read_bytes()
+    before = (folder / "run/weights/last.safetensors").read_bytes()
     again = finish(folder / "run", more, 0).metrics
     assert again["retention/mean/top1"] == result.metrics["retention/oxford_pets/top1"]
     assert "retention/dtd/top1" not in again, "a run's own task is no other"
-    assert (folder / "run/weights/last.safetensors").read_bytes() == weights
+    assert (folder / "run/weights/last.safetensors").read_bytes() == before
 
 
-def test_the_built_in_model_forgets_as_any_other(
-    config: Config, root: Path, tmp_path: Path
-) -> None:
-    built_in = config(
-        model={"name": "builtin"},
-        data={"family": "dtd", "root": str(root)},
-        prompts={"classes": "class_only", "contexts": "class_only"},
-        eval={"retention": ["icon_shift_dev"]},
-    )
+def test_the_built_in_model_forgets_as_any_other(config: Config, tmp_path: Path) -> None:
+    prompts = {"classes": "class_only", "contexts": "class_only"}
+    built_in = config("icon_shift_dev", model={"name": "builtin"}, prompts=prompts)
     metrics = run(built_in, tmp_path).metrics
     assert metrics["retention/mean/top1"] == metrics["retention/icon_shift_dev/top1"]
     assert metrics["retention/gain/top1"] < 0
-
-
-# What is refused
 
 
 def opened_others(config: TrialConfig) -> dict[str, FamilyData]:
     return other_data(config.data, config.eval)
 
 
-def test_names_are_those_of_families_each_once(config: Config) -> None:
-    with pytest.raises(
-        RequestError, match=r"eval\.retention\[0\]: unknown family 'cifar11'; did you"
-    ):
+def test_names_are_those_of_other_families_each_once(config: Config) -> None:
+    refused = r"eval\.retention\[0\]: unknown family 'cifar11'; did you"
+    with pytest.raises(RequestError, match=refused):
         config("cifar11")
     with pytest.raises(RequestError, match=r"eval\.retention: dtd is in the list twice"):
         config("dtd", "dtd")
-
-
-def test_the_runs_own_family_alone_is_no_other_task(config: Config) -> None:
     with pytest.raises(RequestError, match=r"eval\.retention: dtd is what the run is tuned on"):
         opened_others(config("dtd"))
     assert opened_others(config()) == {}
 
 
 def test_data_that_are_not_there_are_told_before_anything_is_trained(
-    config: Config, tmp_path: Path
+    config: Config, root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        RequestError, match=r"eval\.retention: food101: data\.root: .* lacks folders"
-    ):
+    lacks = r"eval\.retention: food101: data\.root: .* lacks folders"
+    with pytest.raises(RequestError, match=lacks):
         opened_others(config("food101"))
     elsewhere = {"retention": ["cifar10"], "retention_root": str(tmp_path)}
     with pytest.raises(RequestError, match=f"{tmp_path} lacks folders"):
         opened_others(config(eval=elsewhere))
+    with pytest.raises(RequestError, match=r"eval\.retention_root: which folder holds the data"):
+        opened_others(config("cifar10", family="icon_shift_dev"))
+    given = {**elsewhere, "retention_root": str(root)}
+    others = opened_others(config(family="icon_shift_dev", eval=given))
+    assert len(others["cifar10"].id_test) == 10
 
 
 @pytest.mark.usefixtures("registries")
-def test_prompts_that_the_model_cannot_read_are_told_before_it_is_tuned(
+def test_a_family_that_cannot_be_measured_is_told_before_anything_is_trained(
     config: Config, tmp_path: Path
 ) -> None:
+    def open_untested(config: Any) -> Any:
+        return replace(ICON_SHIFT_DEV.open(config), test=None)
+
     def open_wordy(config: Any) -> Any:
         data = ICON_SHIFT_DEV.open(config)
         return replace(data, class_names=tuple("very " * 80 + name for name in data.class_names))
 
-    FAMILIES.register(Family("wordy", "has long names", open_wordy))
-    with pytest.raises(RequestError, match=r"eval\.retention: wordy: .* longer than the 77 tokens"):
-        next(epochs(config("wordy"), 0, workdir=tmp_path))
-
-
-def test_a_family_without_a_data_root_wants_one_for_the_others(config: Config, root: Path) -> None:
-    icons = {"family": "icon_shift_dev"}
-    with pytest.raises(RequestError, match=r"eval\.retention_root: which folder holds the data"):
-        opened_others(config("cifar10", data=icons))
-    given = {"retention": ["cifar10"], "retention_root": str(root)}
-    assert len(opened_others(config(data=icons, eval=given))["cifar10"].id_test) == 10
-
-
-@pytest.mark.usefixtures("registries")
-def test_a_family_without_a_test_has_nothing_to_measure(config: Config) -> None:
-    def open_untested(config: Any) -> Any:
-        return replace(ICON_SHIFT_DEV.open(config), test=None)
-
     FAMILIES.register(Family("untested", "has no test", open_untested))
     with pytest.raises(RequestError, match=r"eval\.retention: untested has no test"):
         opened_others(config("untested"))
+    FAMILIES.register(Family("wordy", "has long names", open_wordy))
+    with pytest.raises(RequestError, match=r"eval\.retention: wordy: .* longer than the 77 tokens"):
+        next(epochs(config("wordy"), 0, workdir=tmp_path))

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export import predictor as module
@@ -26,7 +25,7 @@ from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, save_weights
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import Config
+from tests.carft_core.trained import Config, weights
 
 CLASSES = ("anchor", "bell", "cat")
 
@@ -46,15 +45,12 @@ def predictor(exported: Path) -> Predictor:
     return Predictor.load(exported / "model", "cpu")
 
 
-def as_bytes(file: Path) -> Picture:
-    return file.read_bytes()
+@pytest.fixture(scope="module")
+def image(toy_root: Path) -> Path:
+    return next((toy_root / "test").rglob("*.png"))
 
 
-def opened(file: Path) -> Picture:
-    return Image.open(file)
-
-
-@pytest.mark.parametrize("form", [Path, as_bytes, opened])
+@pytest.mark.parametrize("form", [Path, Path.read_bytes, Image.open])
 def test_it_says_of_every_image_what_the_run_said(
     exported: Path, predictor: Predictor, toy_root: Path, form: Callable[[Path], Picture]
 ) -> None:
@@ -72,43 +68,41 @@ def test_contexts_are_the_softmax_over_the_templates(
     exported: Path, predictor: Predictor, toy_config: Config, toy_root: Path
 ) -> None:
     setup = open_setup(toy_config())
-    classifier = setup.teacher.new_classifier()
-    classifier.load_state_dict(load_file(RunFolder(exported / "run").weights("last")))
-    image = setup.teacher.transform.normalise(
-        setup.data.id_test.views([0], transform=setup.teacher.transform, seed=None, epoch=0)
-    )
+    teacher, test = setup.teacher, setup.data.id_test
+    classifier = teacher.new_classifier()
+    classifier.load_state_dict(weights(exported / "run"))
+    views = test.views([0], transform=teacher.transform, seed=None, epoch=0)
     with torch.no_grad():
-        features = classifier.eval().features(image)
-        expected = setup.teacher.context_log_probs(features).exp()[0]
-    (told,) = predictor.predict([toy_root / setup.data.id_test.ids[0]], contexts=2)
+        features = classifier.eval().features(teacher.transform.normalise(views))
+        expected = teacher.context_log_probs(features).exp()[0]
+    (told,) = predictor.predict([toy_root / test.ids[0]], contexts=2)
     for guess in told.contexts:
-        place = setup.teacher.contexts.templates.index(guess.name)
+        place = teacher.contexts.templates.index(guess.name)
         assert guess.probability == pytest.approx(float(expected[place]), abs=1e-5)
-    assert [g.probability for g in told.contexts] == pytest.approx(
-        expected.sort(descending=True).values[:2].tolist(), abs=1e-5
-    )
+    two = expected.sort(descending=True).values[:2].tolist()
+    assert [guess.probability for guess in told.contexts] == pytest.approx(two, abs=1e-5)
 
 
-def test_so_many_are_told_as_are_asked_for_and_are_there(
-    predictor: Predictor, toy_root: Path
-) -> None:
-    file = next((toy_root / "test").rglob("*.png"))
-    (told,) = predictor.predict([file], top=99, contexts=0)
+def test_so_many_are_told_as_are_asked_for_and_there(predictor: Predictor, image: Path) -> None:
+    (told,) = predictor.predict([image], top=99, contexts=0)
     assert {guess.name for guess in told.classes} == set(CLASSES)
     assert told.contexts == ()
     assert predictor.predict([]) == []
-    many = predictor.predict([file] * 70, top=1)
+    many = predictor.predict([image] * 70, top=1)
     assert [prediction.classes[0].name for prediction in many] == [told.classes[0].name] * 70
 
 
-def test_it_needs_nothing_that_it_was_trained_on(
-    exported: Path, toy_root: Path, tmp_path: Path, predictor: Predictor
+def test_it_needs_nothing_that_it_was_trained_on_and_no_tokenizer(
+    exported: Path,
+    image: Path,
+    tmp_path: Path,
+    predictor: Predictor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("opened"))
     shutil.copytree(exported / "model", tmp_path / "elsewhere")
     moved = Predictor.load(tmp_path / "elsewhere")
-    file = next((toy_root / "test").rglob("*.png"))
-    found: list[Prediction] = [one.predict([file])[0] for one in (moved, predictor)]
-    assert found[0] == found[1]
+    assert moved.predict([image])[0] == predictor.predict([image])[0]
 
 
 def test_what_is_no_export_is_told(exported: Path, tmp_path: Path) -> None:
@@ -161,16 +155,8 @@ def test_an_export_whose_files_do_not_fit_together_is_named(exported: Path, tmp_
         Predictor.load(tmp_path / "model")
 
 
-def test_no_tokenizer_is_opened(
-    exported: Path, toy_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("opened"))
-    file = next((toy_root / "test").rglob("*.png"))
-    assert Predictor.load(exported / "model", "cpu").predict([file])[0].classes
-
-
 def test_one_image_is_held_at_a_time(
-    predictor: Predictor, toy_root: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[weakref.ref[Image.Image]] = []
 
@@ -181,18 +167,16 @@ def test_one_image_is_held_at_a_time(
         return image
 
     monkeypatch.setattr(module, "read_image", read)
-    file = next((toy_root / "test").rglob("*.png"))
-    assert len(predictor.predict([file] * 5)) == len(held) == 5
+    assert len(predictor.predict([image] * 5)) == len(held) == 5
 
 
-def test_of_images_that_cannot_be_read_the_reason_comes_in_their_place(
-    predictor: Predictor, toy_root: Path
+def test_a_reason_stands_for_an_image_that_cannot_be_read(
+    predictor: Predictor, image: Path
 ) -> None:
-    file = next((toy_root / "test").rglob("*.png"))
-    pictures: list[Picture] = [b"%!PS-Adobe-3.0 EPSF-3.0", *[file] * 64, b"", file]
+    pictures: list[Picture] = [b"%!PS-Adobe-3.0 EPSF-3.0", *[image] * 64, b"", image]
     outcomes = list(predictor.attempt(pictures, top=1))
     assert [isinstance(one, RequestError) for one in outcomes] == [True, *[False] * 64, True, False]
-    (alone,) = predictor.predict([file], top=1)
+    (alone,) = predictor.predict([image], top=1)
     for outcome in (outcomes[1], outcomes[-1]):
         assert isinstance(outcome, Prediction)
         assert outcome.classes[0].name == alone.classes[0].name

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.merges.dawin import Dawin, tuned_share
-from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.two_classifiers import temperature
-from carft_sweep.carft_core.testing import batch_for, toy_teacher
+from carft_sweep.carft_core.testing import batch_for
 
 
 def by_images(before: list[float], after: list[float]) -> list[float]:
@@ -32,17 +32,16 @@ def test_the_share_is_the_authors_coefficient() -> None:
     assert tuned_share(*entropies[:, :1]).isfinite().all()
 
 
-@pytest.mark.parametrize(("before", "after"), [(0.0, 0.5), (0.5, 0.0), (0.0, 0.0)])
-def test_a_model_that_is_certain_of_all_images_has_a_share(before: float, after: float) -> None:
-    share = tuned_share(torch.full((9,), before), torch.full((9,), after))
-    weight = math.exp(-after) / (math.exp(-before) + math.exp(-after))
-    torch.testing.assert_close(share, torch.full((9,), weight))
+def test_a_model_that_is_certain_of_all_images_has_a_share() -> None:
+    for before, after in ((0.0, 0.5), (0.5, 0.0), (0.0, 0.0)):
+        share = tuned_share(torch.full((9,), before), torch.full((9,), after))
+        weight = math.exp(-after) / (math.exp(-before) + math.exp(-after))
+        torch.testing.assert_close(share, torch.full((9,), weight))
 
 
 @torch.no_grad()
-def test_outputs_are_mixed_by_it(tiny_clip: OpenedClip) -> None:
-    teacher, merge = toy_teacher(tiny_clip), Dawin()
-    tuned, images = teacher.new_classifier(), batch_for(toy_teacher(tiny_clip)).images
+def test_outputs_are_mixed_by_it(teacher: Teacher) -> None:
+    tuned, images, merge = teacher.new_classifier(), batch_for(teacher).images, Dawin()
     tuned.head.weight.mul_(-0.5)
     mixed = merge.model(merge.points()[0], teacher, tuned)
     both = [

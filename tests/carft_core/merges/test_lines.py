@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.merges.lines import Lines, block_depths
-from carft_sweep.carft_core.models.clip import OpenedClip
+from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import stem_and_blocks
-from carft_sweep.carft_core.testing import built_in_teacher, toy_teacher
+from carft_sweep.carft_core.testing import built_in_teacher
 
 
-def test_a_vit_is_scaled_as_the_authors_code_does(tiny_clip: OpenedClip) -> None:
+def test_a_vit_is_scaled_as_the_authors_code_does(teacher: Teacher) -> None:
     """Each tensor's offset, by the number in its name; outside of blocks by alpha."""
-    teacher = toy_teacher(tiny_clip)
     zero_shot, tuned = teacher.classifier.state_dict(), teacher.new_classifier()
     with torch.no_grad():
         for parameter in tuned.parameters():
@@ -30,6 +29,8 @@ def test_a_vit_is_scaled_as_the_authors_code_does(tiny_clip: OpenedClip) -> None
             expected = zero_shot[name] + scale * (after - zero_shot[name])
         torch.testing.assert_close(edited[name], expected)
     assert merge.model(merge.points()[1], teacher, tuned) is tuned
+    with pytest.raises(ValueError, match="alphas must be above 0"):
+        Lines(alphas=(0, 0.5))
 
 
 def test_the_stages_of_a_convolutional_network_are_its_blocks() -> None:
@@ -37,14 +38,5 @@ def test_the_stages_of_a_convolutional_network_are_its_blocks() -> None:
     assert sorted(set(depths.values())) == [0, 1 / 3, 2 / 3, 1]
     assert depths["visual.trunk.stages.3.downsample.1.weight"] == 1
     assert "visual.trunk.stem.0.weight" not in depths
-    resnet = open_clip.CLIP(
-        embed_dim=16,
-        vision_cfg={"image_size": 32, "layers": [1, 1, 1, 1], "width": 16},
-        text_cfg={"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-    ).visual
+    resnet = open_clip.modified_resnet.ModifiedResNet((1, 1, 1, 1), 8, 2, image_size=32, width=8)
     assert block_depths(resnet)["visual.layer2.0.conv1.weight"] == 1 / 3
-
-
-def test_alpha_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="alphas must be above 0"):
-        Lines(alphas=(0, 0.5))

@@ -17,7 +17,7 @@ from carft_sweep.carft_core.runs.folder import RunFolder, finish
 from carft_sweep.carft_core.testing import batch_for
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import Config, trained
+from tests.carft_core.trained import Config
 
 
 class Narrow(Classifier):
@@ -52,31 +52,31 @@ def test_it_interpolates_the_logits_of_any_classifier(teacher: Teacher) -> None:
     assert torch.allclose(ensemble(images), expected, atol=1e-6)
     assert ensemble.features(images).shape == (len(images), 32 + 5)
     assert not ensemble.clip_features
-
-
-def test_alpha_zero_and_one_are_the_two_classifiers(teacher: Teacher) -> None:
-    tuned = Narrow()
     assert at(0, teacher, tuned) is teacher.classifier
     assert at(1, teacher, tuned) is tuned
 
 
-def test_points_are_named_by_alpha() -> None:
-    points = LogitEnsemble(alphas=(0.5, 0.25)).points()
-    assert [(it.label, it.step) for it in points] == [
-        ("logit_ensemble@0.25", 250),
-        ("logit_ensemble@0.5", 500),
-    ]
-
-
-def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
-    toy_config: Config, tmp_path: Path
+def test_a_run_measures_the_sum_of_the_logits_that_it_stores_in_one_pass(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 1]}]
-    config = toy_config(
-        {"merges": merges, "optim.epochs": 1, "eval": {"logits": "always"}, "optim.lr": 0.01}
-    )
-    result = trained(config, tmp_path)
-    folder = RunFolder(tmp_path)
+    """The interpolated logits follow from the features of both, whatever the number of alphas."""
+    changes = {"optim.epochs": 1, "eval": {"logits": "always"}, "optim.lr": 0.01}
+    merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 0.5, 1]}]
+    config = toy_config({**changes, "merges": merges})
+    assert all(True for _ in epochs(config, 0, workdir=tmp_path))
+    images: list[int] = []
+    outputs = classifier.tower_outputs
+
+    def counting(tower: nn.Module, batch: Tensor) -> Tensor:
+        images.append(len(batch))
+        return outputs(tower, batch)
+
+    monkeypatch.setattr(classifier, "tower_outputs", counting)
+    setup, folder = open_setup(config), RunFolder(tmp_path)
+    splits = setup.measured().items()
+    cached = [len(it) for name, it in splits if setup.teacher.cached_features(name) is not None]
+    result = finish(tmp_path, config, 0)
+    assert sum(images) == 2 * sum(len(split) for _, split in splits) - sum(cached)
 
     def logits(label: str, split: str) -> Tensor:
         table = pq.read_table(folder.predictions(label)).to_pylist()
@@ -92,29 +92,3 @@ def test_a_run_measures_the_sum_of_the_logits_that_it_stores(
     measured = result.merges["logit_ensemble@0.25"]["metrics"]
     assert "id/test/top1" in measured
     assert not any(name.startswith("context/") for name in measured)
-
-
-def test_both_models_pass_each_image_once_whatever_the_number_of_alphas(
-    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The interpolated logits follow from the features of both."""
-    merges = [{"name": "logit_ensemble", "alphas": [0, 0.25, 0.5, 0.75, 1]}]
-    config = toy_config({"merges": merges, "optim.epochs": 1, "algorithm": "fine_tune"})
-    assert all(True for _ in epochs(config, 0, workdir=tmp_path))
-    images: list[int] = []
-    outputs = classifier.tower_outputs
-
-    def counting(tower: nn.Module, batch: Tensor) -> Tensor:
-        images.append(len(batch))
-        return outputs(tower, batch)
-
-    monkeypatch.setattr(classifier, "tower_outputs", counting)
-    setup = open_setup(config)
-    to_measure = sum(map(len, setup.measured().values()))
-    cached = sum(
-        len(split)
-        for name, split in setup.measured().items()
-        if setup.teacher.cached_features(name) is not None
-    )
-    finish(tmp_path, config, 0)
-    assert sum(images) == 2 * to_measure - cached

@@ -68,7 +68,7 @@ def test_the_temperature_makes_confidence_the_accuracy(teacher: Teacher) -> None
     assert confidence.item() == pytest.approx(accuracy, abs=1e-3)
 
 
-def test_the_logits_of_all_training_images_are_never_held_at_once(
+def test_the_logits_of_all_images_are_never_held(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = DistanceWeighted(Vrf(), teacher, tuned(teacher))
@@ -92,9 +92,7 @@ def test_without_failures_it_is_the_zero_shot_model(teacher: Teacher) -> None:
         assert torch.equal(mixed(images).argmax(dim=1), teacher.classifier(images).argmax(dim=1))
 
 
-def test_a_runs_record_says_of_the_merge_that_it_is_sample_wise(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_runs_record_says_that_it_is_sample_wise(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"merges": ["vrf", "wise_ft"], "optim.epochs": 1})
     result = trained(config, tmp_path)
     assert "ood/mean/top1" in result.merges["vrf"]["metrics"]

@@ -10,6 +10,7 @@ from torch import nn
 
 from carft_sweep.carft_core.algorithms.base import State
 from carft_sweep.carft_core.errors import RequestError
+from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 
 
@@ -59,12 +60,10 @@ def test_models_that_differ_are_refused_by_the_names_of_their_tensors() -> None:
         interpolate(before, after, 0.5)
 
 
-def test_points_are_named_and_stand_in_ascending_order() -> None:
-    points = WiseFt(alphas=(1.0, 0.25)).points()
-    assert [(p.label, p.step) for p in points] == [("wise_ft@0.25", 250), ("wise_ft@1", 1000)]
-
-
-@pytest.mark.parametrize("alphas", [(), (0.5, 0.5), (0.5, 0.5001), (-0.1,), (1.5,), ("a",)])
-def test_alphas_must_be_distinct_and_in_the_unit_interval(alphas: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match="alphas"):
-        WiseFt(alphas=alphas)  # type: ignore[arg-type]
+@pytest.mark.parametrize("cls", [WiseFt, LogitEnsemble])
+def test_points_are_named_and_stand_in_ascending_order(cls: type[WiseFt | LogitEnsemble]) -> None:
+    points = [(point.label, point.step) for point in cls(alphas=(1.0, 0.25)).points()]
+    assert points == [(f"{cls.name}@0.25", 250), (f"{cls.name}@1", 1000)]
+    for alphas in ((), (0.5, 0.5), (0.5, 0.5001), (-0.1,), (1.5,), ("a",)):
+        with pytest.raises(ValueError, match="alphas"):
+            cls.model_validate({"alphas": alphas})

@@ -32,13 +32,12 @@ from carft_sweep.carft_core.runs.folder import (
     load_weights,
     read_result,
 )
-from carft_sweep.carft_core.runs.result import EpochReport
 from carft_sweep.carft_core.training import loop as train_module
 from carft_sweep.carft_core.training.loop import epochs, set_training_mode, train
 from carft_sweep.carft_core.training.optim import OPTIMISERS, OptimConfig
 from carft_sweep.carft_core.training.resumption import DamagedCheckpoint, restore
 from tests.carft_core.other_device import other_device
-from tests.carft_core.trained import Config, numbers, same, stopped, trained, weights
+from tests.carft_core.trained import Config, killed_after, numbers, same, stopped, trained, weights
 
 
 def ended(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -77,16 +76,6 @@ def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
         histories = RunFolder(tmp_path / "whole").history(), RunFolder(folder).history()
         losses = [[item["metrics"].get("train/loss") for item in h] for h in histories]
         assert losses[0] == losses[1]
-
-
-def killed_after(epoch: int, config: TrialConfig, folder: Path) -> list[EpochReport]:
-    """The reports of a run that ends without a word behind an epoch, as by SIGKILL."""
-    reports = epochs(config, 0, workdir=folder)
-    before = [next(reports) for _ in range(epoch + 1)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", lambda *_: None)  # it has no time for it
-        reports.close()
-    return before
 
 
 @pytest.mark.parametrize(("checkpoints", "resumed_from"), [(None, 0), (2, 3)])

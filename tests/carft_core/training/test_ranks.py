@@ -101,18 +101,14 @@ def test_a_process_alone_exchanges_nothing() -> None:
     assert world.differing({"a": rows}) == []
 
 
-@pytest.mark.parametrize(
-    ("device", "message"),
-    [("cuda:0", "cuda:0 is one device"), ("mps", "mps is one device"), ("cuda", "sees 1 GPUs")],
-)
-def test_a_device_that_a_rank_cannot_have_is_refused(
-    monkeypatch: pytest.MonkeyPatch, device: str, message: str
-) -> None:
+def test_a_device_that_a_rank_cannot_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(RequestError, match=message):
-        World(1, 2).device(torch.device(device))
-    assert World().device(torch.device(device)) == torch.device(device)
+    one_device = {"cuda:0": "cuda:0 is one device", "mps": "mps is one device"}
+    for name, message in {**one_device, "cuda": "sees 1 GPUs"}.items():
+        with pytest.raises(RequestError, match=message):
+            World(1, 2).device(torch.device(name))
+        assert World().device(torch.device(name)) == torch.device(name)
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert World(0, 2).device(torch.device("cuda")) == torch.device("cuda", 0)
 
@@ -162,12 +158,10 @@ def check_equal(config: TrialConfig, folder: Path, stop_after: int | None = None
     if config.algorithm.trains and config.optim.name == "sgd":
         one, two = (weights(folder / it) for it in ("one", "two"))
         torch.testing.assert_close(two, one, rtol=RELATIVE, atol=ABSOLUTE)
-    claims = [RunFolder(folder / name).claimed() for name in ("one", "two")]
+    places = (folder / "one", folder / "two")
+    claims = [RunFolder(place).claimed() for place in places]
     assert claims[0] == claims[1]
-    files = [
-        sorted(str(it.relative_to(folder / name)) for it in (folder / name).rglob("*"))
-        for name in ("one", "two")
-    ]
+    files = [{it.relative_to(place) for it in place.rglob("*")} for place in places]
     assert files[0] == files[1]
 
 
@@ -177,7 +171,7 @@ def test_two_ranks_come_to_what_one_comes_to(toy_config: Config, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_come_to_what_one_comes_to_whatever_the_run(
+def test_two_ranks_come_to_that_whatever_the_run(
     toy_config: Config, tmp_path: Path, name: str
 ) -> None:
     check_equal(toy_config(CASES[name]), tmp_path)
@@ -199,27 +193,19 @@ def test_what_one_process_began_two_may_end(toy_config: Config, tmp_path: Path) 
     assert results[0]["reports"][-1] == pytest.approx(expected["reports"][-1], rel=2e-4, abs=2e-5)
 
 
-def refusal(config: TrialConfig, folder: Path) -> str:
-    with pytest.raises(RequestError) as caught:
+def failure(config: TrialConfig, folder: Path) -> str:
+    try:
         train(config, 0, workdir=folder)
-    return str(caught.value)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
 
 
-def refusal_on_ranks(config: TrialConfig, folder: Path) -> str:
-    """What two ranks say, alike, before they write anything."""
-    (message, other) = on_ranks(2, lambda: refusal(config, folder))
+def failure_on_ranks(config: TrialConfig, folder: Path) -> str:
+    """What two ranks say, alike."""
+    (message, other) = on_ranks(2, lambda: failure(config, folder))
     assert message == other
-    assert not (folder / "config.json").exists()
     return message
-
-
-def test_a_run_whose_image_tower_draws_at_random_is_refused(
-    toy_config: Config, dropping_clip_files: Path, tmp_path: Path
-) -> None:
-    """Each rank would draw masks of its own: another result for the same run."""
-    config = toy_config({"model": {"name": str(dropping_clip_files)}})
-    message = refusal_on_ranks(config, tmp_path)
-    assert message.startswith(f"the dropout or stochastic depth of {dropping_clip_files} couples")
 
 
 @pytest.mark.parametrize(
@@ -228,16 +214,22 @@ def test_a_run_whose_image_tower_draws_at_random_is_refused(
         ({"algorithm": "flyp"}, "the loss of flyp"),
         ({"algorithm": {"name": "ema", "of": "flyp"}}, "the loss of ema"),
         ({"optim.batch_norm": "train"}, "optim.batch_norm: train"),
+        (None, "the dropout or stochastic depth of {}"),  # each rank would draw masks of its own
     ],
 )
-def test_a_run_whose_images_are_coupled_is_refused(
-    toy_config: Config, tmp_path: Path, changes: dict[str, Any], cause: str
+def test_a_run_whose_images_are_coupled_is_refused_before_anything_is_written(
+    toy_config: Config,
+    dropping_clip_files: Path,
+    tmp_path: Path,
+    changes: dict[str, Any] | None,
+    cause: str,
 ) -> None:
-    message = (
-        f"{cause} couples the images of a batch, so a run cannot be divided among 2 processes; set "
-        "resources.gpus: 1"
+    config = toy_config(changes or {"model": {"name": str(dropping_clip_files)}})
+    assert failure_on_ranks(config, tmp_path) == (
+        f"RequestError: {cause.format(dropping_clip_files)} couples the images of a batch, "
+        "so a run cannot be divided among 2 processes; set resources.gpus: 1"
     )
-    assert refusal_on_ranks(toy_config(changes), tmp_path) == message
+    assert not (tmp_path / "config.json").exists()
 
 
 class Remembers(FineTune):
@@ -266,29 +258,16 @@ class Breaks(FineTune):
         return torch.where((batch.index == 3).any(), loss * math.nan, loss), logs
 
 
-def failure(config: TrialConfig, folder: Path) -> str:
-    try:
-        train(config, 0, workdir=folder)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "none"
-
-
 @pytest.mark.slow
-def test_a_module_that_each_rank_changes_by_its_own_images_is_refused(
-    toy_config: Config, tmp_path: Path
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (Remembers(), "RequestError: remembers changes seen by the images of each"),
+        (Breaks(), "NonFinite: train/loss is nan in epoch 1"),
+    ],
+)
+def test_what_fails_on_one_rank_ends_all_alike(
+    toy_config: Config, tmp_path: Path, algorithm: FineTune, message: str
 ) -> None:
-    config = toy_config({}).model_copy(update={"algorithm": Remembers()})
-    messages = on_ranks(2, lambda: failure(config, tmp_path))
-    assert messages[0] == messages[1]
-    assert messages[0].startswith("RequestError: remembers changes seen by the images of each")
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_no_number_on_one_rank_ends_all_alike(
-    toy_config: Config, tmp_path: Path
-) -> None:
-    config = toy_config({}).model_copy(update={"algorithm": Breaks()})
-    messages = on_ranks(2, lambda: failure(config, tmp_path))
-    assert messages[0] == messages[1]
-    assert messages[0].startswith("NonFinite: train/loss is nan in epoch 1")
+    config = toy_config({}).model_copy(update={"algorithm": algorithm})
+    assert failure_on_ranks(config, tmp_path).startswith(message)

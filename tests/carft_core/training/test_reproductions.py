@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Batch, Loss
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
 from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
@@ -22,7 +21,7 @@ from carft_sweep.carft_core.runs.folder import RunFolder, finish
 from carft_sweep.carft_core.runs.identity import evaluation_digest
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
-from tests.carft_core.trained import Config, same, trained, weights
+from tests.carft_core.trained import Config, same, stopped, trained, weights
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -40,8 +39,7 @@ def test_b2_no_graph_outlives_its_micro_batch(
     """B2: the terms of a micro-batch lived while the next one was computed, and the last ones
     through validation, so that `micro_batch` saved half of what it should."""
     alive: WeakSet[Activation] = WeakSet()
-    at_loss: list[int] = []
-    at_encoding: list[int] = []
+    at_loss, at_encoding = list[int](), list[int]()
     loss, encode = FineTune.loss, Teacher.encode
 
     def packed(tensor: Tensor) -> Activation:
@@ -173,22 +171,13 @@ def test_b7_a_run_computes_in_its_own_precision_whatever_ran_before(
     assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True), "others' flags stay as they are"
 
 
-def closed_after_an_epoch(config: TrialConfig, folder: Path) -> Path:
-    """The checkpoint of a run that was closed."""
-    reports = epochs(config, 0, workdir=folder)
-    next(reports)
-    next(reports)
-    reports.close()
-    return RunFolder(folder).checkpoint
-
-
 def test_b8_a_checkpoint_that_the_disk_does_not_give_is_not_given_up(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B8: so it did after a hiccup of a network's file system, and hours were lost."""
     trained(toy_config(), tmp_path / "whole")
     folder = tmp_path / "hiccup"
-    closed_after_an_epoch(toy_config(), folder)
+    stopped(toy_config(), folder, after=1)
 
     def stale(*_: object, **__: object) -> None:
         raise OSError(116, "Stale file handle")
@@ -227,16 +216,13 @@ def test_b10_each_group_has_its_own_learning_rate(toy_config: Config, tmp_path: 
             del model, step, steps
             rates.append([group["lr"] for group in optimisers[-1].param_groups])
 
-    config = toy_config({"algorithm": "two_rates", "optim.lr": 1e-4})
-    trained(config, tmp_path)
+    trained(toy_config({"algorithm": "two_rates", "optim.lr": 1e-4}), tmp_path)
     assert len(rates) == 6
     assert all(head == pytest.approx(10 * tower) for tower, head in rates)
     assert max(tower for tower, _ in rates) == pytest.approx(1e-4)
 
 
-def test_b14_the_best_weights_are_written_where_they_are_the_result(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_b14_the_best_weights_are_kept_for_a_result(toy_config: Config, tmp_path: Path) -> None:
     """B14: each improvement wrote the weights once more, though the last ones were the result."""
     for result, files in (("last", {"last"}), ("best_val", {"last", "best_val"})):
         folder = tmp_path / result

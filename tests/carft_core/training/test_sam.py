@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,12 @@ from carft_sweep.carft_core.training.optim import (
     Group,
     OptimConfig,
     Optimiser,
-    Sam,
     decay_groups,
     learning_rate,
     warmup_steps,
 )
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import Config, weights
+from tests.carft_core.trained import Config, same, weights
 
 RHO = 0.2
 
@@ -101,6 +101,17 @@ def made(name: str, model: nn.Module, **fields: Any) -> torch.optim.Optimizer:
     return OPTIMISERS[name].make(decay_groups(model.named_parameters(), optim), optim)
 
 
+def gradients_of(model: nn.Module, step: int) -> list[Tensor]:
+    images, labels = data(step)
+    loss = F.cross_entropy(model(images), labels)
+    return list(torch.autograd.grad(loss, [*model.parameters()]))
+
+
+def check_close(ours: nn.Module, theirs: nn.Module) -> None:
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
 def test_sam_is_its_two_steps_with_decay_and_a_rate_that_changes() -> None:
     ours, theirs = network(), network()
     fields = {"weight_decay": 0.3, "decay_norms_and_biases": False}
@@ -108,16 +119,9 @@ def test_sam_is_its_two_steps_with_decay_and_a_rate_that_changes() -> None:
     parameters = list(theirs.parameters())
     written = WrittenOut(parameters, [0.3 if p.ndim > 1 else 0.0 for p in parameters], RHO)
     for step in range(5):
-        images, labels = data(step)
-
-        def gradients(images: Tensor = images, labels: Tensor = labels) -> list[Tensor]:
-            loss = F.cross_entropy(theirs(images), labels)
-            return list(torch.autograd.grad(loss, parameters))
-
         stepped(ours, optimiser, range(step, step + 1))
-        written.step(gradients, 1e-2 * (step + 1))
-        for one, two in zip(ours.parameters(), parameters, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+        written.step(partial(gradients_of, theirs, step), 1e-2 * (step + 1))
+        check_close(ours, theirs)
 
 
 def test_spd_is_adams_step_and_the_projection_written_out() -> None:
@@ -128,28 +132,26 @@ def test_spd_is_adams_step_and_the_projection_written_out() -> None:
     projected = 0
     for step in range(40):
         stepped(ours, optimiser, range(step, step + 1))
-        images, labels = data(step)
-        adam.zero_grad()
-        F.cross_entropy(theirs(images), labels).backward()
+        gradients = gradients_of(theirs, step)
         before = [p.detach().numpy().copy() for p in theirs.parameters()]
+        for p, gradient in zip(theirs.parameters(), gradients, strict=True):
+            p.grad = gradient.clone()
         adam.param_groups[0]["lr"] = 1e-2 * (step + 1)
         adam.step()
-        for p, old, start in zip(theirs.parameters(), before, starts, strict=True):
-            assert p.grad is not None
+        tensors = zip(theirs.parameters(), gradients, before, starts, strict=True)
+        for p, gradient, old, start in tensors:
             new = p.detach().numpy()  # shares its memory
             now, then = (np.linalg.norm(it - start) for it in (new, old))
-            if np.sum(p.grad.numpy() * (old - start)) > 0 and now > then:
+            if np.sum(gradient.numpy() * (old - start)) > 0 and now > then:
                 new -= 0.3 * (now - then) / now * (new - start)
                 projected += 1
-        for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+        check_close(ours, theirs)
     assert projected > 10
 
 
-def test_an_optimiser_of_ones_own_is_taken_by_its_name_and_its_source_is_in_the_digest(
-    registries: None, toy_config: Config
-) -> None:
-    del registries
+@pytest.mark.usefixtures("registries")
+def test_an_optimiser_of_ones_own_is_taken_by_its_name(toy_config: Config) -> None:
+    """And its source is in the digest."""
     with pytest.raises(InvalidConfig, match=r"optim\.name: .*unknown optimiser 'adagrad'.*adamw"):
         toy_config({"optim.name": "adagrad"})
 
@@ -167,24 +169,21 @@ def test_an_optimiser_of_ones_own_is_taken_by_its_name_and_its_source_is_in_the_
         OPTIMISERS.register(make)
 
 
-def test_sam_looks_as_far_as_rho_and_by_default_0_05() -> None:
+@pytest.mark.parametrize(("fields", "rho"), [({}, 0.05), ({"rho": 0.7}, 0.7)])
+def test_sam_looks_as_far_as_rho_and_by_default_0_05(fields: dict[str, float], rho: float) -> None:
     model = network()
-    for fields, rho in (({}, 0.05), ({"rho": 0.7}, 0.7)):
-        optimiser = made("sam", model, **fields)
-        assert isinstance(optimiser, Sam)
-        seen: list[list[Tensor]] = []
+    optimiser = made("sam", model, **fields)
+    seen: list[list[Tensor]] = []
 
-        def closure(optimiser: Sam = optimiser, seen: list[list[Tensor]] = seen) -> Tensor:
-            optimiser.zero_grad()
-            images, labels = data(0)
-            loss = F.cross_entropy(model(images), labels)
-            loss.backward()
-            seen.append([p.detach().clone() for p in model.parameters()])
-            return loss.detach()
+    def closure() -> Tensor:
+        for p, gradient in zip(model.parameters(), gradients_of(model, 0), strict=True):
+            p.grad = gradient
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return torch.zeros(())
 
-        optimiser.step(closure)
-        moved = [(b - a).square().sum() for a, b in zip(*seen, strict=True)]
-        assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(rho, rel=1e-6)
+    optimiser.step(closure)  # type: ignore[arg-type]
+    moved = [(b - a).square().sum() for a, b in zip(*seen, strict=True)]
+    assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(rho, rel=1e-6)
 
 
 def test_sam_without_a_gradient_leaves_the_weights_and_needs_a_closure() -> None:
@@ -211,36 +210,28 @@ def test_sgd_is_momentum_with_the_decay_in_the_gradient() -> None:
     momentum = [torch.zeros_like(p) for p in parameters]
     for step in range(4):
         stepped(ours, optimiser, range(step, step + 1))
-        images, labels = data(step)
-        loss = F.cross_entropy(theirs(images), labels)
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = gradients_of(theirs, step)
         with torch.no_grad():
             for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
                 momentum[i] = 0.9 * momentum[i] + g + 0.3 * p
                 p.sub_(1e-2 * (step + 1) * momentum[i])
-        for one, two in zip(ours.parameters(), parameters, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+        check_close(ours, theirs)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_an_optimiser_steps_with_a_closure_and_goes_on_from_its_state_to_the_bit(
-    name: str, tmp_path: Path
-) -> None:
-    whole = network()
-    optimiser = made(name, whole, weight_decay=0.1)
-    stepped(whole, optimiser, range(6))
-    assert not torch.equal(next(network().parameters()), next(whole.parameters()))
-    half = network()
+def test_an_optimiser_goes_on_from_its_state_to_the_bit(name: str, tmp_path: Path) -> None:
+    whole, half, again = network(), network(), network()
+    stepped(whole, made(name, whole, weight_decay=0.1), range(6))
+    assert not torch.equal(next(half.parameters()), next(whole.parameters()))
     optimiser = made(name, half, weight_decay=0.1)
     stepped(half, optimiser, range(3))
     torch.save((half.state_dict(), optimiser.state_dict()), tmp_path / "x.pt")
     model, state = torch.load(tmp_path / "x.pt", weights_only=True)
-    again = network()
     again.load_state_dict(model)
     optimiser = made(name, again, weight_decay=0.1)
     optimiser.load_state_dict(state)
     stepped(again, optimiser, range(3, 6))
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))  # noqa: B905
+    assert same(whole.state_dict(), again.state_dict())
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
@@ -256,7 +247,7 @@ def test_groups_keep_their_own_scale_of_the_rate_and_decay(name: str) -> None:
     assert {group["weight_decay"] for group in optimiser.param_groups} == {0.1}
 
 
-def test_a_run_with_sam_is_its_two_steps_with_micro_batches_clipping_and_the_schedule(
+def test_a_run_with_sam_is_its_steps_clipped_and_scheduled(
     toy_config: Config, tmp_path: Path
 ) -> None:
     fields = {"name": "sam", "rho": RHO, "lr": 1e-3, "weight_decay": 0.3, "clip": 0.5}

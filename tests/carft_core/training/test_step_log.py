@@ -16,12 +16,12 @@ import torch
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.training import step_log
-from carft_sweep.carft_core.training.loop import epochs, train
+from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.step_log import EVERY, StepLog, read_points
 from tests.carft_core.ranks import on_ranks
-from tests.carft_core.trained import Config
+from tests.carft_core.trained import Config, killed_after, same, weights
 
 CPU = torch.device("cpu")
 
@@ -56,14 +56,12 @@ def test_points_are_ten_seconds_of_training_apart_and_a_short_run_has_none(tmp_p
     assert not list(tmp_path.iterdir())
     training.validate(1000.0)  # is no training
     training.steps(5, 3.0)
-    assert [point["step"] for point in read_points(tmp_path)] == [4, 8]
+    assert [*series(tmp_path, "train/lr_step")] == [4, 8]
     training.steps(2, 25.0)
-    assert [point["step"] for point in read_points(tmp_path)] == [4, 8, 9, 10]
+    assert [*series(tmp_path, "train/lr_step")] == [4, 8, 9, 10]
 
 
-def test_a_point_has_the_mean_since_the_last_one_and_the_speed_without_validation(
-    tmp_path: Path,
-) -> None:
+def test_a_point_has_the_mean_and_the_speed_since_the_last_one(tmp_path: Path) -> None:
     training = Training(tmp_path)
     training.steps(2, 4.0)
     training.validate(60.0)
@@ -104,15 +102,7 @@ def test_a_line_that_a_crash_or_a_disk_damaged_costs_that_line(tmp_path: Path) -
     assert [point["step"] for point in read_points(tmp_path, behind=3)] == [4, 5]
 
 
-def test_a_loss_that_is_no_number_has_no_point_and_the_loop_finds_it(tmp_path: Path) -> None:
-    training = Training(tmp_path)
-    training.steps(1, 10.0, loss=math.nan)
-    training.steps(1, 10.0, loss=math.inf)
-    training.steps(1, 10.0)
-    assert series(tmp_path, "train/loss_step") == {3: 3.0}
-
-
-def test_a_point_that_cannot_be_written_costs_no_run(
+def test_what_has_no_number_or_cannot_be_written_costs_a_point_and_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = Training(tmp_path / "gone")
@@ -120,8 +110,10 @@ def test_a_point_that_cannot_be_written_costs_no_run(
         training.steps(1, 10.0)
     assert "the point of step 1 is not kept: " in caplog.text
     (tmp_path / "gone").mkdir()
+    training.steps(1, 10.0, loss=math.nan)
+    training.steps(1, 10.0, loss=math.inf)
     training.steps(1, 10.0)
-    assert [*series(tmp_path / "gone", "train/lr_step")] == [2]
+    assert series(tmp_path / "gone", "train/loss_step") == {4: 4.0}
 
 
 def test_the_device_is_waited_for_at_points_alone(tmp_path: Path) -> None:
@@ -133,11 +125,9 @@ def test_the_device_is_waited_for_at_points_alone(tmp_path: Path) -> None:
             return 1.0
 
     training = Training(tmp_path)
-    for _ in range(20):
-        training.step += 1
+    for step in range(1, 21):
         training.now += 1.0
-        loss = torch.tensor(1.0).as_subclass(Loss)
-        training.log.add(training.step, loss, rate=0.1, images=2)
+        training.log.add(step, torch.tensor(1.0).as_subclass(Loss), rate=0.1, images=2)
     assert len(reads) == len(read_points(tmp_path)) == 2
 
 
@@ -198,8 +188,7 @@ def test_points_change_no_number_and_their_mean_is_that_of_the_epoch(
     monkeypatch.setattr(step_log, "EVERY", 0.0)
     train(config, 0, workdir=tmp_path / "with")
     one, other = (RunFolder(tmp_path / name) for name in ("without", "with"))
-    weights = [load_weights(folder.weights("last")) for folder in (one, other)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert same(weights(one.path), weights(other.path))
     losses = series(other.path, "train/loss_step")
     history = other.history()
     assert [*losses] == list(range(1, history[-1]["step"] + 1))
@@ -216,21 +205,17 @@ def test_a_run_that_resumes_behind_its_points_never_has_two_of_one_step(
 ) -> None:
     """Killed behind its second epoch without a checkpoint, it is trained from the beginning."""
     monkeypatch.setattr(step_log, "EVERY", 0.0)
-    config = toy_config({"optim.epochs": 4})
-    train(config, 0, workdir=tmp_path / "whole")
-    reports = epochs(config, 0, workdir=tmp_path / "killed")
-    for _ in range(3):
-        next(reports)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", lambda *_: None)
-        reports.close()
-    before = (tmp_path / "killed" / "steps.jsonl").read_text()
-    train(config, 0, workdir=tmp_path / "killed")
-    assert (tmp_path / "killed" / "steps.jsonl").read_text().startswith(before)
+    config = toy_config({"optim.epochs": 3})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(config, 0, workdir=whole)
+    killed_after(2, config, killed)
+    before = (killed / "steps.jsonl").read_text()
+    train(config, 0, workdir=killed)
+    after = (killed / "steps.jsonl").read_text()
+    assert after.startswith(before)
     for name in ("train/loss_step", "train/lr_step"):
-        assert series(tmp_path / "killed", name) == series(tmp_path / "whole", name)
-    lines = (tmp_path / "killed" / "steps.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in lines]
+        assert series(killed, name) == series(whole, name)
+    steps = [json.loads(line)["step"] for line in after.splitlines()]
     assert steps == sorted(set(steps))
 
 
