@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from tests import domain_bed_tree
 
+Config = Callable[..., TrialConfig]
+Changes = dict[str, Any]
 CLASSES = ("anchor", "bell", "cat")
 COLOURS = {"anchor": (200, 40, 40), "bell": (40, 200, 40), "cat": (40, 40, 200)}
 
@@ -30,9 +33,8 @@ def _write_images(folder: Path, colour: tuple[int, int, int], count: int, seed: 
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image_folder tree: 3 classes, and two shifts, one of them with 2 classes only."""
     root = tmp_path_factory.mktemp("toy")
-    for place, (folder, count) in enumerate(
-        {"train": 8, "test": 4, "shifts/dark": 3, "shifts/pale": 3}.items()
-    ):
+    counts = {"train": 8, "test": 4, "shifts/dark": 3, "shifts/pale": 3}
+    for place, (folder, count) in enumerate(counts.items()):
         for number, name in enumerate(CLASSES):
             if folder == "shifts/pale" and name == "bell":
                 continue
@@ -42,31 +44,21 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_config(toy_root: Path, tiny_clip_files: Path) -> Callable[..., TrialConfig]:
+def toy_config(toy_root: Path, tiny_clip_files: Path) -> Config:
     """`toy_config({"optim.lr": 1e-3, "algorithm": "fine_tune"})`: a config of the toy task."""
-
-    def build(changes: dict[str, Any] | None = None) -> TrialConfig:
-        data: dict[str, Any] = {
-            "model": {"name": str(tiny_clip_files)},
-            "data": {"family": "image_folder", "root": str(toy_root), "val_fraction": 0.25},
-            "prompts": {"classes": "simple", "contexts": "simple"},
-            "algorithm": {"name": "car_ft"},
-            "optim": {"lr": 1e-3, "epochs": 2, "batch_size": 8},
-            "device": "cpu",
-        }
-        return _changed(data, changes)
-
-    return build
+    data = {"family": "image_folder", "root": str(toy_root), "val_fraction": 0.25}
+    optim = {"lr": 1e-3, "epochs": 2, "batch_size": 8}
+    prompts = {"classes": "simple", "contexts": "simple"}
+    return partial(_config, str(tiny_clip_files), data=data, optim=optim, prompts=prompts)
 
 
-def _changed(data: dict[str, Any], changes: dict[str, Any] | None) -> TrialConfig:
-    """Put fields of sections, and whole sections, into the place of a config's own."""
+def _config(model: str, changes: Changes | None = None, **sections: Changes) -> TrialConfig:
+    """A config whose fields, or whole sections, are changed."""
+    fields = {"model": {"name": model}, "algorithm": {"name": "car_ft"}, "device": "cpu"}
+    data: Changes = {**fields, **{name: dict(section) for name, section in sections.items()}}
     for name, value in (changes or {}).items():
         section, _, key = name.partition(".")
-        if key:
-            data[section][key] = value
-        else:
-            data[section] = value
+        data |= {section: {**data[section], key: value} if key else value}
     return trial_config(data)
 
 
@@ -77,17 +69,8 @@ def pacs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pacs_config(pacs_root: Path, tiny_clip_files: Path) -> Callable[..., TrialConfig]:
+def pacs_config(pacs_root: Path, tiny_clip_files: Path) -> Config:
     """As `toy_config`, of two epochs of two steps on PACS without sketch."""
-
-    def build(changes: dict[str, Any] | None = None) -> TrialConfig:
-        data: dict[str, Any] = {
-            "model": {"name": str(tiny_clip_files)},
-            "data": {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"},
-            "algorithm": {"name": "car_ft"},
-            "optim": {"lr": 1e-3, "steps": 4, "steps_per_epoch": 2, "batch_size": 4},
-            "device": "cpu",
-        }
-        return _changed(data, changes)
-
-    return build
+    data = {"family": "pacs", "root": str(pacs_root), "test_domain": "sketch"}
+    optim = {"lr": 1e-3, "steps": 4, "steps_per_epoch": 2, "batch_size": 4}
+    return partial(_config, str(tiny_clip_files), data=data, optim=optim)

@@ -35,18 +35,14 @@ def test_a_build_before_a_release_counts_as_that_release(install: Install) -> No
         assert missed_floor(requirements()[0]) == floor
 
 
-def test_an_old_torch_reads_no_pickled_weights(install: Install, tmp_path: Path) -> None:
-    file = tmp_path / "weights.pt"
+def test_an_old_torch_reads_no_pickle(install: Install, tmp_path: Path) -> None:
+    """Neither weights nor a checkpoint."""
+    file, folder = tmp_path / "weights.pt", RunFolder(tmp_path)
     torch.save({"weight": torch.ones(2)}, file)
     assert read_state(file)["weight"].tolist() == [1, 1]
     install("torch", "2.5.1")
     with pytest.raises(RequestError, match=r'weights\.pt is .* pip install "torch<3,>=2\.10"'):
         read_state(file)
-
-
-def test_an_old_torch_resumes_from_no_checkpoint(install: Install, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    install("torch", "2.5.1")
     assert folder.load_checkpoint() is None
     folder.save_checkpoint({"epoch": 1})
     with pytest.raises(RequestError, match=r"torch 2\.5\.1 is older than 2\.10"):
@@ -55,9 +51,7 @@ def test_an_old_torch_resumes_from_no_checkpoint(install: Install, tmp_path: Pat
     assert folder.load_checkpoint() == {"epoch": 1}
 
 
-def test_sources_never_installed_refuse_nothing(
-    install: Install, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sources_alone_refuse_nothing(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> list[str]:
         raise metadata.PackageNotFoundError(name)
 

@@ -85,9 +85,7 @@ def test_the_loss_is_the_cross_entropy_plus_the_weighted_kl(teacher: Teacher, ba
     assert all(parameter.grad is not None for parameter in student.parameters())
 
 
-def test_the_kl_is_exactly_zero_before_the_first_step_and_small_without_the_scale(
-    teacher: Teacher, batch: Batch
-) -> None:
+def test_the_kl_is_zero_before_a_step_and_small_unscaled(teacher: Teacher, batch: Batch) -> None:
     student = teacher.new_classifier().eval()
     assert logged(CarFt(), student, batch, teacher) == 0.0
     assert logged(CarFt(), student.train(), batch, teacher) == 0.0

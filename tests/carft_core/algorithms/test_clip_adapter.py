@@ -17,9 +17,7 @@ from carft_sweep.carft_core.testing import batch_for
 from tests.carft_core.trained import Config, trained, weights
 
 
-def test_loss_and_gradient_are_those_of_the_formula_on_features_of_any_norm(
-    teacher: Teacher,
-) -> None:
+def test_loss_and_gradient_are_of_the_formula_on_features_of_any_norm(teacher: Teacher) -> None:
     algorithm, batch = ClipAdapter(alpha=0.3), batch_for(teacher)
     torch.manual_seed(0)
     model = algorithm.build(teacher)

@@ -90,7 +90,7 @@ def test_it_needs_a_tower_and_domains(teacher: Teacher) -> None:
         Coral().loss(torch.nn.Linear(2, 2), batch_for(teacher), teacher)
 
 
-def test_a_run_sees_the_domains(
+def test_a_run_has_domains(
     pacs_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
@@ -105,9 +105,7 @@ def test_a_run_sees_the_domains(
     assert RunFolder(tmp_path).history()[1]["metrics"]["train/coral"] > 0
 
 
-def test_micro_batches_give_the_same_and_are_in_the_digest(
-    pacs_config: Config, tmp_path: Path
-) -> None:
+def test_micro_batches_give_the_same_in_another_run(pacs_config: Config, tmp_path: Path) -> None:
     whole, parts = pacs_config(CORAL), pacs_config({**CORAL, "optim.micro_batch": 5})
     assert coupling(whole)
     assert identify(whole, 0).digest != identify(parts, 0).digest
@@ -126,7 +124,7 @@ def test_a_run_of_batches_of_one_domain_says_so(pacs_config: Config, tmp_path: P
 
 
 @pytest.mark.parametrize("algorithm", ["coral", {"name": "ema", "of": "coral"}])
-def test_a_family_without_domains_is_refused(
+def test_data_without_domains_are_refused(
     toy_config: Config, tmp_path: Path, algorithm: Any
 ) -> None:
     asked = toy_config({"algorithm": algorithm})

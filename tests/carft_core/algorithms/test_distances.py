@@ -106,9 +106,7 @@ def test_lipsum_fts_gap_is_of_the_energies_with_random_texts(teacher: Teacher) -
     assert steps[0]["energy_gap"] != steps[1]["energy_gap"], "a step has texts of its own"
 
 
-def test_random_texts_are_words_between_the_marks_as_the_tokenizer_writes_them(
-    tiny_clip: OpenedClip,
-) -> None:
+def test_random_texts_are_words_between_marks_as_a_tokenizer_writes(tiny_clip: OpenedClip) -> None:
     texts = tiny_clip.random_texts(200, 8, torch.Generator().manual_seed(0))
     assert texts.shape == tiny_clip.tokenizer(["a"] * 200).shape
     assert texts[:, 0].eq(START).all()

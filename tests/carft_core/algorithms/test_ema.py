@@ -87,9 +87,7 @@ def test_the_loss_sees_what_trains_and_the_classifier_is_the_average(teacher: Te
     assert torch.equal(classifier(images), teacher.classifier(images))
 
 
-def test_a_decay_of_zero_gives_the_weights_of_the_inner_to_the_bit(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_decay_of_zero_gives_the_inner_to_the_bit(toy_config: Config, tmp_path: Path) -> None:
     inner = {"name": "car_ft", "kl_weight": 3.0}
     ema = {"name": "ema", "decay": 0.0, "of": inner}
     alone = trained(toy_config({"algorithm": inner}), tmp_path / "plain")

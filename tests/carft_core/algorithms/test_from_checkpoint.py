@@ -64,9 +64,7 @@ def test_a_classifier_as_runs_keep_it_is_read_to_the_bit_and_computed_with_in_fp
     torch.testing.assert_close(state["head.weight"], tuned["head.weight"], rtol=1e-3, atol=1e-4)
 
 
-def test_of_a_clip_the_tower_is_taken_with_the_zero_shot_head(
-    teacher: Teacher, tuned: State, tmp_path: Path
-) -> None:
+def test_of_a_clip_the_tower_alone_is_taken(teacher: Teacher, tuned: State, tmp_path: Path) -> None:
     clip = {key: value * 1.1 for key, value in teacher.clip.model.state_dict().items()}
     tower = {key: value for key, value in clip.items() if key.startswith("visual.")}
     archive = {**clip, "input_resolution": torch.tensor(32), "vocab_size": torch.tensor(9)}
@@ -129,9 +127,7 @@ def test_a_file_that_is_none_or_would_have_to_be_run_is_refused(
             FromCheckpoint(weights=weights).identity()
 
 
-def test_a_run_measures_what_the_run_that_trained_the_weights_did(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_measures_what_the_one_that_trained_did(toy_config: Config, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"merges": [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]}
     expected = trained(toy_config({"algorithm": "fine_tune"} | changes), tmp_path / "ft")
     file = RunFolder(tmp_path / "ft").weights("last")

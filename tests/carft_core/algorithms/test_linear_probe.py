@@ -67,9 +67,7 @@ def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.Monkey
     assert torch.allclose(whole.weight, parts.weight, rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_is_one_epoch_from_the_zero_shot_model_to_the_solution(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_is_one_epoch_to_the_solution(toy_config: Config, tmp_path: Path) -> None:
     reports = list(epochs(toy_config({"algorithm": "linear_probe"}), 0, workdir=tmp_path))
     told = [(it.epoch, it.epochs, it.step, it.steps) for it in reports]
     assert told == [(0, 1, 0, 1), (1, 1, 1, 1)]

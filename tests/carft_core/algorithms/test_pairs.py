@@ -109,9 +109,7 @@ def test_carots_average_has_a_momentum_that_rises(teacher: Teacher) -> None:
         assert average.item() == pytest.approx(1 - momentum, rel=1e-6)
 
 
-def test_clipoods_loss_is_the_formula_its_head_stays_and_its_result_is_the_average(
-    teacher: Teacher,
-) -> None:
+def test_clipoods_loss_is_the_formula_and_its_result_the_average(teacher: Teacher) -> None:
     method, batch = ClipOod(), batch_for(teacher)
     model = built(started(method, teacher), Averaged)
     trained = built(model.model, ImageClassifier)

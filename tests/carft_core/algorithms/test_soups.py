@@ -91,9 +91,7 @@ def test_model_stock_is_the_papers_formula_layer_by_layer() -> None:
             assert torch.allclose(soup[name].flatten().float(), expected, atol=tolerance)
 
 
-def test_a_greedy_soup_is_the_recipe_of_the_paper(
-    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_greedy_soup_is_the_papers_one(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs 2, 0, 3, 1 by accuracy; with 0 it falls, with 3 it stays, with 1 it rises."""
     members = [teacher.new_classifier() for _ in range(4)]
     for number, member in enumerate(members):
@@ -122,7 +120,7 @@ def test_a_greedy_soup_is_the_recipe_of_the_paper(
     ],
     ids=["agree", "orthogonal", "opposed", "unmoved", "60 degrees"],
 )
-def test_model_stock_stays_between_the_start_and_the_mean(
+def test_model_stock_is_between_start_and_mean(
     members: list[list[float]], expected: list[float]
 ) -> None:
     states = [{"w": torch.tensor(member)} for member in members]
@@ -130,9 +128,7 @@ def test_model_stock_stays_between_the_start_and_the_mean(
     assert torch.allclose(soup, torch.tensor(expected))
 
 
-def test_members_that_make_no_soup_are_refused_at_once_and_their_order_is_nothing(
-    toy_config: Config,
-) -> None:
+def test_members_that_make_no_soup_are_refused_and_have_no_order(toy_config: Config) -> None:
     cases: list[tuple[str, list[str], str]] = [
         ("uniform_soup", ["fine_tune"], "'fine_tune' is no digest of a run"),
         ("uniform_soup", [DIGESTS[0], DIGESTS[0]], "a run is in the list twice"),
@@ -147,9 +143,7 @@ def test_members_that_make_no_soup_are_refused_at_once_and_their_order_is_nothin
 
 
 @pytest.mark.parametrize("name", SOUPS)
-def test_a_soup_leaves_its_members_as_they_are_and_has_their_shape(
-    name: str, teacher: Teacher
-) -> None:
+def test_a_soup_leaves_its_members_and_has_their_shape(name: str, teacher: Teacher) -> None:
     soup: Any = ALGORITHMS[name].model_validate({"members": DIGESTS[:2]})
     members = [teacher.new_classifier() for _ in range(2)]
     with torch.no_grad():
@@ -196,7 +190,7 @@ def test_a_uniform_soup_is_of_its_members_classifiers_and_holds_one_at_a_time(
 
     monkeypatch.setattr(run_module, "load_classifier", counting)
     soup = load(folder, config, open_setup(config)).state_dict()
-    assert len(members) == 2
+    assert len(members) > 1
     one, two = (weights(runs / digest) for digest in digests)
     for key, value in soup.items():
         assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)

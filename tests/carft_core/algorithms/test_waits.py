@@ -43,7 +43,7 @@ class Watched(testing._OneDevice):
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS.values(), ids=ALGORITHMS)
-def test_no_step_waits_but_a_known_one(
+def test_no_step_waits(
     cls: type[Algorithm], teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = []

@@ -95,9 +95,7 @@ class InfiniteBuffer(FineTune):
 
 
 @pytest.mark.parametrize("cls", [StatefulGroups, InfiniteBuffer])
-def test_what_is_kept_does_not_hinder_resuming(
-    cls: type[FineTune], toy_config: Config, tmp_path: Path
-) -> None:
+def test_what_is_kept_is_resumed(cls: type[FineTune], toy_config: Config, tmp_path: Path) -> None:
     ALGORITHMS.register(cls)
     config, folder = toy_config({"algorithm": cls.name}), tmp_path / "stopped"
     stopped(config, folder, after=1)
@@ -120,7 +118,7 @@ class BareGroups(FineTune):
         return loss, {**terms, "constant": 2.5}  # type: ignore[dict-item]
 
 
-def test_bare_groups_and_terms_that_are_numbers_train(
+def test_bare_groups_and_numbers_train(
     toy_config: Config, teacher: Teacher, tmp_path: Path
 ) -> None:
     ALGORITHMS.register(BareGroups)

@@ -107,9 +107,7 @@ def _refusals() -> Iterable[tuple[Registry[Any], Any, str]]:
 
 
 @pytest.mark.parametrize(("registry", "thing", "words"), list(_refusals()))
-def test_what_is_none_of_its_kind_is_refused(
-    registry: Registry[Any], thing: Any, words: str
-) -> None:
+def test_what_is_of_no_kind_is_refused(registry: Registry[Any], thing: Any, words: str) -> None:
     before, begin = dict(registry), "^(algorithm|merge|family) .* cannot be registered: "
     with pytest.raises(RequestError, match=f"{begin}.*{words}"):
         registry.register(thing)

@@ -72,9 +72,7 @@ def test_the_products_own_code_is_known_by_its_revision(toy_config: Config) -> N
         ("carft_core/beside", False),  # the product, in a clone that the user works in
     ],
 )
-def test_all_files_of_a_package_count_and_what_it_imports(
-    write: Write, edited: str, counts: bool
-) -> None:
+def test_files_of_a_package_and_its_imports_count(write: Write, edited: str, counts: bool) -> None:
     files = {
         "my_lab/__init__": "",
         "my_lab/methods": METHOD.format(more="from my_lab.losses import LOSS\nimport my_base"),
@@ -98,9 +96,7 @@ def test_all_files_of_a_package_count_and_what_it_imports(
 
 
 @pytest.mark.usefixtures("registries")
-def test_an_edit_of_an_algorithm_counts_inside_another_too(
-    write: Write, toy_config: Config
-) -> None:
+def test_an_edit_of_an_algorithm_counts_in_another_too(write: Write, toy_config: Config) -> None:
     write({"my_inner": METHOD.format(more="")})
     ALGORITHMS.register(imported("my_inner").Mine)
     config = toy_config({"algorithm": {"name": "ema", "of": "mine"}})
@@ -161,9 +157,7 @@ def test_what_no_file_defines_is_refused_with_what_to_do(monkeypatch: pytest.Mon
         own_code.own_code_digest(nowhere.opens)
 
 
-def test_an_edit_of_a_family_makes_other_views(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_edit_of_a_family_makes_new_views(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Features and views that were kept are of the code before it."""
     write({"my_family": "def opens(config): ..."})
     family = replace(FAMILIES["icon_shift"], open=imported("my_family").opens)

@@ -115,9 +115,7 @@ def test_bf16_is_for_the_tower_and_not_for_features_and_head(classifier: ImageCl
     torch.testing.assert_close(logits, half @ head.T, rtol=1e-6, atol=1e-6)
 
 
-def test_classes_that_cannot_occur_or_are_alike_are_not_predicted(
-    classifier: ImageClassifier,
-) -> None:
+def test_classes_that_cannot_occur_or_are_alike_are_not_told(classifier: ImageClassifier) -> None:
     labels = [1, 3, 4, 1]
     plain = predicted(classifier, noise_split(labels)).logits
     assert torch.equal(mask_logits(plain, None), plain)
@@ -247,9 +245,7 @@ def test_modules_keep_their_modes_and_statistics(classifier: ImageClassifier) ->
     assert same(before, classifier.state_dict())
 
 
-def test_a_split_without_items_or_with_labels_outside_its_classes_is_refused(
-    classifier: ImageClassifier,
-) -> None:
+def test_a_split_without_items_or_with_other_labels_is_refused(classifier: ImageClassifier) -> None:
     wrong = {"has no items": ([], None), "has labels outside the classes": ([1, 2], (1, 4))}
     for words, (labels, classes) in wrong.items():
         with pytest.raises(ValueError, match=f"id/test {words}"):

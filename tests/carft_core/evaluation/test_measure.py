@@ -154,7 +154,7 @@ def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
     assert not reads, "the zero-shot model's features are kept"
 
 
-def test_a_model_of_two_labels_passes_once(
+def test_a_model_with_two_labels_passes(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WiSE-FT at alpha 1 is the tuned model itself."""

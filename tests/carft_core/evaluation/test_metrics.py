@@ -191,9 +191,7 @@ def test_an_item_whose_group_is_empty_belongs_to_none() -> None:
 
 
 @given(data=predictions(), number=st.integers(1, 5), seed=st.integers(0, 99))
-def test_further_metrics_are_those_of_scikit_learn(
-    data: tuple[Tensor, Tensor], number: int, seed: int
-) -> None:
+def test_others_are_those_of_sklearn(data: tuple[Tensor, Tensor], number: int, seed: int) -> None:
     logits, labels = data
     told, true = logits.argmax(dim=1).numpy(), labels.numpy()
     of: dict[str, Any] = {"average": "macro", "labels": np.unique(true), "zero_division": 0}

@@ -100,9 +100,7 @@ def test_the_same_predictions_give_the_same_bytes_and_leave_nothing_else(tmp_pat
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_a_failed_write_leaves_the_old_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.parquet"
     write_predictions(path, [random_predictions()])
     before = path.read_bytes()

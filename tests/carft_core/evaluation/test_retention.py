@@ -64,9 +64,7 @@ def tuned(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, run(config("cifar10", "oxford_pets", merges=merges), folder)
 
 
-def test_the_zero_shot_model_is_measured_as_on_the_task_itself(
-    config: Config, tmp_path: Path
-) -> None:
+def test_the_zero_shot_model_is_measured_as_on_its_task(config: Config, tmp_path: Path) -> None:
     other = run(config("oxford_pets", algorithm="zero_shot"), tmp_path / "other").metrics
     own = run(config(family="oxford_pets", algorithm="zero_shot"), tmp_path / "own").metrics
     assert other["retention/oxford_pets/top1"] == own["id/test/top1"]
@@ -77,7 +75,7 @@ def test_the_zero_shot_model_is_measured_as_on_the_task_itself(
     assert own["id/test/mean_per_class_top1"] == pytest.approx(own["id/test/top1"])
 
 
-def test_the_tuned_tower_is_measured_with_the_others_zero_shot_head(
+def test_the_tuned_tower_has_the_others_zero_shot_head(
     config: Config, tuned: tuple[Path, RunResult]
 ) -> None:
     folder, result = tuned
@@ -97,9 +95,7 @@ def test_the_tuned_tower_is_measured_with_the_others_zero_shot_head(
     assert (kept.prediction == kept.label).mean() == float(right)
 
 
-def test_the_mean_is_over_tasks_and_the_gain_against_zero_shot(
-    tuned: tuple[Path, RunResult],
-) -> None:
+def test_the_mean_is_over_tasks_and_the_gain_since_zero_shot(tuned: tuple[Path, RunResult]) -> None:
     _, result = tuned
     metrics, start = result.metrics, result.merges["wise_ft@0"]["metrics"]
     tasks = ("cifar10", "oxford_pets")
@@ -117,7 +113,7 @@ def test_the_mean_is_over_tasks_and_the_gain_against_zero_shot(
     assert any(note.startswith("oxford_pets: test has 37 images") for note in facts["data_notes"])
 
 
-def test_another_task_is_measured_and_nothing_trained_again(
+def test_another_task_is_measured_without_training(
     config: Config, tuned: tuple[Path, RunResult]
 ) -> None:
     folder, result = tuned
@@ -156,7 +152,7 @@ def test_names_are_those_of_other_families_each_once(config: Config) -> None:
     assert opened_others(config()) == {}
 
 
-def test_data_that_are_not_there_are_told_before_anything_is_trained(
+def test_data_that_are_not_there_are_told_at_once(
     config: Config, root: Path, tmp_path: Path
 ) -> None:
     lacks = r"eval\.retention: food101: data\.root: .* lacks folders"
@@ -173,9 +169,7 @@ def test_data_that_are_not_there_are_told_before_anything_is_trained(
 
 
 @pytest.mark.usefixtures("registries")
-def test_a_family_that_cannot_be_measured_is_told_before_anything_is_trained(
-    config: Config, tmp_path: Path
-) -> None:
+def test_a_family_that_cannot_be_measured_is_told_at_once(config: Config, tmp_path: Path) -> None:
     def open_untested(config: Any) -> Any:
         return replace(ICON_SHIFT_DEV.open(config), test=None)
 

@@ -72,7 +72,7 @@ def check_said(exported: Path, workdir: Path, root: Path, label: str = "unmerged
             assert row["prediction"] == int(values.argmax())
 
 
-def test_open_clip_gives_the_stored_predictions(
+def test_open_clip_says_the_same(
     workdir: Path, config: TrialConfig, toy_root: Path, tmp_path: Path
 ) -> None:
     for label in ("unmerged", "wise_ft@0.5"):
@@ -114,7 +114,7 @@ def test_a_zero_shot_row_can_be_exported_and_is_the_model_it_started_from(
     assert same(*(load_file(folder / "open_clip_model.safetensors") for folder in folders))
 
 
-def test_the_contexts_of_an_export_are_those_of_training(
+def test_the_contexts_are_those_of_training(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:
     export(workdir, config, tmp_path)  # an empty folder is filled
@@ -152,7 +152,7 @@ def test_no_field_tells_a_path_of_here(workdir: Path, toy_config: Config, tmp_pa
     assert not any(str(path.parent) in text for path in (workdir, tmp_path) for text in texts)
 
 
-def test_the_card_is_one_of_the_hub_with_what_was_measured(
+def test_the_card_is_the_hubs_with_metrics(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:
     other = MeasuredRow("zero_shot | plain", {"id/test/top1": 0.125, "ood/mean/top1": 0.25}, 3)
@@ -221,7 +221,7 @@ def test_another_model_is_replaced_only_by_force(
     assert facts["label"] == "wise_ft@0.5"
 
 
-def test_a_folder_with_anything_else_is_never_replaced(
+def test_another_folder_is_never_replaced(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
@@ -235,9 +235,7 @@ def test_a_folder_with_anything_else_is_never_replaced(
         export(workdir, config, tmp_path)
 
 
-def test_what_cannot_be_exported_is_refused(
-    workdir: Path, toy_config: Config, tmp_path: Path
-) -> None:
+def test_what_is_not_kept_is_refused(workdir: Path, toy_config: Config, tmp_path: Path) -> None:
     more = [{"name": "wise_ft", "alphas": [0.25, 0.5]}]
     prompts = {"classes": "openai", "contexts": "simple"}
     lean = {"optim": {"lr": 1e-3, "steps": 1}, "keep": {"weights": False}}

@@ -155,7 +155,7 @@ def test_an_export_whose_files_do_not_fit_together_is_named(exported: Path, tmp_
         Predictor.load(tmp_path / "model")
 
 
-def test_one_image_is_held_at_a_time(
+def test_one_image_is_held(
     predictor: Predictor, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[weakref.ref[Image.Image]] = []
@@ -170,9 +170,7 @@ def test_one_image_is_held_at_a_time(
     assert len(predictor.predict([image] * 5)) == len(held) == 5
 
 
-def test_a_reason_stands_for_an_image_that_cannot_be_read(
-    predictor: Predictor, image: Path
-) -> None:
+def test_a_reason_stands_for_an_image_that_is_no_image(predictor: Predictor, image: Path) -> None:
     pictures: list[Picture] = [b"%!PS-Adobe-3.0 EPSF-3.0", *[image] * 64, b"", image]
     outcomes = list(predictor.attempt(pictures, top=1))
     assert [isinstance(one, RequestError) for one in outcomes] == [True, *[False] * 64, True, False]

@@ -68,9 +68,7 @@ def test_the_temperature_makes_confidence_the_accuracy(teacher: Teacher) -> None
     assert confidence.item() == pytest.approx(accuracy, abs=1e-3)
 
 
-def test_the_logits_of_all_images_are_never_held(
-    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_logits_are_never_held(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = DistanceWeighted(Vrf(), teacher, tuned(teacher))
     both_logits, rows = DistanceWeighted.both_logits, list[int]()
 

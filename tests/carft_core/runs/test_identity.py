@@ -57,9 +57,7 @@ OTHER_CONTEXTS = {"prompts.contexts": "openai"}
         (ZERO_SHOT, {"data.augmentation": "lipsum"}),
     ],
 )
-def test_what_decides_no_weights_is_outside(
-    toy_config: Config, run: Changes, change: Changes
-) -> None:
+def test_what_decides_nothing_is_outside(toy_config: Config, run: Changes, change: Changes) -> None:
     assert identify(toy_config(run | change), 0).digest == identify(toy_config(run), 0).digest
 
 
@@ -134,7 +132,7 @@ def test_a_model_without_what_an_algorithm_uses_is_refused_before_anything_train
     identify(toy_config({"model": model, "algorithm": "ldifs"}), 0)
 
 
-def test_a_model_whose_files_changed_is_opened_anew(
+def test_a_changed_model_is_opened(
     toy_config: Config, tiny_clip_files: Path, tmp_path: Path
 ) -> None:
     """Also within a process, as in a notebook: else its run would bear the digest of another."""
@@ -149,9 +147,7 @@ def test_a_model_whose_files_changed_is_opened_anew(
     assert after.logit_scale == pytest.approx(float(state["logit_scale"].exp()))
 
 
-def test_a_revision_decides_what_it_is_of(
-    toy_config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_revision_is_of_one_thing(toy_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def digests() -> tuple[str, str]:
         config = toy_config()
         return identify(config, 0).digest, evaluation_digest("a" * 64, None, config)

@@ -107,9 +107,7 @@ def test_a_compiler_that_fails_is_reported(
 
 
 @pytest.mark.slow
-def test_the_compiler_of_this_machine_gives_the_weights_up_to_rounding(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_this_compiler_gives_the_weights_up_to_rounding(toy_config: Config, tmp_path: Path) -> None:
     # AdamW makes whole steps of the gradient of the keys' biases, which is nothing but rounding.
     changes = {"algorithm": "fine_tune", "optim.epochs": 1, "optim.name": "sgd", "optim.lr": 0.1}
     states = []
@@ -124,7 +122,7 @@ def test_the_compiler_of_this_machine_gives_the_weights_up_to_rounding(
     assert min(moved) > 10 * ABSOLUTE
 
 
-def test_each_batch_size_of_a_warm_worker_is_compiled(
+def test_each_batch_size_is_compiled(
     tiny_clip: OpenedClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch keeps eight graphs of a function, and computes on without a word when it has them."""

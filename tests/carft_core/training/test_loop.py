@@ -45,7 +45,7 @@ def ended(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.T
     return weights(folder)
 
 
-def test_a_seed_has_its_weights_and_a_kl_weight_of_zero_those_of_fine_tuning_to_the_bit(
+def test_a_seed_has_its_weights_and_no_kl_those_of_fine_tuning(
     toy_config: Config, tmp_path: Path
 ) -> None:
     def car_ft(kl_weight: float, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -61,9 +61,7 @@ def test_a_seed_has_its_weights_and_a_kl_weight_of_zero_those_of_fine_tuning_to_
     assert not same(plain, car_ft(0.0, seed=1))
 
 
-def test_a_run_closed_between_epochs_and_called_again_ends_in_the_same_weights(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_closed_between_epochs_ends_the_same(toy_config: Config, tmp_path: Path) -> None:
     """Behind epoch 1 and whatever trains it, `laws/test_resuming.py` has."""
     config = toy_config({"optim.epochs": 3})
     expected = ended(config, tmp_path / "whole")

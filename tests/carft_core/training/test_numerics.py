@@ -109,7 +109,7 @@ def test_autocast_is_for_bf16_alone() -> None:
 
 
 @pytest.mark.parametrize(("others", "context"), [(0, 500), (30_000, 1024)])
-def test_memory_on_cuda_is_the_reserved_and_the_context(
+def test_memory_on_cuda_has_the_context(
     monkeypatch: pytest.MonkeyPatch, others: int, context: int
 ) -> None:
     """What another process holds of a shared GPU is not this one's."""

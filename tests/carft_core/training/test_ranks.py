@@ -171,9 +171,7 @@ def test_two_ranks_come_to_what_one_comes_to(toy_config: Config, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_come_to_that_whatever_the_run(
-    toy_config: Config, tmp_path: Path, name: str
-) -> None:
+def test_two_ranks_come_to_that_in_any_run(toy_config: Config, tmp_path: Path, name: str) -> None:
     check_equal(toy_config(CASES[name]), tmp_path)
 
 

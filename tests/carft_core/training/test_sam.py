@@ -247,9 +247,7 @@ def test_groups_keep_their_own_scale_of_the_rate_and_decay(name: str) -> None:
     assert {group["weight_decay"] for group in optimiser.param_groups} == {0.1}
 
 
-def test_a_run_with_sam_is_its_steps_clipped_and_scheduled(
-    toy_config: Config, tmp_path: Path
-) -> None:
+def test_a_run_with_sam_is_its_clipped_scheduled_steps(toy_config: Config, tmp_path: Path) -> None:
     fields = {"name": "sam", "rho": RHO, "lr": 1e-3, "weight_decay": 0.3, "clip": 0.5}
     optim = {**fields, "epochs": 2, "batch_size": 8, "micro_batch": 3, "warmup": 2}
     config = toy_config({"algorithm": "fine_tune", "optim": optim})
