@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and the user's cache lies where the user wants it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from carft_sweep.carft_core.files import (
     read_json,
     read_lines,
     read_regular,
+    user_cache,
     write_atomically,
     write_json,
 )
@@ -190,3 +191,22 @@ def test_json_reads_alike_where_checked(data: object, indent: int | None, escape
     content = json.dumps(data, indent=indent, ensure_ascii=escaped).encode("utf-8", "replace")
     checked, plain = parse_json(content, "it", Any), parse_json(content, "it")
     assert repr(checked) == repr(plain)
+
+
+def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARFT_CACHE", "/elsewhere")
+    assert user_cache() == Path("/elsewhere")
+    monkeypatch.delenv("CARFT_CACHE")
+    own = Path.home() / ".cache" / "carft-sweep"
+    for home, expected in (("/xdg", Path("/xdg/carft-sweep")), ("relative", own), (None, own)):
+        monkeypatch.setenv("XDG_CACHE_HOME", home) if home else monkeypatch.delenv("XDG_CACHE_HOME")
+        assert user_cache() == expected
+
+
+def test_a_home_has_no_say_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a home of somebody else's would bring digests of weights and scripts of pages."""
+    before = user_cache()
+    monkeypatch.setenv("CARFT_HOME", str(tmp_path))
+    (tmp_path / "cache" / "weights").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert user_cache() == before

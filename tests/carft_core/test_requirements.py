@@ -28,11 +28,20 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     return versions.__setitem__
 
 
-def test_a_build_before_a_release_counts_as_that_release(install: Install) -> None:
+def test_a_build_before_a_release_counts_as_that_release(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
     floors = {"2.5.1": "2.10", "2.9.1+cu128": "2.10", "2.10.0a0+b4e4ee8.nv25.12": None, "3.1": None}
     for version, floor in floors.items():
         install("torch", version)
         assert missed_floor(requirements()[0]) == floor
+
+    def missing(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    install("torch", "1.0")
+    monkeypatch.setattr(metadata, "requires", missing)
+    refuse_outdated("torch", "it is a pickle")  # nothing, for sources that were never installed
 
 
 def test_an_old_torch_reads_no_pickle(install: Install, tmp_path: Path) -> None:
@@ -49,12 +58,3 @@ def test_an_old_torch_reads_no_pickle(install: Install, tmp_path: Path) -> None:
         folder.load_checkpoint()
     install("torch", "2.10.0")
     assert folder.load_checkpoint() == {"epoch": 1}
-
-
-def test_sources_alone_refuse_nothing(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> list[str]:
-        raise metadata.PackageNotFoundError(name)
-
-    install("torch", "1.0")
-    monkeypatch.setattr(metadata, "requires", missing)
-    refuse_outdated("torch", "it is a pickle")

@@ -94,14 +94,6 @@ def test_the_kl_is_zero_before_a_step_and_small_unscaled(teacher: Teacher, batch
     assert without < logged(CarFt(), student, batch, teacher) / 50
 
 
-def test_weight_zero_is_logged_but_not_in_the_graph(teacher: Teacher, batch: Batch) -> None:
-    student = moved(teacher)
-    loss, logs = CarFt(kl_weight=0.0).loss(student, batch, teacher)
-    assert float(logs["context_kl"]) > 0
-    assert not logs["context_kl"].requires_grad
-    assert loss is logs["cross_entropy"]
-
-
 def test_a_batch_without_the_teacher_is_refused(teacher: Teacher, batch: Batch) -> None:
     alone = Batch(images=batch.images, labels=batch.labels, index=batch.index)
     with pytest.raises(ValueError, match="without the teacher's features"):

@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn and the conditions of a minimum, and as a run."""
+"""The linear probe against scikit-learn and the conditions of a minimum, and LP-FT behind it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
+from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
 from carft_sweep.carft_core.training.loop import epochs
@@ -68,12 +68,15 @@ def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.Monkey
 
 
 def test_a_run_is_one_epoch_to_the_solution(toy_config: Config, tmp_path: Path) -> None:
-    reports = list(epochs(toy_config({"algorithm": "linear_probe"}), 0, workdir=tmp_path))
+    config = toy_config({"algorithm": "linear_probe"})
+    reports = list(epochs(config, 0, workdir=tmp_path / "solved"))
     told = [(it.epoch, it.epochs, it.step, it.steps) for it in reports]
     assert told == [(0, 1, 0, 1), (1, 1, 1, 1)]
     before, after = (it.metrics for it in reports)
     assert after["id/val/top1"] > before["id/val/top1"]
     assert after["train/gradient"] <= CONVERGED
+    few = toy_config({"algorithm": {"name": "linear_probe", "max_iter": 1}})
+    assert "raise algorithm.max_iter" in trained(few, tmp_path / "few").warnings[0]
 
 
 def test_it_moves_the_head_alone_and_is_merged(toy_config: Config, tmp_path: Path) -> None:
@@ -103,11 +106,6 @@ def test_no_seed_and_no_optimiser_moves_the_solution(toy_config: Config, tmp_pat
     assert identify(plain, 0).digest != identify(plain, 1).digest
 
 
-def test_too_few_iterations_are_warned_of(toy_config: Config, tmp_path: Path) -> None:
-    config = toy_config({"algorithm": {"name": "linear_probe", "max_iter": 1}})
-    assert "raise algorithm.max_iter" in trained(config, tmp_path).warnings[0]
-
-
 @pytest.mark.usefixtures("registries")
 def test_an_algorithm_that_solves_says_how() -> None:
     class Silent(Algorithm):
@@ -117,3 +115,21 @@ def test_an_algorithm_that_solves_says_how() -> None:
 
     with pytest.raises(RequestError, match="it lacks `solve`"):
         ALGORITHMS.register(Silent)
+
+
+def test_lp_ft_starts_where_the_linear_probe_ends_and_trains_tower_and_head(
+    toy_config: Config, tmp_path: Path
+) -> None:
+    changes = {"optim.epochs": 1, "merges": [{"name": "wise_ft", "alphas": [0.5]}]}
+    lp_ft, probe = (
+        toy_config({"algorithm": {"name": name, "C": 3.0}, **changes})
+        for name in ("lp_ft", "linear_probe")
+    )
+    start, _ = epochs(lp_ft, 0, workdir=tmp_path / "lp_ft")
+    *_, end = epochs(probe, 0, workdir=tmp_path / "probe")
+    measured = {key: value for key, value in end.metrics.items() if key.startswith("id/")}
+    assert measured.items() <= start.metrics.items()
+    result = finish(tmp_path / "lp_ft", lp_ft, 0)
+    assert result.merges["wise_ft@0.5"]["metrics"] != result.metrics
+    one, two = (weights(tmp_path / name) for name in ("lp_ft", "probe"))
+    assert not any(torch.equal(one[key], two[key]) for key in ("head.weight", "visual.proj"))

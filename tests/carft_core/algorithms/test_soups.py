@@ -154,9 +154,10 @@ def test_a_soup_leaves_its_members_and_has_their_shape(name: str, teacher: Teach
     made = soup.combine(teacher, members).state_dict()
     assert not torch.equal(made["head.weight"], before[0]["head.weight"])
     assert all(same(one.state_dict(), state) for one, state in zip(members, before, strict=True))
-    members[1].head = torch.nn.Linear(32, 3, bias=True)
+    fitting, other = teacher.new_classifier(), teacher.new_classifier()
+    other.head = torch.nn.Linear(32, 3, bias=True)
     with pytest.raises(RequestError, match=rf"run {'0' * 12} has another; .*differ: head\.bias"):
-        soup.combine(teacher, members)
+        soup.combine(teacher, [fitting, other])
 
 
 @pytest.fixture(scope="module")

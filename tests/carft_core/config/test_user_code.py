@@ -55,10 +55,6 @@ def imported(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def test_the_products_own_code_is_known_by_its_revision(toy_config: Config) -> None:
-    assert identity.own_code_of(toy_config()) is None
-
-
 @pytest.mark.parametrize(
     ("edited", "counts"),
     [
@@ -101,6 +97,7 @@ def test_an_edit_of_an_algorithm_counts_in_another_too(write: Write, toy_config:
     ALGORITHMS.register(imported("my_inner").Mine)
     config = toy_config({"algorithm": {"name": "ema", "of": "mine"}})
     before = identity.own_code_of(config)
+    assert identity.own_code_of(toy_config()) is None, "the product's is known by its revision"
     assert before == identity.own_code_of(toy_config({"algorithm": "mine"}))
     write({"my_inner": METHOD.format(more="# edited")})
     assert identity.own_code_of(config) != before

@@ -1,4 +1,4 @@
-"""Metrics against hand computation, naive loops and laws."""
+"""Metrics against hand computation, naive loops and laws, and on a device without float64."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
+from carft_sweep.carft_core.evaluation.measure import context_probe, split_metrics
 from carft_sweep.carft_core.evaluation.metrics import (
     brier,
     ece,
@@ -26,6 +27,7 @@ from carft_sweep.carft_core.evaluation.metrics import (
     top1,
     worst_group_top1,
 )
+from carft_sweep.carft_core.evaluation.predictions import Predictions
 
 LABELLED = (top1, nll, ece, brier)
 EVEN = torch.zeros(1, 4)
@@ -130,12 +132,6 @@ def test_what_has_no_metric_is_refused(metric: Callable[[Tensor, Tensor], float]
             metric(torch.tensor([[0.0, diverged]]), torch.tensor([0]))
 
 
-def test_entropy_is_zero_for_certainty_and_log_k_for_ignorance() -> None:
-    certain = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    assert entropy(certain) == 0.0
-    assert entropy(torch.full((5, 8), -math.log(8))) == pytest.approx(math.log(8), rel=1e-6)
-
-
 def test_kl_of_two_coins_is_that_computed_by_hand_on_average_over_items() -> None:
     p, q = logits_of([0.5, 0.5]), logits_of([0.9, 0.1])
     expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
@@ -151,6 +147,8 @@ def test_kl_adds_nothing_where_p_is_zero_and_everything_where_only_q_is() -> Non
     assert kl_divergence(corner, corner) == 0.0
     assert kl_divergence(middle, corner) == math.inf
     assert math.isnan(kl_divergence(torch.full((1, 2), torch.nan), middle))
+    assert entropy(corner) == 0.0
+    assert entropy(torch.full((5, 8), -math.log(8))) == pytest.approx(math.log(8), rel=1e-6)
     with pytest.raises(ValueError, match="shape"):
         kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
 
@@ -177,17 +175,12 @@ def test_accuracies_by_class_and_by_group_of_five_items() -> None:
     groups = ("sea", "land", "sea", "land", "land")
     assert mean_group_top1(logits, labels, groups) == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert worst_group_top1(logits, labels, groups) == 0.5
-    with pytest.raises(ValueError, match="4 groups do not fit 5 items"):
-        worst_group_top1(logits, labels, groups[:4])
-
-
-def test_an_item_whose_group_is_empty_belongs_to_none() -> None:
-    labels, logits = torch.tensor([0, 0, 0, 1, 2]), certain(0, 0, 1, 1, 3)
-    groups = ("sea", "land", "", "land", "")
-    assert mean_group_top1(logits, labels, groups) == 1.0
-    assert worst_group_top1(logits, labels, groups) == 1.0
+    for of in (mean_group_top1, worst_group_top1):  # where it is empty, an item belongs to none
+        assert of(logits, labels, ("sea", "land", "", "land", "")) == 1.0
     with pytest.raises(ValueError, match="no item belongs to a group"):
         worst_group_top1(logits, labels, ("",) * 5)
+    with pytest.raises(ValueError, match="4 groups do not fit 5 items"):
+        worst_group_top1(logits, labels, groups[:4])
 
 
 @given(data=predictions(), number=st.integers(1, 5), seed=st.integers(0, 99))
@@ -204,3 +197,52 @@ def test_others_are_those_of_sklearn(data: tuple[Tensor, Tensor], number: int, s
     names = [f"group {one}" for one in group]
     assert mean_group_top1(logits, labels, names) == pytest.approx(np.mean(accuracies))
     assert worst_group_top1(logits, labels, names) == pytest.approx(min(accuracies))
+
+
+class MacTensor(Tensor):
+    """Says that it lies on MPS; `cpu` gives what does not. Nothing of it is ever in float64."""
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function == Tensor.device.__get__:
+            return torch.device("mps")
+        if function is Tensor.cpu:
+            return args[0].as_subclass(Tensor)
+        # A tensor that is made beside it lies on MPS too.
+        kwargs = {key: it for key, it in (kwargs or {}).items() if key != "device"}
+        out = super().__torch_function__(function, types, args, kwargs)
+        if isinstance(out, Tensor) and out.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
+        return out
+
+
+def on_mac(tensor: Tensor) -> Tensor:
+    return tensor.as_subclass(MacTensor)
+
+
+def placed(place: Callable[[Tensor], Tensor]) -> Predictions:
+    generator = torch.Generator().manual_seed(0)
+    names = [str(number) for number in range(6)]
+    return Predictions(
+        split="id/test",
+        ids=names,
+        units=names,
+        labels=place(torch.tensor([0, 1, 2, 0, 1, 2])),
+        logits=place(torch.randn(6, 3, generator=generator)),
+        features=place(torch.zeros(6, 1)),
+        groups=list("aabbcc"),
+    )
+
+
+def test_every_metric_of_a_mac_is_that_of_the_cpu() -> None:
+    further = ("macro_f1", "mean_per_class_top1", "mean_group_top1", "worst_group_top1")
+    expected = split_metrics(placed(lambda tensor: tensor), further)
+    assert len(expected) == 8
+    assert split_metrics(placed(on_mac), further) == expected
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(4, 8, generator=generator) for _ in range(3)]
+    assert context_probe(*map(on_mac, given), 100.0) == context_probe(*given, 100.0)
+    with pytest.raises(TypeError, match="float64"):
+        on_mac(torch.ones(2)).double()

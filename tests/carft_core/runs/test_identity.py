@@ -160,7 +160,7 @@ def test_a_revision_is_of_one_thing(toy_config: Config, monkeypatch: pytest.Monk
         assert changed == [place == 0, place == 1]
 
 
-def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config) -> None:
+def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config, tmp_path: Path) -> None:
     follows = toy_config({"data.split_seed": "seed"})
     assert follows.follows_seed
     assert follows.for_seed(3) == toy_config({"data.split_seed": 3})
@@ -168,6 +168,11 @@ def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config) -> Non
     assert identify(follows, 3) == identify(follows.for_seed(3), 3)
     with pytest.raises(ValueError, match="see for_seed"):
         open_data(follows.data)
+    config = toy_config({**ZERO_SHOT, "data.split_seed": "seed"})
+    found = trained(config, tmp_path, 4)
+    assert RunFolder(tmp_path).claimed()["config"]["data"]["split_seed"] == 4
+    assert finish(tmp_path, config, 4).metrics == found.metrics
+    assert is_complete(tmp_path, config)
 
 
 def test_what_trains_depends_on_a_seed_and_else_a_split_may(toy_config: Config) -> None:
@@ -176,14 +181,6 @@ def test_what_trains_depends_on_a_seed_and_else_a_split_may(toy_config: Config) 
     follows = toy_config({**ZERO_SHOT, "data.split_seed": "seed"})
     assert identify(follows, 0).digest != identify(follows, 1).digest
     assert "seed" not in identify(follows, 1).parts
-
-
-def test_a_run_folder_holds_the_number_of_its_split(toy_config: Config, tmp_path: Path) -> None:
-    config = toy_config({**ZERO_SHOT, "data.split_seed": "seed"})
-    found = trained(config, tmp_path, 4)
-    assert RunFolder(tmp_path).claimed()["config"]["data"]["split_seed"] == 4
-    assert finish(tmp_path, config, 4).metrics == found.metrics
-    assert is_complete(tmp_path, config)
 
 
 def test_a_field_that_is_none_or_false_stands_in_no_identity(toy_config: Config) -> None:
@@ -219,18 +216,12 @@ def test_an_evaluation_is_named_by_run_model_and_what_is_measured(toy_config: Co
         digest(keep={"result": "best_val"}),
         digest(eval={"logits": "always"}),
         digest(data__shifts=["pale"]),
+        digest(prompts__contexts="openai"),
+        digest(eval={"context_probe": False}),
     ]
     assert len({one, *others}) == 1 + len(others)
-
-
-def test_contexts_are_in_an_evaluation_that_probes_them(toy_config: Config) -> None:
-    def digest(contexts: str, *, probe: bool) -> str:
-        config = toy_config({"prompts.contexts": contexts, "eval": {"context_probe": probe}})
-        return evaluation_digest("a" * 64, None, config)
-
-    assert digest("simple", probe=True) != digest("openai", probe=True)
-    assert digest("simple", probe=False) == digest("openai", probe=False)
-    assert digest("simple", probe=False) != digest("simple", probe=True)
+    openai = digest(eval={"context_probe": False}, prompts__contexts="openai")
+    assert openai == others[-1], "contexts are in an evaluation that probes them"
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

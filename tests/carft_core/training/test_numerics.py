@@ -54,7 +54,7 @@ def test_what_is_named_is_taken_where_it_is_there(monkeypatch: pytest.MonkeyPatc
         resolve_device("cuda:1")
 
 
-def test_only_tf32_rounds_to_tf32_and_the_flags_are_put_back() -> None:
+def test_only_tf32_rounds_to_tf32_and_only_bf16_casts() -> None:
     before = flags()
     with arithmetic(CPU, "tf32"):
         assert flags()[:2] == (True, True)
@@ -63,7 +63,10 @@ def test_only_tf32_rounds_to_tf32_and_the_flags_are_put_back() -> None:
         assert flags()[:2] == (True, True)
     with pytest.raises(ZeroDivisionError), arithmetic(CPU, "bf16"):
         1 / 0  # noqa: B018 - a run may end with any error
-    assert flags() == before
+    assert flags() == before, "they are put back"
+    for precision, casts in (("fp32", False), ("tf32", False), ("bf16", True)):
+        with autocast(CPU, precision):  # type: ignore[arg-type]
+            assert torch.is_autocast_enabled("cpu") == casts
 
 
 @pytest.mark.parametrize(
@@ -100,12 +103,6 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
     assert flags() == before
     with pytest.raises(RuntimeError, match="no deterministic kernel"), arithmetic(CPU, "fp32"):
         raise RuntimeError("no deterministic kernel, and none was asked for")
-
-
-def test_autocast_is_for_bf16_alone() -> None:
-    for precision, casts in (("fp32", False), ("tf32", False), ("bf16", True)):
-        with autocast(CPU, precision):  # type: ignore[arg-type]
-            assert torch.is_autocast_enabled("cpu") == casts
 
 
 @pytest.mark.parametrize(("others", "context"), [(0, 500), (30_000, 1024)])

@@ -30,22 +30,16 @@ rounding, as that of the biases of an attention's keys is; there what is measure
 
 
 def test_every_row_of_a_batch_is_of_one_rank() -> None:
-    plan = EpochPlan(11, 4, seed=3)
+    plan, worlds = EpochPlan(11, 4, seed=3), [World(rank, 2) for rank in range(2)]
     for step in range(plan.steps):
         rows, passes = plan(step)
-        worlds = [World(rank, 2) for rank in range(2)]
         drawn = [RankPlan(plan, world)(step) for world in worlds]
-        assert np.array_equal(drawn[0].rows, rows[0::2])
-        assert np.array_equal(drawn[1].rows, rows[1::2])
-        assert np.array_equal(drawn[1].passes, passes[1::2])
+        for rank in range(2):
+            assert np.array_equal(drawn[rank].rows, rows[rank::2])
+            assert np.array_equal(drawn[rank].passes, passes[rank::2])
         assert sum(world.share(len(rows)) for world in worlds) == 1
-
-
-def test_a_rank_without_a_row_has_the_first_and_no_share_of_it() -> None:
-    world = World(2, 3)
-    assert list(world.shard(np.array([7, 8]))) == [7]
-    assert world.share(2) == 0.0
-    assert [World(rank, 3).share(2) for rank in range(2)] == [0.5, 0.5]
+    assert [World(rank, 3).share(2) for rank in range(3)] == [0.5, 0.5, 0.0]
+    assert list(World(2, 3).shard(np.array([7, 8]))) == [7], "without a row it has the first"
 
 
 def _exchange() -> dict[str, Any]:

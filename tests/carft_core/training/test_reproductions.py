@@ -21,6 +21,7 @@ from carft_sweep.carft_core.runs.folder import RunFolder, finish
 from carft_sweep.carft_core.runs.identity import evaluation_digest
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
+from tests.carft_core.merges.test_logit_ensemble import Narrow
 from tests.carft_core.trained import Config, same, stopped, trained, weights
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -89,26 +90,6 @@ def test_b3_all_fields_of_a_merge_are_in_its_evaluations_digest(toy_config: Conf
     assert digest(1.0) != digest(0.1)
 
 
-class Layered(Classifier):
-    """A classifier of another shape than the zero-shot one: two layers on the features."""
-
-    clip_features = False
-
-    def __init__(self, inner: ImageClassifier) -> None:
-        super().__init__()
-        self.inner = inner
-        self.adapter = nn.Linear(inner.head.in_features, 5)
-        self.top = nn.Linear(5, inner.head.out_features)
-
-    def features(self, images: Tensor) -> Tensor:
-        hidden: Tensor = self.adapter(self.inner.features(images))
-        return torch.tanh(hidden)
-
-    def logits(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.top(features)
-        return logits
-
-
 def test_b6_a_classifier_of_another_shape_is_evaluated(toy_config: Config, tmp_path: Path) -> None:
     """B6: an algorithm whose classifier is another module trained to its end, and then failed."""
 
@@ -122,7 +103,8 @@ def test_b6_a_classifier_of_another_shape_is_evaluated(toy_config: Config, tmp_p
         keeps_shape: ClassVar[bool] = False
 
         def build(self, teacher: Teacher) -> nn.Module:
-            return Layered(teacher.new_classifier())
+            del teacher
+            return Narrow()
 
     config = toy_config({"algorithm": "foreign"})
     result = trained(config, tmp_path)
@@ -140,34 +122,19 @@ def test_b7_a_run_computes_in_its_own_precision_whatever_ran_before(
     """B7: the flag for TF32 was set when model and data were opened, which a process keeps, so a
     run in fp32 behind one in bf16 convolved in TF32 under the digest of fp32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    seen: set[tuple[bool, bool]] = set()
-    loss, encode = FineTune.loss, Teacher.encode
+    seen: set[tuple[bool, bool, bool]] = set()
+    features = ImageClassifier.features
 
-    def watched(self: FineTune, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        seen.add((matmul.allow_tf32, cudnn.allow_tf32))
-        return loss(self, model, batch, teacher)
+    def watched(self: ImageClassifier, images: Tensor) -> Tensor:
+        seen.add((self.training, matmul.allow_tf32, cudnn.allow_tf32))
+        return features(self, images)
 
-    def encoding(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
-        return encode(self, [Watched(it) for it in classifiers], name)
-
-    class Watched(Classifier):
-        """Looks at the flags when it sees images."""
-
-        def __init__(self, inner: Classifier) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def features(self, images: Tensor) -> Tensor:
-            seen.add((matmul.allow_tf32, cudnn.allow_tf32))
-            return self.inner.features(images)
-
-    monkeypatch.setattr(FineTune, "loss", watched)
-    monkeypatch.setattr(Teacher, "encode", encoding)
+    monkeypatch.setattr(ImageClassifier, "features", watched)
     monkeypatch.setattr(matmul, "allow_tf32", True)
     monkeypatch.setattr(cudnn, "allow_tf32", True)
     for number in range(2):  # the second time with what the process keeps
         train(toy_config({"algorithm": "fine_tune"}), number, workdir=tmp_path / str(number))
-    assert seen == {(False, False)}
+    assert seen == {(True, False, False), (False, False, False)}, "in steps and in evaluations"
     assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True), "others' flags stay as they are"
 
 
@@ -220,14 +187,6 @@ def test_b10_each_group_has_its_own_learning_rate(toy_config: Config, tmp_path: 
     assert len(rates) == 6
     assert all(head == pytest.approx(10 * tower) for tower, head in rates)
     assert max(tower for tower, _ in rates) == pytest.approx(1e-4)
-
-
-def test_b14_the_best_weights_are_kept_for_a_result(toy_config: Config, tmp_path: Path) -> None:
-    """B14: each improvement wrote the weights once more, though the last ones were the result."""
-    for result, files in (("last", {"last"}), ("best_val", {"last", "best_val"})):
-        folder = tmp_path / result
-        trained(toy_config({"keep": {"result": result}}), folder)
-        assert {file.stem for file in (folder / "weights").iterdir()} == files
 
 
 def test_b15_the_classifier_is_made_once_an_epoch(toy_config: Config, tmp_path: Path) -> None:

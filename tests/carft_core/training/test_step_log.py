@@ -51,25 +51,19 @@ def series(folder: Path, name: str) -> dict[int, float]:
 
 
 def test_points_are_ten_seconds_of_training_apart_and_a_short_run_has_none(tmp_path: Path) -> None:
-    training = Training(tmp_path)
-    training.steps(3, 3.0)
-    assert not list(tmp_path.iterdir())
-    training.validate(1000.0)  # is no training
-    training.steps(5, 3.0)
-    assert [*series(tmp_path, "train/lr_step")] == [4, 8]
-    training.steps(2, 25.0)
-    assert [*series(tmp_path, "train/lr_step")] == [4, 8, 9, 10]
-
-
-def test_a_point_has_the_mean_and_the_speed_since_the_last_one(tmp_path: Path) -> None:
+    """With the mean loss and the speed since the last one; validation is no training."""
     training = Training(tmp_path)
     training.steps(2, 4.0)
+    assert not list(tmp_path.iterdir())
     training.validate(60.0)
     training.steps(1, 2.0)
     training.steps(2, 8.0)
-    assert series(tmp_path, "train/loss_step") == {3: (1 + 2 + 3) / 3, 5: (4 + 5) / 2}
-    assert series(tmp_path, "train/lr_step") == {3: 0.03, 5: 0.05}
-    assert series(tmp_path, "system/images_per_s_step") == {3: 6 / 10, 5: 4 / 16}
+    training.steps(2, 25.0)
+    losses = {3: (1 + 2 + 3) / 3, 5: (4 + 5) / 2, 6: 6.0, 7: 7.0}
+    assert series(tmp_path, "train/loss_step") == losses
+    assert series(tmp_path, "train/lr_step") == {3: 0.03, 5: 0.05, 6: 0.06, 7: 0.07}
+    speeds = {3: 6 / 10, 5: 4 / 16, 6: 2 / 25, 7: 2 / 25}
+    assert series(tmp_path, "system/images_per_s_step") == speeds
 
 
 def test_steps_that_are_trained_again_have_the_points_of_the_first_time(tmp_path: Path) -> None:
