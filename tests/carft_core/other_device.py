@@ -44,27 +44,19 @@ class Elsewhere(Tensor):
         return tensor
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(cls, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _compute(operation, args, kwargs or {})
 
 
 class _Mode(TorchDispatchMode):
     """Makes tensors on the other device, and copies them to it."""
 
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _compute(operation, args, kwargs or {})
 
 
 class _Functions(TorchFunctionMode):
-    """What PyTorch does not do by operations."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.tensor:
             device = (kwargs or {}).pop("device", None)
             return torch.tensor(*args, **(kwargs or {})).to(device or HERE)

@@ -33,13 +33,10 @@ pytestmark = pytest.mark.usefixtures("registries")
 
 
 class Plain(Algorithm):
-    """Cross-entropy."""
-
     name: ClassVar[str] = "plain"
     summary: ClassVar[str] = "Cross-entropy"
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """The cross-entropy alone."""
         del teacher
         loss = batch.cross_entropy(model(batch.images))
         return loss, {"ce": loss}
@@ -59,13 +56,10 @@ class TakesAnything(Plain):
 
 
 def broken(of: type[Algorithm | Merge], **own: Any) -> Any:
-    """A subclass with `own` in its body."""
     return type("Broken", (of,), {"__module__": __name__, **own})
 
 
 def by_loss(compute: Callable[[Any, Batch], Tensor], **own: Any) -> Any:
-    """Cross-entropy with another loss."""
-
     def loss(_: Algorithm, model: nn.Module, batch: Batch, __: Teacher) -> Loss:
         loss = compute(model, batch)
         return loss, {"ce": loss}
@@ -139,8 +133,6 @@ class Doubled(Classifier):
 
 
 def by_build(change: Callable[[ImageClassifier], object], **own: Any) -> Any:
-    """Cross-entropy of a classifier that is changed."""
-
     def build(_: Algorithm, teacher: Teacher) -> object:
         classifier = teacher.new_classifier()
         made = change(classifier)
@@ -221,8 +213,6 @@ def test_what_keeps_all_laws_passes_once_it_is_registered() -> None:
 
 
 class Halfway(Merge):
-    """Half of both."""
-
     name: ClassVar[str] = "halfway"
     summary: ClassVar[str] = "Half of both"
 
@@ -310,8 +300,6 @@ def family(
     told: Mapping[str, Any] | None = None,
     **splits: Split,
 ) -> Family:
-    """A family of grey squares, some of whose splits are others."""
-
     def opened(config: DataConfig) -> FamilyData:
         del config
         kept = {name: grey(name, 4) for name in ("train", "val", "test", "shift")} | splits

@@ -45,7 +45,6 @@ def killed_after(epoch: int, config: TrialConfig, folder: Path) -> list[EpochRep
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """Return the last weights of a run."""
     return load_weights(RunFolder(folder).weights("last"))
 
 

@@ -35,7 +35,6 @@ def features(model: nn.Module, batch: Batch) -> tuple[float, Array, Array]:
 
 
 def log_softmax(logits: Array) -> Array:
-    """Of each row."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 

@@ -106,8 +106,6 @@ def test_a_decay_of_zero_gives_the_inner_to_the_bit(toy_config: Config, tmp_path
 
 
 class Coupled(Algorithm):
-    """One that claims everything, and tells what it was called with."""
-
     name = "coupled"
     summary = "For a test"
     couples_items = True
@@ -116,18 +114,14 @@ class Coupled(Algorithm):
     keeps_shape = False
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        """Cross-entropy."""
         del teacher
         return batch.cross_entropy(model(batch.images)), {}
 
     def identity(self) -> dict[str, Any]:
-        """As one that reads a file."""
         return {**super().identity(), "file": "digest"}
 
 
 class Plain(Wrapper):
-    """A wrapper that changes nothing."""
-
     name = "plain"
     summary = "For a test"
 

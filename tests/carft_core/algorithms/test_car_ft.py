@@ -22,7 +22,6 @@ from carft_sweep.carft_core.testing import batch_for, toy_teacher
 
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
-    """With 80 contexts."""
     teacher, contexts = toy_teacher(tiny_clip), template_set("openai")
     w_ctx = context_weights(
         text_features(tiny_clip, contexts, teacher.class_names, device=teacher.device)
@@ -36,7 +35,6 @@ def batch(teacher: Teacher) -> Batch:
 
 
 def logged(algorithm: CarFt, student: ImageClassifier, batch: Batch, teacher: Teacher) -> float:
-    """The KL that is logged."""
     _, logs = algorithm.loss(student, batch, teacher)
     return float(logs["context_kl"].detach())
 
@@ -52,7 +50,6 @@ def distributions(teacher: Teacher, *features: Tensor) -> list[NDArray[np.float6
 
 
 def moved(teacher: Teacher) -> ImageClassifier:
-    """A student that has left the teacher a little."""
     student = teacher.new_classifier()
     torch.manual_seed(1)
     with torch.no_grad():

@@ -25,7 +25,6 @@ State = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def tuned(teacher: Teacher) -> State:
-    """The state of a classifier that somebody tuned."""
     state = teacher.new_classifier().state_dict()
     return {key: value * 1.1 for key, value in state.items()}
 
@@ -101,8 +100,6 @@ def test_tensors_that_do_not_fit_are_named(teacher: Teacher, tuned: State, tmp_p
 
 
 class Code:
-    """What a pickle of a whole model holds."""
-
     def __reduce__(self) -> Any:
         return (print, ("run",))
 

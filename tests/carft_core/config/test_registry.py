@@ -50,8 +50,6 @@ def test_the_built_in_ones_come_in_their_order_and_are_looked_up_as_in_any_mappi
 def test_what_is_registered_later_is_seen_wherever_names_are_read() -> None:
     @ALGORITHMS.register
     class Mine(FineTune):
-        """Mine."""
-
         name: ClassVar[str] = "mine"
         summary: ClassVar[str] = "Mine"
         pull: float = 0.5

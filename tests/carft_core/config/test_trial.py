@@ -45,6 +45,10 @@ def problems(data: dict[str, Any]) -> list[str]:
 def test_a_config_reads_back_from_its_own_plain_data(data: dict[str, Any]) -> None:
     config = trial_config(data)
     assert trial_config(json.loads(json.dumps(config.as_dict()))) == config
+    plain = config.algorithm.model_dump()
+    assert type(config.algorithm).model_validate(plain) == config.algorithm
+    with pytest.raises(ValueError, match="name"):
+        type(config.algorithm).model_validate({"name": "zero_shot"})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -244,12 +248,6 @@ def test_a_field_of_a_section_that_stands_beside_it_is_named_by_its_section() ->
         "learning_rate: unknown field 'learning_rate'; did you mean 'optim.lr'?",
         f"name: unknown field 'name'; Known: {', '.join(sorted(TrialConfig.model_fields))}.",
     ]
-
-
-def test_a_class_takes_its_own_name_among_its_fields_and_no_other() -> None:
-    assert CarFt.model_validate({"name": "car_ft", "kl_weight": 2.0}) == CarFt(kl_weight=2.0)
-    with pytest.raises(ValueError, match="name"):
-        CarFt.model_validate({"name": "fine_tune"})
 
 
 def test_what_stands_beside_the_sections_is_of_the_kinds_that_it_says() -> None:

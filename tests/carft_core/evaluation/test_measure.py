@@ -92,7 +92,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, int]]:
 def test_metrics_and_tables_are_those_of_each_model_by_itself(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    """In one pass for all models, and in one for each."""
     monkeypatch.setattr(evaluate, "MEMORY_FOR_MODELS", room)
     setup = measured_task(toy_config())
     classifiers: dict[str, Classifier] = {
@@ -157,7 +156,6 @@ def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
 def test_a_model_with_two_labels_passes(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """WiSE-FT at alpha 1 is the tuned model itself."""
     setup = measured_task(toy_config())
     measure({"zero_shot": lambda: setup.teacher.classifier}, setup, toy_config(), {})
     classifier = moved_classifier(setup)

@@ -55,7 +55,6 @@ def naive_softmax(row: np.ndarray) -> np.ndarray:
 
 
 def naive_ece(logits: np.ndarray, labels: np.ndarray, bins: int) -> float:
-    """The definition, bin by bin and item by item."""
     total = 0.0
     for number in range(bins):
         hits, confidences = [], []

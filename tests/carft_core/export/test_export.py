@@ -35,7 +35,6 @@ def config(toy_config: Config) -> TrialConfig:
 
 @pytest.fixture(scope="module")
 def workdir(config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run."""
     folder = tmp_path_factory.mktemp("run")
     train(config, 0, workdir=folder)
     return folder

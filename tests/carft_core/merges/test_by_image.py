@@ -58,7 +58,6 @@ def test_outputs_are_mixed_by_it(teacher: Teacher) -> None:
 
 
 def tuned(teacher: Teacher) -> ImageClassifier:
-    """One that knows most images."""
     classifier = teacher.new_classifier()
     features = teacher.features("train")
     labels = teacher.splits["train"].labels
@@ -133,7 +132,6 @@ def test_a_runs_record_says_that_it_is_sample_wise(toy_config: Config, tmp_path:
     config = toy_config({"merges": ["vrf", "wise_ft"], "optim.epochs": 1})
     result = trained(config, tmp_path)
     assert "ood/mean/top1" in result.merges["vrf"]["metrics"]
-    marks = [
-        RunFolder(tmp_path).metrics(it).read_text().count("sample-wise") for it in result.merges
-    ]
-    assert dict(zip(result.merges, marks, strict=True)) == {"vrf": 1, "wise_ft@0.5": 0}
+    texts = {label: RunFolder(tmp_path).metrics(label).read_text() for label in result.merges}
+    marks = {label: text.count("sample-wise") for label, text in texts.items()}
+    assert marks == {"vrf": 1, "wise_ft@0.5": 0}

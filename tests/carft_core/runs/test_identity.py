@@ -24,7 +24,6 @@ from tests.tiny_vit import TINY_CONFIG, write_clip
 
 
 def wise_ft(*alphas: float) -> tuple[Merge, MergePoint]:
-    """The first point of a merge."""
     merge = WiseFt(alphas=alphas)
     return merge, merge.points()[0]
 

@@ -107,14 +107,6 @@ def measured_peak(config: TrialConfig) -> int:
     return peak
 
 
-def peaks(algorithm: str, batch_size: int) -> tuple[int, int]:
-    """Of a step in fp32 on the CPU: as computed, and as counted."""
-    fields = {"algorithm": algorithm, "device": "cpu", "precision": "fp32"}
-    sizes = {"data": {"family": "icon_shift"}, "optim": {"batch_size": batch_size}}
-    config = trial_config({**fields, **sizes}).for_seed(0)
-    return cost(config).training, measured_peak(config)
-
-
 NEWER = ("flyp", "carot", "tracer", "lora", "swad")
 
 
@@ -123,9 +115,11 @@ NEWER = ("flyp", "carot", "tracer", "lora", "swad")
     ["fine_tune", "car_ft", *(pytest.param(name, marks=pytest.mark.slow) for name in NEWER)],
 )
 def test_the_computed_peak_is_what_the_allocator_counts(algorithm: str) -> None:
-    computed, counted = peaks(algorithm, 128)
+    fields = {"algorithm": algorithm, "device": "cpu", "precision": "fp32"}
+    sizes = {"data": {"family": "icon_shift"}, "optim": {"batch_size": 128}}
+    config = trial_config({**fields, **sizes}).for_seed(0)
     # What a kernel takes for itself while it computes is in one and not in the other.
-    assert computed == pytest.approx(counted, rel=0.12)
+    assert cost(config).training == pytest.approx(measured_peak(config), rel=0.12)
 
 
 def test_a_smaller_part_takes_less_and_computes_as_much(fine_tuned: Callable[..., RunCost]) -> None:

@@ -69,30 +69,22 @@ def test_only_tf32_rounds_to_tf32_and_only_bf16_casts() -> None:
             assert torch.is_autocast_enabled("cpu") == casts
 
 
-@pytest.mark.parametrize(
-    ("device", "convolutional", "deterministic", "tries"),
-    [
+def test_kernels_are_tried_for_convolutional_towers_on_cuda_unless_deterministic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    for device, convolutional, deterministic, tries in (
         (CUDA, True, False, True),
         (CUDA, True, True, False),
         (CUDA, False, False, False),
         (CPU, True, False, False),
         (CPU, False, True, False),
-    ],
-)
-def test_kernels_are_tried_for_convolutional_towers_on_cuda_unless_deterministic(
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    device: torch.device,
-    convolutional: bool,
-    deterministic: bool,
-    tries: bool,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not tries)
-    before = flags()
-    with arithmetic(device, "fp32", deterministic=deterministic, convolutional=convolutional):
-        assert flags()[2:] == (tries, deterministic)
-    assert flags() == before
+    ):
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", not tries)
+        before = flags()
+        with arithmetic(device, "fp32", deterministic=deterministic, convolutional=convolutional):
+            assert flags()[2:] == (tries, deterministic)
+        assert flags() == before
 
 
 def test_an_operation_without_a_deterministic_kernel_is_named() -> None:

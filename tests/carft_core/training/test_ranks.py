@@ -140,7 +140,6 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def check_equal(config: TrialConfig, folder: Path, stop_after: int | None = None) -> None:
-    """Two ranks come to what one process comes to."""
     expected = recorded(config, folder / "one", stop_after)
     both = on_ranks(2, lambda: recorded(config, folder / "two", stop_after))
     for result in both:
@@ -194,7 +193,6 @@ def failure(config: TrialConfig, folder: Path) -> str:
 
 
 def failure_on_ranks(config: TrialConfig, folder: Path) -> str:
-    """What two ranks say, alike."""
     (message, other) = on_ranks(2, lambda: failure(config, folder))
     assert message == other
     return message
@@ -210,11 +208,7 @@ def failure_on_ranks(config: TrialConfig, folder: Path) -> str:
     ],
 )
 def test_a_run_whose_images_are_coupled_is_refused_before_anything_is_written(
-    toy_config: Config,
-    dropping_clip_files: Path,
-    tmp_path: Path,
-    changes: dict[str, Any] | None,
-    cause: str,
+    toy_config: Config, dropping_clip_files: Path, tmp_path: Path, changes: Any, cause: str
 ) -> None:
     config = toy_config(changes or {"model": {"name": str(dropping_clip_files)}})
     assert failure_on_ranks(config, tmp_path) == (
@@ -225,8 +219,6 @@ def test_a_run_whose_images_are_coupled_is_refused_before_anything_is_written(
 
 
 class Remembers(FineTune):
-    """Keeps something of each image in the module, as a memory bank does, in the loss."""
-
     name: ClassVar[str] = "remembers"
 
     def build(self, teacher: Teacher) -> nn.Module:
@@ -241,8 +233,6 @@ class Remembers(FineTune):
 
 
 class Breaks(FineTune):
-    """Has a loss that is no number where one image is in the batch."""
-
     name: ClassVar[str] = "breaks"
 
     def loss(self, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:

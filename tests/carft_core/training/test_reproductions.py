@@ -28,8 +28,6 @@ pytestmark = pytest.mark.usefixtures("registries")
 
 
 class Activation:
-    """A tensor that a graph keeps for its backward pass."""
-
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
@@ -73,8 +71,6 @@ def test_b3_all_fields_of_a_merge_are_in_its_evaluations_digest(toy_config: Conf
 
     @MERGES.register
     class Mine(Merge):
-        """With a field that is in no label."""
-
         name: ClassVar[str] = "mine"
         summary: ClassVar[str] = "Mine"
         strength: float = 1.0
@@ -95,8 +91,6 @@ def test_b6_a_classifier_of_another_shape_is_evaluated(toy_config: Config, tmp_p
 
     @ALGORITHMS.register
     class Foreign(FineTune):
-        """Fine-tuning below a head of two layers."""
-
         name: ClassVar[str] = "foreign"
         summary: ClassVar[str] = "Two layers"
         starts_at_zero_shot: ClassVar[bool] = False
@@ -165,8 +159,6 @@ def test_b10_each_group_has_its_own_learning_rate(toy_config: Config, tmp_path: 
 
     @ALGORITHMS.register
     class TwoRates(FineTune):
-        """The head ten times as fast as the tower."""
-
         name: ClassVar[str] = "two_rates"
         summary: ClassVar[str] = "Two rates"
 
@@ -196,8 +188,6 @@ def test_b15_the_classifier_is_made_once_an_epoch(toy_config: Config, tmp_path: 
 
     @ALGORITHMS.register
     class Counting(FineTune):
-        """Counts how often its classifier is made."""
-
         name: ClassVar[str] = "counting"
         summary: ClassVar[str] = "Counts"
 

@@ -46,7 +46,6 @@ class WrittenOut:
         self.t = 0
 
     def step(self, gradients: Callable[[], list[Tensor]], lr: float) -> None:
-        """`gradients` computes those at the parameters as they are."""
         g = gradients()
         norm = math.sqrt(sum(float(it.double().square().sum()) for it in g))
         weights = [p.detach().clone() for p in self.parameters]

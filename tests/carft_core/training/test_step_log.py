@@ -129,8 +129,7 @@ def test_samples_have_the_names_and_units_of_mlflows_monitors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, too, which answers as `nvidia-ml-py` does, or not at all."""
-    rates = SimpleNamespace(gpu=40)
-    memory = SimpleNamespace(used=3_000_000_000, total=8_000_000_000)
+    rates, memory = SimpleNamespace(gpu=40), SimpleNamespace(used=3 * 10**9, total=8 * 10**9)
     nvml: Any = SimpleNamespace(
         NVMLError=RuntimeError,
         nvmlDeviceGetMemoryInfo=lambda _: memory,
@@ -151,17 +150,13 @@ def test_samples_have_the_names_and_units_of_mlflows_monitors(
     training = Training(tmp_path, torch.device("cuda"))
     training.steps(1, EVERY)
     (point,) = read_points(tmp_path)
-    ours = {
-        name.removeprefix("system/"): value
-        for name, value in point["metrics"].items()
-        if name.startswith("system/") and not name.endswith("_step")
-    }
+    system = {name: it for name, it in point["metrics"].items() if not name.endswith("_step")}
+    ours = {name.removeprefix("system/"): value for name, value in system.items()}
     assert ours.keys() == theirs.keys() - {name for name in theirs if "power" in name}
     assert {name: it for name, it in ours.items() if "gpu" in name}.items() <= theirs.items()
     share, megabytes = "system_memory_usage_percentage", "system_memory_usage_megabytes"
-    assert ours[megabytes] / ours[share] == pytest.approx(
-        theirs[megabytes] / theirs[share], rel=0.1
-    )
+    sizes = [of[megabytes] / of[share] for of in (ours, theirs)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
     assert 0 <= ours["cpu_utilization_percentage"] <= 100
 
     def unknown(_: object) -> int:
