@@ -8,33 +8,16 @@ import torch
 
 from carft_sweep.carft_core.data import Split, Transform
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.training.numerics import Precision
+
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("clip", "classes", "contexts", "w_raw", "w_cls", "w_ctx", "classifier")
+)
 
 
 def bare_teacher(
-    split: Split,
-    transform: Transform,
-    *,
-    name: str = "id/test",
-    precision: Precision = "fp32",
-    batch_size: int = 256,
-    workers: int = 0,
+    split: Split, transform: Transform, *, name: str = "id/test", **how: Any
 ) -> Teacher:
-    nothing: Any = None
-    return Teacher(
-        clip=nothing,
-        class_names=(),
-        splits={name: split},
-        digests={},
-        transform=transform,
-        classes=nothing,
-        contexts=nothing,
-        w_raw=nothing,
-        w_cls=nothing,
-        w_ctx=nothing,
-        classifier=nothing,
-        device=torch.device("cpu"),
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    """`how` has the precision, the batch size and the workers."""
+    known: dict[str, Any] = {"class_names": (), "splits": {name: split}, "digests": {}}
+    cpu: dict[str, Any] = {"device": torch.device("cpu"), "precision": "fp32", "batch_size": 256}
+    return Teacher(transform=transform, **NOTHING, **known, **cpu | how)

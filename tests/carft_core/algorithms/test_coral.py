@@ -86,7 +86,7 @@ def test_it_needs_a_tower_and_domains(teacher: Teacher) -> None:
         Coral().loss(torch.nn.Linear(2, 2), batch_for(teacher), teacher)
 
 
-def test_a_run_has_domains(
+def test_a_run_sees_the_domains(
     pacs_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
@@ -120,7 +120,7 @@ def test_a_run_of_batches_of_one_domain_says_so(pacs_config: Config, tmp_path: P
 
 
 @pytest.mark.parametrize("algorithm", ["coral", {"name": "ema", "of": "coral"}])
-def test_data_without_domains_are_refused(
+def test_a_family_without_domains_is_refused_before_anything_trains(
     toy_config: Config, tmp_path: Path, algorithm: Any
 ) -> None:
     asked = toy_config({"algorithm": algorithm})

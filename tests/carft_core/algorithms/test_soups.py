@@ -120,7 +120,7 @@ def test_a_greedy_soup_is_the_papers_one(teacher: Teacher, monkeypatch: pytest.M
     ],
     ids=["agree", "orthogonal", "opposed", "unmoved", "60 degrees"],
 )
-def test_model_stock_is_between_start_and_mean(
+def test_model_stock_stays_between_the_zero_shot_weights_and_the_mean(
     members: list[list[float]], expected: list[float]
 ) -> None:
     states = [{"w": torch.tensor(member)} for member in members]

@@ -43,7 +43,7 @@ class Watched(testing._OneDevice):
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS.values(), ids=ALGORITHMS)
-def test_no_step_waits(
+def test_no_step_waits_but_where_it_is_known(
     cls: type[Algorithm], teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = []

@@ -89,7 +89,7 @@ class Stateful(FineTune):
         return CountingSgd([{**group, "k": 0} for group in groups], lr=optim.lr)
 
 
-def test_what_is_kept_is_resumed(toy_config: Config, tmp_path: Path) -> None:
+def test_state_in_groups_and_buffers_is_resumed(toy_config: Config, tmp_path: Path) -> None:
     ALGORITHMS.register(Stateful)
     config, folder = toy_config({"algorithm": "stateful"}), tmp_path / "stopped"
     stopped(config, folder, after=1)
@@ -112,7 +112,7 @@ class BareGroups(FineTune):
         return loss, {**terms, "constant": 2.5}  # type: ignore[dict-item]
 
 
-def test_bare_groups_and_numbers_train(
+def test_bare_groups_and_terms_that_are_numbers_train(
     toy_config: Config, teacher: Teacher, tmp_path: Path
 ) -> None:
     ALGORITHMS.register(BareGroups)

@@ -214,6 +214,7 @@ def test_an_algorithm_in_another_is_named_and_read_back(averaged: type[Algorithm
     plain = json.loads(json.dumps(config.as_dict()))
     others = {"context_scale": None, "kl_direction": "teacher_student"}
     assert plain["algorithm"]["of"] == inner | others
+    assert CarFt().model_dump(exclude={"name", "kl_weight"}).keys() == others.keys()
     assert trial_config(plain) == config
     by_name = {"name": "averaged", "of": "zero_shot"}
     whole = {"name": "averaged", "of": {"name": "zero_shot"}, "decay": 0.9}

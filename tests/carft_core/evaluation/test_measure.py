@@ -153,7 +153,7 @@ def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
     assert not reads, "the zero-shot model's features are kept"
 
 
-def test_a_model_with_two_labels_passes(
+def test_a_model_of_two_labels_passes_once(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = measured_task(toy_config())

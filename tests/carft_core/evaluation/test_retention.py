@@ -75,7 +75,7 @@ def test_the_zero_shot_model_is_measured_as_on_its_task(config: Config, tmp_path
     assert own["id/test/mean_per_class_top1"] == pytest.approx(own["id/test/top1"])
 
 
-def test_the_tuned_tower_has_the_others_zero_shot_head(
+def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
     config: Config, tuned: tuple[Path, RunResult]
 ) -> None:
     folder, result = tuned

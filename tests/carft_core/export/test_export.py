@@ -71,7 +71,7 @@ def check_said(exported: Path, workdir: Path, root: Path, label: str = "unmerged
             assert row["prediction"] == int(values.argmax())
 
 
-def test_open_clip_says_the_same(
+def test_open_clip_gives_the_stored_predictions(
     workdir: Path, config: TrialConfig, toy_root: Path, tmp_path: Path
 ) -> None:
     for label in ("unmerged", "wise_ft@0.5"):
@@ -151,7 +151,7 @@ def test_no_field_tells_a_path_of_here(workdir: Path, toy_config: Config, tmp_pa
     assert not any(str(path.parent) in text for path in (workdir, tmp_path) for text in texts)
 
 
-def test_the_card_is_the_hubs_with_metrics(
+def test_the_card_is_one_of_the_hub_and_holds_what_was_measured(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:
     other = MeasuredRow("zero_shot | plain", {"id/test/top1": 0.125, "ood/mean/top1": 0.25}, 3)
@@ -220,7 +220,7 @@ def test_another_model_is_replaced_only_by_force(
     assert facts["label"] == "wise_ft@0.5"
 
 
-def test_another_folder_is_never_replaced(
+def test_a_folder_with_anything_else_is_never_replaced(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")

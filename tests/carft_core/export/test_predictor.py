@@ -155,7 +155,7 @@ def test_an_export_whose_files_do_not_fit_together_is_named(exported: Path, tmp_
         Predictor.load(tmp_path / "model")
 
 
-def test_one_image_is_held(
+def test_one_image_is_held_at_a_time(
     predictor: Predictor, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[weakref.ref[Image.Image]] = []

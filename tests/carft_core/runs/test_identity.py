@@ -131,7 +131,7 @@ def test_a_model_without_what_an_algorithm_uses_is_refused_before_anything_train
     identify(toy_config({"model": model, "algorithm": "ldifs"}), 0)
 
 
-def test_a_changed_model_is_opened(
+def test_a_model_whose_files_changed_is_opened_anew(
     toy_config: Config, tiny_clip_files: Path, tmp_path: Path
 ) -> None:
     """Also within a process, as in a notebook: else its run would bear the digest of another."""
@@ -194,7 +194,7 @@ def test_a_field_that_is_none_or_false_stands_in_no_identity(toy_config: Config)
     assert identify(plain, 0).digest != identify(by_step, 0).digest
 
 
-def test_moving_the_data_is_nothing(toy_config: Config, toy_root: Path, tmp_path: Path) -> None:
+def test_moving_data_changes_nothing(toy_config: Config, toy_root: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_root, tmp_path / "elsewhere")
     there = toy_config({"data.root": str(tmp_path / "elsewhere")})
     assert identify(there, 0).digest == identify(toy_config(), 0).digest

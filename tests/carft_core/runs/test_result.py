@@ -59,7 +59,7 @@ def test_alpha_zero_and_one_give_exactly_the_zero_shot_and_the_tuned_predictions
     assert result.merges["wise_ft@1"]["metrics"] == result.metrics
 
 
-def test_end_points_cost_nothing(
+def test_end_points_cost_no_forward_pass(
     config: TrialConfig, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of four models two are encoded, in one pass over the images."""
@@ -84,7 +84,7 @@ def test_end_points_cost_nothing(
     assert not litter.exists()
 
 
-def test_half_an_evaluation_is_none(
+def test_an_evaluation_that_breaks_off_is_not_taken_for_one(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = Teacher.encode
@@ -119,7 +119,7 @@ def test_the_zero_shot_row_is_that_of_its_classifier(toy_config: Config, tmp_pat
     assert not (tmp_path / "weights").exists()
 
 
-def test_metrics_have_their_names(
+def test_metrics_have_the_names_of_the_design(
     toy_config: Config, config: TrialConfig, run: Path, tmp_path: Path
 ) -> None:
     result = read_result(run, config)

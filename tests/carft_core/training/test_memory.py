@@ -130,7 +130,7 @@ def test_a_smaller_part_takes_less_and_computes_as_much(fine_tuned: Callable[...
 
 
 @pytest.mark.usefixtures("empty_cache")
-def test_rates_and_weights_have_one_cost(
+def test_a_search_over_rates_and_weights_computes_one_cost(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[RunCost] = []
@@ -237,7 +237,9 @@ def test_what_the_cache_does_not_give_is_computed_again(
     assert run_cost(config) == found
 
 
-def test_a_probe_is_as_its_solution(toy_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_takes_what_its_solution_does(
+    toy_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """L-BFGS itself, beside what is computed without numbers."""
     count, classes, width = 8_000, 100, 64
     monkeypatch.setattr(logistic_regression, "LOGITS_AT_ONCE", 2**17)

@@ -98,7 +98,7 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
 
 
 @pytest.mark.parametrize(("others", "context"), [(0, 500), (30_000, 1024)])
-def test_memory_on_cuda_has_the_context(
+def test_on_cuda_memory_is_what_was_reserved_and_the_context(
     monkeypatch: pytest.MonkeyPatch, others: int, context: int
 ) -> None:
     """What another process holds of a shared GPU is not this one's."""
