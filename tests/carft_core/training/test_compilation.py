@@ -117,11 +117,11 @@ def test_each_batch_size_is_compiled(
 
     monkeypatch.setattr(compilation, "BACKEND", counting)
     teacher = toy_teacher(tiny_clip)
-    for size in (6, 5, 4):
+    for size in (6, 5, 4, 3):
         graphs, model = 0, teacher.new_classifier()
         assert compilation.compile_towers(model, teacher, size) is None
         assert graphs == 2, f"{size}: that of the student and that of the teacher"
-        for count in (size, size - 3):
+        for count in (size, size - 2):
             images = torch.zeros(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
             with compilation.eager_unless(size, count):
                 model.features(images).sum().backward()
