@@ -241,7 +241,7 @@ def test_every_metric_of_a_mac_is_that_of_the_cpu() -> None:
     assert len(expected) == 8
     assert split_metrics(placed(on_mac), further) == expected
     generator = torch.Generator().manual_seed(0)
-    given = [torch.randn(4, 8, generator=generator) for _ in range(3)]
-    assert context_probe(*map(on_mac, given), 100.0) == context_probe(*given, 100.0)
+    a, b, c = (torch.randn(4, 8, generator=generator) for _ in range(3))
+    assert context_probe(on_mac(a), on_mac(b), on_mac(c), 100.0) == context_probe(a, b, c, 100.0)
     with pytest.raises(TypeError, match="float64"):
         on_mac(torch.ones(2)).double()

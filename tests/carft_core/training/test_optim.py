@@ -91,6 +91,7 @@ def test_steps_per_epoch_say_what_an_epoch_is_and_need_the_number_of_all_steps()
     assert (found.steps, found.per_epoch, found.epochs) == (5000, 300, 17)
     assert (found.of_epoch(1), found.of_epoch(17)) == (range(300), range(4800, 5000))
     assert schedule(steps=3, steps_per_epoch=300).of_epoch(1) == range(3)
-    for epochs in ({"epochs": 2}, {}):
-        with pytest.raises(InvalidConfig, match="steps_per_epoch needs steps"):
-            schedule(steps_per_epoch=3, **epochs)
+    with pytest.raises(InvalidConfig, match="steps_per_epoch needs steps"):
+        schedule(steps_per_epoch=3, epochs=2)
+    with pytest.raises(InvalidConfig, match="steps_per_epoch needs steps"):
+        schedule(steps_per_epoch=3)
