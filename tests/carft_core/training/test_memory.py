@@ -123,7 +123,7 @@ def test_the_computed_peak_is_what_the_allocator_counts(algorithm: str) -> None:
 
 
 def test_a_smaller_part_takes_less_and_computes_as_much(fine_tuned: Callable[..., RunCost]) -> None:
-    whole, parted = fine_tuned(batch_size=512), fine_tuned(batch_size=512, micro_batch=64)
+    whole, parted = fine_tuned(batch_size=64), fine_tuned(batch_size=64, micro_batch=16)
     assert parted.training < whole.training
     assert parted.step == pytest.approx(whole.step, rel=0.01)
     assert (parted.evaluation, parted.image) == (whole.evaluation, whole.image)
