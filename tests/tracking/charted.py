@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import product
 from pathlib import Path
 
 from carft_sweep.tracking.charts.data import ChartData
-from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.kept import with_folder
@@ -33,40 +34,26 @@ def grid_runs(seeds: int = 3) -> list[RunRecord]:
             measured = metrics(at, height, **context(0.5 + w))
             changes = {"params": {LR: lr}, "merges": bent(at, height)}
             runs.append(run("fine_tune", seed, measured, digest=f"ft-{lr}-{seed}", **changes))
-    trial = 0
-    for kl in (0.0, 0.1, 1.0, 10.0):
-        for lr in (1e-5, 1e-4, 1e-3):
-            for seed, w in enumerate(wobble):
-                test = 0.64 + 0.01 * math.log10(1e4 * lr + 1) - 0.002 * kl + w
-                ood = 0.345 + 0.004 * math.log1p(10 * kl) - 20 * lr * 0.3 - w / 3
-                failed = kl == 10.0 and lr == 1e-3 and seed == 1
-                measured = metrics(test, ood, **context(0.4 / (1 + kl) + w))
-                runs.append(
-                    run(
-                        "car_ft",
-                        seed,
-                        None if failed else measured,
-                        trial=trial,
-                        params={KL: kl, LR: lr},
-                        merges={} if failed else bent(test, ood),
-                    )
-                )
-            trial += 1
+    for trial, (kl, lr) in enumerate(product((0.0, 0.1, 1.0, 10.0), (1e-5, 1e-4, 1e-3))):
+        for seed, w in enumerate(wobble):
+            test = 0.64 + 0.01 * math.log10(1e4 * lr + 1) - 0.002 * kl + w
+            ood = 0.345 + 0.004 * math.log1p(10 * kl) - 20 * lr * 0.3 - w / 3
+            changes = {"params": {KL: kl, LR: lr}, "trial": trial, "merges": bent(test, ood)}
+            measured = metrics(test, ood, **context(0.4 / (1 + kl) + w))
+            failed = kl == 10.0 and lr == 1e-3 and seed == 1
+            lost = {"merges": {}, "state": "failed", "metrics": {}} if failed else {}
+            runs.append(run("car_ft", seed, measured, **{**changes, **lost}))
     for seed, w in enumerate(wobble):
         measured = metrics(0.645 - w, 0.351 + w, **context(0.3))
-        runs.append(run("flyp", seed, measured, trial=trial, params={LR: 1e-4}))
-    runs.append(run("car_ft", 0, None, trial=trial + 1, params={KL: 3.0, LR: 1e-2}, state="pruned"))
+        runs.append(run("flyp", seed, measured, trial=12, params={LR: 1e-4}))
+    runs.append(run("car_ft", 0, None, trial=13, params={KL: 3.0, LR: 1e-2}, state="pruned"))
     return runs
 
 
-def full_comparison(home: Path, seeds: int = 3) -> Comparison:
-    """Of that grid, with all its folders."""
-    return compare([with_folder(record, home) for record in grid_runs(seeds)], sweep="full")
-
-
 def full(home: Path, seeds: int = 3) -> ChartData:
-    """Every chart has something to show of it."""
-    return ChartData(full_comparison(home, seeds))
+    """Of that grid, with all its folders: every chart has something to show of it."""
+    records = [with_folder(record, home) for record in grid_runs(seeds)]
+    return ChartData(compare(records, sweep="full"))
 
 
 def searched(trials: int, seed: int = 0) -> ChartData:

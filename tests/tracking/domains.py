@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from carft_sweep.tracking.comparison.runs import RunRecord
+from tests.tracking.made_up import run
 
 FIELD = "data.test_domain"
 DOMAINS = ("art", "cartoon", "photo", "sketch")
@@ -22,26 +24,14 @@ def domain_run(
     seed: int | None,
     trial: int | None,
     *,
-    val: float,
-    ood: float,
-    out: float = 0.0,
     merges: Mapping[str, Mapping[str, float]] | None = None,
+    **accuracies: float,
 ) -> RunRecord:
     """A finished run with `domain` held out; the trial number stands for the setting."""
-    params: dict[str, str | int] = {FIELD: domain}
-    if trial is not None:
-        params["optim.weight_decay"] = trial
-    return RunRecord(
-        algorithm=algorithm,
-        params=params,
-        seed=seed,
-        digest=f"{algorithm}-{domain}-{trial}-{seed}",
-        state="done",
-        role="baseline" if trial is None else "trial",
-        trial=trial,
-        metrics=measured(domain, val=val, ood=ood, out=out),
-        merges=merges or {},
-    )
+    params = {FIELD: domain} | ({} if trial is None else {"optim.weight_decay": trial})
+    digest, own = f"{algorithm}-{domain}-{trial}-{seed}", measured(domain, **accuracies)
+    more: dict[str, Any] = {"digest": digest, "trial": trial, "merges": merges or {}}
+    return run(algorithm, seed, own, params=params, **more)
 
 
 def measured(domain: str, *, val: float, ood: float, out: float = 0.0) -> dict[str, float]:
@@ -91,10 +81,10 @@ def domainbed(records: Sequence[RunRecord], algorithm: str, method: str) -> Tabl
 def selected(records: Sequence[RunRecord], domain: str, seed: int, method: str) -> float:
     """The test accuracy of the hyperparameters with the best validation accuracy."""
     of_hparams: dict[int, tuple[float, float]] = {}
-    for run in records:
-        if (run.seed, run.params[FIELD]) == (seed, domain) and run.trial is not None:
-            val = run.metrics[GROUPS if method == "IID" else f"ood/{domain}_out/top1"]
-            of_hparams[run.trial] = (val, run.metrics[f"ood/{domain}/top1"])
+    for it in records:
+        if (it.seed, it.params[FIELD]) == (seed, domain) and it.trial is not None:
+            val = it.metrics[GROUPS if method == "IID" else f"ood/{domain}_out/top1"]
+            of_hparams[it.trial] = (val, it.metrics[f"ood/{domain}/top1"])
     # Sorting is stable and then turned round: of equal ones the largest hparams_seed is first.
     order = sorted(sorted(of_hparams), key=lambda number: round(of_hparams[number][0], 9))
     return of_hparams[order[::-1][0]][1]

@@ -8,7 +8,6 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.metrics import OOD
@@ -52,13 +51,11 @@ def hits_of(by: Images, **changes: Any) -> Hits:
     return Hits(units, tuple(map(str, splits)), right, images, **changes)
 
 
-def value(by: Images, metric: str, times: NDArray[np.float64] | None = None) -> float:
-    """A metric: the mean over its splits of the share that is right; images may count often."""
+def value(by: Images, metric: str) -> float:
+    """A metric: the mean over its splits of the share that is right."""
     right, split = by.right.to_numpy(), by.split.to_numpy(np.str_)
-    times = np.ones(len(by)) if times is None else times
     names = ["ood/a", "ood/b"] if metric == OOD else ["id/test"]
-    present = [split == name for name in names if name in split]
-    return float(np.mean([np.average(right[of], weights=times[of]) for of in present]))
+    return float(np.mean([right[split == name].mean() for name in names if name in split]))
 
 
 def groups_of(by: Images, count: int) -> dict[str, int]:

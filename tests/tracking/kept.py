@@ -53,25 +53,19 @@ def keep_predictions(
 
     Where a split has no `units`, each of its images is one.
     """
-    tables = []
+    tables, of_split = [], pa.dictionary(pa.int32(), pa.string())
     for split, (values, labels) in said.items():
-        p, prediction = softmax(values), values.argmax(axis=1)
         images = [f"{split}-{number}" for number in range(len(labels))]
-        confidence = p.max(axis=1).astype(np.float32)
-        tables.append(
-            pa.table(
-                {
-                    "split": pa.array(
-                        [split] * len(labels), pa.dictionary(pa.int32(), pa.string())
-                    ),
-                    "id": images,
-                    "unit": list(units.get(split, images)),
-                    "label": pa.array(labels, pa.int32()),
-                    "prediction": pa.array(prediction, pa.int32()),
-                    "confidence": pa.array(confidence, pa.float32()),
-                }
-            )
-        )
+        confidence = softmax(values).max(axis=1).astype(np.float32)
+        columns = {
+            "split": pa.array([split] * len(labels), of_split),
+            "id": images,
+            "unit": list(units.get(split, images)),
+            "label": pa.array(labels, pa.int32()),
+            "prediction": pa.array(values.argmax(axis=1), pa.int32()),
+            "confidence": pa.array(confidence, pa.float32()),
+        }
+        tables.append(pa.table(columns))
     path = predictions_path(folder, merge)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"carft.class_names": json.dumps(list(class_names))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from carft_sweep.tracking.comparison.runs import RunRecord
 
@@ -11,6 +11,13 @@ ZERO_SHOT_OOD = 0.38
 SHIFTS = {"outline": 0.16, "flat_emoji": -0.04, "pixel": -0.12}
 """How far each shift lies from their mean."""
 KL = "algorithm.kl_weight"
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """A value that must be there."""
+    assert value is not None
+    return value
 
 
 def metrics(
@@ -87,14 +94,6 @@ def kl_sweep(seeds: int = 5) -> list[RunRecord]:
     for trial, (weight, test, ood) in enumerate(settings):
         for seed, w in enumerate(wobble):
             at, height = test + w / 2, ood + w * (0.2 if seed % 2 else -0.1)
-            runs.append(
-                run(
-                    "car_ft",
-                    seed,
-                    metrics(at, height),
-                    trial=trial,
-                    params={KL: weight},
-                    merges=bent(at, height),
-                )
-            )
+            more: dict[str, Any] = {"params": {KL: weight}, "merges": bent(at, height)}
+            runs.append(run("car_ft", seed, metrics(at, height), trial=trial, **more))
     return runs

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from carft_sweep.sweeps.spec.metrics import FURTHER
+from carft_sweep.tracking.comparison import metrics
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.metrics import BENCHMARK, KINDS, NOUNS, TITLES
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
 from carft_sweep.tracking.comparison.tasks import compare_tasks, domainbed_table
 from carft_sweep.tracking.report import terminal as report
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.table import resolve_columns, usual_columns
-from tests.tracking.made_up import kl_sweep, zero_shot
+from tests.tracking.made_up import kl_sweep, known, run, zero_shot
 
 BY = "macro_f1"
 KEPT = "id/val/top1"
@@ -25,14 +26,11 @@ KEPT = "id/val/top1"
 
 def by(kind: str, runs: list[RunRecord]) -> list[RunRecord]:
     """The same numbers under another kind, and of top-1 the same number everywhere."""
-    return [
-        replace(
-            record,
-            metrics=_renamed(record.metrics, kind),
-            merges={label: _renamed(measured, kind) for label, measured in record.merges.items()},
-        )
-        for record in runs
-    ]
+    renamed = []
+    for it in runs:
+        merges = {label: _renamed(measured, kind) for label, measured in it.merges.items()}
+        renamed.append(replace(it, metrics=_renamed(it.metrics, kind), merges=merges))
+    return renamed
 
 
 def _renamed(metrics: Mapping[str, float], kind: str) -> dict[str, float]:
@@ -53,13 +51,11 @@ def other() -> Comparison:
 
 
 def test_every_kind_has_its_names_and_is_a_metric() -> None:
-    assert {*KINDS} == {"top1", *FURTHER}
-    assert NOUNS.keys() == TITLES.keys() == {*KINDS, BENCHMARK}
+    assert {*metrics.KINDS} == {"top1", *FURTHER}
+    assert metrics.NOUNS.keys() == metrics.TITLES.keys() == {*metrics.KINDS, metrics.BENCHMARK}
 
 
-def test_the_same_numbers_give_the_same_verdict_under_another_name(
-    plain: Comparison, other: Comparison
-) -> None:
+def test_equal_numbers_under_other_names_judge_alike(plain: Comparison, other: Comparison) -> None:
     (by_top1,), (by_f1,) = plain.verdicts, other.verdicts
     assert by_f1.pair.endpoint.metric == "ood/mean/macro_f1"
     assert (by_f1.outcome, by_f1.p_better) == (by_top1.outcome, by_top1.p_better)
@@ -67,31 +63,29 @@ def test_the_same_numbers_give_the_same_verdict_under_another_name(
     assert curve_by_f1.outcome == curve_by_top1.outcome
     assert curve_by_f1.pair.gain == curve_by_top1.pair.gain
     assert [curve.points for curve in other.curves] == [curve.points for curve in plain.curves]
-    assert other.selected is not None
-    assert plain.selected is not None
-    assert other.selected.arm.label == plain.selected.arm.label
+    assert known(other.selected).arm.label == known(plain.selected).arm.label
     plain_data = to_json(other)
     (test,) = plain_data["tests"]
     assert {"ood/mean/macro_f1", "id/test/macro_f1"} <= test.keys()
     assert "ood/mean/top1" not in test
     assert plain_data["by"] == BY
     # Word for word the same, but for the name of what is compared.
-    sentences = " ".join(other.statistics).replace("OOD mean macro-F1", "OOD mean")
-    sentences = sentences.replace("ID test macro-F1", "ID test").replace(
-        "ID macro-F1", "ID accuracy"
-    )
+    sentences = " ".join(other.statistics)
+    for name, usual in (
+        ("OOD mean macro-F1", "OOD mean"),
+        ("ID test macro-F1", "ID test"),
+        ("ID macro-F1", "ID accuracy"),
+    ):
+        sentences = sentences.replace(name, usual)
     assert sentences == " ".join(plain.statistics)
 
 
 def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> None:
     shown = {column.header: column.metric for column in usual_columns(other)}
-    assert shown == {
-        "id/val/top1": KEPT,
-        "ID val": "id/val/macro_f1",
-        "ID test": "id/test/macro_f1",
-        **{name: f"ood/{name}/macro_f1" for name in ("flat_emoji", "outline", "pixel")},
-        "OOD mean": "ood/mean/macro_f1",
-    }
+    names = {"ID val": "id/val", "ID test": "id/test", "OOD mean": "ood/mean"}
+    names |= {name: f"ood/{name}" for name in ("flat_emoji", "outline", "pixel")}
+    by_name = {header: f"{split}/macro_f1" for header, split in names.items()}
+    assert shown == {"id/val/top1": KEPT, **by_name}
     text = " ".join(report.terminal(other, width=100).split())
     assert "(best_val), 5 seeds, judged by macro-F1" in text
     assert "Macro-F1 in percent, mean over seeds" in text
@@ -117,45 +111,33 @@ def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
 
 def test_without_shifts_its_own_test_is_the_endpoint() -> None:
     names = {"id/val/top1", "id/test/top1", "id/val/macro_f1", "id/test/macro_f1"}
-    endpoint = Endpoint(by=BY).suited(names)
+    spec = ComparisonSpec(endpoint=Endpoint(by=BY))
+    endpoint = spec.endpoint.suited(names)
     assert (endpoint.metric, endpoint.id_metric) == ("id/test/macro_f1", "id/test/macro_f1")
     runs = [r for r in by(BY, kl_sweep()) if r.algorithm != "zero_shot"]
     flat = [
         replace(r, metrics={n: v for n, v in r.metrics.items() if n in names}, merges={})
         for r in runs
     ]
-    comparison = compare(flat, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    assert "BETTER: car_ft kl_weight=1 against fine_tune: ID test macro-F1 +" in (
-        comparison.verdict
-    )
+    said = "BETTER: car_ft kl_weight=1 against fine_tune: ID test macro-F1 +"
+    assert said in compare(flat, spec, sweep="s").verdict
     alike = [replace(r, metrics=dict.fromkeys(names, 0.5 + (r.seed or 0) / 100)) for r in flat]
-    first = next(r for r in alike if r.algorithm == "fine_tune")
-    alike[alike.index(first)] = replace(first, metrics=dict.fromkeys(names, 0.51))
-    comparison = compare(alike, ComparisonSpec(endpoint=Endpoint(by=BY)), sweep="s")
-    assert comparison.verdicts[0].state == "NO GAIN"
+    first = next(n for n, r in enumerate(alike) if r.algorithm == "fine_tune")
+    alike[first] = replace(alike[first], metrics=dict.fromkeys(names, 0.51))
+    assert compare(alike, spec, sweep="s").verdicts[0].state == "NO GAIN"
 
 
-def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
+def tasks(*, by_task: Mapping[str, str]) -> Comparison:
     """Two families without shifts, each ranked in its own way, with a wrong answer under top-1."""
     runs = []
-    for family, kind in (("birds", "mean_per_class_top1"), ("cars", "top1")):
+    for family, kind in by_task.items():
         for algorithm, trial, value in (("fine_tune", None, 0.6), ("car_ft", 0, 0.7)):
-            for seed in range(seeds):
+            for seed in range(5):
                 small = seed * (2 if trial is None else 3) / 1000
                 accuracies = {f"id/{split}/{kind}": value + small for split in ("val", "test")}
-                record = zero_shot(ood=None)
-                runs.append(
-                    replace(
-                        record,
-                        algorithm=algorithm,
-                        seed=seed,
-                        trial=trial,
-                        role="baseline" if trial is None else "trial",
-                        digest=f"{family}-{algorithm}-{seed}",
-                        params={"data.family": family},
-                        metrics={**record.metrics, **accuracies},
-                    )
-                )
+                own = {**zero_shot(ood=None).metrics, **accuracies}
+                more: dict[str, Any] = {"trial": trial, "digest": f"{family}-{algorithm}-{seed}"}
+                runs.append(run(algorithm, seed, own, params={"data.family": family}, **more))
     return compare_tasks(
         runs, ComparisonSpec(tasks="data.family", endpoint=Endpoint(by_task=by_task)), sweep="s"
     )
@@ -164,12 +146,10 @@ def tasks(*, by_task: Mapping[str, str], seeds: int = 5) -> Comparison:
 def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
     kinds = {"birds": "mean_per_class_top1", "cars": "top1"}
     comparison = tasks(by_task=kinds)
-    table = domainbed_table(comparison)
-    assert table is not None
+    table = known(domainbed_table(comparison))
     assert table.endpoints == {"birds": "id/test/mean_per_class_top1", "cars": "id/test/top1"}
     assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in " ".join(table.notes)
-    line = table.of("car_ft")
-    assert line is not None
+    line = known(table.of("car_ft"))
     assert line.average.mean == pytest.approx(0.706)
     (row,) = (row for row in comparison.rows if row.arm.label == "car_ft")
     assert row.metric("id/test/benchmark").mean == pytest.approx(0.706)
@@ -185,3 +165,23 @@ def test_what_is_no_accuracy_is_refused() -> None:
     for wrong in ({"by": "macro-f1"}, {"by_task": {"a": "macro-f1"}}):
         with pytest.raises(ValueError, match="did you mean 'macro_f1'"):
             Endpoint.model_validate(wrong)
+
+
+def test_of_hundreds_of_metrics_mlflow_has_a_series_of_those_that_runs_are_compared_by() -> None:
+    # Settings may be chosen on those of ood/val and ood/test.
+    own = ("ood/val/ece", "ood/test/worst_group_top1", "id/test/brier", "context/ood/x/kl")
+    names = ("ood/mean/ece", "train/loss", "gap/top1", "ood/x/ece", "ood/x/nll")
+    of_all = {"retention/dtd/top1", "ood/x/top1", "ood/x/macro_f1"}
+    of_alpha = {"id/val/top1", "ood/mean/macro_f1"}
+    every = {*own, *names, "context/id/test/entropy"} | of_all | of_alpha
+    without = {"ood/x/ece", "ood/x/nll", "context/id/test/entropy"}
+    assert {name for name in every if metrics.has_series(name)} == every - without
+    some = every - {"ood/val/ece", "ood/test/worst_group_top1"}
+    assert {name for name in some if metrics.has_series(name, of="merge")} == of_all | of_alpha
+    assert {name for name in some if metrics.has_series(name, of="alpha")} == of_alpha
+
+
+def test_accuracies_and_calibration_errors_are_fractions() -> None:
+    fractions = ("id/test/top1", "ood/x/ece", "gap/top1", "id/val/macro_f1")
+    assert all(map(metrics.is_fraction, (*fractions, "id/test/mean_per_class_top1")))
+    assert not any(map(metrics.is_fraction, ("id/test/nll", "id/test/brier", "context/id/test/kl")))

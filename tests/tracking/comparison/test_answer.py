@@ -1,36 +1,28 @@
-"""The answer says what to use and how sure that is, before all statistics."""
+"""The answer says what to use, how sure that is, and what each varied field does."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import numpy as np
+import pytest
 
 from carft_sweep.tracking.comparison.compare import Comparison, compare
-from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.effects import Effect
+from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.comparison.sentences import with_interval
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
+from carft_sweep.tracking.comparison.statistics import ALPHA, Estimate, PairedTest
 from carft_sweep.tracking.report.formats import to_json
-from tests.tracking.made_up import arm, bent, kl_sweep, metrics, run, zero_shot
-
-STEADY = [0.65, 0.652, 0.648, 0.651, 0.649]
-NEAR = [0.6505, 0.6516, 0.6484, 0.6508, 0.6492]
-LOW = [0.340, 0.343, 0.338, 0.341, 0.339]
-HIGH = [0.361, 0.362, 0.358, 0.360, 0.3605]
-
-
-def compared(*groups: Sequence[RunRecord], **options: object) -> Comparison:
-    spec = ComparisonSpec.model_validate(options)
-    return compare([run for runs in groups for run in runs], spec, sweep="s")
-
-
-def usual() -> Comparison:
-    return compared(
-        [zero_shot()], arm("fine_tune", STEADY, LOW), arm("car_ft", NEAR, HIGH, trial=0)
-    )
+from tests.tracking.five_seeds import FINE_TUNE, HIGH, LOW, NEAR, STEADY, compared
+from tests.tracking.made_up import KL, arm, bent, kl_sweep, known, metrics, run, zero_shot
 
 
 def test_the_answer_says_each_thing_once_with_its_interval() -> None:
-    comparison = usual()
+    comparison = compared([zero_shot()], FINE_TUNE, arm("car_ft", NEAR, HIGH, trial=0))
     claim, strongest = comparison.answer.lines
     assert claim.startswith("BETTER: car_ft against fine_tune: OOD mean +2.01 pp [")
     assert strongest.startswith(
@@ -41,63 +33,44 @@ def test_the_answer_says_each_thing_once_with_its_interval() -> None:
     assert strongest.endswith("] against the next, fine_tune.")
     assert comparison.verdict == " ".join((*comparison.answer.lines, *comparison.statistics))
     assert comparison.verdict.count("+2.01 pp") == 2
-    few = compare(kl_sweep(3), sweep="s")
-    for line in few.answer.lines[:2]:
+    for line in compare(kl_sweep(3), sweep="s").answer.lines[:2]:
         assert line.startswith("UNDECIDED: ")
         assert "3 seeds, and a claim needs 5" in line
 
 
 def test_the_curve_comes_first() -> None:
     comparison = compare(kl_sweep(), sweep="s")
-    curve = comparison.answer.curve
-    assert curve is not None
+    curve, line = known(comparison.answer.curve), comparison.answer.lines[0]
     assert curve.pair.candidate.label == "car_ft kl_weight=1"
-    assert comparison.answer.lines[0].startswith(
-        "BETTER CURVE: car_ft kl_weight=1 beats fine_tune, both with WiSE-FT: OOD mean +"
-    )
-    assert len(comparison.answer.lines[0].split()) <= 33
-    (document,) = to_json(comparison)["curves"]
-    assert document["state"] == curve.state
-    assert document["gain"]["mean"] == curve.pair.gain.mean if curve.pair.gain else None
+    begin = "BETTER CURVE: car_ft kl_weight=1 beats fine_tune, both with WiSE-FT: OOD mean +"
+    assert line.startswith(begin)
+    assert len(line.split()) <= 33
 
 
 def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
     lower = [value - 0.006 for value in NEAR]
     robust = arm("flyp", lower, [value + 0.02 for value in HIGH], trial=1)
-    comparison = compared([zero_shot()], arm("fine_tune", STEADY, LOW), robust)
-    strongest = comparison.answer.strongest
-    assert strongest is not None
+    comparison = compared([zero_shot()], FINE_TUNE, robust)
+    strongest = known(comparison.answer.strongest)
     # Zero-shot and flyp have a higher OOD mean, and an ID test below the margin.
-    assert strongest.arm.label == "fine_tune"
-    assert (strongest.eligible, strongest.models) == (1, 3)
+    assert (strongest.arm.label, strongest.eligible, strongest.models) == ("fine_tune", 1, 3)
     assert comparison.answer.lines[1] == (
         "Highest OOD mean of the 1 of 3 models that keep the ID test of fine_tune within 0.5 pp: "
         "fine_tune (OOD mean 34.0, ID test 65.0), picked by test data, and not the selected one."
     )
-    alone = compare([run("fine_tune", seed, metrics(0.65, 0.34)) for seed in range(5)], sweep="s")
-    assert alone.answer.lines[-1].endswith("picked by test data.")
+    assert compared(FINE_TUNE).answer.lines[-1].endswith("picked by test data.")
     within = arm("flyp", [value - 0.004 for value in NEAR], HIGH, trial=1)
-    strongest = compared(arm("fine_tune", STEADY, LOW), within).answer.strongest
-    assert strongest is not None
-    assert strongest.arm.label == "flyp"
+    assert known(compared(FINE_TUNE, within).answer.strongest).arm.label == "flyp"
 
 
 def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> None:
     merges = {"wise_ft@0.5": metrics(0.655, 0.40, val=0.66)}
-    tuned = [
-        run("fine_tune", seed, metrics(test, ood), merges=merges)
-        for seed, (test, ood) in enumerate(zip(STEADY, LOW, strict=True))
-    ]
+    tuned = arm("fine_tune", STEADY, LOW, merges=merges)
     comparison = compared([zero_shot()], tuned, arm("car_ft", NEAR, HIGH, trial=0))
-    strongest = comparison.answer.strongest
-    assert strongest is not None
-    assert strongest.arm.label == "fine_tune + wise_ft@0.5"
-    assert (
-        "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), picked by test data, and not"
-        in comparison.verdict
-    )
-    assert comparison.selected is not None
-    assert comparison.selected.arm.label == "car_ft"
+    assert known(comparison.answer.strongest).arm.label == "fine_tune + wise_ft@0.5"
+    said = "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), picked by test data, and not"
+    assert said in comparison.verdict
+    assert known(comparison.selected).arm.label == "car_ft"
     assert [row.arm.label for row in comparison.rows if row.selected] == ["car_ft"]
 
 
@@ -107,44 +80,33 @@ def test_where_the_reference_is_selected_the_best_rival_is_compared_with_it() ->
         arm("flyp", [value - 0.01 for value in NEAR], HIGH, trial=1),
         arm("car_ft", NEAR, HIGH, trial=2),
     )
-    assert comparison.selected is not None
-    assert comparison.selected.arm.label == "fine_tune"
-    verdict = comparison.answer.verdict
-    assert verdict is not None
-    assert verdict.pair.candidate.label == "car_ft"
+    assert known(comparison.selected).arm.label == "fine_tune"
+    assert known(comparison.answer.verdict).pair.candidate.label == "car_ft"
 
 
 def test_without_shifts_the_strongest_is_so_in_distribution() -> None:
-    def without(runs: Sequence[RunRecord]) -> list[RunRecord]:
-        return [
-            run(it.algorithm, it.seed, metrics(it.metrics["id/test/top1"], None)) for it in runs
-        ]
-
-    comparison = compared(
-        without(arm("fine_tune", STEADY, LOW)),
-        without(arm("car_ft", [value + 0.02 for value in NEAR], HIGH)),
-    )
+    runs = [run("fine_tune", seed, metrics(test, None)) for seed, test in enumerate(STEADY)]
+    runs += [run("car_ft", seed, metrics(test + 0.02, None)) for seed, test in enumerate(NEAR)]
+    comparison = compared(runs)
     assert comparison.answer.lines[-1].startswith(
         "Highest ID test of 2 models: car_ft (ID test 67.0), picked by test data; +2"
     )
 
 
 def test_the_answer_on_fresh_seeds_is_of_these_alone() -> None:
-    runs = kl_sweep()
+    weight = {"algorithm.kl_weight": 1.0}
+    settings: list[tuple[str, float, dict[str, float]]]
+    settings = [("fine_tune", 0.34, {}), ("car_ft", 0.345, weight)]
     fresh = [
         run(name, seed, metrics(0.65 + d, ood + d), role="confirmation", params=params)
-        for name, ood, params in (
-            ("fine_tune", 0.34, {}),
-            ("car_ft", 0.345, {"algorithm.kl_weight": 1.0}),
-        )
+        for name, ood, params in settings
         for seed, d in zip(range(5, 10), [0, 0.004, -0.003, 0.002, 0.001], strict=True)
     ]
-    comparison = compared(runs, fresh, confirm_seeds=(5, 6, 7, 8, 9), seeds=(0, 1, 2, 3, 4))
-    strongest = comparison.answer.strongest
-    assert strongest is not None
+    spec: dict[str, object] = {"confirm_seeds": (5, 6, 7, 8, 9), "seeds": (0, 1, 2, 3, 4)}
+    comparison = compared(kl_sweep(), fresh, **spec)
+    strongest = known(comparison.answer.strongest)
     assert strongest.arm.confirms
-    assert strongest.verdict is not None
-    assert strongest.verdict.seeds == (5, 6, 7, 8, 9)
+    assert known(strongest.verdict).seeds == (5, 6, 7, 8, 9)
     assert (
         "car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), picked by test data, and also"
         in comparison.verdict
@@ -168,6 +130,8 @@ def test_every_number_of_a_line_is_in_the_json() -> None:
     assert answer["candidate"] == "car_ft kl_weight=1"
     test = next(it for it in document["tests"] if it["candidate"] == answer["candidate"])
     (curve,) = document["curves"]
+    assert curve["state"] == "BETTER CURVE"
+    assert curve["gain"]["mean"] == known(known(comparison.answer.curve).pair.gain).mean
     unmerged = [test[it] for it in ("ood/mean/top1", "id/test/top1")]
     for line, numbers in (
         (comparison.answer.lines[0], [curve["difference"], *curve["interval"]]),
@@ -175,10 +139,6 @@ def test_every_number_of_a_line_is_in_the_json() -> None:
     ):
         said = re.findall(r"[+-]\d+\.\d\d", line)
         assert said == [f"{100 * number:+.2f}" for number in numbers]
-
-
-SWEEPS, CHECKED = 2_000, 100
-"""Simulated, and of these judged by the product as well."""
 
 
 def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
@@ -210,12 +170,137 @@ def test_rounding_neither_leaves_out_the_strongest_nor_makes_it() -> None:
     assert 0.1 + 0.2 > 0.3
     at_the_margin = arm("flyp", [0.03] * 5, [0.3] * 5, trial=1)
     later = arm("car_ft", [0.035] * 5, [0.1 + 0.2] * 5, trial=2)
-    comparison = compared(arm("fine_tune", [0.035] * 5, LOW), at_the_margin, later)
-    strongest = comparison.answer.strongest
-    assert strongest is not None
-    assert (strongest.eligible, strongest.models) == (3, 3)
-    assert strongest.arm.label == "fine_tune"
-    runs = [*arm("fine_tune", [0.035] * 5, [0.2] * 5), *at_the_margin, *later]
-    strongest = compared(runs).answer.strongest
-    assert strongest is not None
-    assert strongest.arm.algorithm == "flyp"
+    for oods, label in ((LOW, "fine_tune"), ([0.2] * 5, "flyp")):
+        comparison = compared(arm("fine_tune", [0.035] * 5, oods), at_the_margin, later)
+        strongest = known(comparison.answer.strongest)
+        assert (strongest.eligible, strongest.models) == (3, 3)
+        assert strongest.arm.label == label
+
+
+LR = "optim.lr"
+WORDS = "prompts.contexts"
+WOBBLE = [0.0, 0.004, -0.003, 0.002, -0.001]
+
+
+def sweep(
+    points: Sequence[dict[str, Scalar]],
+    accuracies: Callable[[dict[str, Scalar]], tuple[float, float]],
+    seeds: int = 5,
+) -> tuple[Comparison, str]:
+    """CAR-FT at each point: (ID, OOD), common seeds apart by WOBBLE, and noise of its own; what is
+    said of it last.
+    """
+    rng = np.random.default_rng(0)
+    runs: list[RunRecord] = [zero_shot()]
+    for trial, point in enumerate(points):
+        test, ood = accuracies(point)
+        for seed in range(seeds):
+            a, b = rng.normal(0, 0.001, 2)
+            measured = metrics(test + WOBBLE[seed] + a, ood + WOBBLE[seed] + b)
+            runs.append(run("car_ft", seed, measured, trial=trial, params=point))
+    comparison = compare(runs, sweep="s")
+    return comparison, comparison.answer.lines[-1]
+
+
+def over(*weights: float) -> list[dict[str, Scalar]]:
+    return [{KL: weight} for weight in weights]
+
+
+def only(comparison: Comparison) -> Effect:
+    (effect,) = comparison.answer.effects
+    return effect
+
+
+def test_the_lowest_value_is_compared_with_the_highest_paired_by_seed() -> None:
+    comparison, line = sweep(
+        over(10.0, 0.3, 1.0), lambda it: (0.6, 0.38 + 0.002 * float(it[KL] or 0))
+    )
+    effect = only(comparison)
+    assert [level.value for level in effect.levels] == [0.3, 1.0, 10.0]
+    runs = {row.arm.label: row.arm for row in comparison.rows}
+    values = [runs[f"car_ft kl_weight={it}"].values("ood/mean/top1") for it in ("10", "0.3")]
+    expected = [values[0][seed] - values[1][seed] for seed in range(5)]
+    assert effect.difference.differences == pytest.approx(expected)
+    assert effect.interval == pytest.approx(Estimate(tuple(expected)).ci95)
+    assert line.startswith("kl_weight 0.3 to 10: OOD mean rises from 38.")
+    for said in (
+        "; ID test is unchanged within 0.5 pp, ",
+        with_interval(effect.difference.mean, effect.interval),
+        "]; on these test images, over 5 seeds; ",
+        " is selected by id/val/top1.",
+    ):
+        assert said in line
+
+
+def test_a_fall_of_id_is_said_and_the_selected_end_is_called_so() -> None:
+    def accuracies(it: dict[str, Scalar]) -> tuple[float, float]:
+        return 0.65 - 0.01 * float(it[KL] or 0), 0.38 + 0.002 * float(it[KL] or 0)
+
+    _, line = sweep(over(0.3, 3.0), accuracies)
+    assert "; ID test falls from 64.8 to 62.0, -2.80 pp [" in line
+    assert line.endswith("; 0.3, the smallest, is selected by id/val/top1.")
+
+
+def test_of_a_grid_the_other_fields_are_averaged() -> None:
+    points: list[dict[str, Scalar]] = [
+        {KL: weight, LR: lr} for weight, lr in product((0.1, 1.0), (1e-5, 1e-4, 1e-3))
+    ]
+    comparison, _ = sweep(points, lambda it: (0.6, 0.38 + 0.02 * (it[KL] == 1.0)))
+    by_name = {effect.parameter: effect for effect in comparison.answer.effects}
+    assert {name: it.settings for name, it in by_name.items()} == {KL: 3, LR: 2}
+    assert by_name[KL].difference.mean == pytest.approx(0.02, abs=0.002)
+    lines = [text for text in comparison.answer.lines if text.startswith("kl_weight 0.1 to 1: ")]
+    assert "over 5 seeds, means over 3 settings of the other fields; " in lines[0]
+
+
+def test_of_categories_the_best_is_compared_with_the_worst_at_a_stricter_level() -> None:
+    heights = {"openai": 0.38, "icons": 0.40, "none": 0.37}
+    points: list[dict[str, Scalar]] = [{WORDS: word} for word in heights]
+    comparison, line = sweep(points, lambda it: (0.6, heights[str(it[WORDS])]))
+    effect = only(comparison)
+    assert [level.value for level in effect.levels] == ["none", "openai", "icons"]
+    assert effect.interval == PairedTest(effect.difference.differences).interval(1 - ALPHA / 3)
+    assert line.startswith(
+        "contexts: OOD mean is highest with icons (40.0) and lowest with none (37.1), +2.97 pp ["
+    )
+    assert "] (interval of 98.33 %); " in line
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_few_seeds_claim_nothing(seeds: int) -> None:
+    _, text = sweep(over(0.1, 1.0), lambda it: (0.6, 0.3 + 0.1 * float(it[KL] or 0)), seeds)
+    assert text.startswith("kl_weight 0.1 to 1: OOD mean goes from ")
+    assert f", over {seeds} seed{'' if seeds == 1 else 's'}; a claim needs 5 seeds; " in text
+    assert ("[" in text) == (seeds >= 3)
+
+
+def test_fields_that_never_vary_alone_have_no_effect() -> None:
+    rng = np.random.default_rng(1)
+    points: list[dict[str, Scalar]] = [
+        {KL: float(weight), LR: float(rate), WORDS: word}
+        for weight, rate in rng.uniform(0, 1, (6, 2))
+        for word in [str(rng.choice(["openai", "icons"]))]
+    ]
+    comparison, _ = sweep(points, lambda it: (0.6, 0.3 + 0.001 * float(it[KL] or 0)))
+    assert comparison.answer.effects == ()
+    (sentence,) = (t for t in comparison.statistics if t.startswith("No comparison of "))
+    assert all(name in sentence.partition(":")[0] for name in ("contexts", "kl_weight", "lr"))
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_settings_are_compared_on_the_seeds_that_all_have(longer: int) -> None:
+    runs = []
+    for trial, weight in enumerate((1.0, 3.0)):
+        oods = [0.3 + weight / 10 + seed**2 / 100 for seed in range(6 if trial == longer else 5)]
+        runs += arm("car_ft", [0.6] * len(oods), oods, trial=trial, params={KL: weight})
+    effect = only(compare(runs, ComparisonSpec(seeds=tuple(range(5))), sweep="s"))
+    assert [level.endpoint for level in effect.levels] == pytest.approx([0.46, 0.66])
+
+
+def test_a_setting_that_lacks_a_seed_is_left_out() -> None:
+    runs: list[RunRecord] = []
+    for trial, weight in enumerate((0.1, 1.0, 3.0)):
+        for seed, wobble in enumerate(WOBBLE):
+            measured = None if (weight, seed) == (3.0, 2) else metrics(0.6 + wobble, 0.4 + wobble)
+            runs.append(run("car_ft", seed, measured, trial=trial, params={KL: weight}))
+    assert [level.value for level in only(compare(runs, sweep="s")).levels] == [0.1, 1.0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.hits import GROUPS, KeptHits, leave_out, read_hits
@@ -28,28 +29,21 @@ from tests.tracking.drawn_images import (
     value,
 )
 from tests.tracking.kept import keep_predictions, with_folder
-from tests.tracking.made_up import metrics, run
+from tests.tracking.made_up import known, metrics, run
+
+START = {OOD: "ood/", ID: "id/test"}
 
 
-def keep(folder: Path, by: Images, merge: str | None = None) -> None:
-    said, units = {}, {}
+def kept_run(home: Path, algorithm: str, seed: int | None, by: Images, **changes: Any) -> RunRecord:
+    """A run whose folder holds these images, each with its unit."""
+    folder, said, units = home / f"{algorithm}-{seed}", {}, {}
     for split, rows in by.groupby("split", sort=False):
         right = rows.right.to_numpy(bool)
         logits = np.where(np.stack([right, ~right], axis=1), 1.0, -1.0)
         said[str(split)] = (logits, np.zeros(len(rows), np.int64))
         units[str(split)] = rows.unit.tolist()
-    keep_predictions(folder, merge, said, units=units)
-
-
-def kept_run(home: Path, algorithm: str, seed: int | None, by: Images, **changes: Any) -> RunRecord:
-    folder = home / f"{algorithm}-{seed}"
-    keep(folder, by)
+    keep_predictions(folder, None, said, units=units)
     return run(algorithm, seed, metrics(0.6, 0.3), folder=folder, **changes)
-
-
-def from_memory(models: Mapping[str, Images]) -> KeptHits:
-    """Reads models by the digests of their runs."""
-    return KeptHits(lambda run, _merge: hits_of(models[run.digest]))
 
 
 def arm_of(algorithm: str, seeds: Sequence[int | None]) -> Arm:
@@ -60,49 +54,47 @@ def error_between(sides: Sequence[Sequence[Images]], metric: str = OOD) -> Image
     """That of two arms with a model for each seed."""
     seeds = range(len(sides[0]))
     arms = arm_of("car_ft", seeds), arm_of("fine_tune", seeds)
-    models = {
-        run.digest: model
-        for arm, of_seeds in zip(arms, sides, strict=True)
-        for run, model in zip(arm.runs, of_seeds, strict=True)
-    }
-    return from_memory(models).difference_error([arms], seeds, metric)
+    every = zip((*arms[0].runs, *arms[1].runs), (*sides[0], *sides[1]), strict=True)
+    models = {run.digest: hits_of(by) for run, by in every}
+    kept = KeptHits(lambda run, _merge: models[run.digest])
+    return kept.difference_error([arms], seeds, metric)
 
 
-def difference(
-    ours: Sequence[Images], theirs: Sequence[Images], metric: str, times: pd.Series
-) -> float:
-    """Mean over seeds, with each unit counted so many times."""
-    pairs = [
-        [value(by, metric, times[by.unit].to_numpy(float)) for by in pair]
-        for pair in zip(ours, theirs, strict=True)
-    ]
-    return float(np.mean([one - two for one, two in pairs]))
+def differences(
+    ours: Sequence[Images], theirs: Sequence[Images], metric: str, times: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[T] the mean difference over seeds, with each used unit counted so many times [T, U]."""
+    units = used_units([*ours, *theirs], metric)
+
+    def accuracy(by: Images) -> NDArray[np.float64]:
+        of_splits = []
+        for _, rows in by[by.split.str.startswith(START[metric])].groupby("split"):
+            code = units.get_indexer(pd.Index(rows.unit))
+            right = np.bincount(code, rows.right, len(units))
+            of_splits.append((times @ right) / (times @ np.bincount(code, minlength=len(units))))
+        return np.mean(of_splits, axis=0)
+
+    pairs = zip(ours, theirs, strict=True)
+    return np.mean([accuracy(one) - accuracy(two) for one, two in pairs], axis=0)
 
 
 def used_units(models: Sequence[Images], metric: str) -> pd.Index:
-    start = "ood/" if metric == OOD else "id/test"
     every = pd.concat(list(models))
-    return pd.Index(every[every.split.str.startswith(start)].unit.unique())
+    return pd.Index(every[every.split.str.startswith(START[metric])].unit.unique())
 
 
 def jackknife(ours: Sequence[Images], theirs: Sequence[Images], metric: str) -> float:
     """The variance of the mean difference, from leaving out a unit after another."""
-    units = used_units([*ours, *theirs], metric)
-    ours, theirs = ([by[by.unit.isin(units)] for by in side] for side in (ours, theirs))
-    without = [difference(ours, theirs, metric, pd.Series(units != unit, units)) for unit in units]
-    return (len(units) - 1) * float(np.var(without))
+    count = len(used_units([*ours, *theirs], metric))
+    without = differences(ours, theirs, metric, 1 - np.eye(count))
+    return (count - 1) * float(np.var(without))
 
 
-def bootstrap(
-    ours: Sequence[Images], theirs: Sequence[Images], metric: str, draws: int = 400
-) -> float:
+def bootstrap(ours: Sequence[Images], theirs: Sequence[Images], metric: str) -> float:
     """The same from drawing as many units again and again."""
-    rng = np.random.default_rng(0)
-    units = used_units([*ours, *theirs], metric)
-    ours, theirs = ([by[by.unit.isin(units)] for by in side] for side in (ours, theirs))
-    drawn = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), draws)
-    values = [difference(ours, theirs, metric, pd.Series(times, units)) for times in drawn]
-    return float(np.var(values, ddof=1))
+    count = len(used_units([*ours, *theirs], metric))
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 400)
+    return float(np.var(differences(ours, theirs, metric, drawn.astype(float)), ddof=1))
 
 
 THEIRS = [drawings(seed) for seed in (1, 1, 1)]
@@ -112,8 +104,7 @@ OURS = [answered(by, seed) for seed, by in enumerate(THEIRS)]
 
 def test_a_file_is_counted_by_unit_and_split(tmp_path: Path) -> None:
     by = drawings(0)
-    hits = read_hits(kept_run(tmp_path, "fine_tune", 0, by), None)
-    assert hits is not None
+    hits = known(read_hits(kept_run(tmp_path, "fine_tune", 0, by), None))
     counted = by.groupby(["unit", "split"]).right.agg(["sum", "size"]).unstack().fillna(0)
     assert hits.units.tolist() == sorted(by.unit.unique())
     assert hits.splits == ("id/test", "ood/a", "ood/b")
@@ -124,41 +115,42 @@ def test_a_file_is_counted_by_unit_and_split(tmp_path: Path) -> None:
 
 def test_a_metric_weighs_its_splits_alike() -> None:
     by = images([(s, s, True) for s in ("id/test", "id/val", "ood/a", "ood/b")])
-    hits = hits_of(by)
-    assert hits.weights(ID) == pytest.approx([1, 0, 0, 0])
-    assert hits.weights("id/val/top1") == pytest.approx([0, 1, 0, 0])
-    assert hits.weights("ood/b/top1") == pytest.approx([0, 0, 0, 1])
-    assert hits.weights(OOD) == pytest.approx([0, 0, 0.5, 0.5])
+    for metric, weights in {
+        ID: [1, 0, 0, 0],
+        "id/val/top1": [0, 1, 0, 0],
+        "ood/b/top1": [0, 0, 0, 1],
+        OOD: [0, 0, 0.5, 0.5],
+        "ood/c/top1": None,
+        "ood/mean/macro_f1": None,
+    }.items():
+        own = hits_of(by).weights(metric)
+        assert own == (None if weights is None else pytest.approx(weights)), metric
     assert hits_of(by, outside=frozenset({2})).weights(OOD) == pytest.approx([0, 0, 0, 1])
-    assert hits.weights("ood/c/top1") is None
-    assert hits.weights("ood/mean/macro_f1") is None
     assert hits_of(images([("id/test", "x", True)])).weights(OOD) is None
 
 
 def test_a_shift_outside_the_means_moves_none(tmp_path: Path) -> None:
     facts = {"outside_means": ["ood/b"]}
-    own = [kept_run(tmp_path, "car_ft", n, by, facts=facts) for n, by in enumerate(OURS)]
-    other = [kept_run(tmp_path, "fine_tune", n, by, facts=facts) for n, by in enumerate(THEIRS)]
-    arms = group(own)[0], group(other)[0]
-    error = KeptHits().difference_error([arms], range(3), OOD)
+    arms = [
+        group([kept_run(tmp_path, name, n, by, facts=facts) for n, by in enumerate(models)])[0]
+        for name, models in (("car_ft", OURS), ("fine_tune", THEIRS))
+    ]
+    error = known(KeptHits().difference_error([(arms[0], arms[1])], range(3), OOD))
     without = [[by[by.split != "ood/b"] for by in side] for side in (OURS, THEIRS)]
     assert error == pytest.approx(error_between(without))
 
 
 def tasks(home: Path, algorithm: str, seed: int, models: Sequence[Images]) -> RunRecord:
     """A mean over tasks, each with images of its own."""
-    parts = {
-        f"task {n}": kept_run(
-            home / str(n), algorithm, seed, by, facts={"outside_means": ["ood/b"][n:]}
-        )
-        for n, by in enumerate(models)
-    }
+    parts = {}
+    for n, by in enumerate(models):
+        facts = {"outside_means": ["ood/b"][n:]}
+        parts[f"task {n}"] = kept_run(home / str(n), algorithm, seed, by, facts=facts)
     return run(algorithm, seed, metrics(0.6, 0.3), parts=parts)
 
 
 def test_a_mean_over_tasks_weighs_tasks_alike_and_shifts_alike_in_each(tmp_path: Path) -> None:
-    hits = read_hits(tasks(tmp_path, "car_ft", 0, (drawings(0), drawings(1))), None)
-    assert hits is not None
+    hits = known(read_hits(tasks(tmp_path, "car_ft", 0, (drawings(0), drawings(1))), None))
     assert hits.splits == ("id/test", "ood/a", "ood/b") * 2
     assert hits.weights(ID) == pytest.approx([0.5, 0, 0, 0.5, 0, 0])
     # What is outside the mean of the first task is in that of the second.
@@ -168,43 +160,33 @@ def test_a_mean_over_tasks_weighs_tasks_alike_and_shifts_alike_in_each(tmp_path:
 
 def test_units_of_two_tasks_are_not_the_same(tmp_path: Path) -> None:
     both = (drawings(1), drawings(2))
-    arms = [
-        group(
-            [tasks(tmp_path, name, n, [answered(by, 10 * n + add) for by in both]) for n in (0, 1)]
-        )[0]
-        for name, add in (("car_ft", 3), ("fine_tune", 4))
-    ]
-    error = KeptHits().difference_error([(arms[0], arms[1])], (0, 1), ID)
-    each = [
-        error_between([[answered(by, 10 * n + add) for n in (0, 1)] for add in (3, 4)], ID)
-        for by in both
-    ]
-    assert error is not None
-    assert None not in each
-    assert error.units == sum(of.units for of in each if of)
+    sides = [[[answered(by, 10 * n + add) for by in both] for n in (0, 1)] for add in (3, 4)]
+    ours, theirs = (
+        group([tasks(tmp_path, name, n, side[n]) for n in (0, 1)])[0]
+        for name, side in zip(("car_ft", "fine_tune"), sides, strict=True)
+    )
+    error = known(KeptHits().difference_error([(ours, theirs)], (0, 1), ID))
+    each = [known(error_between([[m[k] for m in s] for s in sides], ID)) for k in (0, 1)]
+    assert error.units == sum(of.units for of in each)
     # The variance of a mean of two that are independent, but for n / (n - 1).
-    shares = [of.variance * (of.units - 1) / of.units for of in each if of]
+    shares = [of.variance * (of.units - 1) / of.units for of in each]
     expected = sum(shares) / 4 * error.units / (error.units - 1)
     assert error.variance == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("metric", [ID, OOD])
 def test_the_variance_is_about_that_of_a_jackknife_and_of_a_bootstrap(metric: str) -> None:
-    error = error_between((OURS, THEIRS), metric)
-    assert error is not None
+    error = known(error_between((OURS, THEIRS), metric))
     assert error.variance == pytest.approx(jackknife(OURS, THEIRS, metric), rel=0.06)
     assert error.variance == pytest.approx(bootstrap(OURS, THEIRS, metric), rel=0.2)
     assert (error.units, error.freedom) == (len(used_units(OURS, metric)), error.units - 1)
-    start = "ood/" if metric == OOD else "id/test"
-    assert error.images == sum(THEIRS[0].split.str.startswith(start))
+    assert error.images == sum(THEIRS[0].split.str.startswith(START[metric]))
 
 
 def test_photographs_that_are_units_have_the_variance_of_a_paired_test() -> None:
-    photos = [by[by.split == "id/test"] for by in (OURS[0], THEIRS[0])]
-    error = error_between((photos[:1], photos[1:]), ID)
-    differences = photos[0].right - photos[1].right
-    assert error is not None
-    assert error.variance == pytest.approx(differences.sem() ** 2)
+    ours, theirs = (by[by.split == "id/test"] for by in (OURS[0], THEIRS[0]))
+    error = known(error_between(([ours], [theirs]), ID))
+    assert error.variance == pytest.approx((ours.right - theirs.right).sem() ** 2)
 
 
 def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
@@ -215,7 +197,7 @@ def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
         for numbers in shown
     ]
     ours = [answered(by, seed) for seed, by in enumerate(theirs)]
-    error = error_between((ours, theirs), "id/val/top1")
+    error = known(error_between((ours, theirs), "id/val/top1"))
     # By hand: what an image adds to the mean of each seed that has it.
     moves = dict.fromkeys((f"{n:02d}" for n in range(60)), 0.0)
     for one, two in zip(ours, theirs, strict=True):
@@ -223,28 +205,21 @@ def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
         for unit, gain in zip(one.unit, gains, strict=True):
             moves[unit] += (gain - gains.mean()) / 40 / 3
     units = len({*np.concatenate(shown)})
-    assert error is not None
     assert (error.units, error.images) == (units, 40)
     squares = sum(move**2 for move in moves.values())
     assert error.variance == pytest.approx(units / (units - 1) * squares)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        pytest.param(THEIRS[0].iloc[1:], id="an image less"),
-        pytest.param(THEIRS[0].replace("photo-000", "photo-999"), id="another image"),
-        pytest.param(THEIRS[0].replace("ood/b", "ood/c"), id="another shift"),
-    ],
-)
-def test_differences_between_other_images_have_no_error(other: Images) -> None:
+def test_no_error_is_known_of_other_images_of_losses_of_one_unit_and_of_what_is_not_kept() -> None:
     assert error_between((OURS[:1], THEIRS[:1])) is not None
-    assert error_between((OURS[:1], [other])) is None
-
-
-def test_no_error_is_known_of_losses_of_one_unit_and_of_what_is_not_kept() -> None:
-    assert error_between((OURS, THEIRS), "ood/mean/nll") is None
-    assert error_between((OURS, THEIRS), "ood/mean/macro_f1") is None
+    for less in (
+        THEIRS[0].iloc[1:],  # an image less
+        THEIRS[0].replace("photo-000", "photo-999"),
+        THEIRS[0].replace("ood/b", "ood/c"),
+    ):
+        assert error_between((OURS[:1], [less])) is None
+    for metric in ("ood/mean/nll", "ood/mean/macro_f1"):
+        assert error_between((OURS, THEIRS), metric) is None
     same = [by.assign(unit="all") for by in THEIRS]
     assert error_between((same, same)) is None
     arms = arm_of("car_ft", range(3)), arm_of("fine_tune", range(3))
@@ -256,13 +231,10 @@ numbers = st.integers(0, 2**32)
 
 
 @given(numbers, numbers, st.sampled_from([ID, OOD]))
-def test_neither_the_order_nor_the_names_nor_the_sides_of_images_matter(
-    seed: int, other: int, metric: str
-) -> None:
+def test_order_names_and_sides_of_images_do_not_matter(seed: int, other: int, metric: str) -> None:
     theirs = [drawings(seed, 8)] * 2
     ours = [answered(by, other + n) for n, by in enumerate(theirs)]
-    error = error_between((ours, theirs), metric)
-    assert error is not None
+    error = known(error_between((ours, theirs), metric))
     order = np.random.default_rng(other).permutation(len(theirs[0]))
     shuffled = [[by.iloc[order] for by in side] for side in (ours, theirs)]
     assert error_between(shuffled, metric) == error
@@ -279,17 +251,13 @@ def test_neither_the_order_nor_the_names_nor_the_sides_of_images_matter(
 def test_more_views_of_the_same_drawings_are_no_more_evidence(seed: int, other: int) -> None:
     theirs = [drawings(seed, 8)]
     ours = [answered(by, other) for by in theirs]
-    error = error_between((ours, theirs))
-    twice = error_between([[pd.concat([by, by]) for by in side] for side in (ours, theirs)])
-    assert error is not None
-    assert twice is not None
+    error = known(error_between((ours, theirs)))
+    twice = known(error_between([[pd.concat([by, by]) for by in side] for side in (ours, theirs)]))
     assert twice.variance == pytest.approx(error.variance, rel=1e-9)
     assert (twice.units, twice.images) == (error.units, 2 * error.images)
     # As drawings of their own they would be twice as many, with half the variance.
-    apart = error_between(
-        [[pd.concat([by, by.assign(unit=by.unit + "'")]) for by in s] for s in (ours, theirs)]
-    )
-    assert apart is not None
+    own = [[pd.concat([by, by.assign(unit=by.unit + "'")]) for by in s] for s in (ours, theirs)]
+    apart = known(error_between(own))
     exactly = error.variance * (error.units - 1) / error.units / 2
     assert apart.variance * (apart.units - 1) / apart.units == pytest.approx(exactly, rel=1e-9)
 
@@ -298,9 +266,7 @@ def test_more_views_of_the_same_drawings_are_no_more_evidence(seed: int, other: 
 def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) -> None:
     first = drawings(3, count)
     models = [answered(first, seed) for seed in range(3)]
-    result = leave_out([hits_of(by) for by in models], ID, OOD)
-    assert result is not None
-    left_out, units, seen = result
+    left_out, units, seen = known(leave_out([hits_of(by) for by in models], ID, OOD))
     by_split = first.groupby("split").unit.nunique()
     groups = min(GROUPS, int(by_split.min()))
     assert (units, seen) == (first.unit.nunique(), len(first))
@@ -313,24 +279,17 @@ def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) ->
 
 def test_models_of_other_units_have_groups_of_their_own() -> None:
     """As where the split follows the seed: as many images, and others."""
-    parts = [
-        images([("id/test", f"{n:02d}", True) for n in numbers])
-        for numbers in (range(20), range(5, 25))
-    ]
-    result = leave_out(
-        [hits_of(pd.concat([by, by.assign(split="ood/a")])) for by in parts], ID, OOD
-    )
-    assert result is not None
-    assert all((model.id == 1).all() for model in result[0])
+    numbers = range(20), range(5, 25)
+    parts = [images([("id/test", f"{n:02d}", True) for n in own]) for own in numbers]
+    both = [hits_of(pd.concat([by, by.assign(split="ood/a")])) for by in parts]
+    assert all((model.id == 1).all() for model in known(leave_out(both, ID, OOD))[0])
 
 
 def test_units_that_only_some_models_have_are_left_out_of_these() -> None:
     one = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
     two = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])
     both = [pd.concat([by, by.assign(split="ood/a")]) for by in (one, two)]
-    result = leave_out([hits_of(by) for by in both], ID, OOD)
-    assert result is not None
-    left_out, units, seen = result
+    left_out, units, seen = known(leave_out([hits_of(by) for by in both], ID, OOD))
     assert (units, seen) == (40, 60)
     # As many groups as the smaller model has units: each of its images is out once.
     assert sorted(left_out[0].id) == pytest.approx(sorted((10 - one.right) / 19))
@@ -348,8 +307,7 @@ def test_a_file_that_holds_no_predictions_leaves_the_claim_to_these_images(tmp_p
     whole = compare(runs, sweep="s")
     assert "for other seeds and other test images" in whole.statistics[0]
     folder = runs[0].folder
-    assert folder is not None
-    predictions_path(folder, None).write_bytes(b"torn")
+    predictions_path(known(folder), None).write_bytes(b"torn")
     torn = compare(runs, sweep="s")
     assert "on these test images" in torn.answer.lines[0]
     (warning,) = [text for text in torn.warnings if "holds no predictions" in text]

@@ -1,7 +1,8 @@
-"""Several sweeps as one, and some of their runs: settings neither merge wrongly nor fall apart."""
+"""Several sweeps as one, some of their runs, and how a sweep compares: nothing merges wrongly."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import (
@@ -20,9 +22,15 @@ from carft_sweep.tracking.comparison.pooling import (
     unified,
 )
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, group
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, Constraint, Endpoint, SelectionRule
+from carft_sweep.tracking.comparison.spec import (
+    ComparisonSpec,
+    Constraint,
+    Endpoint,
+    SelectionRule,
+    agreed,
+)
 from carft_sweep.tracking.errors import TrackingError
-from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
+from tests.tracking.made_up import KL, bent, kl_sweep, known, metrics, run, zero_shot
 
 LR = "optim.lr"
 SHARED: dict[str, Scalar] = {"model.name": "builtin", LR: 1e-5, "data.train_fraction": 1.0}
@@ -40,44 +48,30 @@ def part(
     spec: ComparisonSpec | None = None,
 ) -> SweepRuns:
     """With the fields of each run: the shared ones, its params, and `fields`."""
-    own = fields or {}
-    by_digest = {
-        r.digest: {
-            **SHARED,
-            **{n: v for n, v in own.items() if n != KL or r.algorithm == "car_ft"},
-            **r.params,
-        }
-        for r in records
-    }
+    by_digest = {}
+    for it in records:
+        own = {n: v for n, v in (fields or {}).items() if n != KL or it.algorithm == "car_ft"}
+        by_digest[it.digest] = {**SHARED, **own, **it.params}
     return SweepRuns(sweep, records, spec or ComparisonSpec(seeds=tuple(SEEDS)), by_digest)
 
 
 def weights(sweep: str = "weights") -> SweepRuns:
     records = [made("zero_shot", None, 0.5, "zero"), made("fine_tune", 0, 0.6, "tuned0")]
-    records += [
-        made(
-            "car_ft",
-            seed,
-            0.6 + weight / 100,
-            f"car{weight}{seed}",
-            trial=trial,
-            params={KL: weight},
-        )
-        for trial, weight in enumerate((0.1, 0.3))
-        for seed in (0, 1)
-    ]
+    for trial, weight in enumerate((0.1, 0.3)):
+        own: dict[str, Any] = {"trial": trial, "params": {KL: weight}}
+        value = 0.6 + weight / 100
+        records += [made("car_ft", seed, value, f"car{weight}{seed}", **own) for seed in (0, 1)]
     return part(sweep, records)
 
 
 def rates() -> SweepRuns:
     """One point of it is a run of `weights`; zero-shot and fine-tuning are the same runs."""
+    slow, fast = {LR: 1e-5}, {LR: 1e-4}
     records = [
         made("zero_shot", None, 0.5, "zero"),
-        made("fine_tune", 0, 0.6, "tuned0", params={LR: 1e-5}),
-    ]
-    records += [
-        made("car_ft", 0, 0.6, "car0.30", trial=0, params={LR: 1e-5}, merges=bent(0.6, 0.3)),
-        made("car_ft", 0, 0.7, "car0.3-fast", trial=1, params={LR: 1e-4}),
+        made("fine_tune", 0, 0.6, "tuned0", params=slow),
+        made("car_ft", 0, 0.6, "car0.30", trial=0, params=slow, merges=bent(0.6, 0.3)),
+        made("car_ft", 0, 0.7, "car0.3-fast", trial=1, params=fast),
     ]
     return part("rates", records, {KL: 0.3})
 
@@ -87,48 +81,41 @@ def labels(records: list[RunRecord]) -> dict[str, list[int | None]]:
 
 
 def test_settings_are_told_apart_by_what_either_sweep_varies_and_shared_runs_count_once() -> None:
+    tuned = {"kl_weight=0.1 lr=1e-05": [0, 1], "kl_weight=0.3 lr=1e-05": [0, 1]}
+    tuned |= {"kl_weight=0.3 lr=0.0001": [0]}
     assert labels(unified([weights(), rates()])) == {
-        "zero_shot": [None],
-        "fine_tune lr=1e-05": [0],
-        "car_ft kl_weight=0.1 lr=1e-05": [0, 1],
-        "car_ft kl_weight=0.3 lr=1e-05": [0, 1],
-        "car_ft kl_weight=0.3 lr=0.0001": [0],
+        **{"zero_shot": [None], "fine_tune lr=1e-05": [0]},
+        **{f"car_ft {name}": seeds for name, seeds in tuned.items()},
     }
 
 
-@pytest.mark.parametrize("field", ["keep.result", "eval.logits", "workers", "data.root", "device"])
-def test_what_decides_no_weights_parts_no_setting(field: str) -> None:
-    other = part("other", list(weights().records), {field: "x"})
-    assert labels(unified([weights(), other])) == labels(list(weights().records))
+def test_what_decides_no_weights_parts_no_setting() -> None:
+    for field in ("keep.result", "eval.logits", "workers", "data.root", "device"):
+        other = part("other", list(weights().records), {field: "x"})
+        assert labels(unified([weights(), other])) == labels(list(weights().records)), field
 
 
 def test_sweeps_on_different_data_sets_are_not_ranked_in_one_table() -> None:
-    theirs = replace(rates(), records=[_on(run, "pets v1") for run in rates().records])
-    ours = replace(weights(), records=[_on(run, "icon_shift v2") for run in weights().records])
+    def on(sweep: SweepRuns, family: str) -> SweepRuns:
+        facts = {"family": family}
+        return replace(sweep, records=[replace(it, facts=facts) for it in sweep.records])
+
+    ours = on(weights(), "icon_shift v2")
     with pytest.raises(TrackingError, match=r"weights of icon_shift, rates of pets; compare each"):
-        compare_sweeps([ours, theirs])
-    newer = replace(theirs, records=[_on(run, "icon_shift v3") for run in theirs.records])
-    assert compare_sweeps([ours, newer]).rows
-
-
-def _on(record: RunRecord, family: str) -> RunRecord:
-    return replace(record, facts={**record.facts, "family": family})
+        compare_sweeps([ours, on(rates(), "pets v1")])
+    assert compare_sweeps([ours, on(rates(), "icon_shift v3")]).rows
 
 
 def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> None:
-    again = [
-        replace(r, digest=f"new-{r.digest}") for r in weights().records if r.params.get(KL) == 0.3
-    ]
-    names = labels(unified([weights(), part("later", again)]))
-    assert names == {
-        "zero_shot": [None],
-        "fine_tune": [0],
-        "car_ft kl_weight=0.1": [0, 1],
-        "car_ft kl_weight=0.3 sweep=weights": [0, 1],
-        "car_ft kl_weight=0.3 sweep=later": [0, 1],
+    again = [it for it in weights().records if it.params.get(KL) == 0.3]
+    later = part("later", [replace(it, digest=f"new-{it.digest}") for it in again])
+    tuned = ("kl_weight=0.1", "kl_weight=0.3 sweep=weights", "kl_weight=0.3 sweep=later")
+    assert labels(unified([weights(), later])) == {
+        **{"zero_shot": [None], "fine_tune": [0]},
+        **{f"car_ft {name}": [0, 1] for name in tuned},
     }
-    comparison = compare_sweeps([weights(), part("later", again)])
-    assert not [row for row in comparison.rows if "untuned" in row.marks]
+    rows = compare_sweeps([weights(), later]).rows
+    assert not [row for row in rows if "untuned" in row.marks]
 
 
 def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> None:
@@ -141,12 +128,9 @@ def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> N
 
 def test_a_run_without_a_config_stands_with_its_siblings() -> None:
     records = [*weights().records, run("car_ft", 2, None, digest="lost", trial=1, params={KL: 0.3})]
-    fields = weights().fields
-    weights_part = SweepRuns("weights", records, ComparisonSpec(seeds=(0, 1, 2)), fields)
-    names = labels(
-        unified([weights_part, part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})])
-    )
-    assert names["car_ft kl_weight=0.3"] == [0, 1, 2]
+    whole = SweepRuns("weights", records, ComparisonSpec(seeds=(0, 1, 2)), weights().fields)
+    other = part("other", [made("car_ft", 0, 0.6, "o", trial=0)], {KL: 9.0})
+    assert labels(unified([whole, other]))["car_ft kl_weight=0.3"] == [0, 1, 2]
 
 
 CONSTRAINT = Constraint(metric="id/val/nll", goal="minimize", of="zero_shot", margin=0.0)
@@ -159,30 +143,20 @@ def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Com
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("changes", "said"),
     [
+        ({"rule": {"metric": "id/val/nll", "goal": "minimize"}}, "metric of one is .*--metric"),
+        ({"rule": {"within": 0.01}}, "selection of one is best_val, .*within 0.01.*--selection"),
+        ({"endpoint": {"id_margin": 0.01}}, "id_margin of one is 0.005, .*--id-margin"),
         (
-            ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize")),
-            "the metric of one is id/val/top1, .*--metric",
-        ),
-        (
-            ComparisonSpec(rule=SelectionRule(within=0.01)),
-            "the selection of one is best_val, .*within 0.01.*--selection",
-        ),
-        (
-            ComparisonSpec(endpoint=Endpoint(id_margin=0.01)),
-            "the id_margin of one is 0.005, .*--id-margin",
-        ),
-        (
-            ComparisonSpec(rule=SelectionRule(constraint=CONSTRAINT)),
-            "the constraint of one is none, of the other id/val/nll as good as zero_shot's; look",
+            {"rule": {"constraint": CONSTRAINT}},
+            "constraint of one is none, of the other id/val/nll as good as zero_shot's; look",
         ),
     ],
 )
-def test_sweeps_that_judge_differently_are_not_compared_in_silence(
-    other: ComparisonSpec, said: str
-) -> None:
-    with pytest.raises(TrackingError, match=f"a and b cannot be compared as one: {said}"):
+def test_sweeps_that_judge_differently_are_not_compared(changes: dict[str, Any], said: str) -> None:
+    other = ComparisonSpec.model_validate(changes)
+    with pytest.raises(TrackingError, match=f"a and b cannot be compared as one: the {said}"):
         joined(ComparisonSpec(), other)
     assert joined(ComparisonSpec(), other, spec=other).rule == other.rule
 
@@ -199,25 +173,22 @@ def test_a_setting_is_whole_with_the_seeds_that_the_sweeps_have_in_common() -> N
 
 def test_without_a_common_seed_the_settings_with_most_seeds_are_chosen_among() -> None:
     """Else a setting would win by its one lucky seed over one that has both."""
-    lucky = part("a", [made("car_ft", 0, 0.7, "l", trial=0)], {KL: 0.1}, ComparisonSpec(seeds=(0,)))
-    both = [made("car_ft", s, (0.8, 0.5)[s], f"b{s}", trial=1) for s in (0, 1)]
-    first = part("c", both[:1], {KL: 1.0}, ComparisonSpec(seeds=(0,)))
-    second = part("b", both[1:], {KL: 1.0}, ComparisonSpec(seeds=(1,)))
-    comparison = compare_sweeps([lucky, first, second])
+    parts = []
+    for name, seed, value, weight in (("a", 0, 0.7, 0.1), ("c", 0, 0.8, 1.0), ("b", 1, 0.5, 1.0)):
+        runs, spec = [made("car_ft", seed, value, name, trial=0)], ComparisonSpec(seeds=(seed,))
+        parts.append(part(name, runs, {KL: weight}, spec))
+    comparison = compare_sweeps(parts)
     assert comparison.seeds == (0, 1)
-    assert comparison.selected is not None
-    assert comparison.selected.arm.params == {KL: 1.0}
+    assert known(comparison.selected).arm.params == {KL: 1.0}
     assert "those of all, since none is common" in comparison.warnings[0]
 
 
 def test_settings_that_a_condition_leaves_out_still_count_as_tried() -> None:
     whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=tuple(SEEDS)))
-    comparison = compare_sweeps([whole], where=["kl_weight=1"])
-    assert [verdict.tried for verdict in comparison.verdicts] == [4]
-    assert "chosen among 4 settings" in comparison.answer.lines[0]
-    assert compare_sweeps([whole]).verdicts[0].tried == 4
-    by_seed = compare_sweeps([whole], where=["seed<4"])
-    assert by_seed.verdicts[0].tried == 4
+    for where in (["kl_weight=1"], ["seed<4"], []):
+        comparison = compare_sweeps([whole], where=where)
+        assert [verdict.tried for verdict in comparison.verdicts] == [4]
+        assert where == ["seed<4"] or "chosen among 4 settings" in comparison.answer.lines[0]
 
 
 def filtered_run(seed: int, trial: int, **params: Any) -> RunRecord:
@@ -262,9 +233,7 @@ def kept(*texts: str) -> list[int]:
         (["sweep!=b"], [1, 3, 4, 5]),
     ],
 )
-def test_what_is_left_are_the_runs_of_which_each_condition_holds(
-    texts: Sequence[str], expected: Sequence[int]
-) -> None:
+def test_runs_that_meet_all_conditions_stay(texts: Sequence[str], expected: Sequence[int]) -> None:
     assert kept(*texts) == expected
 
 
@@ -276,28 +245,16 @@ def test_what_is_left_are_the_runs_of_which_each_condition_holds(
         ("kl_wait=1", "unknown field 'kl_wait'; did you mean 'kl_weight'?"),
         ("classes>1", "prompts.classes is no number; use = or !="),
         ("algorithm=carft", "unknown algorithm 'carft'; did you mean 'car_ft'?"),
+        # Only runs without the field meet these.
+        ("kl_weight=9", "--where kl_weight=9: unknown algorithm.kl_weight '9'; Known: 0.1"),
+        ("kl_weight>9", "--where kl_weight>9: holds of no algorithm.kl_weight; Known: 0.1"),
     ],
 )
 def test_a_wrong_condition_is_told_with_its_remedy(text: str, said: str) -> None:
     with pytest.raises(TrackingError, match=re.escape(said)):
         kept(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("kl_weight=9", "--where kl_weight=9: unknown algorithm.kl_weight '9'; Known: 0.3"),
-        ("kl_weight>9", "--where kl_weight>9: holds of no algorithm.kl_weight; Known: 0.3"),
-    ],
-)
-def test_a_condition_that_only_runs_without_its_field_meet_is_refused(text: str, said: str) -> None:
-    runs = [
-        zero_shot(),
-        run("fine_tune", 0, metrics(0.6, 0.3)),
-        run("car_ft", 0, metrics(0.6, 0.3), params={KL: 0.3}),
-    ]
     with pytest.raises(TrackingError, match=re.escape(said)):
-        compare_sweeps([SweepRuns("toy", runs)], where=[text])
+        compare_sweeps([SweepRuns("toy", RUNS)], where=[text])
 
 
 def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
@@ -310,31 +267,91 @@ def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), st.floats(-1e6, 1e6))
 def test_a_bound_and_its_opposite_part_the_runs(values: list[float], bound: float) -> None:
     values += [-2e6, 2e6]  # on each side of every bound: one that nothing meets is refused
-    runs = [
-        run("car_ft", i, {}, params={KL: value}, state="done") for i, value in enumerate(values)
-    ]
+    runs = [run("car_ft", i, {}, params={KL: it}, state="done") for i, it in enumerate(values)]
     runs.append(zero_shot())  # which has no such field, and so is in both
-    below = filtered(runs, f"kl_weight<{bound!r}")
-    above = filtered(runs, f"kl_weight>={bound!r}")
-    assert [r.seed for r in below if r in above] == [None]
+    below, above = (filtered(runs, f"kl_weight{sign}{bound!r}") for sign in ("<", ">="))
+    assert [it.seed for it in below if it in above] == [None]
     assert len(below) + len(above) == len(runs) + 1
 
 
-def test_a_setting_is_whole_with_the_seeds_that_are_left() -> None:
-    def seeds(required: Sequence[int] | None, *where: str) -> tuple[int, ...]:
-        spec = ComparisonSpec(seeds=None if required is None else tuple(required))
-        return compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=where).seeds
-
-    assert seeds((0, 1, 2), "seed=0,2", "kl_weight>1") == (0, 2)
-    assert seeds((0, 1, 2), "seed<2") == (0, 1)
-    assert seeds(None, "seed<2") == (0, 1)
-    assert seeds((0, 1), "seed>2") == (3, 4), "not any one of them"
+@pytest.mark.parametrize(
+    ("required", "where", "left"),
+    [
+        ((0, 1, 2), ["seed=0,2", "kl_weight>1"], (0, 2)),
+        ((0, 1, 2), ["seed<2"], (0, 1)),
+        (None, ["seed<2"], (0, 1)),
+        ((0, 1), ["seed>2"], (3, 4)),  # not any one of them
+    ],
+)
+def test_a_setting_is_whole_with_the_seeds_that_are_left(
+    required: tuple[int, ...] | None, where: list[str], left: tuple[int, ...]
+) -> None:
+    whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=required))
+    assert compare_sweeps([whole], where=where).seeds == left
 
 
 def test_a_constraint_whose_algorithm_a_condition_leaves_out_is_said_to_be_gone() -> None:
     spec = ComparisonSpec(rule=SelectionRule(constraint=CONSTRAINT))
     rest = compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=["algorithm!=zero_shot"])
-    assert (
-        "the constraint was not applied: no finished run of zero_shot has id/val/nll"
-        in rest.warnings
-    )
+    said = "the constraint was not applied: no finished run of zero_shot has id/val/nll"
+    assert said in rest.warnings
+
+
+TASKS = "data.test_domain"
+RULES = [
+    SelectionRule(),
+    SelectionRule(metric="id/val/nll", goal="minimize", within=0.01, strength={"optim.lr": -1}),
+    SelectionRule(metric="ood/mean/top1", oracle=True),
+    SelectionRule(merge="wise_ft@0.5"),
+]
+EVERY: list[dict[str, object]] = [
+    *({"rule": rule, "seeds": (0, 3)} for rule in RULES),
+    {"seeds": (), "endpoint": {"id_margin": 0.02}},
+    {"seeds": (1,), "confirm_seeds": (2, 3)},
+    {"rule": {"metric": "ood/{task}_out/top1", "oracle": True}, "tasks": TASKS},
+    {"seeds": (0,), "tasks": TASKS},
+    {"endpoint": {"by": "macro_f1"}, "reference": "flyp"},
+    {"endpoint": {"by_task": {"a": "macro_f1", "b": "top1"}}, "tasks": "data.family"},
+]
+
+
+def test_it_is_read_back_as_it_was_written() -> None:
+    for fields in EVERY:
+        spec = ComparisonSpec.model_validate(fields)
+        assert ComparisonSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+
+
+def test_what_no_sweep_writes_is_refused() -> None:
+    rules = ({"metric": "ood/mean/top1"}, {"within": -1}, {"strength": {"a": 7}}, {"margin": 1})
+    others = ({"id_margin": None}, {"by": "f1"})
+    for change in (
+        *({"rule": rule} for rule in rules),
+        *({"endpoint": endpoint} for endpoint in others),
+        *({"seeds": "x"}, {"version": 2}),
+    ):
+        with pytest.raises(ValidationError):
+            ComparisonSpec.model_validate(change)
+
+
+def test_what_was_measured_decides_the_endpoint_and_is_not_written() -> None:
+    endpoint = Endpoint().suited(["id/val/top1"])
+    assert (endpoint.has_test, endpoint.metric) == (False, "ood/mean/top1")
+    written = {"id_margin", "ood_margin", "by", "by_task"}
+    assert ComparisonSpec(endpoint=endpoint).model_dump()["endpoint"].keys() == written
+
+
+def test_other_tasks_are_settled_by_no_option() -> None:
+    said = "the tasks of one is data.test_domain, of the other none; look at each by itself$"
+    with pytest.raises(TrackingError, match=said):
+        agreed({"mine": ComparisonSpec(tasks=TASKS), "yours": ComparisonSpec()})
+
+
+def test_what_one_sweep_has_selected_on_confirms_nothing_in_another() -> None:
+    mine = ComparisonSpec(seeds=(0, 1), confirm_seeds=(5, 6, 7))
+    yours = ComparisonSpec(seeds=(0, 1, 5))
+    assert agreed({"mine": mine}) is mine
+    both = agreed({"mine": mine, "yours": yours})
+    assert (both.seeds, both.confirm_seeds) == ((0, 1), (6, 7))
+    theirs = ComparisonSpec(seeds=(0,), confirm_seeds=(7, 8))
+    assert agreed({"mine": mine, "theirs": theirs}).confirm_seeds == (7,)
+    assert agreed({"a": yours, "b": yours}).confirm_seeds == ()

@@ -1,7 +1,9 @@
-"""Kept predictions: which images are right, and what is in no mean."""
+"""Kept predictions: which images are right, which two settings win and lose, what is refused."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,16 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from carft_sweep.tracking.comparison import predictions
+from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.flips import find_flips
 from carft_sweep.tracking.comparison.hits import read_hits
 from carft_sweep.tracking.comparison.predictions import class_names, predictions_path, read_columns
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
-from tests.tracking.kept import with_folder
-from tests.tracking.made_up import metrics, run
+from tests.tracking.kept import SPLITS, with_folder
+from tests.tracking.made_up import kl_sweep, known, metrics, run
 
 
 def keep(folder: Path, hits: Sequence[Sequence[int]]) -> None:
@@ -33,28 +39,24 @@ def keep(folder: Path, hits: Sequence[Sequence[int]]) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), path)
 
 
-def kept_run(folder: Path, seed: int = 0, algorithm: str = "fine_tune") -> RunRecord:
-    trial = None if algorithm == "fine_tune" else 0
-    return run(algorithm, seed, metrics(0.6, 0.3), trial=trial, folder=folder)
+def kept_run(folder: Path) -> RunRecord:
+    return run("fine_tune", 0, metrics(0.6, 0.3), folder=folder)
 
 
 HITS = [[1, 0, 1, 1], [0, 1], [0, 0, 1]]
+OFFSETS = pa.array([0, 2], pa.int32()).buffers()[1]
+BROKEN = pa.Array.from_buffers(pa.string(), 1, [None, OFFSETS, pa.py_buffer(b"\xff\xfe")])
 
 
-@pytest.mark.parametrize(
-    ("kept", "names"),
-    [('["cat", "hot dog"]', ("cat", "hot dog")), (None, ()), ("{}", ()), ("[1]", ("1",))],
-)
-def test_what_classes_are_called_stands_beside_the_predictions(
-    tmp_path: Path, kept: str | None, names: tuple[str, ...]
-) -> None:
-    path = predictions_path(tmp_path, None)
+def test_what_classes_are_called_stands_beside_the_predictions(tmp_path: Path) -> None:
+    path, record = predictions_path(tmp_path, None), kept_run(tmp_path)
     path.parent.mkdir(parents=True)
-    metadata = None if kept is None else {"carft.class_names": kept}
-    schema = pa.schema([pa.field("label", pa.int32())], metadata=metadata)
-    parquet.write_table(pa.table({"label": [0]}, schema=schema), path)
-    record = replace(run("car_ft", 0, metrics(0.6, 0.4)), folder=tmp_path)
-    assert class_names(record) == names
+    names = {'["cat", "hot dog"]': ("cat", "hot dog"), None: (), "{}": (), "[1]": ("1",)}
+    for kept, called in names.items():
+        metadata = None if kept is None else {"carft.class_names": kept}
+        schema = pa.schema([pa.field("label", pa.int32())], metadata=metadata)
+        parquet.write_table(pa.table({"label": [0]}, schema=schema), path)
+        assert class_names(record) == called
     assert class_names(replace(record, folder=None)) == ()
     assert class_names(replace(record, folder=tmp_path / "elsewhere")) == ()
     path.write_bytes(b"torn")
@@ -76,16 +78,16 @@ def test_they_are_read_without_pandas(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
 
 
-@pytest.mark.parametrize("content", [b"torn", None])
-def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path) -> None:
     keep(tmp_path, HITS)
     path = predictions_path(tmp_path, None)
-    if content is None:
-        parquet.write_table(pa.table({"id": ["a"]}), path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(TrackingError, match=rf"{path} holds no predictions .*remove the folder"):
-        read_hits(kept_run(tmp_path), None)
+    for spoil in (
+        lambda: path.write_bytes(b"torn"),
+        lambda: parquet.write_table(pa.table({"id": ["a"]}), path),
+    ):
+        spoil()
+        with pytest.raises(TrackingError, match=rf"{path} holds no pred.*remove the folder"):
+            read_hits(kept_run(tmp_path), None)
 
 
 @pytest.mark.parametrize(
@@ -97,22 +99,17 @@ def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, content: byte
         ("label", pa.array(["0"])),
         ("prediction", pa.array([0.5])),
         ("prediction", pa.nulls(1, pa.int32())),
+        ("id", BROKEN),
     ],
 )
-def test_a_column_of_another_type_is_named(tmp_path: Path, name: str, column: pa.Array) -> None:
+def test_a_column_of_another_type_and_a_text_that_is_none_are_named(
+    tmp_path: Path, name: str, column: pa.Array
+) -> None:
     path = tmp_path / "predictions.parquet"
     parquet.write_table(pa.table({name: column}), path)
-    with pytest.raises(TrackingError, match=rf"predictions\.parquet .*column {name} "):
+    said = "UTF8" if column is BROKEN else f"column {name} "
+    with pytest.raises(TrackingError, match=rf"predictions\.parquet holds no predictions .*{said}"):
         read_columns(path, [name])
-
-
-def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.parquet"
-    offsets = pa.array([0, 2], pa.int32()).buffers()[1]
-    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
-    parquet.write_table(pa.table({"id": broken}), path)
-    with pytest.raises(TrackingError, match=r"predictions\.parquet holds no predictions .*UTF8"):
-        read_columns(path, ["id"])
 
 
 def packed(folder: Path, **columns: pa.Array) -> Path:
@@ -126,23 +123,24 @@ def packed(folder: Path, **columns: pa.Array) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["id", "label"])
-def test_a_small_file_with_many_rows_is_refused_before_it_is_read(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_small_file_with_many_rows_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = packed(tmp_path, label=pa.repeat(3, 1_000_000))
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(TrackingError, match=r"no predictions \(1000000 rows of \d+ bytes"):
-        read_columns(path, [name])
+    for name in ("id", "label"):
+        with pytest.raises(TrackingError, match=r"no predictions \(1000000 rows of \d+ bytes"):
+            read_columns(path, [name])
 
 
-def test_texts_that_take_more_memory_than_their_file_are_refused(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    noise = pa.array(random.random(200_000))  # a row of its own has its bytes
-    path = packed(tmp_path / "long", id=pa.repeat("x" * 1_000, 200_000), noise=noise)
-    with pytest.raises(TrackingError, match="column id has up to 200000000 characters"):
+def test_texts_that_take_more_memory_than_their_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, most in (("BYTES", 1 << 20), ("CHARACTERS", 1 << 19)):
+        monkeypatch.setattr(predictions, f"_MOST_{limit}", most)
+    noise = pa.array(np.random.default_rng(0).random(1_000))  # a row of its own has its bytes
+    path = packed(tmp_path / "long", id=pa.repeat("x" * 1_000, 1_000), noise=noise)
+    with pytest.raises(TrackingError, match="column id has up to 1000000 characters"):
         read_columns(path, ["id"])
-    zeros = pa.array([b"\0" * (1 << 27) + bytes([row]) for row in range(3)]).cast(pa.string())
+    zeros = pa.array([b"\0" * (1 << 19) + bytes([row]) for row in range(3)]).cast(pa.string())
     with pytest.raises(TrackingError, match=r"of \d+ bytes, unpacked"):
         read_columns(packed(tmp_path / "zeros", id=zeros), ["id"])
 
@@ -156,3 +154,81 @@ def test_predictions_elsewhere_are_not_read(tmp_path: Path) -> None:
     for reader in (class_names, lambda run: read_hits(run, None)):
         with pytest.raises(TrackingError, match="is a link, which is not followed"):
             reader(one)
+
+
+CAR_FT = "car_ft kl_weight=3"
+
+
+def kept(home: Path, seeds: int = 5) -> Comparison:
+    records = (it for it in kl_sweep(seeds) if it.params.get("algorithm.kl_weight") in (None, 3.0))
+    return compare([with_folder(record, home) for record in records])
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return kept(tmp_path_factory.mktemp("home"))
+
+
+def right(runs: Sequence[RunRecord], merge: str | None) -> pd.DataFrame:
+    """By split and image, whether each of the runs has it right."""
+    columns = []
+    for it in runs:
+        frame = pd.read_parquet(predictions_path(known(it.folder), merge)).astype({"split": str})
+        is_right = frame["label"] == frame["prediction"]
+        columns.append(is_right.set_axis([frame["split"], frame["id"]]))
+    return pd.concat(columns, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate"),
+    [
+        ("fine_tune", CAR_FT),
+        ("zero_shot", "fine_tune"),
+        ("fine_tune + wise_ft@0.5", f"{CAR_FT} + wise_ft@0.25"),
+    ],
+)
+def test_counts_are_those_of_the_majority_over_the_seeds(
+    comparison: Comparison, reference: str, candidate: str
+) -> None:
+    arms = {row.arm.label: row.arm for row in comparison.rows}
+    one, two = (right(arms[label].done, arms[label].merge) for label in (reference, candidate))
+    before, after = (side.mean(axis=1) > 0.5 for side in (one, two))
+    change = two.mean(axis=1) - one.mean(axis=1)
+    seeds, splits = find_flips(comparison, reference, candidate)
+    assert [*splits["split"]] == sorted({*SPLITS} - {"id/val"})
+    for it in splits.itertuples():
+        won, lost = (after & ~before)[it.split].sum(), (before & ~after)[it.split].sum()
+        assert (it.images, it.won, it.lost, it.net) == (SPLITS[it.split], won, lost, won - lost)
+        assert it.difference == pytest.approx(change[it.split].mean())
+    assert seeds == (0, 1, 2, 3, 4)
+
+
+def test_only_common_seeds_count(tmp_path: Path) -> None:
+    records = [with_folder(it, tmp_path) for it in kl_sweep() if it.trial in (None, 3)]
+    fewer = [it for it in records if it.algorithm != "fine_tune" or it.seed in (1, 3)]
+    arms = {row.arm.label: row.arm for row in compare(fewer).rows}
+    seeds, splits = find_flips(compare(fewer), "fine_tune", CAR_FT)
+    assert seeds == (1, 3)
+    common = [run for run in arms[CAR_FT].done if run.seed in (1, 3)]
+    before, after = (
+        right(runs, None).mean(axis=1) > 0.5 for runs in (arms["fine_tune"].done, common)
+    )
+    assert [*splits["won"]] == [(after & ~before)[split].sum() for split in splits["split"]]
+
+
+def test_what_cannot_be_counted_is_told(tmp_path: Path) -> None:
+    comparison = kept(tmp_path)
+
+    def refused(reference: str, candidate: str, said: str, of: Comparison = comparison) -> None:
+        with pytest.raises(TrackingError, match=re.escape(said)):
+            find_flips(of, reference, candidate)
+
+    refused("finetune", CAR_FT, "unknown setting 'finetune'; did you mean 'fine_tune'?")
+    refused("fine_tune", f"{CAR_FT} + wise_ft@0.4", f"did you mean '{CAR_FT} + wise_ft@0.5'?")
+    tuned = [it for it in comparison.runs() if it.algorithm == "fine_tune"]
+    rest = [it for it in comparison.runs() if it.algorithm != "fine_tune"]
+    other = [replace(it, seed=known(it.seed) + 5, digest=f"{it.digest}b") for it in tuned]
+    said = "have no finished seed in common"
+    refused("fine_tune", CAR_FT, said, compare([*rest, *other]))
+    shutil.rmtree(known(tuned[0].folder))
+    refused("fine_tune", CAR_FT, "fine_tune keeps no predictions here (trial.keep.predictions)")

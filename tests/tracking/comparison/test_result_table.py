@@ -22,7 +22,7 @@ from carft_sweep.tracking.comparison.spec import USUAL, ComparisonSpec
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import rows_frame, to_json
 from tests.docs.blocks import ROOT
-from tests.tracking.made_up import KL, kl_sweep
+from tests.tracking.made_up import KL, kl_sweep, known
 
 HEADER = "method,setting,seed,alpha,id,ood,selected_by,ood/outline,ood/flat_emoji,ood/pixel"
 SMALL = "method,seed,id,ood\nzero_shot,,0.5,0.3\n" + "".join(
@@ -35,17 +35,13 @@ SMALL = "method,seed,id,ood\nzero_shot,,0.5,0.3\n" + "".join(
 def cells(record: RunRecord) -> Iterable[list[object]]:
     """The lines of a run and its merged models."""
     weight = record.params.get(KL)
+    setting = "" if weight is None else f"weight {weight}"
+    seed = "" if record.seed is None else record.seed
+    shifts = ("outline", "flat_emoji", "pixel")
+    measured = ("id/test", "ood/mean", "id/val", *(f"ood/{shift}" for shift in shifts))
     for label, own in {"": record.metrics, **record.merges}.items():
-        yield [
-            record.algorithm,
-            "" if weight is None else f"weight {weight}",
-            "" if record.seed is None else record.seed,
-            label.rpartition("@")[2],
-            own["id/test/top1"],
-            own["ood/mean/top1"],
-            own["id/val/top1"],
-            *(own[f"ood/{shift}/top1"] for shift in ("outline", "flat_emoji", "pixel")),
-        ]
+        numbers = [own[f"{split}/top1"] for split in measured]
+        yield [record.algorithm, setting, seed, label.rpartition("@")[2], *numbers]
 
 
 def write(path: Path, lines: Iterable[Sequence[object]], header: str = HEADER) -> Path:
@@ -76,11 +72,9 @@ def test_a_table_of_a_sweeps_numbers_has_the_sweeps_verdict(tmp_path: Path) -> N
     file = write(tmp_path / "kl.csv", [line for record in records for line in cells(record)])
     of_table = compare_sweeps([read_table(file)])
     assert judged(of_table) == judged(compare(map(as_in_a_table, records)))
-    assert [row.arm.label for row in of_table.rows if row.arm.merge is None] == [
-        "zero_shot",
-        "fine_tune",
-        *(f"car_ft setting=weight {weight}" for weight in (0.1, 0.3, 1.0, 3.0)),
-    ]
+    settings = [f"car_ft setting=weight {weight}" for weight in (0.1, 0.3, 1.0, 3.0)]
+    labels = [row.arm.label for row in of_table.rows if row.arm.merge is None]
+    assert labels == ["zero_shot", "fine_tune", *settings]
     assert of_table.verdicts[0].tried == 4
 
 
@@ -104,12 +98,27 @@ def table(tmp_path: Path, text: str) -> Path:
     return file
 
 
-def test_a_reference_that_no_line_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    part = read_table(table(tmp_path, SMALL))
-    with pytest.raises(TrackingError, match=r"'car_tf'; did you mean 'car_ft'\?.*--reference"):
-        check_table(part, ComparisonSpec(reference="car_tf"))
-    with pytest.raises(TrackingError, match=r"'fine_tune'; Known: A, B\."):
-        check_table(read_table(table(tmp_path, "method,seed,id,ood\nA,0,.5,.4\nB,0,.5,.4")), USUAL)
+COLUMNS, ALPHAS = "method,seed,id,ood\n", "method,seed,alpha,id,ood\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "said"),
+    [
+        (SMALL, "car_tf", r"'car_tf'; did you mean 'car_ft'\?.*--reference"),
+        (COLUMNS + "A,0,.5,.4\nB,0,.5,.4", None, r"'fine_tune'; Known: A, B\."),
+        (
+            "method,setting,seed,id,ood\nfine_tune,,0,.5,.4\ncar_ft,a,0,.5,.4\ncar_ft,b,0,.5,.4\n",
+            None,
+            r"car_ft has 2 settings \(a, b\).*selected_by",
+        ),
+    ],
+)
+def test_a_reference_that_no_line_has_and_a_choice_that_nothing_makes_are_refused(
+    tmp_path: Path, text: str, reference: str | None, said: str
+) -> None:
+    spec = USUAL if reference is None else ComparisonSpec(reference=reference)
+    with pytest.raises(TrackingError, match=said):
+        check_table(read_table(table(tmp_path, text)), spec)
 
 
 def test_zero_shot_may_be_the_reference_though_nothing_chooses_it(tmp_path: Path) -> None:
@@ -127,13 +136,6 @@ def test_a_column_named_setting_is_no_label(tmp_path: Path) -> None:
     assert "not the selected one" not in comparison.verdict, "since none is selected"
 
 
-def test_several_settings_need_what_to_choose_by(tmp_path: Path) -> None:
-    text = "method,setting,seed,id,ood\nfine_tune,,0,.5,.4\ncar_ft,a,0,.5,.4\ncar_ft,b,0,.5,.4\n"
-    part = read_table(table(tmp_path, text))
-    with pytest.raises(TrackingError, match=r"car_ft has 2 settings \(a, b\).*selected_by"):
-        check_table(part, USUAL)
-
-
 @pytest.mark.parametrize(
     "lines",
     [
@@ -146,52 +148,34 @@ def test_several_settings_need_what_to_choose_by(tmp_path: Path) -> None:
 )
 def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines: str) -> None:
     text = f"method,seed,alpha,id,ood\n{lines}fine_tune,0,,.6,.4\nfine_tune,1,1,.6,.4\n"
-    (zero_shot, *others) = read_table(table(tmp_path, text)).records
-    assert (zero_shot.algorithm, zero_shot.seed, zero_shot.is_zero_shot) == (
-        "zero_shot",
-        None,
-        True,
-    )
-    assert [(it.algorithm, it.seed, dict(it.merges)) for it in others] == [
-        ("fine_tune", 0, {}),
-        ("fine_tune", 1, {}),
-    ]
-    assert others[0].metrics["gain/ood/top1"] == pytest.approx(0.1)
+    records = read_table(table(tmp_path, text)).records
+    found = [(it.algorithm, it.seed, dict(it.merges), it.is_zero_shot) for it in records]
+    tuned: list[Any] = [("fine_tune", 0, {}, False), ("fine_tune", 1, {}, False)]
+    assert found == [("zero_shot", None, {}, True), *tuned]
+    assert records[1].metrics["gain/ood/top1"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "is empty; its first line names columns: method,seed,id,ood"),
-        ("method,seed,id,ood\n", "has no row below its columns"),
+        (COLUMNS, "has no row below its columns"),
         ("method,id,ood\n", "line 1: there is no column 'seed'; those needed are method, seed"),
         ("method,seed,id,ood,seting\n", "line 1: unknown column 'seting'; did you mean 'setting'?"),
         ("method;seed;id;ood\n", "line 1: put commas between columns"),
-        ('method,seed,id,ood\na,0,"5', "line 2: is no CSV (unexpected end of data)"),
-        ("method,seed,id,ood\n\na,0,.5\n", "line 3: 3 cells for 4 columns"),
-        ("method,seed,id,ood\n,0,.5,.4\n", "line 2: method is empty"),
-        ("method,seed,id,ood\na\x1b,0,.5,.4\n", "line 2: method must be one line of at most 100"),
-        ("method,seed,id,ood\na,,.5,.4\n", "line 2: seed is empty, which only zero_shot may have"),
-        ("method,seed,id,ood\na,x,.5,.4\n", "line 2: seed 'x' is no whole number"),
-        ('method,seed,id,ood\na,0,.5,"0,4"\n', "line 2: ood '0,4' is no number"),
-        ("method,seed,id,ood\na,0,50,101\n", "line 2: ood 101 is out of range"),
-        (
-            "method,seed,id,ood\na,0,50,40\na,1,0.5,41\n",
-            "line 3: id 0.5 is a fraction, and id 50 in line 2 is in percent",
-        ),
-        (
-            "method,seed,id,ood\na,0,.5,.4\nb,0,.5,.4\na,0,.5,.4\n",
-            "line 4: the same method, setting, seed and alpha as in line 2",
-        ),
-        ("method,seed,alpha,id,ood\na,0,1.5,.5,.4\n", "line 2: alpha 1.5 is out of range: 0 to 1"),
-        (
-            "method,seed,alpha,id,ood\na,0,1,.5,.4\na,1,.5,.5,.4\n",
-            "line 3: alpha 0.5 of a without the line of its unmerged model",
-        ),
-        (
-            "method,seed,alpha,id,ood\nzero_shot,,,.5,.4\na,1,0,.5,.3\n",
-            "line 3: other accuracies of zero-shot than in line 2",
-        ),
+        (COLUMNS + 'a,0,"5', "line 2: is no CSV (unexpected end of data)"),
+        (COLUMNS + "\na,0,.5\n", "line 3: 3 cells for 4 columns"),
+        (COLUMNS + ",0,.5,.4\n", "line 2: method is empty"),
+        (COLUMNS + "a\x1b,0,.5,.4\n", "line 2: method must be one line of at most 100"),
+        (COLUMNS + "a,,.5,.4\n", "line 2: seed is empty, which only zero_shot may have"),
+        (COLUMNS + "a,x,.5,.4\n", "line 2: seed 'x' is no whole number"),
+        (COLUMNS + 'a,0,.5,"0,4"\n', "line 2: ood '0,4' is no number"),
+        (COLUMNS + "a,0,50,101\n", "line 2: ood 101 is out of range"),
+        (COLUMNS + "a,0,50,40\na,1,0.5,41\n", "line 3: id 0.5 is a fraction, and id 50 in line 2"),
+        (COLUMNS + "a,0,.5,.4\nb,0,.5,.4\na,0,.5,.4\n", "line 4: the same method, setting, seed"),
+        (ALPHAS + "a,0,1.5,.5,.4\n", "line 2: alpha 1.5 is out of range: 0 to 1"),
+        (ALPHAS + "a,0,1,.5,.4\na,1,.5,.5,.4\n", "line 3: alpha 0.5 of a without the line of"),
+        (ALPHAS + "zero_shot,,,.5,.4\na,1,0,.5,.3\n", "line 3: other accuracies of zero-shot"),
         ("method,seed,id,ood,selected_by\na,0,.5,.4,\n", "line 2: selected_by is empty"),
         (
             "method,setting,seed,id,ood\nzero_shot,x,,.5,.4\n",
@@ -207,7 +191,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, said: str) 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     lines = "".join(f"a,{seed},.5,x\n" for seed in range(12))
     with pytest.raises(TrackingError) as raised:
-        read_table(table(tmp_path, f"method,seed,id,ood\n{lines}"))
+        read_table(table(tmp_path, f"{COLUMNS}{lines}"))
     message = str(raised.value).splitlines()
     assert message[0] == "r.csv, line 2: ood 'x' is no number"
     assert message[-1] == "and 2 more"
@@ -215,25 +199,24 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match=r"no\.csv cannot be read: No such file"):
-        read_table(tmp_path / "no.csv")
-    with pytest.raises(TrackingError, match="is not a regular file"):
-        read_table(tmp_path)
+    def refused(file: Path, said: str) -> None:
+        with pytest.raises(TrackingError, match=said):
+            read_table(file)
+
+    refused(tmp_path / "no.csv", r"no\.csv cannot be read: No such file")
+    refused(tmp_path, "is not a regular file")
     file = tmp_path / "latin.csv"
-    file.write_bytes("method,seed,id,ood\na,0,.5,.4\nÄ,0,.5,.4\n".encode("latin-1"))
-    with pytest.raises(TrackingError, match=r"latin\.csv, line 3: is not UTF-8 text"):
-        read_table(file)
+    file.write_bytes(f"{COLUMNS}a,0,.5,.4\nÄ,0,.5,.4\n".encode("latin-1"))
+    refused(file, r"latin\.csv, line 3: is not UTF-8 text")
     file.write_bytes(b"x" * (1 << 24))
-    with pytest.raises(TrackingError, match="at most 8388608 are read"):
-        read_table(file)
+    refused(file, "at most 8388608 are read")
     rows = "".join(f"a,{seed},.5,.4\n" for seed in range(MOST_ROWS + 1))
-    with pytest.raises(TrackingError, match="more than 20000 rows"):
-        read_table(table(tmp_path, f"method,seed,id,ood\n{rows}"))
+    refused(table(tmp_path, f"{COLUMNS}{rows}"), "more than 20000 rows")
 
 
 def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "r.csv"
     text = "\ufeffMethod, SEED ,Id,OOD,notes\r\na,0,50,40,first\r\n\r\n b ,1.0,51,41,\r\n"
+    file = tmp_path / "r.csv"
     file.write_bytes(text.encode())
     part = read_table(file)
     assert [(it.algorithm, it.seed) for it in part.records] == [("a", 0), ("b", 1)]
@@ -247,9 +230,8 @@ def test_a_frame_is_what_its_csv_is(tmp_path: Path) -> None:
     assert judged(of_frame) == judged(of_file)
     assert of_frame.sweep == "DataFrame"
     of_path = to_json(load_comparison(str(file), conditions=["setting=weight 1.0"]))
-    assert [row["label"] for row in of_path["rows"] if row["algorithm"] == "car_ft"][:1] == [
-        "car_ft setting=weight 1.0"
-    ]
+    labels = [row["label"] for row in of_path["rows"] if row["algorithm"] == "car_ft"]
+    assert labels[0] == "car_ft setting=weight 1.0"
     frame.loc[3, "ood"] = None
     with pytest.raises(TrackingError, match="DataFrame, row 3: ood is empty"):
         load_comparison(frame)
@@ -271,6 +253,5 @@ def test_the_example_of_the_page_has_the_differences_of_its_lines(tmp_path: Path
     means = lines.groupby("method")[["id", "ood"]].mean() / 100
     change = means.loc["car_ft"] - means.loc["fine_tune"]
     for test, column in ((verdict.pair.id, "id"), (verdict.pair.ood, "ood")):
-        assert test is not None
-        assert test.mean == pytest.approx(change[column])
+        assert known(test).mean == pytest.approx(change[column])
     assert {label for it in part.records for label in it.merges} == {"wise_ft@0.5"}

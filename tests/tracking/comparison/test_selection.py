@@ -27,24 +27,19 @@ from carft_sweep.tracking.comparison.spec import (
     looks_at_tests,
 )
 from carft_sweep.tracking.report.formats import to_json
-from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
+from tests.tracking.made_up import KL, bent, kl_sweep, known, metrics, run, zero_shot
 
 SEEDS = (0, 1)
 
 
 def trials(values: Sequence[Sequence[float | None]], weights: Sequence[float] = ()) -> list[Arm]:
     """One arm per trial, by its seeds' validation accuracies; None is a failed run."""
-    runs = [
-        run(
-            "car_ft",
-            seed,
-            None if value is None else metrics(0.6, 0.3, val=value),
-            trial=trial,
-            params={KL: weights[trial] if weights else float(trial)},
-        )
-        for trial, seeds in enumerate(values)
-        for seed, value in enumerate(seeds)
-    ]
+    runs = []
+    for trial, seeds in enumerate(values):
+        own: dict[str, Any] = {"params": {KL: weights[trial] if weights else float(trial)}}
+        for seed, value in enumerate(seeds):
+            measured = None if value is None else metrics(0.6, 0.3, val=value)
+            runs.append(run("car_ft", seed, measured, trial=trial, **own))
     return list(group(runs))
 
 
@@ -53,74 +48,61 @@ def chosen(arms: Sequence[Arm], rule: SelectionRule | None = None) -> int | None
     return None if choice is None else choice.arm.trial
 
 
-def test_the_highest_mean_over_seeds_is_chosen() -> None:
-    choice = select(trials([[0.5, 0.7], [0.61, 0.61], [0.9, 0.2]]), SelectionRule(), SEEDS)
-    assert choice is not None
-    assert choice.arm.trial == 1
-    assert choice.value == pytest.approx(0.61)
-    assert choice.complete
-
-
-def test_a_loss_is_chosen_at_its_lowest() -> None:
-    arms = trials([[0.5, 0.5], [0.4, 0.4]])
-    assert chosen(arms, SelectionRule(goal="minimize")) == 1
+@pytest.mark.parametrize(
+    ("values", "rule", "trial"),
+    [
+        ([[0.5, 0.7], [0.61, 0.61], [0.9, 0.2]], {}, 1),
+        ([[0.5, 0.5], [0.4, 0.4]], {"goal": "minimize"}, 1),
+        ([[0.9, None], [0.5, 0.5]], {}, 1),
+        ([[math.nan, 0.9], [0.5, 0.5]], {}, 1),
+        ([[math.nan, 0.9]], {}, None),
+    ],
+    ids=["mean", "loss", "lucky seed beside a failed one", "no number", "no number alone"],
+)
+def test_the_best_mean_over_all_seeds_is_chosen(
+    values: list[list[float | None]], rule: dict[str, Any], trial: int | None
+) -> None:
+    assert chosen(trials(values), SelectionRule(**rule)) == trial
 
 
 def test_values_that_differ_by_rounding_only_are_equal() -> None:
-    arms = trials([[0.1 + 0.2, 0.5], [0.3, 0.5], [0.3, 0.4]])
     assert 0.1 + 0.2 > 0.3
-    choice = select(arms[::-1], SelectionRule(), SEEDS)  # the later one would be better by a hair
-    assert choice is not None
+    arms = trials([[0.1 + 0.2, 0.5], [0.3, 0.5], [0.3, 0.4]])
+    choice = known(select(arms[::-1], SelectionRule(), SEEDS))  # the later is better by a hair
     assert [arm.trial for arm in (choice.arm, *choice.tied)] == [1, 0]
-
-
-def test_a_lucky_seed_beside_a_failed_one_is_not_chosen() -> None:
-    assert chosen(trials([[0.9, None], [0.5, 0.5]])) == 1
-
-
-def test_a_value_that_is_not_a_number_is_not_chosen() -> None:
-    assert chosen(trials([[math.nan, 0.9], [0.5, 0.5]])) == 1
-    assert chosen(trials([[math.nan, 0.9]])) is None
+    assert (choice.value, choice.complete) == (pytest.approx(0.4), True)
 
 
 def test_without_a_whole_setting_the_one_with_most_seeds_stands_in() -> None:
     arms = trials([[0.9, None, None], [0.5, 0.5, None], [0.4, 0.6, None]])
-    choice = select(arms, SelectionRule(), (0, 1, 2))
-    assert choice is not None
+    choice = known(select(arms, SelectionRule(), (0, 1, 2)))
     assert (choice.arm.trial, choice.complete) == (1, False)
 
 
 def test_of_settings_that_keep_a_constraint_the_best_is_chosen() -> None:
     def setting(name: str, trial: int | None, val: float, ood: float) -> RunRecord:
-        more = {"params": {KL: float(trial)}, "trial": trial} if trial is not None else {}
+        params = {} if trial is None else {KL: float(trial)}
         own = metrics(0.6, ood, val=val) | {"ood/val/top1": ood}
-        return run(name, 0, own, **({"role": "baseline"} if trial is None else {}), **more)
+        return run(name, 0, own, trial=trial, params=params)
 
     low, middle, high = (
         setting("car_ft", trial, val, ood)
         for trial, (val, ood) in enumerate([(0.70, 0.4), (0.69, 0.5), (0.60, 0.6)])
     )
-    arms = group([low, middle, high, setting("fine_tune", None, 0.70, 0.3)])
-    own = Constraint(metric="id/val/top1", goal="maximize", of="fine_tune", margin=0.01)
-    rule = SelectionRule(metric="ood/val/top1", constraint=own)
-    picked = {
-        margin: select_each(
-            arms,
-            bounded(
-                rule.model_copy(update={"constraint": own.model_copy(update={"margin": margin})}),
-                arms,
-            ),
-            (0,),
-        )["car_ft"].arm.trial
-        for margin in (0.0, 0.01, 0.5)
-    }
-    assert picked == {0.0: 0, 0.01: 1, 0.5: 2}
-    spec = ComparisonSpec(rule=rule, seeds=(0,))
-    said = compare([low, middle, high, setting("fine_tune", None, 0.70, 0.3)], spec=spec).warnings
+    base = setting("fine_tune", None, 0.70, 0.3)
+    arms = group([low, middle, high, base])
+
+    def rule(margin: float) -> SelectionRule:
+        own = Constraint(metric="id/val/top1", goal="maximize", of="fine_tune", margin=margin)
+        return SelectionRule(metric="ood/val/top1", constraint=own)
+
+    for margin, trial in ((0.0, 0), (0.01, 1), (0.5, 2)):
+        assert select_each(arms, bounded(rule(margin), arms), (0,))["car_ft"].arm.trial == trial
+    spec = ComparisonSpec(rule=rule(0.01), seeds=(0,))
+    said = compare([low, middle, high, base], spec=spec).warnings
     assert "id/val/top1 as good as fine_tune's minus 0.01 (0.69)" in said[0]
-    nobody = [high, setting("fine_tune", None, 0.70, 0.3)]
-    assert "no setting of car_ft has that" in compare(nobody, spec=spec).warnings[1]
-    none = bounded(rule, [arm for arm in arms if arm.algorithm != "fine_tune"])
+    assert "no setting of car_ft has that" in compare([high, base], spec=spec).warnings[1]
+    none = bounded(rule(0.01), [arm for arm in arms if arm.algorithm != "fine_tune"])
     assert none.bound is None, "without its reference the constraint means nothing"
 
 
@@ -129,46 +111,34 @@ VALUES = [[0.650, 0.650], [0.652, 0.652], [0.648, 0.648], [0.600, 0.600]]
 
 
 @pytest.mark.parametrize(
-    ("within", "trial"), [(None, 1), (0.0, 1), (0.003, 1), (0.004, 2), (0.01, 2), (0.1, 3)]
+    ("within", "field", "trial"),
+    [
+        *((None, KL, 1), (0.0, KL, 1), (0.003, KL, 1), (0.004, KL, 2), (0.01, KL, 2), (0.1, KL, 3)),
+        *((0.1, None, 1), (0.1, "optim.x", 1)),
+    ],
 )
 def test_within_a_margin_the_strongest_regularisation_is_chosen(
-    within: float | None, trial: int
+    within: float | None, field: str | None, trial: int
 ) -> None:
-    rule = SelectionRule(within=within, strength={KL: +1})
+    """Where no setting has the field of strength, the best."""
+    rule = SelectionRule(within=within, strength={field: +1} if field else {})
     assert chosen(trials(VALUES, WEIGHTS), rule) == trial
 
 
-def test_without_a_field_of_strength_the_margin_chooses_the_best() -> None:
-    assert chosen(trials(VALUES, WEIGHTS), SelectionRule(within=0.1)) == 1
-    assert chosen(trials(VALUES, WEIGHTS), SelectionRule(within=0.1, strength={"optim.x": 1})) == 1
-
-
 def test_strength_is_not_compared_across_algorithms() -> None:
-    runs: list[RunRecord] = []
-    for seed in SEEDS:
-        runs += [
-            run("fine_tune", seed, metrics(0.6, 0.3, val=0.66), trial=0),
-            run("car_ft", seed, metrics(0.6, 0.3, val=0.65), trial=1, params={KL: 3.0}),
-        ]
+    runs = [run("fine_tune", seed, metrics(0.6, 0.3, val=0.66), trial=0) for seed in SEEDS]
+    strong = {"trial": 1, "params": {KL: 3.0}}
+    runs += [run("car_ft", seed, metrics(0.6, 0.3, val=0.65), **strong) for seed in SEEDS]
     assert chosen(group(runs), SelectionRule(within=0.05, strength={KL: +1})) == 0
 
 
-@pytest.mark.parametrize(
-    "metric",
-    [
-        "id/test/top1",
-        "ood/mean/top1",
-        "gap/top1",
-        "gain/ood/top1",
-        "ood/test/top1",
-        "ood/val-2/nll",
-    ],
-)
-def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for(metric: str) -> None:
-    assert looks_at_tests(metric)
-    with pytest.raises(ValueError, match=r"selection: oracle"):
-        SelectionRule(metric=metric)
-    assert "oracle" in SelectionRule(metric=metric, oracle=True).name
+def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for() -> None:
+    names = ("id/test/top1", "ood/mean/top1", "gap/top1", "gain/ood/top1", "ood/test/top1")
+    for metric in (*names, "ood/val-2/nll"):
+        assert looks_at_tests(metric)
+        with pytest.raises(ValueError, match=r"selection: oracle"):
+            SelectionRule(metric=metric)
+        assert "oracle" in SelectionRule(metric=metric, oracle=True).name
 
 
 @pytest.mark.parametrize(
@@ -183,24 +153,17 @@ def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> 
     runs = [run("fine_tune", seed, metrics(0.6, 0.3)) for seed in SEEDS]
     runs += [run("car_ft", seed, metrics(0.5, 0.3), trial=0) for seed in SEEDS]
     runs += [run("car_ft", 7, metrics(0.9, 0.3), params={KL: 9.0}, role="confirmation")]
-    selections = select_each(group(runs), SelectionRule(), SEEDS)
-    assert [(name, choice.value) for name, choice in selections.items()] == [
-        ("car_ft", 0.5),
-        ("fine_tune", 0.6),
-    ]
+    chosen = select_each(group(runs), SelectionRule(), SEEDS)
+    assert {name: it.value for name, it in chosen.items()} == {"car_ft": 0.5, "fine_tune": 0.6}
 
 
-def merged_arm(val_by_alpha: dict[float, float], ood_by_alpha: dict[float, float]) -> Arm:
-    merges = {
-        f"wise_ft@{alpha:g}": metrics(0.6, ood_by_alpha[alpha], val=val)
-        for alpha, val in val_by_alpha.items()
-    }
+def merged_arm() -> Arm:
+    """Of which validation and OOD want other alphas."""
+    vals, oods = (0.60, 0.64, 0.65, 0.65), (0.50, 0.45, 0.40, 0.30)
+    measured = [metrics(0.6, ood, val=val) for val, ood in zip(vals, oods, strict=True)]
+    merges = {f"wise_ft@{(n + 1) / 4:g}": own for n, own in enumerate(measured)}
     runs = [run("fine_tune", seed, metrics(0.6, 0.3), merges=merges) for seed in SEEDS]
     return group(runs)[0]
-
-
-VAL_BY_ALPHA = {0.25: 0.60, 0.5: 0.64, 0.75: 0.65, 1.0: 0.65}
-OOD_BY_ALPHA = {0.25: 0.50, 0.5: 0.45, 0.75: 0.40, 1.0: 0.30}
 
 
 @pytest.mark.parametrize(
@@ -213,21 +176,17 @@ OOD_BY_ALPHA = {0.25: 0.50, 0.5: 0.45, 0.75: 0.40, 1.0: 0.30}
     ],
     ids=["val", "within", "metric that merges lack", "oracle"],
 )
-def test_alpha_is_chosen_by_validation_unless_an_oracle_is_asked_for(
-    rule: SelectionRule, label: str
-) -> None:
-    arm = merged_arm(VAL_BY_ALPHA, OOD_BY_ALPHA)
+def test_alpha_is_chosen_by_validation_unless_by_an_oracle(rule: SelectionRule, label: str) -> None:
+    arm = merged_arm()
     assert select_merges([arm], rule) == {arm.label: {"wise_ft": label}}
 
 
 def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
-    merges = [{"wise_ft@0.5": metrics(0.6, 0.3, val=value)} for value in (0.4, 0.8)]
-    runs = [
-        run("car_ft", 0, metrics(0.6, 0.3), trial=t, params={KL: t}, merges=merges[t])
-        for t in range(2)
-    ]
-    choice = select(group(runs), SelectionRule(merge="wise_ft@0.5"), (0,))
-    assert choice is not None
+    runs = []
+    for trial, value in enumerate((0.4, 0.8)):
+        more = {"params": {KL: trial}, "merges": {"wise_ft@0.5": metrics(0.6, 0.3, val=value)}}
+        runs.append(run("car_ft", 0, metrics(0.6, 0.3), trial=trial, **more))
+    choice = known(select(group(runs), SelectionRule(merge="wise_ft@0.5"), (0,)))
     assert (choice.arm.trial, choice.arm.merge, choice.value) == (1, "wise_ft@0.5", 0.8)
 
 
@@ -240,11 +199,6 @@ def tried(algorithm: str, params: Sequence[dict[str, float]], **more: object) ->
         run(algorithm, 0, metrics(0.6 - t / 100, 0.3), trial=t, params=p, **more)
         for t, p in enumerate(params)
     ]
-
-
-def said(*groups: Sequence[RunRecord]) -> list[str]:
-    warnings = compare([run for runs in groups for run in runs], sweep="s").warnings
-    return [text for text in warnings if "tuning budgets" in text]
 
 
 def test_settings_and_runs_are_counted_for_each_algorithm_that_trains() -> None:
@@ -263,34 +217,28 @@ def test_settings_and_runs_are_counted_for_each_algorithm_that_trains() -> None:
 def test_two_searches_of_different_length_are_told_with_their_numbers() -> None:
     long = tried("car_ft", [{KL: float(k), LR: float(k)} for k in range(20)])
     short = tried("flyp", [{FLYP: float(t), LR: float(t)} for t in range(4)])
-    assert said(long, short) == [
-        "unequal tuning budgets, which favour what was tried more: car_ft 20 settings (20 "
-        "runs), flyp 4 settings (4 runs)"
-    ]
-    assert said(long, tried("flyp", [{FLYP: float(t)} for t in range(20)])) == []
+    equal = tried("flyp", [{FLYP: float(t)} for t in range(20)])
+    said = "unequal tuning budgets, which favour what was tried more: car_ft 20 settings (20 "
+    for theirs, warnings in ((short, [f"{said}runs), flyp 4 settings (4 runs)"]), (equal, [])):
+        every = compare([*long, *theirs], sweep="s").warnings
+        assert [text for text in every if "tuning budgets" in text] == warnings
+
+
+GRID = [{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)]
+WORDS = "prompts.contexts"
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "equal"),
     [
-        ([{KL: 1.0}, {KL: 3.0}], [{}], True),
-        ([{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)], [{LR: 1.0}, {LR: 2.0}], True),
-        ([{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)], [{LR: 1.0}], False),
-        ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}], False),
-        ([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True),
-        ([{LR: 1.0}, {LR: 2.0}], [{LR: 1.0}], False),
-        ([{LR: 1.0}, {LR: 2.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True),
-        ([{"prompts.contexts": 1.0}, {"prompts.contexts": 2.0}], [{}], True),
-    ],
-    ids=[
-        "own field",
-        "grid",
-        "half a grid",
-        "own fields",
-        "as many",
-        "shared",
-        "own for shared",
-        "contexts",
+        pytest.param([{KL: 1.0}, {KL: 3.0}], [{}], True, id="own field"),
+        pytest.param(GRID, [{LR: 1.0}, {LR: 2.0}], True, id="grid"),
+        pytest.param(GRID, [{LR: 1.0}], False, id="half a grid"),
+        pytest.param([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}], False, id="own fields"),
+        pytest.param([{KL: 1.0}, {KL: 3.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True, id="as many"),
+        pytest.param([{LR: 1.0}, {LR: 2.0}], [{LR: 1.0}], False, id="shared"),
+        pytest.param([{LR: 1.0}, {LR: 2.0}], [{FLYP: 1.0}, {FLYP: 2.0}], True, id="own for shared"),
+        pytest.param([{WORDS: 1.0}, {WORDS: 2.0}], [{}], True, id="contexts"),
     ],
 )
 def test_fields_that_only_one_of_two_has_do_not_count(
@@ -307,17 +255,12 @@ WOBBLE = (0.0, 0.003, -0.002, 0.001, 0.004)
 def fresh(
     algorithm: str, test: float, ood: float, seeds: Sequence[int] = FRESH, **more: Any
 ) -> list[RunRecord]:
-    return [
-        run(
-            algorithm,
-            seed,
-            metrics(test + w, ood + w / 3),
-            role="confirmation",
-            merges=bent(test + w, ood + w / 3),
-            **more,
-        )
-        for seed, w in zip(seeds, WOBBLE, strict=False)
-    ]
+    runs = []
+    for seed, w in zip(seeds, WOBBLE, strict=False):
+        own = (test + w, ood + w / 3)
+        more |= {"role": "confirmation", "merges": bent(*own)}
+        runs.append(run(algorithm, seed, metrics(*own), **more))
+    return runs
 
 
 CHOSEN: dict[str, Any] = {"params": {KL: 1.0}}
@@ -334,52 +277,34 @@ def test_the_fresh_runs_alone_are_judged(seeds: tuple[int, ...] | None) -> None:
     assert lucky.verdicts[0].outcome == "better"
     verdict = honest.verdicts[0]
     assert (verdict.outcome, verdict.pair.seeds) == ("no_spread", FRESH)
-    assert verdict.pair.ood is not None
-    assert verdict.pair.ood.mean == pytest.approx(0.001)
+    assert known(verdict.pair.ood).mean == pytest.approx(0.001)
     assert honest.fresh_seeds == FRESH
     claim = next(text for text in honest.answer.lines if " against fine_tune: " in text)
     assert "car_ft kl_weight=1 " in claim
     assert "over 5 fresh seeds" in honest.verdict
     assert "(confirmed)" not in honest.verdict
-    assert honest.statistics[-1] == (
-        "The settings were chosen on seeds 0 to 4 and judged on seeds 5 to 9, which no choice has "
-        "seen."
-    )
+    said = "The settings were chosen on seeds 0 to 4 and judged on seeds 5 to 9, which no choice "
+    assert honest.statistics[-1] == f"{said}has seen."
 
 
 def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
     before, after = compare(kl_sweep(), sweep="s"), compared(CONFIRMED)
-    tuned = [row for row in after.rows if not row.arm.confirms]
-    rows = [
-        row
-        for comparison in (replace(after, rows=tuple(tuned)), before)
-        for row in to_json(comparison)["rows"]
-    ]
-    assert rows[: len(tuned)] == rows[len(tuned) :]
-    assert after.selected == before.selected
-    assert after.seeds == before.seeds
-    assert after.rivals == before.rivals
-    assert after.budgets == before.budgets
+    tuned = replace(after, rows=tuple(row for row in after.rows if not row.arm.confirms))
+    assert to_json(tuned)["rows"] == to_json(before)["rows"]
+    for name in ("selected", "seeds", "rivals", "budgets"):
+        assert getattr(after, name) == getattr(before, name), name
     confirmed = [row for row in after.rows if row.arm.confirms]
-    assert all(row.marks == ("confirmed",) for row in confirmed)
-    assert [row.arm.label for row in confirmed if row.arm.merge is None] == [
-        "car_ft kl_weight=1 (confirmed)",
-        "fine_tune (confirmed)",
-    ]
-    assert not any(row.selected for row in confirmed)
+    assert all(row.marks == ("confirmed",) and not row.selected for row in confirmed)
+    labels = ["car_ft kl_weight=1 (confirmed)", "fine_tune (confirmed)"]
+    assert [row.arm.label for row in confirmed if row.arm.merge is None] == labels
 
 
 def test_the_alpha_is_the_one_chosen_on_the_other_seeds() -> None:
     comparison = compared(CONFIRMED)
-    alphas = {
-        row.arm.label: row.arm.merge for row in comparison.rows if row.chosen and row.arm.merge
-    }
-    assert alphas["fine_tune (confirmed) + wise_ft@0.75"] == "wise_ft@0.75"
-    assert "fine_tune + wise_ft@0.75" in alphas
-    assert {curve.label for curve in comparison.curves} == {
-        "fine_tune (confirmed)",
-        "car_ft kl_weight=1 (confirmed)",
-    }
+    alphas = {row.arm.label for row in comparison.rows if row.chosen and row.arm.merge}
+    assert {f"fine_tune{of} + wise_ft@0.75" for of in ("", " (confirmed)")} <= alphas
+    labels = {"fine_tune (confirmed)", "car_ft kl_weight=1 (confirmed)"}
+    assert {curve.label for curve in comparison.curves} == labels
 
 
 @pytest.mark.parametrize(
@@ -393,14 +318,11 @@ def test_the_alpha_is_the_one_chosen_on_the_other_seeds() -> None:
     ],
     ids=["none", "one algorithm", "a seed less", "a failed seed", "another setting"],
 )
-def test_as_long_as_one_is_lacking_the_seeds_of_the_choice_are_judged(
-    more: list[RunRecord], done: int
-) -> None:
+def test_while_one_lacks_the_seeds_of_the_choice_judge(more: list[RunRecord], done: int) -> None:
     comparison = compared(more)
     assert comparison.fresh_seeds == ()
     assert comparison.verdicts[0].pair.seeds == (0, 1, 2, 3, 4)
-    assert comparison.statistics[:-1] == compare(kl_sweep(), sweep="s").statistics
-    assert comparison.statistics[-1] == (
-        f"Not confirmed yet: {done} of 10 runs on seeds 5 to 9 are done, so this is judged on the "
-        "seeds that the settings were chosen on."
-    )
+    *before, last = comparison.statistics
+    assert before == [*compare(kl_sweep(), sweep="s").statistics]
+    said = f"Not confirmed yet: {done} of 10 runs on seeds 5 to 9 are done, so this is judged on "
+    assert last == f"{said}the seeds that the settings were chosen on."

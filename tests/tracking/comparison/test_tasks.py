@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import pytest
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
-from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.comparison.tasks import combined, compare_tasks, domainbed_table
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report.formats import latex, to_csv, to_json
 from carft_sweep.tracking.report.table import task_table
 from tests.tracking.domains import FIELD, GROUPS, OUT, domain_run, domainbed, measured, random_runs
+from tests.tracking.made_up import known
 
 RULES = {"IID": SelectionRule(metric=GROUPS), "oracle": SelectionRule(metric=OUT, oracle=True)}
 
@@ -34,28 +36,30 @@ def compared(
 
 def printed(comparison: Comparison) -> dict[str, list[str]]:
     """The table of the tasks as text: the cells by the name of the line."""
-    table = task_table(comparison)
-    assert table is not None
-    return {line.name: [cell.text for cell in line.cells] for line in table.lines}
+    return {it.name: [c.text for c in it.cells] for it in known(task_table(comparison)).lines}
+
+
+def line_of(comparison: Comparison, algorithm: str) -> Any:
+    """Its numbers in that table."""
+    return known(known(domainbed_table(comparison)).of(algorithm))
 
 
 def two_domains(seeds: int = 5) -> list[RunRecord]:
     """Fine-tuning and CAR-FT at two settings, on two domains that want different ones."""
-    runs = []
-    for seed in range(seeds):
+    bases = {"art": 0.5, "photo": 0.7}
+    runs = [domain_run("zero_shot", d, None, None, val=0.6, ood=o - 0.1) for d, o in bases.items()]
+    for seed, (domain, base) in product(range(seeds), bases.items()):
         small = seed / 1000
-        for domain, base in (("art", 0.5), ("photo", 0.7)):
-            runs.append(domain_run("zero_shot", domain, None, None, val=0.6, ood=base - 0.1))
-            val, ood = 0.8 + small, base + small
-            runs.append(domain_run("fine_tune", domain, seed, None, val=val, ood=ood))
-            for setting in (0, 1):
-                is_best = (setting == 0) == (domain == "art")
-                ood = base + (0.06 if is_best else 0.2) + 1.5 * small
-                val = 0.81 + small + 0.0002 * (-1) ** seed if is_best else 0.7
-                merges = {"wise_ft@0.5": measured(domain, val=val + 0.01, ood=ood + 0.01)}
-                made = domain_run("car_ft", domain, seed, setting, val=val, ood=ood, merges=merges)
-                runs.append(made)
-    return list({run.digest: run for run in runs}.values())
+        val, ood = 0.8 + small, base + small
+        runs.append(domain_run("fine_tune", domain, seed, None, val=val, ood=ood))
+        for setting in (0, 1):
+            is_best = (setting == 0) == (domain == "art")
+            ood = base + (0.06 if is_best else 0.2) + 1.5 * small
+            val = 0.81 + small + 0.0002 * (-1) ** seed if is_best else 0.7
+            merges = {"wise_ft@0.5": measured(domain, val=val + 0.01, ood=ood + 0.01)}
+            made = domain_run("car_ft", domain, seed, setting, val=val, ood=ood, merges=merges)
+            runs.append(made)
+    return runs
 
 
 def test_an_algorithm_is_given_settings_on_a_task_and_runs_on_all() -> None:
@@ -68,8 +72,7 @@ def test_an_algorithm_is_given_settings_on_a_task_and_runs_on_all() -> None:
 def test_the_table_is_domainbeds(method: str, seed: int) -> None:
     records = random_runs(np.random.default_rng(seed), settings=5, seeds=3)
     comparison = compared(records, RULES[method])
-    table = domainbed_table(comparison)
-    assert table is not None
+    table = known(domainbed_table(comparison))
     for algorithm in ("fine_tune", "car_ft"):
         expected = domainbed(records, algorithm, method)
         order = [*(expected.per_domain[d] for d in table.endpoints)]
@@ -80,37 +83,34 @@ def test_the_table_is_domainbeds(method: str, seed: int) -> None:
 
 def test_each_task_has_the_setting_that_its_validation_takes() -> None:
     comparison = compared(two_domains())
-    table = domainbed_table(comparison)
-    assert table is not None
-    assert dict(table.settings) == {
-        "art": "car_ft weight_decay=0",
-        "photo": "car_ft weight_decay=1",
-    }
+    settings = {"art": "car_ft weight_decay=0", "photo": "car_ft weight_decay=1"}
+    assert dict(known(domainbed_table(comparison)).settings) == settings
     # 0.5 + 0.06 and 0.7 + 0.06, and 1.5 thousandths more with each of five seeds.
-    line = table.of("car_ft")
-    assert line is not None
+    line = line_of(comparison, "car_ft")
     assert line.cells["art"].mean == pytest.approx(0.563)
     assert line.average.mean == pytest.approx(0.663)
     assert line.average.error == pytest.approx(0.0015 * np.sqrt(2) / np.sqrt(5))
     assert list(comparison.tasks) == ["art", "photo"]
     assert comparison.tasks["art"].selected is not None
+    # Settings that a condition leaves out still count as tried.
+    sweep = SweepRuns("s", two_domains(), ComparisonSpec(tasks=FIELD))
+    some = compare_sweeps([sweep], where=["weight_decay=0"])
+    parts = [some, *some.tasks.values()]
+    assert [verdict.tried for part in parts for verdict in part.verdicts] == [2, 2, 2]
 
 
 def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
     comparison = compared(two_domains())
     (verdict,) = comparison.verdicts
     assert verdict.outcome == "better"
-    difference = verdict.pair
-    assert difference.ood is not None
-    assert difference.ood.differences == pytest.approx([0.06 + s / 2000 for s in range(5)])
-    assert comparison.answer.lines[0].startswith(
-        "BETTER: car_ft against fine_tune: OOD mean +6.10 pp ["
-    )
-    assert "], ID val +1.00 pp [" in comparison.answer.lines[0]
+    expected = pytest.approx([0.06 + s / 2000 for s in range(5)])
+    assert known(verdict.pair.ood).differences == expected
+    first = comparison.answer.lines[0]
+    assert first.startswith("BETTER: car_ft against fine_tune: OOD mean +6.10 pp [")
+    assert "], ID val +1.00 pp [" in first
     assert "mean over 2 tasks (art, photo)" in comparison.verdict
-    assert "Over all seeds the best setting of each task is art: car_ft weight_decay=0; " in (
-        comparison.verdict
-    )
+    best = "Over all seeds the best setting of each task is art: car_ft weight_decay=0; "
+    assert best in comparison.verdict
     assert comparison.selected is None
     assert not any(row.selected for row in comparison.rows)
 
@@ -123,30 +123,19 @@ def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
     assert rows["zero_shot"].n == 1
     # Each domain has a name of its own, so its accuracy is no mean.
     assert comparison.metric_names == {"id/val/top1", GROUPS, "ood/mean/top1"}
-    table = domainbed_table(comparison)
-    assert table is not None
-    assert [line.label for line in table.lines] == list(rows)
-    zero_shot, merged = (table.of(name) for name in list(rows)[::3])
-    assert zero_shot is not None
-    assert merged is not None
+    assert [line.label for line in known(domainbed_table(comparison)).lines] == list(rows)
     assert printed(comparison)["zero_shot"] == ["40.0", "60.0", "50.0"]
-    assert merged.average.mean == pytest.approx(0.673)
+    assert line_of(comparison, "car_ft + wise_ft@0.5").average.mean == pytest.approx(0.673)
 
 
 def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
-    runs = [
-        replace(run, state="failed", metrics={}, merges={})
-        if run.digest.startswith(("car_ft-art-0-4", "car_ft-art-1-4"))
-        else run
-        for run in two_domains()
-    ]
-    comparison = compared(runs)
+    lost = ("car_ft-art-0-4", "car_ft-art-1-4")
+    runs = {it.digest: it for it in two_domains()}
+    runs |= {name: replace(runs[name], state="failed", metrics={}, merges={}) for name in lost}
+    comparison = compared([*runs.values()])
     row = next(row for row in comparison.rows if row.arm.label == "car_ft")
     assert (row.n, dict(row.arm.states)) == (4, {"done": 4, "failed": 1})
-    table = domainbed_table(comparison)
-    assert table is not None
-    line = table.of("car_ft")
-    assert line is not None
+    line = line_of(comparison, "car_ft")
     assert [len(cell.by_seed) for cell in (*line.cells.values(), line.average)] == [4, 5, 4]
     assert any(warning.startswith("art: 2 failed runs") for warning in comparison.warnings)
 
@@ -162,36 +151,30 @@ def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
         "data_notes": ["x", "y"],
         "only": 1,
     }
-    runs = [replace(run, facts={"budget": "5 epochs"}) for run in two_domains()]
-    odd = [
-        replace(run, facts={"budget": "9 epochs"})
-        if run.algorithm == "car_ft" and run.params[FIELD] == "art"
-        else run
-        for run in runs
-    ]
-    assert not any(
-        "budgets" in warning for warning in compared(runs).warnings if "mixed" in warning
-    )
-    assert any("mixed training budgets" in warning for warning in compared(odd).warnings)
+    for other in ("5 epochs", "9 epochs"):
+        budgets: dict[tuple[str, Scalar], str] = {("car_ft", "art"): other}
+        runs = [
+            replace(it, facts={"budget": budgets.get((it.algorithm, it.params[FIELD]), "5 epochs")})
+            for it in two_domains()
+        ]
+        warned = any("mixed training budgets" in warning for warning in compared(runs).warnings)
+        assert warned == (other == "9 epochs")
 
 
 def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
     runs = [run for run in two_domains() if run.algorithm != "zero_shot"]
-    for seed in range(5):
-        for domain in ("art", "photo"):
-            made = domain_run("zero_shot", domain, seed, None, val=0.6, ood=0.4 + seed / 100)
-            runs.append(replace(made, untrained=True))
+    for seed, domain in product(range(5), ("art", "photo")):
+        made = domain_run("zero_shot", domain, seed, None, val=0.6, ood=0.4 + seed / 100)
+        runs.append(replace(made, untrained=True))
     comparison = compared(runs)
-    zero_shot = comparison.rows[0]
-    assert (zero_shot.arm.algorithm, zero_shot.n, zero_shot.arm.trains) == ("zero_shot", 5, False)
+    zero_shot = comparison.rows[0].arm
+    assert (zero_shot.algorithm, comparison.rows[0].n, zero_shot.trains) == ("zero_shot", 5, False)
     assert [budget.algorithm for budget in comparison.budgets] == ["fine_tune", "car_ft"]
     assert [verdict.pair.candidate.algorithm for verdict in comparison.verdicts] == ["car_ft"]
-    row, other = (row.arm for row in comparison.rows if row.arm.label in ("zero_shot", "car_ft"))
-    tested = comparison.pair(other, row).tested
-    assert tested is not None
+    (other,) = (row.arm for row in comparison.rows if row.arm.label == "car_ft")
     # Seed by seed: 0.66 + 1.5 thousandths a seed minus 0.4 + a hundredth a seed.
-    differences = [0.26 - 0.0085 * seed for seed in range(5)]
-    assert tested.differences == pytest.approx(differences)
+    expected = pytest.approx([0.26 - 0.0085 * seed for seed in range(5)])
+    assert known(comparison.pair(other, zero_shot).tested).differences == expected
 
 
 def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
@@ -224,25 +207,12 @@ def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
 
 
 def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
-    runs = [
-        run for run in two_domains() if (run.algorithm, run.params[FIELD]) != ("fine_tune", "art")
-    ]
-    comparison = compared(runs)
-    table = domainbed_table(comparison)
-    assert table is not None
-    line = table.of("fine_tune")
-    assert line is not None
+    lost = ("fine_tune", "art")
+    comparison = compared([it for it in two_domains() if (it.algorithm, it.params[FIELD]) != lost])
     assert printed(comparison)["fine_tune"] == ["–", "70.2 ± 0.1", "–"]
     assert r"fine\_tune & -- & 70.2" in latex(comparison)
     row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
     assert dict(row.arm.states) == {"missing": 5}
-
-
-def test_settings_of_a_task_that_a_condition_leaves_out_still_count_as_tried() -> None:
-    sweep = SweepRuns("s", two_domains(), ComparisonSpec(tasks=FIELD))
-    comparison = compare_sweeps([sweep], where=["weight_decay=0"])
-    parts = [comparison, *comparison.tasks.values()]
-    assert [verdict.tried for part in parts for verdict in part.verdicts] == [2, 2, 2]
 
 
 def test_as_json_it_has_each_task_and_the_table() -> None:

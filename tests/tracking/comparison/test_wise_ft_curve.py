@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from carft_sweep.tracking.comparison.wise_ft_curve import (
     Curve,
     Point,
     curve_gain,
+    curve_sag,
     highest_on_chords,
     mean_curve,
     ood_bound,
@@ -24,15 +26,16 @@ from carft_sweep.tracking.comparison.wise_ft_curve import (
     seed_curves,
 )
 from tests.scalar_curves import above, height_at, least_at, most_at
-from tests.tracking.made_up import bent, metrics, run, zero_shot
+from tests.tracking.made_up import bent, known, metrics, run, zero_shot
 
+Numbers = NDArray[np.float64]
 Points = Sequence[tuple[float, float]]
 """ID and OOD accuracy by rising alpha."""
 ARCH = ((0.5, 0.3), (0.6, 0.4), (0.7, 0.36), (0.65, 0.2))
 """It turns back behind its third point."""
 
 
-def axes(*curves: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def axes(*curves: Points) -> tuple[Numbers, Numbers]:
     """IDs and OODs [curves, points]."""
     points = np.array(curves, dtype=np.float64)
     return points[..., 0], points[..., 1]
@@ -59,39 +62,29 @@ def curve_of(*runs: RunRecord, start: RunRecord | None = None) -> Curve | None:
     return mean_curve([*curves.values()])
 
 
-def test_the_ends_are_the_zero_shot_and_the_tuned_model() -> None:
+def test_the_ends_are_the_zero_shot_and_the_tuned_model_unless_they_were_measured() -> None:
     tuned = run("fine_tune", 0, metrics(0.65, 0.34), merges=bent(0.65, 0.34))
-    curve = curve_of(tuned, start=zero_shot())
-    assert curve is not None
-    assert [point.alpha for point in curve.points] == [0, 0.25, 0.5, 0.75, 1]
-    assert curve.points[0] == Point(0, 0.55, 0.38)
-    assert curve.points[-1] == Point(1, 0.65, 0.34)
-
-
-def test_measured_ends_stand_before_those_put_in() -> None:
+    points = known(curve_of(tuned, start=zero_shot())).points
+    assert [point.alpha for point in points] == [0, 0.25, 0.5, 0.75, 1]
+    assert (points[0], points[-1]) == (Point(0, 0.55, 0.38), Point(1, 0.65, 0.34))
     merges = {f"wise_ft@{alpha}": metrics(0.6, 0.3) for alpha in (0, 0.5, 1)}
-    curve = curve_of(run("fine_tune", 0, metrics(0.9, 0.9), merges=merges), start=zero_shot())
-    assert curve is not None
+    curve = known(curve_of(replace(tuned, merges=merges), start=zero_shot()))
     assert {point[1:] for point in curve.points} == {(0.6, 0.3)}
 
 
 def test_without_a_point_between_the_ends_there_is_no_curve() -> None:
-    assert curve_of(run("fine_tune", 0, metrics(0.65, 0.34)), start=zero_shot()) is None
-    soup = run("fine_tune", 0, metrics(0.6, 0.3), merges={"uniform_soup": metrics(0.7, 0.4)})
-    assert curve_of(soup, start=zero_shot()) is None
-    broken = run("fine_tune", 0, metrics(0.6, 0.3), merges={"wise_ft@0.5": {"id/test/top1": 0.6}})
-    assert curve_of(broken) is None
+    soup, broken = {"uniform_soup": metrics(0.7, 0.4)}, {"wise_ft@0.5": {"id/test/top1": 0.6}}
+    for merges, start in (({}, zero_shot()), (soup, zero_shot()), (broken, None)):
+        tuned = run("fine_tune", 0, metrics(0.65, 0.34), merges=merges)
+        assert curve_of(tuned, start=start) is None
 
 
 def test_a_mean_curve_keeps_shared_alphas() -> None:
-    whole = [run("fine_tune", s, metrics(0.6, 0.3), merges=bent(0.6, 0.3)) for s in range(2)]
-    curve = curve_of(*whole)
-    assert curve is not None
-    assert [point.alpha for point in curve.points] == [0.25, 0.5, 0.75, 1]
+    whole = run("fine_tune", 0, metrics(0.6, 0.3), merges=bent(0.6, 0.3))
     some = {"wise_ft@0.5": metrics(0.7, 0.5)}
-    curve = curve_of(whole[0], run("fine_tune", 1, metrics(0.6, 0.3), merges=some))
-    assert curve is not None
-    assert [point.alpha for point in curve.points] == [0.5, 1]
+    for merges, alphas in ((whole.merges, [0.25, 0.5, 0.75, 1]), (some, [0.5, 1])):
+        other = run("fine_tune", 1, metrics(0.6, 0.3), merges=merges)
+        assert [point.alpha for point in known(curve_of(whole, other)).points] == alphas
 
 
 @pytest.mark.parametrize(
@@ -143,11 +136,10 @@ def test_accuracies_that_differ_by_rounding_are_the_same_id() -> None:
     even, uneven = (
         ((0.5, 0.3), (0.6, 0.4), (x, 0.41), (0.7, 0.45), (0.8, 0.47)) for x in (0.6, nearly)
     )
-    for x in (0.55, 0.65, 0.75):
-        assert bound(uneven, x) == (
-            None if bound(even, x) is None else pytest.approx(bound(even, x))
-        )
     assert bound(uneven, 0.55) is None
+    for x in (0.55, 0.65, 0.75):
+        most = bound(even, x)
+        assert bound(uneven, x) == (most and pytest.approx(most))
     assert gain(ARCH, uneven) == pytest.approx(gain(ARCH, even))
     # Curves that share no more than one accuracy have no range in common.
     assert np.isnan(gain(((0.4, 0.3), (0.5, 0.4), (nearly, 0.5)), ((0.6, 0.4), (0.7, 0.5))))
@@ -177,9 +169,7 @@ PLACES = [-0.01, *(np.sqrt(2) / 2 * np.arange(1, 29) / 20 + 0.001), 1.01]
 
 
 @given(same_lengths)
-def test_heights_and_bounds_of_many_curves_are_those_of_each_place_by_itself(
-    curves: list[Points],
-) -> None:
+def test_heights_and_bounds_of_many_curves_are_those_of_each_place(curves: list[Points]) -> None:
     ids, oods = axes(*curves)
     at = np.tile(PLACES, (len(curves), 1))
     pairs = ((highest_on_chords, height_at), (ood_bound, most_at), (ood_floor, least_at))
@@ -191,9 +181,7 @@ def test_heights_and_bounds_of_many_curves_are_those_of_each_place_by_itself(
 
 
 @given(same_lengths, curves)
-def test_gains_of_many_curves_are_those_of_each_by_itself(
-    many: list[Points], other: Points
-) -> None:
+def test_gains_of_many_curves_are_those_of_each_alone(many: list[Points], other: Points) -> None:
     assume(len(many[0]) > 1 and len(other) > 1)
     others = [other] * len(many)
     for ours, theirs in ((many, others), (others, many)):
@@ -204,14 +192,65 @@ def test_gains_of_many_curves_are_those_of_each_by_itself(
 
 
 @given(curves)
-def test_a_curve_gains_nothing_over_itself(curve: Points) -> None:
+def test_a_curve_gains_nothing_over_itself_and_lies_nowhere_above_its_bound(curve: Points) -> None:
     same = gain(curve, curve)
     assert np.isnan(same) or same <= 1e-12
-
-
-@given(curves)
-def test_no_point_of_a_curve_lies_above_its_bound(curve: Points) -> None:
     for x, y in curve:
         most = bound(curve, x)
         is_upright = any(x == one[0] == two[0] for one, two in itertools.pairwise(curve))
         assert most is None or is_upright or most >= y - 1e-9
+
+
+STEPS = np.linspace(0, 1, 6)
+IDS = 0.4 + 0.1 * STEPS
+INSIDE = np.linspace(0.401, 0.499, 57)
+
+
+def parabola(by: float) -> Callable[[Numbers], Numbers]:
+    """Return a parabola over ID, bent upwards by a positive number."""
+    return lambda ids: 0.35 + by * (ids - 0.4) * (0.5 - ids)
+
+
+@pytest.mark.parametrize("by", [8.0, 1.0, 0.0, -1.0, -8.0])
+def test_a_curve_that_is_bent_one_way_lies_between_its_bounds(by: float) -> None:
+    curve = parabola(by)
+    low, high = (bound(IDS, curve(IDS), INSIDE) for bound in (ood_floor, ood_bound))
+    assert np.all(low <= curve(INSIDE) + 1e-12)
+    assert np.all(high >= curve(INSIDE) - 1e-12)
+
+
+def test_the_lower_bound_is_the_upper_one_of_the_mirrored_curve() -> None:
+    rng = np.random.default_rng(1)
+    oods = 0.35 + 0.01 * rng.normal(size=(50, 6))
+    ids = np.sort(0.4 + 0.1 * rng.random((50, 6)), axis=-1)
+    at = ids[:, :1] + (ids[:, -1:] - ids[:, :1]) * np.linspace(0.01, 0.99, 20)
+    assert ood_floor(ids, oods, at) == pytest.approx(-ood_bound(ids, -oods, at))
+
+
+def test_nothing_bounds_two_points_and_one_point_is_itself() -> None:
+    ends = np.array([0.4, 0.5])
+    assert np.isnan(ood_floor(ends, ends, np.array([0.45]))).all()
+    assert np.isnan(ood_bound(ends, ends, np.array([0.45]))).all()
+    only = np.array([0.45])
+    assert ood_floor(only, np.array([0.3]), only) == pytest.approx([0.3])
+    assert np.isnan(curve_sag(ends, ends, IDS))
+    assert curve_sag(only, np.array([0.3]), IDS) == curve_sag(only + 1, np.array([0.3]), IDS) == 0
+
+
+def test_a_curve_that_is_bent_downwards_may_lie_below_its_chords_and_no_other() -> None:
+    assert curve_sag(IDS, parabola(4.0)(IDS), IDS) == pytest.approx(0, abs=1e-12)
+    assert curve_sag(IDS, parabola(0.0)(IDS), IDS) == pytest.approx(0, abs=1e-12)
+    true_sag = (highest_on_chords(IDS, parabola(-4.0)(IDS), INSIDE) - parabola(-4.0)(INSIDE)).mean()
+    assert true_sag < curve_sag(IDS, parabola(-4.0)(IDS), IDS) < 6 * true_sag
+
+
+@pytest.mark.parametrize("by", [8.0, 0.0, -8.0])
+@pytest.mark.parametrize("lengths", [(1.0, 0.6), (0.6, 1.0), (1.0, 1.0)])
+def test_no_part_of_a_curve_gains_over_another(by: float, lengths: tuple[float, float]) -> None:
+    (ids, oods), (other_ids, other_oods) = (
+        (0.4 + (IDS - 0.4) * length, parabola(by)(0.4 + (IDS - 0.4) * length)) for length in lengths
+    )
+    sag = curve_sag(ids, oods, other_ids)
+    assert curve_gain(ids, oods, other_ids, other_oods) - sag <= 1e-12
+    gains_by_chords = curve_gain(ids, oods, other_ids, other_oods) > 1e-6
+    assert gains_by_chords == (by < 0 and lengths == (1.0, 0.6)), "which is why the sag is taken"
