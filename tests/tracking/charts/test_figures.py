@@ -26,22 +26,16 @@ def test_png_and_svg_are_written_in_the_order_of_the_page(tmp_path: Path) -> Non
             root = ElementTree.fromstring(file.read_text())
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
             assert float(root.attrib["width"]) <= WIDTH + 10
-        else:
-            with Image.open(file) as image:
-                assert image.format == "PNG"
-                assert WIDTH < image.width <= 2 * WIDTH + 20
-                white = image.convert("RGB").getpixel((1, 1))
-                assert white == (255, 255, 255)
+            continue
+        with Image.open(file) as image:
+            assert image.format == "PNG"
+            assert WIDTH < image.width <= 2 * WIDTH + 20
+            assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    assert write_figures(ChartData(compare([], sweep="empty")), tmp_path) == []
 
 
-def test_the_charts_that_are_named_alone_are_written_in_the_size_that_is_wanted(
-    tmp_path: Path,
-) -> None:
+def test_charts_that_are_named_alone_are_written_in_the_wanted_size(tmp_path: Path) -> None:
     (file,) = write_figures(EVIDENCE, tmp_path, ["png"], ["response"], scale=1.0)
     assert file.name == "response.png"
     with Image.open(file) as image:
         assert image.width <= WIDTH + 10
-
-
-def test_a_sweep_without_results_has_no_figures(tmp_path: Path) -> None:
-    assert write_figures(ChartData(compare([], sweep="empty")), tmp_path) == []

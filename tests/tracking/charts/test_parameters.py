@@ -1,11 +1,18 @@
-"""A parameter has the axis on which its values lie evenly."""
+"""Axes, layout, names and units of charts; colours are seen on white and on dark pages."""
 
 from __future__ import annotations
 
 import random
+import re
 
+import altair as alt
+import numpy as np
 import pytest
+import vl_convert
+from numpy.typing import NDArray
 
+from carft_sweep.tracking.charts.base import fitted, panels, single, titled
+from carft_sweep.tracking.charts.palette import _COLOURS, NEUTRAL, colour_of, legend_of_methods
 from carft_sweep.tracking.charts.parameters import Parameter, Scale, scale_of, varied_parameters
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import Scalar
@@ -16,53 +23,33 @@ FEW, MANY = (0.1, 1.0, 10.0), tuple(1e-6 * 1.5**n for n in range(18))
 
 
 @pytest.mark.parametrize(
-    ("values", "scale"),
+    ("scale", "of_values"),
     [
-        ([0.1, 0.3, 1.0, 3.0], "log"),
-        ([1e-5, 1e-3], "log"),
-        ([3e-5, 3e-4], "log"),
-        ([1, 2, 4, 8], "log"),
-        ([5, 10, 20], "log"),
-        ([0.0, 0.1, 1.0, 10.0], "symlog"),
-        ([0.1, 0.2, 0.3], "linear"),
-        ([0.1 * i for i in range(1, 12)], "linear"),
-        ([0, 1, 2], "linear"),
-        ([0, 0.1], "linear"),
-        ([1, 2], "linear"),
-        ([-1.0, 10.0, 1000.0], "linear"),
-        ([UNIFORM.uniform(0, 0.3) for _ in range(200)], "linear"),
-        ([10 ** UNIFORM.uniform(-5, -2) for _ in range(200)], "log"),
-        ([0.0, *(10 ** UNIFORM.uniform(-5, -2) for _ in range(200))], "symlog"),
-        (["a", "b"], "categories"),
-        ([True, False], "categories"),
-        ([None, 1.0], "categories"),
-        ([1.0, float("inf")], "categories"),
+        ("log", [[0.1, 0.3, 1.0, 3.0], [1e-5, 1e-3], [3e-5, 3e-4], [1, 2, 4, 8], [5, 10, 20]]),
+        ("log", [[10 ** UNIFORM.uniform(-5, -2) for _ in range(200)]]),
+        ("symlog", [[0.0, 0.1, 1.0, 10.0]]),
+        ("symlog", [[0.0, *(10 ** UNIFORM.uniform(-5, -2) for _ in range(200))]]),
+        ("linear", [[0.1, 0.2, 0.3], [0.1 * i for i in range(1, 12)], [0, 1, 2], [0, 0.1], [1, 2]]),
+        ("linear", [[-1.0, 10.0, 1000.0], [UNIFORM.uniform(0, 0.3) for _ in range(200)]]),
+        ("categories", [["a", "b"], [True, False], [None, 1.0], [1.0, float("inf")]]),
     ],
 )
-def test_the_scale_follows_the_values(values: list[Scalar], scale: Scale) -> None:
-    assert scale_of(values) == scale
+def test_the_scale_follows_the_values(scale: Scale, of_values: list[list[Scalar]]) -> None:
+    for values in of_values:
+        assert scale_of(values) == scale, values
 
 
 def test_what_one_value_has_does_not_vary_and_equal_ends_keep_their_names() -> None:
     runs = [zero_shot()]
     for trial, value in enumerate((3, 1, 2)):
-        params: dict[str, Scalar] = {
-            "a.lr": value,
-            "b.lr": value,
-            "c.same": 1,
-            "d.name": "xyz"[trial],
-        }
+        params: dict[str, Scalar] = {"a.lr": value, "b.lr": value, "c.same": 1}
+        params["d.name"] = "xyz"[trial]
         runs += arm("car_ft", [0.6], [0.3], trial=trial, params=params)
-    parameters = varied_parameters(compare(runs, sweep="s").rows)
-    assert [(item.name, item.title) for item in parameters] == [
-        ("a.lr", "a.lr"),
-        ("b.lr", "b.lr"),
-        ("d.name", "name"),
-    ]
-    assert parameters[0].values == (1, 2, 3)
-    assert parameters[0].axis()["axis"]["values"] == [1.0, 2.0, 3.0]
-    assert parameters[2].values == ("x", "y", "z")
-    assert not parameters[2].numeric
+    first, second, name = varied_parameters(compare(runs, sweep="s").rows)
+    assert [item.title for item in (first, second, name)] == ["a.lr", "b.lr", "name"]
+    assert first.values == (1, 2, 3)
+    assert first.axis()["axis"]["values"] == [1.0, 2.0, 3.0]
+    assert (name.values, name.numeric) == (("x", "y", "z"), False)
 
 
 def test_few_values_have_a_tick_each_and_many_those_of_vega() -> None:
@@ -80,8 +67,84 @@ def test_few_values_have_a_tick_each_and_many_those_of_vega() -> None:
         ((0.127737, 0.225144, 3.85337), [0.2, 0.5, 1.0, 2.0]),
     ],
 )
-def test_values_that_were_drawn_have_ticks_at_decades(
-    values: tuple[float, ...], ticks: list[float]
-) -> None:
+def test_drawn_values_have_ticks_at_decades(values: tuple[float, ...], ticks: list[float]) -> None:
     axis = Parameter("optim.lr", "lr", values, "log").axis()["axis"].to_dict()
     assert axis["values"] == ticks
+
+
+PANELS = panels([alt.Chart().mark_point()] * 3, "three", rows=[], margin=60, least=300).to_dict()
+
+
+def test_panels_fill_the_width_and_a_single_chart_takes_its_place_with_its_axes() -> None:
+    for width, columns, each in ((320, 1, 260), (599, 1, 539), (600, 2, 240), (1100, 2, 490)):
+        spec = fitted(PANELS, width)
+        assert spec["columns"] == columns
+        assert [panel["width"] for panel in spec["concat"]] == [each] * 3
+    spec = single([alt.Chart().mark_point()], 200, "one", [{"x": 1}]).to_dict()
+    assert "width" not in spec
+    assert fitted(spec, 500)["width"] == 500
+    assert fitted(spec, 500)["autosize"] == {"type": "fit-x", "contains": "padding"}
+    assert [*spec["datasets"].values()] == [({"x": 1},)]
+
+
+def test_an_axis_says_what_it_shows() -> None:
+    for metric, title in (
+        ("id/val/top1", "ID val top-1 (%)"),
+        ("ood/mean/top1", "OOD mean top-1 (%)"),
+        ("ood/outline/macro_f1", "outline macro-F1 (%)"),
+        ("id/test_r/benchmark", "ID test r benchmark accuracy (%)"),
+    ):
+        assert titled(metric) == title
+
+
+WHITE, DARK = "#ffffff", "#14171a"
+KNOWN = ("zero_shot", "fine_tune", "car_ft")
+
+
+def linear(colour: str) -> NDArray[np.float64]:
+    """RGB in [0, 1], proportional to light."""
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of WCAG 2: 1 to 21."""
+    lights = sorted(float(linear(c) @ [0.2126, 0.7152, 0.0722]) + 0.05 for c in (one, other))
+    return lights[1] / lights[0]
+
+
+def test_a_mark_stands_out_on_white_and_on_a_dark_page() -> None:
+    """WCAG 2.2, 1.4.11: at least 3 to 1."""
+    for colour in (*(colour_of(name, KNOWN) for name in KNOWN), *_COLOURS):
+        assert min(contrast(colour, page) for page in (WHITE, DARK)) >= 3, colour
+
+
+def test_own_algorithms_have_colours_and_symbols_of_their_own() -> None:
+    algorithms = ("zero_shot", "fine_tune", "mine", "car_ft", "yours", "theirs")
+    styles = legend_of_methods({name: (name, False) for name in algorithms}, algorithms).styles
+    assert len({style.colour for style in styles.values()}) == len(algorithms)
+    assert len({style.symbol for style in styles.values()}) == len(algorithms)
+    assert styles["zero_shot"].colour == NEUTRAL
+
+
+def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
+    names = ["car_ft " + "x=1 " * 20, "car_ft " + "x=1 " * 20 + "+ wise_ft@0.5"]
+    legend = legend_of_methods(dict.fromkeys(names, ("car_ft", False)), KNOWN)
+    data = alt.InlineData(values=[{"method": name} for name in names])
+    chart = alt.Chart(data).mark_point().encode(legend.colour())
+    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    shown = [text for text in re.findall("<text[^>]*>([^<]*)</text>", svg) if "car_ft" in text]
+    assert len(shown) == 2
+    assert all(text.startswith("car_ft x=1 ") and "…" in text for text in shown)
+    assert shown[1].endswith("x=1 + wise_ft@0.5")
+
+
+def test_a_crowded_legend_names_each_method_once() -> None:
+    methods = [f"mine_{number}" for number in range(20)]
+    series = {f"{name}{end}": (name, bool(end)) for name in methods for end in ("", " + wise_ft")}
+    legend = legend_of_methods(series, methods)
+    data = alt.InlineData(values=[{"method": name} for name in series])
+    svg = vl_convert.vegalite_to_svg(
+        alt.Chart(data).mark_point().encode(*legend.symbols()).to_dict()
+    )
+    assert re.findall("<text[^>]*>([^<]*mine[^<]*)</text>", svg) == methods

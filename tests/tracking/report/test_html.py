@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import product
 
 import pytest
 
@@ -18,18 +19,7 @@ from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.report.html import (
-    MOST_WARNINGS,
-    Export,
-    Provenance,
-    RunPages,
-    cell,
-    chart,
-    document,
-    library,
-    show_in_notebooks,
-    without_user,
-)
+from carft_sweep.tracking.report import html
 from carft_sweep.tracking.report.table import build_table
 from tests.tracking.made_up import KL, bent, kl_sweep, metrics, run, zero_shot
 
@@ -81,21 +71,26 @@ def compared(records: list[RunRecord], sweep: str = "kl_weight") -> Comparison:
 def page() -> str:
     """A page with all its parts, some of them hostile."""
     comparison = replace(compared(kl_sweep()), sweep=HOSTILE, warnings=(HOSTILE,))
-    return document(
+    return html.document(
         comparison,
         ChartData(comparison),
         description=HOSTILE,
-        provenance=Provenance({"data": (HOSTILE,)}, (HOSTILE,), ((HOSTILE, HOSTILE),)),
+        provenance=html.Provenance({"data": (HOSTILE,)}, (HOSTILE,), ((HOSTILE, HOSTILE),)),
     )
 
 
-def test_it_is_well_formed_and_what_it_quotes_stays_text(page: str) -> None:
+def test_it_is_well_formed_quotes_text_and_has_words_for_whoever_does_not_see(page: str) -> None:
     read = Read(page)
     assert read.stack == []
-    assert len(read.of("h1")) == 1
+    assert read.inside["h1"] == [HOSTILE]
     assert not [attributes for _, attributes in read.tags if "onerror" in attributes]
     assert read.of("img") == []
-    assert read.inside["h1"] == [HOSTILE]
+    assert read.of("html") == [{"lang": "en"}]
+    assert len(read.of("table")) == len(read.of("caption")) >= 2
+    assert all(attributes.get("scope") in ("col", "row") for attributes in read.of("th"))
+    regions = [tag for _, tag in read.tags if tag.get("role") == "region"]
+    assert regions
+    assert all(tag["tabindex"] == "0" and tag["aria-label"] for tag in regions)
 
 
 def test_nothing_is_loaded_and_the_policy_allows_its_own_scripts_only(page: str) -> None:
@@ -107,21 +102,20 @@ def test_nothing_is_loaded_and_the_policy_allows_its_own_scripts_only(page: str)
             assert value.startswith(("#", "data:")), f"{tag} {name}={value[:80]}"
     (policy,) = (tag["content"] for tag in read.of("meta") if "http-equiv" in tag)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    types = [attributes.get("type") for attributes in read.of("script")]
-    texts = [text for kind, text in zip(types, read.inside["script"], strict=True) if kind is None]
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    scripts = zip(read.of("script"), read.inside["script"], strict=True)
+    texts = [text.encode() for attributes, text in scripts if "type" not in attributes]
+    digests = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in texts]
     assert re.findall(r"'sha256-([^']+)'", policy) == digests
-    style = read.inside["style"][0]
-    assert "url(" not in style
-    assert "@import" not in style
+    assert not re.search(r"url\(|@import", read.inside["style"][0])
+    assert "window.vegaEmbed" in html.library()
+    assert "\r" not in html.library(), "which a page cannot hold"
 
 
 def test_every_chart_with_something_to_show_has_heading_words_place_and_data(page: str) -> None:
-    data = ChartData(replace(compared(kl_sweep()), sweep=HOSTILE))
+    data = ChartData(compared(kl_sweep()))
     expected = [name for name, chart in CHARTS.items() if chart.draw(data) is not None]
     read = Read(page)
-    areas = [attributes for attributes in read.of("div") if "data-chart" in attributes]
-    assert [area["data-chart"] for area in areas] == expected
+    assert [tag["data-chart"] for tag in read.of("div") if "data-chart" in tag] == expected
     assert {"id_ood", "response"} <= {*expected}
     specs = {
         attributes["id"].removeprefix("spec-"): json.loads(text)
@@ -136,42 +130,27 @@ def test_every_chart_with_something_to_show_has_heading_words_place_and_data(pag
 
 def test_what_a_reader_asks_first_is_open_and_the_rest_folded_under_more(page: str) -> None:
     read = Read(page)
-    titles = [
+    assert read.inside["h2"] == [
         *("Verdict", "ID against OOD accuracy", "Comparison", "Details"),
         *("Response to each parameter", "Difference on every split", "More"),
     ]
-    assert read.inside["h2"] == titles
+    places = ("verdict", "id_ood", "table", "details", "response", "shifts", "more", "details")
     links = [tag["href"] for tag in read.of("a") if tag["href"] != "#content"]
-    assert links == [
-        *("#verdict", "#id_ood", "#table", "#details", "#response", "#shifts", "#more"),
-        "#details",
-    ]
-    parts = [tag for tag in read.of("details") if tag.get("class") == "part"]
-    assert parts
+    assert links == [f"#{place}" for place in places]
+    assert [tag for tag in read.of("details") if tag.get("class") == "part"]
     assert not any("open" in tag for tag in read.of("details"))
     assert "Provenance" in read.inside["h3"]
-    folded = [chart.name for chart in CHARTS.values() if chart.folded]
-    assert folded == ["context"]
-
-
-def test_whoever_does_not_see_gets_words_for_full_table(page: str) -> None:
-    read = Read(page)
-    assert read.of("html") == [{"lang": "en"}]
-    tables = len(read.of("table"))
-    assert tables == len(read.of("caption")) >= 2
-    assert all(attributes.get("scope") in ("col", "row") for attributes in read.of("th"))
-    regions = [tag for _, tag in read.tags if tag.get("role") == "region"]
-    assert regions
-    assert all(tag["tabindex"] == "0" and tag["aria-label"] for tag in regions)
+    assert [chart.name for chart in CHARTS.values() if chart.folded] == ["context"]
 
 
 def test_a_seed_leads_to_its_run_where_mlflow_has_an_address() -> None:
-    comparison = compared(kl_sweep(2))
-    address = "http://lab:5000"
+    comparison, address = compared(kl_sweep(2)), "http://lab:5000"
     runs = [run for run in comparison.runs() if run.seed != 1]
     pages = {run.digest: f"{address}/#/experiments/1/runs/{run.digest}" for run in runs}
-    served = RunPages(address, pages, is_own=False)
-    read = Read(document(comparison, ChartData(comparison), run_pages=served))
+    served = html.RunPages(address, pages, is_own=False)
+    exports = [html.Export(f"{HOSTILE}, seed 1", "carft-sweep export 'a b'")]
+    data = ChartData(comparison)
+    read = Read(html.document(comparison, data, run_pages=served, exports=exports))
     links = [tag for tag in read.of("a") if tag["href"].startswith(address)]
     assert {tag["href"] for tag in links} == {*pages.values()}
     assert {tag.get("target") for tag in links} == {"_blank"}
@@ -179,46 +158,31 @@ def test_a_seed_leads_to_its_run_where_mlflow_has_an_address() -> None:
     assert {tag["aria-label"] for tag in of_tuned} == {"fine_tune, seed 0, in MLflow"}
     assert len(of_tuned) == 2, "in the short table and the whole one, and not again of its merges"
     assert any("in MLflow, at http://lab:5000." in text for text in read.inside["p"])
-    own = replace(served, is_own=True)
-    page = document(comparison, ChartData(comparison), run_pages=own)
-    assert "at http://lab:5000 while <code>carft-sweep ui</code> serves this home." in page
-    none = replace(served, pages={})
-    page = document(comparison, ChartData(comparison), run_pages=none)
-    assert not any("MLflow" in text for text in Read(page).inside["p"])
-
-
-def test_a_selected_model_is_named_with_the_command_that_exports_it() -> None:
-    comparison = compared(kl_sweep(2))
-    exports = [Export(f"{HOSTILE}, seed 1", "carft-sweep export 'a b'")]
-    page = document(comparison, ChartData(comparison), exports=exports)
-    read = Read(page)
+    # A selected model is named with the command that exports it.
     (about,) = (text for text in read.inside["p"] if text.startswith("The selected model"))
     assert f"{HOSTILE}, seed 1" in about
     assert "carft-sweep export 'a b'" in read.inside["code"]
-
-
-def test_the_library_is_javascript_that_a_page_can_hold() -> None:
-    assert "window.vegaEmbed" in library()
-    assert "\r" not in library()
+    page = html.document(comparison, data, run_pages=replace(served, is_own=True))
+    assert "at http://lab:5000 while <code>carft-sweep ui</code> serves this home." in page
+    page = html.document(comparison, data, run_pages=replace(served, pages={}))
+    assert not any("MLflow" in text for text in Read(page).inside["p"])
 
 
 def test_neither_users_nor_their_folders_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/scratch/ada")
     text = "/scratch/ada/x.yaml --set trial.data.root='/home/bob/data' C:\\Users\\Eve\\y /srv/data"
-    assert without_user(text) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
+    assert html.without_user(text) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
 
 
-def many(trials: int, seeds: int = 2) -> Comparison:
+def many(trials: int) -> Comparison:
     runs = [zero_shot()]
-    for trial in range(trials):
-        for seed in range(seeds):
-            at, height = 0.6 + trial / 1e5 + seed / 1e4, 0.34
-            merges = bent(at, height)
-            changes = {"params": {KL: float(trial)}, "merges": merges}
-            runs.append(run("car_ft", seed, metrics(at, height), trial=trial, **changes))
-            changes = {"params": {"optim.lr": trial}, "merges": merges}
-            baseline = run("fine_tune", seed, metrics(at, height), **changes)
-            runs.append(replace(baseline, digest=f"fine_tune-{trial}-{seed}"))
+    for trial, seed in product(range(trials), range(2)):
+        at, height = 0.6 + trial / 1e5 + seed / 1e4, 0.34
+        measured, merges = metrics(at, height), bent(at, height)
+        own = {"trial": trial, "params": {KL: float(trial)}}
+        runs.append(run("car_ft", seed, measured, merges=merges, **own))
+        own = {"digest": f"fine_tune-{trial}-{seed}", "params": {"optim.lr": trial}}
+        runs.append(run("fine_tune", seed, measured, merges=merges, **own))
     return compare(runs, sweep="many")
 
 
@@ -227,47 +191,39 @@ def comparison() -> Comparison:
     return compare(kl_sweep(), sweep="kl_weight")
 
 
-def test_the_cell_has_the_verdict_the_warnings_and_the_rows_of_the_terminal(
-    comparison: Comparison,
-) -> None:
-    changed = replace(comparison, warnings=("look out", "there too"))
-    read = Read(cell(changed))
+def test_a_cell_has_the_verdict_warnings_and_rows_of_the_terminal(comparison: Comparison) -> None:
+    changed = replace(comparison, warnings=("look out", HOSTILE), sweep=HOSTILE)
+    read = Read(html.cell(changed))
     assert read.inside["strong"] == [changed.answer.lines[0]]
     sentences = [*changed.answer.lines, *changed.statistics]
     assert read.inside["p"][1 : len(sentences)] == sentences[1:]
-    assert read.inside["li"] == ["look out", "there too"]
-    names = [line.name.strip() for line in build_table(changed).lines]
-    assert [name for name, _ in read.rows()] == names
-    assert [name for name, bold in read.rows() if bold] == [
-        f"▸ {row.arm.label}" for row in changed.rows if row.selected
+    assert read.inside["li"] == ["look out", HOSTILE]
+    assert read.inside["caption"][0].startswith(HOSTILE)
+    assert [name for name, _ in read.rows()] == [
+        it.name.strip() for it in build_table(changed).lines
     ]
+    selected = [f"▸ {row.arm.label}" for row in changed.rows if row.selected]
+    assert [name for name, bold in read.rows() if bold] == selected
     assert any(re.fullmatch(r"\d+\.\d ±\d+\.\d", cell) for cell in read.inside["td"])
     assert "▸ selected." in read.inside["small"][-1]
-
-
-def test_what_a_cell_quotes_stays_text() -> None:
-    runs = [
-        run("fine_tune", 0, metrics(0.6, 0.3)),
-        run("car_ft", 0, metrics(0.61, 0.3), trial=0, params={"prompts.classes": HOSTILE}),
-    ]
-    hostile = replace(compare(runs, sweep=HOSTILE), warnings=(HOSTILE,))
-    read = Read(cell(hostile))
-    assert not {"script", "img"} & {tag for tag, _ in read.tags}
-    assert read.inside["li"] == [HOSTILE]
-    assert read.inside["caption"][0].startswith(HOSTILE)
-    assert any(HOSTILE in name for name, _ in read.rows())
+    params = {"prompts.classes": HOSTILE}
+    runs = [run("car_ft", 0, metrics(0.61, 0.3), trial=0, params=params)]
+    runs.append(run("fine_tune", 0, metrics(0.6, 0.3)))
+    named = Read(html.cell(compare(runs, sweep="s")))
+    assert any(HOSTILE in name for name, _ in named.rows())
+    assert not {"script", "img"} & {tag for tag, _ in (*read.tags, *named.tags)}
 
 
 def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
-    large = replace(many(400), warnings=("odd",) * 1000)
-    read = Read(cell(large))
-    rows = read.rows()
-    assert len(large.rows) > 5 * len(rows) > 15
-    assert any(bold for _, bold in rows)
-    assert len(read.inside["li"]) == MOST_WARNINGS + 1
+    large = replace(many(200), warnings=("odd",) * 1000)
+    text = html.cell(large)
+    read = Read(text)
+    assert len(large.rows) > 5 * len(read.rows()) > 15
+    assert any(bold for _, bold in read.rows())
+    assert len(read.inside["li"]) == html.MOST_WARNINGS + 1
     assert read.inside["li"][-1] == "and 995 more, in its warnings"
-    assert " 101 of 801 settings, the best by" in read.inside["small"][-1]
-    assert len(cell(large)) < 300_000
+    assert " 101 of 401 settings, the best by" in read.inside["small"][-1]
+    assert len(text) < 300_000
     assert len(repr(large)) < 400
     assert repr(large).count("\n") == 1
 
@@ -285,25 +241,18 @@ def test_a_notebook_shows_a_comparison_by_itself() -> None:
         "assert data['text/html'] == cell(found)\n"
         "assert data['text/plain'].startswith('<Comparison of')\n"
     )
-    show_in_notebooks()  # where there is none it does nothing
+    html.show_in_notebooks()  # where there is none it does nothing
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", ["id_ood", "response"])
-def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(
-    comparison: Comparison, name: str
-) -> None:
-    spec = chart(comparison, name, width=500).properties(title="mine").to_dict()
-    assert spec["title"] == "mine"
-    assert "background" not in spec
-    widths = [spec["width"]] if "width" in spec else [one["width"] for one in spec["concat"]]
-    assert all(isinstance(width, int) and 0 < width <= 500 for width in widths)
-
-
-def test_a_chart_that_is_not_there_or_has_nothing_to_show_is_an_error(
-    comparison: Comparison,
-) -> None:
+def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(comparison: Comparison) -> None:
+    for name in ("id_ood", "response"):
+        spec = html.chart(comparison, name, width=500).properties(title="mine").to_dict()
+        assert spec["title"] == "mine"
+        assert "background" not in spec
+        widths = [spec["width"]] if "width" in spec else [one["width"] for one in spec["concat"]]
+        assert all(isinstance(width, int) and 0 < width <= 500 for width in widths)
     with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
-        chart(comparison, "id_odd")
+        html.chart(comparison, "id_odd")
     with pytest.raises(TrackingError, match="kl_weight has nothing to show in the chart 'context'"):
-        chart(comparison, "context")
+        html.chart(comparison, "context")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from carft_sweep.tracking.comparison.spec import ComparisonSpec
 from carft_sweep.tracking.comparison.tasks import compare_tasks
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report import predictions as module
-from tests.tracking.kept import SPLITS, Logits, keep_predictions, with_folder
+from tests.tracking.kept import SPLITS, keep_predictions, with_folder
 from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
 
 IMAGES = sum(SPLITS.values())
@@ -31,17 +31,15 @@ Answers = Mapping[str, tuple[list[int], list[int]]]
 """By split: what is right, and what a model says."""
 
 
-def said(answers: Answers) -> Logits:
-    """Logits of four classes of a model that is sure."""
-    return {
+def kept(
+    folder: Path, record: RunRecord, answers: Answers, names: Sequence[str] = NAMES
+) -> RunRecord:
+    """The run with a folder that holds these predictions, of four classes and of a sure model."""
+    said = {
         split: (4.0 * np.eye(4)[predicted], np.array(labels))
         for split, (labels, predicted) in answers.items()
     }
-
-
-def kept(folder: Path, record: RunRecord, answers: Answers, merge: str | None = None) -> RunRecord:
-    """The run with a folder that holds these predictions."""
-    keep_predictions(folder / record.digest, merge, said(answers), NAMES)
+    keep_predictions(folder / record.digest, None, said, names)
     return replace(record, folder=folder / record.digest)
 
 
@@ -51,19 +49,25 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare([with_folder(record, home) for record in kl_sweep(2)], sweep="kl_weight")
 
 
-def test_each_image_of_each_split_and_model_has_a_row(swept: Comparison) -> None:
+def test_each_image_of_each_model_has_a_row_and_what_is_asked_chooses(swept: Comparison) -> None:
     frame = predictions(swept)
-    models = [run.merges for run in swept.runs()]
-    assert len(frame) == IMAGES * sum(1 + len(merges) for merges in models)
-    of_one = ["split", "image", "setting", "seed", "merge"]
-    assert not frame.duplicated(of_one).any()
+    assert len(frame) == IMAGES * sum(1 + len(run.merges) for run in swept.runs())
+    assert not frame.duplicated(["split", "image", "setting", "seed", "merge"]).any()
     assert {*frame["split"]} == {*SPLITS}
     zero = frame[frame["setting"] == "zero_shot"]
-    assert zero["seed"].isna().all()
-    assert zero["merge"].isna().all()
+    assert zero[["seed", "merge"]].isna().all(axis=None)
     merged = frame[frame["merge"] == "wise_ft@0.25"]
     assert {*merged["alpha"]} == {0.25}
     assert {*merged["algorithm"]} == {"fine_tune", "car_ft"}
+    one = predictions(swept, splits="outline", settings="fine_tune", merges=["unmerged"], seeds=1)
+    assert len(one) == SPLITS["ood/outline"]
+    assert predictions(swept, splits=["ood/outline"], settings="zero_shot")["shift"].nunique() == 1
+    assert predictions(swept, splits="pixel", settings="car_ft")["setting"].nunique() == 4
+    some = predictions(swept, splits="pixel", merges="wise_ft")
+    assert {*some["alpha"]} == {0.25, 0.5, 0.75}
+    with_seed = predictions(swept, seeds=[0], merges="unmerged")
+    assert {*with_seed["setting"]} >= {"zero_shot", "fine_tune"}
+    assert {*with_seed["seed"].dropna()} == {0}
 
 
 def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
@@ -87,20 +91,8 @@ def test_classes_without_a_name_have_their_number(tmp_path: Path) -> None:
     frame = predictions(compare([kept(tmp_path, run("fine_tune", 0, metrics(0.5, 0.5)), answers)]))
     assert [*frame["class"]] == ["key", "class 3"], "the other task has other classes"
     assert [*frame["predicted"]] == ["crane (1)", "class 1"]
-    few = replace(run("car_ft", 0, metrics(0.5, 0.5)), folder=tmp_path / "few")
-    keep_predictions(tmp_path / "few", None, said({"id/test": ([3], [0])}), NAMES[:1])
+    few = kept(tmp_path, run("car_ft", 0, metrics(0.5, 0.5)), {"id/test": ([3], [0])}, NAMES[:1])
     assert [*predictions(compare([few]))["class"]] == ["class 3"]
-
-
-def test_splits_settings_merges_and_seeds_choose(swept: Comparison) -> None:
-    one = predictions(swept, splits="outline", settings="fine_tune", merges=["unmerged"], seeds=1)
-    assert len(one) == SPLITS["ood/outline"]
-    assert predictions(swept, splits=["ood/outline"], settings="zero_shot")["shift"].nunique() == 1
-    assert predictions(swept, settings="car_ft")["setting"].nunique() == 4
-    assert {*predictions(swept, merges="wise_ft")["alpha"]} == {0.25, 0.5, 0.75}
-    with_seed = predictions(swept, seeds=[0], merges="unmerged")
-    assert {*with_seed["setting"]} >= {"zero_shot", "fine_tune"}
-    assert {*with_seed["seed"].dropna()} == {0}
 
 
 @pytest.mark.parametrize(
@@ -119,9 +111,7 @@ def test_a_name_that_is_not_there_is_answered_by_the_nearest(
         predictions(swept, **wrong)
 
 
-def test_what_would_not_fit_is_refused_before_it_is_read(
-    swept: Comparison, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_would_not_fit_is_not_read(swept: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_ROWS", SPLITS["ood/outline"])
     monkeypatch.setattr(module, "_table", None)
     message = r"[\d,]+ predictions of 41 models are more than fit .* \(90\); choose some with spl"
@@ -146,23 +136,12 @@ def test_runs_without_predictions_are_counted_and_without_any_it_is_said(tmp_pat
 
 
 def test_of_several_tasks_each_row_says_of_which_it_is(tmp_path: Path) -> None:
-    field = "data.family"
-    runs = [
-        with_folder(
-            run(
-                "fine_tune",
-                0,
-                metrics(0.6, None),
-                trial=0,
-                params={field: task},
-                digest=f"{task}-0",
-            ),
-            tmp_path,
-        )
-        for task in ("dtd", "eurosat")
-    ]
-    frame = predictions(compare_tasks(runs, ComparisonSpec(tasks=field), sweep="tasks"))
-    assert dict(frame[field].value_counts()) == {"dtd": IMAGES, "eurosat": IMAGES}
+    runs = []
+    for task in ("dtd", "eurosat"):
+        own: dict[str, Any] = {"params": {"data.family": task}, "digest": f"{task}-0", "trial": 0}
+        runs.append(with_folder(run("fine_tune", 0, metrics(0.6, None), **own), tmp_path))
+    frame = predictions(compare_tasks(runs, ComparisonSpec(tasks="data.family"), sweep="tasks"))
+    assert dict(frame["data.family"].value_counts()) == {"dtd": IMAGES, "eurosat": IMAGES}
 
 
 def test_the_example_says_which_images_a_method_gains_and_loses(
@@ -188,10 +167,7 @@ def test_the_example_says_which_images_a_method_gains_and_loses(
     exec("\n".join(lines), names)
     table: pd.DataFrame = eval(last, names)
     counted = {key: (row["gained"], row["lost"]) for key, row in table.iterrows()}
-    assert counted == {
-        ("outline", "bell"): (1, 0),
-        ("outline", "crane (1)"): (0, 1),
-        ("outline", "key"): (0, 0),
-        ("pixel", "bell"): (2, 0),
-        ("pixel", "crane (1)"): (0, 0),
-    }
+    outline = {"bell": (1, 0), "crane (1)": (0, 1), "key": (0, 0)}
+    pixel = {"bell": (2, 0), "crane (1)": (0, 0)}
+    by_shift = {"outline": outline, "pixel": pixel}
+    assert counted == {(s, name): it for s, own in by_shift.items() for name, it in own.items()}
