@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from carft_sweep.tracking.store.base import RunKey, RunStart
 from carft_sweep.tracking.store.mlflow_models import ModelStart, ModelStore, has_model
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.tracking.conftest import NewDatabase
+from tests.tracking.made_up import known
 
 pytestmark = pytest.mark.xdist_group("ui")
 NOW = 1_790_000_000_000
@@ -33,7 +33,6 @@ START = ModelStart(
     params={"algorithm.kl_weight": 0.3, "seed": 1},
     description="car_ft, the median of 3.",
 )
-Place = Callable[[], TrackingLocation]
 
 
 @pytest.fixture
@@ -67,17 +66,21 @@ def client(place: TrackingLocation) -> MlflowClient:
 
 
 def models(place: TrackingLocation) -> list[str]:
-    experiment = client(place).get_experiment_by_name(place.experiment)
-    assert experiment is not None
+    experiment = known(client(place).get_experiment_by_name(place.experiment))
     found = client(place).search_logged_models([experiment.experiment_id])
     return [model.model_id for model in found]
 
 
 def test_a_model_is_kept_once_linked_once_and_can_be_registered(
-    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch
+    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "uv.lock").write_text("version = 1")
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'secret'")
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
     first = ModelStore(place, "mine").keep(START, folder)
     again = ModelStore(place, "mine").keep(START, folder)
+    assert dict(os.environ) == before
     assert (first.is_new, again.is_new) == (True, False)
     assert models(place) == [first.model_id]
     model = client(place).get_logged_model(first.model_id)
@@ -86,70 +89,46 @@ def test_a_model_is_kept_once_linked_once_and_can_be_registered(
     assert model.tags["carft.evaluation"] == START.evaluation
     run = client(place).get_run(str(model.source_run_id))
     for one in (run, client(place).get_run(run.data.tags["mlflow.parentRunId"])):
-        assert one.outputs is not None
-        assert [output.model_id for output in one.outputs.model_outputs] == [model.model_id]
+        assert [output.model_id for output in known(one.outputs).model_outputs] == [model.model_id]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
     name = f"model-{uuid.uuid4().hex}"
     assert int(mlflow.register_model(first.uri, name).version) == 1  # as MLflow's page does
-    signature = Model.load(f"models:/{name}/1").signature
-    assert signature is not None
+    signature = known(Model.load(f"models:/{name}/1").signature)
     assert signature.inputs.input_names() == ["image"]
+    if place.artifacts is not None:
+        names = {file.name for file in Path(model.artifact_location).rglob("*")}
+        assert "MLmodel" in names
+        assert not names & {"uv.lock", "pyproject.toml"}
 
 
-@pytest.mark.parametrize("loss", ["model", "files"])
-def test_a_model_that_is_gone_or_has_lost_its_files_is_kept_anew(
-    place: TrackingLocation, folder: Path, tmp_path: Path, loss: str
-) -> None:
-    first = ModelStore(place, "mine").keep(START, folder)
-    assert has_model(place, first.model_id)
-    if loss == "model":
-        client(place).delete_logged_model(first.model_id)
-    elif place.artifacts is None:
-        pytest.skip("nobody here reaches the files of the server")
-    else:
-        shutil.rmtree(tmp_path / "mlartifacts")
-    assert not has_model(place, first.model_id)
-    again = ModelStore(place, "mine").keep(START, folder)
-    assert again.is_new
-    assert has_model(place, again.model_id)
+def test_a_model_that_is_gone_or_torn_is_kept_anew(place: TrackingLocation, folder: Path) -> None:
+    losses = [lambda kept: client(place).delete_logged_model(kept)]
+    if place.artifacts is not None:  # nobody here reaches the files of the server
+        losses.append(lambda _: shutil.rmtree(known(place.artifacts)))
+    kept = ModelStore(place, "mine").keep(START, folder)
+    for lose in losses:
+        assert has_model(place, kept.model_id)
+        lose(kept.model_id)
+        assert not has_model(place, kept.model_id)
+        kept = ModelStore(place, "mine").keep(START, folder)
+        assert kept.is_new
+    assert has_model(place, kept.model_id)
 
 
-def test_a_run_that_is_not_there_is_told_with_what_to_do(
-    place: TrackingLocation, folder: Path
-) -> None:
-    lost = replace(START, key=RunKey(KEY.sweep, "a" * 64))
-    with pytest.raises(TrackingError, match=r"has no run aaaaaaaaaaaa .*carft-sweep sync"):
-        ModelStore(place, "mine").keep(lost, folder)
-    with pytest.raises(TrackingError, match="has no run"):
-        ModelStore(place, "another's").keep(START, folder)
-    assert models(place) == []
-
-
-def test_an_upload_that_fails_leaves_nothing(
+def test_a_run_that_is_not_there_is_told_and_an_upload_that_fails_leaves_nothing(
     place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
+    lost = replace(START, key=RunKey(KEY.sweep, "a" * 64))
+    with pytest.raises(TrackingError, match=r"has no run aaaaaaaaaaaa .*carft-sweep sync"):
+        ModelStore(place, "mine").keep(lost, folder)
+    with pytest.raises(TrackingError, match="has no run"):
+        ModelStore(place, "another's").keep(START, folder)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_model_artifacts", full)
         with pytest.raises(ServiceUnreachable, match="no space left"):
             ModelStore(place, "mine").keep(START, folder)
     assert models(place) == []
     assert ModelStore(place, "mine").keep(START, folder).is_new
-
-
-def test_the_environment_is_left_as_it_was(
-    place: TrackingLocation, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "uv.lock").write_text("version = 1")
-    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'secret'")
-    monkeypatch.chdir(tmp_path)
-    before = dict(os.environ)
-    kept = ModelStore(place, "mine").keep(START, folder)
-    assert dict(os.environ) == before
-    if place.artifacts is not None:
-        location = Path(client(place).get_logged_model(kept.model_id).artifact_location)
-        names = {file.name for file in location.rglob("*")}
-        assert "MLmodel" in names
-        assert not names & {"uv.lock", "pyproject.toml"}

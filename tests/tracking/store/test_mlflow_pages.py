@@ -7,8 +7,6 @@ import json
 import zlib
 from typing import Any
 
-import pytest
-
 from carft_sweep.tracking.store.base import RunsView
 from carft_sweep.tracking.store.mlflow_pages import artifact_source, run_page, runs_page, saved_view
 
@@ -34,34 +32,19 @@ def state_of(text: str) -> Any:
     return json.loads(zlib.decompress(base64.b64decode(state.removeprefix("deflate;"))))
 
 
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        (runs_page("7"), "#/experiments/7/runs?workflowType=machine_learning"),
-        (
-            runs_page("7", "a b"),
-            "#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=a%20b",
-        ),
-        (run_page("7", "r1"), "#/experiments/7/runs/r1?workflowType=machine_learning"),
-        (
-            run_page("7", "r1", "report.html"),
-            "#/experiments/7/runs/r1/artifacts/report.html?workflowType=machine_learning",
-        ),
-        (artifact_source("r1", "id_ood.png"), "get-artifact?run_uuid=r1&path=id_ood.png"),
-    ],
-)
-def test_addresses_name_the_pages_of_model_training(address: str, expected: str) -> None:
-    assert address == expected
+def test_addresses_name_the_pages_of_model_training() -> None:
+    runs, training = "#/experiments/7/runs", "?workflowType=machine_learning"
+    assert runs_page("7") == f"{runs}{training}"
+    assert runs_page("7", "a b") == f"{runs}{training}&viewStateShareKey=a%20b"
+    assert run_page("7", "r1") == f"{runs}/r1{training}"
+    assert run_page("7", "r1", "a.html") == f"{runs}/r1/artifacts/a.html{training}"
+    assert artifact_source("r1", "id_ood.png") == "get-artifact?run_uuid=r1&path=id_ood.png"
 
 
-def test_a_view_has_its_filter_columns_and_order() -> None:
+def test_a_view_has_its_filter_columns_and_order_and_its_charts_in_one_section() -> None:
     text = saved_view(VIEW, "tags.`carft.kind` = 'arm'", 5)
-    assert {**json.loads(text), "state": ""} == {
-        "name": "kl_weight: arms",
-        "createdAt": 5,
-        "updatedAt": 5,
-        "state": "",
-    }
+    own = {"name": VIEW.title, "createdAt": 5, "updatedAt": 5, "state": ""}
+    assert {**json.loads(text), "state": ""} == own
     state = state_of(text)
     columns = [
         "tags.`carft.seeds`",
@@ -73,16 +56,11 @@ def test_a_view_has_its_filter_columns_and_order() -> None:
     assert (state["orderByKey"], state["orderByAsc"]) == (columns[1], False)
     assert state["selectedColumns"] == columns
     assert state["columnOrder"] == ["attributes.`Run Name`", *columns]
-
-
-def test_a_view_has_its_charts_in_one_section_that_comes_first() -> None:
-    state = state_of(saved_view(VIEW, "", 5))
-    (section,) = state["compareRunSections"]
-    assert section["name"] == "kl_weight: arms"
-    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
-    assert [chart["type"] for chart in state["compareRunCharts"]] == ["SCATTER", "SCATTER", "LINE"]
-    kinds = [chart["xaxis"]["type"] for chart in state["compareRunCharts"][:2]]
-    assert kinds == ["METRIC", "PARAM"]
+    (section,), charts = state["compareRunSections"], state["compareRunCharts"]
+    assert section["name"] == VIEW.title
+    assert {chart["metricSectionId"] for chart in charts} == {section["uuid"]}
+    assert [chart["type"] for chart in charts] == ["SCATTER", "SCATTER", "LINE"]
+    assert [chart["xaxis"]["type"] for chart in charts[:2]] == ["METRIC", "PARAM"]
 
 
 def test_a_view_of_many_columns_fits_into_a_tag() -> None:

@@ -20,6 +20,7 @@ from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from tests.services.answering import Answer, answering
 from tests.services.mlflow_server import USER, MlflowServer
 from tests.services.postgres import Postgres
+from tests.tracking.made_up import known
 
 SWEEP = RunKey("toy")
 PARENT = RunStart(SWEEP, "toy", 1)
@@ -38,66 +39,66 @@ def experiment() -> str:
     return f"test-{uuid.uuid4().hex}"
 
 
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    file = tmp_path / "note.txt"
+    file.write_text("kept")
+    return file
+
+
+@pytest.fixture
+def store(mlflow_server: MlflowServer, experiment: str) -> MlflowStore:
+    return MlflowStore(mlflow_server.address, experiment)
+
+
 def refused(act: Callable[[], object], kind: type[Exception], expected: str) -> None:
     """It is said within seconds, by an error of exactly this kind, without a password."""
     start = time.monotonic()
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind, match=expected) as caught:
         act()
     assert time.monotonic() - start < 10
     assert type(caught.value) is kind
-    text = str(caught.value)
-    assert re.search(expected, text), text
-    assert PASSWORD not in text
-    assert "sesame" not in text
+    assert not re.search(f"{PASSWORD}|sesame", str(caught.value))
 
 
 def test_a_server_that_takes_runs_is_reached_and_gets_them(
-    mlflow_server: MlflowServer, experiment: str, tmp_path: Path
+    mlflow_server: MlflowServer, store: MlflowStore, experiment: str, note: Path
 ) -> None:
-    store = MlflowStore(mlflow_server.address, experiment)
     store.preflight()
     store.start_run(PARENT)
-    file = tmp_path / "note.txt"
-    file.write_text("kept")
-    store.log_artifact(SWEEP, file)
-    run = store.run_id(SWEEP)
+    store.log_artifact(SWEEP, note)
     keys = mlflow_server.store.keys(mlflow_server.bucket)
-    assert [key for key in keys if str(run) in key and key.endswith("artifacts/note.txt")]
-    found = MlflowClient(mlflow_server.address).get_experiment_by_name(experiment)
-    assert found is not None
+    own = f"{store.run_id(SWEEP)}/artifacts/note.txt"
+    assert [key for key in keys if key.endswith(own)]
+    found = known(MlflowClient(mlflow_server.address).get_experiment_by_name(experiment))
     assert found.tags["carft.written_by"].startswith("mlflow 3")
 
 
 def test_a_wrong_password_is_said_at_once(
-    mlflow_server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+    mlflow_server: MlflowServer,
+    store: MlflowStore,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = MlflowStore(mlflow_server.address, experiment)
     for user, password in ((USER, PASSWORD), ("nobody", PASSWORD), ("", "")):
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
         refused(store.preflight, AccessDenied, r"denied access.*Set MLFLOW_TRACKING_USERNAME and")
-        refused(lambda: store.start_run(PARENT), AccessDenied, "denied access")
-        refused(
-            lambda: MlflowReader(mlflow_server.address, experiment), AccessDenied, "denied access"
-        )
+        for act in (
+            lambda: store.start_run(PARENT),
+            lambda: MlflowReader(mlflow_server.address, experiment),
+        ):
+            refused(act, AccessDenied, "denied access")
 
 
-def test_who_may_only_read_is_told_before_a_run_is_opened(
-    mlflow_server: MlflowServer, experiment: str
+def test_who_may_only_read_and_a_host_that_is_not_allowed_are_told_before_a_run_is_opened(
+    mlflow_server: MlflowServer, store: MlflowStore, experiment: str
 ) -> None:
     mlflow_server.post("experiments/create", {"name": experiment})
-    store = MlflowStore(mlflow_server.address, experiment)
     store.check()
     refused(store.preflight, AccessDenied, r"Permission denied.*EDIT on the experiment")
-
-
-def test_a_host_that_is_not_among_the_allowed_is_told_what_to_change(
-    mlflow_server: MlflowServer, experiment: str
-) -> None:
-    other = mlflow_server.address.replace("127.0.0.1", "localhost")
-    refused(
-        MlflowStore(other, experiment).preflight, AccessDenied, r"Invalid Host.*--allowed-hosts"
-    )
+    other = MlflowStore(mlflow_server.address.replace("127.0.0.1", "localhost"), experiment)
+    refused(other.preflight, AccessDenied, r"Invalid Host.*--allowed-hosts")
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(
@@ -105,22 +106,15 @@ def test_a_server_that_says_nothing_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("carft_sweep.tracking.store.mlflow_client.PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
-        refused(
-            MlflowStore(uri, experiment).preflight,
-            ServiceUnreachable,
-            "does not answer: .*timed out",
-        )
+        store = MlflowStore(f"http://127.0.0.1:{server.getsockname()[1]}", experiment)
+        refused(store.preflight, ServiceUnreachable, "does not answer: .*timed out")
 
 
 @pytest.mark.parametrize("version", ["2.22.0", "4.0.0rc1"])
 def test_another_major_version_is_refused(experiment: str, version: str) -> None:
     with answering(lambda _: Answer(version)) as uri:
-        refused(
-            MlflowStore(uri, experiment).preflight,
-            TrackingError,
-            rf"is version {version}, and here",
-        )
+        preflight = MlflowStore(uri, experiment).preflight
+        refused(preflight, TrackingError, rf"is version {version}, and here")
 
 
 def assert_in_time(call: Callable[[], None], seconds: float = 10.0) -> None:
@@ -135,49 +129,46 @@ def assert_in_time(call: Callable[[], None], seconds: float = 10.0) -> None:
 
 
 def test_a_missing_bucket_loses_no_file(
-    mlflow_server: MlflowServer, experiment: str, tmp_path: Path
+    mlflow_server: MlflowServer, store: MlflowStore, note: Path
 ) -> None:
     """The server answers 500 and answers everything else: the record is not to blame for it."""
-    store = MlflowStore(mlflow_server.address, experiment)
     store.start_run(PARENT)
-    file = tmp_path / "note.txt"
-    file.write_text("kept")
-    s3 = mlflow_server.store.client()
-    for key in mlflow_server.store.keys(mlflow_server.bucket):
-        s3.delete_object(Bucket=mlflow_server.bucket, Key=key)
-    s3.delete_bucket(Bucket=mlflow_server.bucket)
+    s3, bucket = mlflow_server.store.client(), mlflow_server.bucket
+    for key in mlflow_server.store.keys(bucket):
+        s3.delete_object(Bucket=bucket, Key=key)
+    s3.delete_bucket(Bucket=bucket)
     expected = r"artifact store .*--artifacts-destination and its log"
     try:
         refused(store.preflight, ServiceUnreachable, f"bucket does not exist.*|{expected}")
         with suppress(ServiceUnreachable):  # the server has closed what was idle meanwhile
             store.set_tags(SWEEP, {"told": "meanwhile"})
-        refused(lambda: store.log_artifact(SWEEP, file), ServiceUnreachable, expected)
+        refused(lambda: store.log_artifact(SWEEP, note), ServiceUnreachable, expected)
     finally:
-        s3.create_bucket(Bucket=mlflow_server.bucket)
-    assert_in_time(lambda: store.log_artifact(SWEEP, file))
-    assert any(key.endswith("note.txt") for key in mlflow_server.store.keys(mlflow_server.bucket))
+        s3.create_bucket(Bucket=bucket)
+    assert_in_time(lambda: store.log_artifact(SWEEP, note))
+    assert any(key.endswith("note.txt") for key in mlflow_server.store.keys(bucket))
 
 
 def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
-    mlflow_server: MlflowServer, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlflow_server: MlflowServer,
+    store: MlflowStore,
+    experiment: str,
+    note: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An experiment whose files the client takes to the bucket itself."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, f"{note}.none")
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", mlflow_server.store.address)
     place = f"s3://{mlflow_server.bucket}/own"
     MlflowClient(mlflow_server.address).create_experiment(experiment, artifact_location=place)
-    store = MlflowStore(mlflow_server.address, experiment)
     store.preflight()
     store.start_run(PARENT)
-    file = tmp_path / "note.txt"
-    file.touch()
-    refused(
-        lambda: store.log_artifact(SWEEP, file), ServiceUnreachable, "its keys in the environment"
-    )
+    said = "its keys in the environment"
+    refused(lambda: store.log_artifact(SWEEP, note), ServiceUnreachable, said)
 
 
 @pytest.fixture
