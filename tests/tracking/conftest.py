@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from carft_sweep.tracking.location import stay_private
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import Server, serve
+from tests.tracking.made_up import known
 from tests.tracking.memory_store import MemoryTracker
 from tests.tracking.mlflow_routes import Route, mlflow_routes
 from tests.tracking.subjects import Subject, look_into_memory, look_into_mlflow
@@ -41,16 +44,37 @@ def new_database(migrated: Path, tmp_path: Path) -> NewDatabase:
 
 
 @pytest.fixture(scope="session")
-def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real MLflow server, the only one of the session that tests share."""
+def server_home(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server has its database and its artifacts."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(migrated, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(server_home: Path) -> Iterator[Server]:
+    """A real MLflow server, the only one of the session that tests share. It ends with all its
+    children.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
-        database = f"sqlite:///{folder / 'mlflow.db'}"
-        running = serve(database, folder / "artifacts", port=0)
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # of another one
+        running = serve(f"sqlite:///{server_home}/mlflow.db", server_home / "artifacts", port=0)
     yield running
     running.stop()
+    running.stop()
+    assert group_is_gone(known(running.process).pid)
+
+
+def group_is_gone(leader: int) -> bool:
+    """Whether all processes of a group end, within seconds."""
+    for _ in range(50):
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.fixture(scope="session")

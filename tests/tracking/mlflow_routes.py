@@ -110,27 +110,18 @@ def mlflow_routes() -> frozenset[Route]:
             "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
             f"database_uri = sqlite:///{folder}/users.db\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", _LIST],
-            env={
-                **os.environ,
-                "MLFLOW_AUTH_CONFIG_PATH": str(config),
-                "MLFLOW_AUTH_ADMIN_PASSWORD": "of nobody's use",
-                "MLFLOW_FLASK_SERVER_SECRET_KEY": "likewise",
-                "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
-                "_MLFLOW_SGI_NAME": "uvicorn",
-            },
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            check=True,
-            timeout=100,
-        )
-    return frozenset(
-        Route(method, _PARAMETER.sub("{}", path))
-        for path, methods in json.loads(done.stdout)
-        for method in methods
-        if method not in ("HEAD", "OPTIONS")
-    )
+        own = {
+            "MLFLOW_AUTH_CONFIG_PATH": str(config),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": "of nobody's use",
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "likewise",
+            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
+            "_MLFLOW_SGI_NAME": "uvicorn",
+        }
+        command, environ = [sys.executable, "-W", "ignore", "-c", _LIST], {**os.environ, **own}
+        listed = subprocess.check_output(command, env=environ, cwd=folder, timeout=100)
+    paths = ((_PARAMETER.sub("{}", path), methods) for path, methods in json.loads(listed))
+    routes = (Route(method, path) for path, methods in paths for method in methods)
+    return frozenset(route for route in routes if route.method not in ("HEAD", "OPTIONS"))
 
 
 def closed_paths(routes: Iterable[Route]) -> set[str]:

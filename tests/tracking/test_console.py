@@ -1,13 +1,16 @@
-"""No name, label or log steers the terminal that it is shown on."""
+"""No name, label or log steers the terminal that shows it; printed commands name the program."""
 
 from __future__ import annotations
 
 import io
+import sys
 
+import pytest
 from rich.table import Table
 from rich.text import Text
 
 from carft_sweep.tracking.console import PlainConsole, printable
+from carft_sweep.tracking.program import command, program
 
 TITLE = "\x1b]0;owned\x07cat\x9b31m\r\x7f"
 WRITTEN = "\\x1b]0;owned\\x07cat\\x9b31m\\r\\x7f"
@@ -34,3 +37,27 @@ def test_what_rich_shows_has_no_escapes_but_those_of_its_styles() -> None:
     assert "\x1b]" not in text
     assert "\\x1b]0;title" in text
     assert "\\x1b]0;line" in text
+
+
+@pytest.mark.parametrize(
+    ("called", "words"),
+    [
+        (".venv/bin/carft-sweep", ".venv/bin/carft-sweep"),
+        ("/a b/carft-sweep", "'/a b/carft-sweep'"),
+        ("/site/carft_sweep/__main__.py", f"{sys.executable} -m carft_sweep"),
+        ("/notebook/launcher.py", "carft-sweep"),
+    ],
+)
+def test_the_program_is_named_as_it_was_called_where_path_does_not_have_it(
+    called: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "argv", [called])
+    assert program() == words
+    assert command("resume", "toy", None) == f"{words} resume toy"
+
+
+def test_the_program_has_its_short_name_where_path_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/carft-sweep")
+    monkeypatch.setattr(sys, "argv", [".venv/bin/carft-sweep"])
+    assert program() == "carft-sweep"

@@ -7,45 +7,31 @@ import fcntl
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from carft_sweep.tracking import provenance
+from carft_sweep.tracking import location, provenance
 from carft_sweep.tracking.errors import TrackingError
-from carft_sweep.tracking.location import (
-    QUIET,
-    Lock,
-    LockHeld,
-    home_id,
-    network_file_system,
-    read_home_id,
-    resolve_location,
-    stay_private,
-    waiting,
-    without_password,
-)
 from carft_sweep.tracking.provenance import SOURCE_COMMIT, provenance_tags
 from carft_sweep.tracking.store.mlflow_store import open_store
 from tests.mounts import mount
 
 
-def test_each_place_has_a_key_of_its_own_whatever_the_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_place_has_a_key_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(uri: str, experiment: str = "") -> str:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
-        return resolve_location(tmp_path).key
+        return location.resolve_location(tmp_path).key
 
     assert key("http://a") != key("http://b") != key("")
     assert key("http://a", "x") != key("http://a", "y")
     assert key("http://me:old@a") == key("http://me:new@a")
-    assert resolve_location(Path("home"), experiment="file's").experiment == "file's"
+    assert location.resolve_location(Path("home"), experiment="file's").experiment == "file's"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    assert resolve_location(Path("home"), experiment="file's").experiment == "mine"
+    assert location.resolve_location(Path("home"), experiment="file's").experiment == "mine"
 
 
 @pytest.mark.parametrize("named", ["", "sqlite:///{}/mlflow.db"])
@@ -56,12 +42,10 @@ def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
     home.parent.mkdir()
     mount(monkeypatch, home.parent, "nfs4")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", named.format(home))
-    place = resolve_location(home)
     said = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
-    with pytest.raises(TrackingError, match=said):
-        _ = place.uri
-    with pytest.raises(TrackingError, match=said):
-        open_store(home)
+    for ask in (lambda: location.resolve_location(home).uri, lambda: open_store(home)):
+        with pytest.raises(TrackingError, match=said):
+            ask()
     assert not home.exists()
 
 
@@ -71,19 +55,22 @@ def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
         ("https://user:pass@host:80/x", "https://host:80/x"),
         ("https://user:12/pass@host:80/x", "https://host:80/x"),
         ("postgresql://u:p%40@db/m?a=b", "postgresql://db/m?a=b"),
-        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+        ("postgresql://u:p/w?x@db/m", "postgresql://db/m"),
+        ("postgresql://u:p@ss@db/m", "postgresql://db/m"),
+        ("postgresql://db/m?user=u&password=p&sslmode=x", "postgresql://db/m?sslmode=x"),
+        ("postgresql://db/m?user=me&sslpassword=T&sslmode=x", "postgresql://db/m?sslmode=x"),
+        ("postgresql://db/m?password=pass", "postgresql://db/m"),
+        ("http://u:p@server/a@b", "http://server/a@b"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("databricks", "databricks"),
         ("https://lab/mlflow?token=T", "https://lab/mlflow"),
         ("https://lab/mlflow?a=b&Access_Token=T&c=d", "https://lab/mlflow?a=b&c=d"),
         ("https://lab/mlflow?api_key=T", "https://lab/mlflow"),
         ("https://lab/x?sv=1&sig=T#top", "https://lab/x?sv=1&#top"),
-        (
-            "postgresql://db/m?user=me&sslpassword=T&sslmode=require",
-            "postgresql://db/m?sslmode=require",
-        ),
     ],
 )
 def test_a_shown_address_holds_no_password(uri: str, shown: str) -> None:
-    assert without_password(uri) == shown
+    assert location.without_password(uri) == shown
 
 
 def test_an_id_that_finds_no_room_names_its_file_and_leaves_nothing(
@@ -96,21 +83,15 @@ def test_an_id_that_finds_no_room_names_its_file_and_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'id'}'"):
-        home_id(tmp_path)
+        location.home_id(tmp_path)
     assert [*tmp_path.iterdir()] == []
 
 
 def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
-    found: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(home_id(tmp_path / "a"))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(found)) == 1
-    assert home_id(tmp_path / "b") != found[0]
+    with ThreadPoolExecutor(8) as threads:
+        found = {*threads.map(location.home_id, [tmp_path / "a"] * 8)}
+    assert len(found) == 1
+    assert location.home_id(tmp_path / "b") not in found
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
 
 
@@ -133,30 +114,18 @@ print(home_id(Path({str(tmp_path)!r})))
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    mine = home_id(tmp_path)
+    mine = location.home_id(tmp_path)
     assert {other.communicate(timeout=30)[0].strip() for other in others} == {mine}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["id", "id.lock"]
 
 
-def test_opening_the_tracking_of_a_home_does_not_import_mlflow(tmp_path: Path) -> None:
+def test_to_open_the_tracking_imports_no_mlflow_whose_telemetry_is_off(tmp_path: Path) -> None:
+    """In a process that MLflow cannot take for a test or a CI machine, where it is off anyway."""
     code = (
         "import sys; from pathlib import Path\n"
         "from carft_sweep.tracking.store.mlflow_store import open_store\n"
         f"open_store(Path({str(tmp_path)!r})).close()\n"
-        "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_what_the_user_chose_about_usage_reports_stands() -> None:
-    environ = {"RAY_USAGE_STATS_ENABLED": "1"}
-    stay_private(environ)
-    assert environ == {**QUIET, "RAY_USAGE_STATS_ENABLED": "1"}
-
-
-def test_mlflows_telemetry_is_off_because_of_us() -> None:
-    """In a process that MLflow cannot take for a test or a CI machine, where it is off anyway."""
-    code = (
+        "assert not {'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)\n"
         "from carft_sweep.tracking.location import stay_private; stay_private()\n"
         "import mlflow\n"
         "from mlflow.telemetry import get_telemetry_client, utils\n"
@@ -168,33 +137,39 @@ def test_mlflows_telemetry_is_off_because_of_us() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=environ, cwd=root)
 
 
+def test_what_the_user_chose_about_usage_reports_stands() -> None:
+    environ = {"RAY_USAGE_STATS_ENABLED": "1"}
+    location.stay_private(environ)
+    assert environ == {**location.QUIET, "RAY_USAGE_STATS_ENABLED": "1"}
+
+
+WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+
+
 def git(folder: Path, *command: str) -> str:
-    environ = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        **{
-            f"GIT_{who}_{what}": "x"
-            for who in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
-        },
-    }
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), **dict.fromkeys(WHO, "x")}
     done = subprocess.run(
         ["git", *command], cwd=folder, env=environ, check=True, capture_output=True, text=True
     )
     return done.stdout.strip()
 
 
+def committed(folder: Path) -> None:
+    """A repository with one commit of one file."""
+    folder.mkdir(exist_ok=True)
+    git(folder, "init", "--initial-branch", "topic")
+    (folder / "file").write_text("1")
+    git(folder, "add", "file")
+    git(folder, "commit", "--message", "first")
+
+
 def test_the_git_state_is_told(tmp_path: Path) -> None:
-    git(tmp_path, "init", "--initial-branch", "topic")
-    (tmp_path / "file").write_text("1")
-    git(tmp_path, "add", "file")
-    git(tmp_path, "commit", "--message", "first")
+    committed(tmp_path)
     below = tmp_path / "below"
     below.mkdir()
     tags = provenance_tags(below)
     assert tags["mlflow.source.git.commit"] == git(tmp_path, "rev-parse", "HEAD")
-    assert tags["mlflow.source.git.branch"] == "topic"
-    assert tags["carft.git.dirty"] == "false"
+    assert (tags["mlflow.source.git.branch"], tags["carft.git.dirty"]) == ("topic", "false")
     (tmp_path / "file").write_text("2")
     assert provenance_tags(below)["carft.git.dirty"] == "true"
     git(tmp_path, "checkout", "--detach", "--force", "HEAD")
@@ -202,32 +177,30 @@ def test_the_git_state_is_told(tmp_path: Path) -> None:
 
 
 FILTER = '[filter "{name}"]\n\tclean = touch {ran}/filter; cat\n'
+ODD = FILTER.replace("{name}", "odd")
 BROUGHT = {
-    "a monitor of the file system": {".git/config": "[core]\n\tfsmonitor = touch {ran}/monitor;\n"},
+    "a monitor of the file system": {"config": "[core]\n\tfsmonitor = touch {ran}/monitor;\n"},
     "a filter without a name": {
-        ".gitattributes": "file filter=\n",
-        ".git/config": FILTER.replace("{name}", ""),
+        "../.gitattributes": "file filter=\n",
+        "config": FILTER.replace("{name}", ""),
     },
     "a filter with dots": {
-        ".gitattributes": "file filter=a.b\n",
-        ".git/config": FILTER.replace("{name}", "a.b"),
+        "../.gitattributes": "file filter=a.b\n",
+        "config": FILTER.replace("{name}", "a.b"),
     },
-    "attributes that git does not track": {
-        ".git/info/attributes": "file filter=odd\n",
-        ".git/config": FILTER.replace("{name}", "odd"),
-    },
+    "attributes that git does not track": {"info/attributes": "file filter=odd\n", "config": ODD},
     "attributes of another file": {
-        ".git/odd": "file filter=odd\n",
-        ".git/config": f"[core]\n\tattributesFile = .git/odd\n{FILTER.replace('{name}', 'odd')}",
+        "odd": "file filter=odd\n",
+        "config": f"[core]\n\tattributesFile = .git/odd\n{ODD}",
     },
     "a filter that is a process": {
-        ".gitattributes": "file filter=odd\n",
-        ".git/config": '[filter "odd"]\n\tprocess = touch {ran}/filter\n',
+        "../.gitattributes": "file filter=odd\n",
+        "config": '[filter "odd"]\n\tprocess = touch {ran}/filter\n',
     },
     "settings of a worktree": {
-        ".gitattributes": "file filter=odd\n",
-        ".git/config": "[extensions]\n\tworktreeConfig = true\n",
-        ".git/config.worktree": FILTER.replace("{name}", "odd"),
+        "../.gitattributes": "file filter=odd\n",
+        "config": "[extensions]\n\tworktreeConfig = true\n",
+        "config.worktree": ODD,
     },
 }
 PROMISED = """[core]
@@ -247,15 +220,10 @@ FETCHED = {
 @pytest.mark.parametrize("settings", [*BROUGHT, *FETCHED])
 def test_no_setting_of_a_checkout_starts_a_program(tmp_path: Path, settings: str) -> None:
     checkout, ran = tmp_path / "checkout", tmp_path / "ran"
-    checkout.mkdir()
     ran.mkdir()
-    git(checkout, "init")
-    (checkout / "file").write_text("1")
-    git(checkout, "add", ".")
-    git(checkout, "commit", "--message", "first")
-    files = BROUGHT.get(settings) or {".git/config": PROMISED + FETCHED[settings]}
-    for name, text in files.items():
-        with (checkout / name).open("a") as file:
+    committed(checkout)
+    for name, text in (BROUGHT.get(settings) or {"config": PROMISED + FETCHED[settings]}).items():
+        with (checkout / ".git" / name).open("a") as file:
             file.write(text.replace("{ran}", str(ran)))
     if settings in FETCHED:  # what is missing is fetched from whoever has promised it
         tree = git(checkout, "rev-parse", "HEAD^{tree}")
@@ -274,36 +242,28 @@ def test_git_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.M
     os.mkfifo(tmp_path / "pipe")
     git(tmp_path, "config", "include.path", str(tmp_path / "pipe"))
     monkeypatch.setattr(provenance, "_GIT_SECONDS", 0.5)
-    hung = []
-    run = subprocess.run
-
-    def counted(*words: Any, **options: Any) -> Any:
-        hung.append(words)
-        return run(*words, **options)
-
+    counted = Mock(side_effect=subprocess.run)
     monkeypatch.setattr(subprocess, "run", counted)
     assert not [name for name in provenance_tags(tmp_path) if "git" in name]
-    assert len(hung) == 1
+    assert counted.call_count == 1
 
 
+@pytest.mark.parametrize(("told", "dirty"), [("0123abc-dirty", "true"), ("0123abc", "false")])
 def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, dirty: str
 ) -> None:
-    monkeypatch.setenv(SOURCE_COMMIT, "0123abc-dirty")
+    monkeypatch.setenv(SOURCE_COMMIT, told)
     tags = provenance_tags(tmp_path)
-    assert tags["mlflow.source.git.commit"] == "0123abc"
-    assert tags["carft.git.dirty"] == "true"
-    monkeypatch.setenv(SOURCE_COMMIT, "0123abc")
-    assert provenance_tags(tmp_path)["carft.git.dirty"] == "false"
+    assert (tags["mlflow.source.git.commit"], tags["carft.git.dirty"]) == ("0123abc", dirty)
 
 
 def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) -> None:
-    lock = Lock(tmp_path / "lock")
-    with pytest.raises(LockHeld, match=str(os.getpid())):
-        Lock(tmp_path / "lock")
+    lock = location.Lock(tmp_path / "lock")
+    with pytest.raises(location.LockHeld, match=str(os.getpid())):
+        location.Lock(tmp_path / "lock")
     lock.release()
     lock.release()
-    Lock(tmp_path / "lock").release()
+    location.Lock(tmp_path / "lock").release()
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
@@ -317,13 +277,13 @@ def test_a_lock_that_leads_elsewhere_writes_nothing_there(tmp_path: Path, kind: 
     else:
         lock.symlink_to(elsewhere)
     with pytest.raises(TrackingError, match=r"\.lock is .*: remove it, a lock is made anew"):
-        Lock(lock)
-    with pytest.raises(TrackingError, match=r"\.lock is .*"), waiting(lock):
+        location.Lock(lock)
+    with pytest.raises(TrackingError, match=r"\.lock is .*"), location.waiting(lock):
         pass
     text = elsewhere.read_text() if elsewhere.exists() else None
     assert text == ("a file of somebody's" if kind == "link" else None)
     lock.unlink()
-    Lock(lock).release()
+    location.Lock(lock).release()
 
 
 @pytest.mark.parametrize("content", ["a private key", "../id", "", "0" * 31, None])
@@ -334,38 +294,34 @@ def test_an_id_that_is_none_is_not_sent(tmp_path: Path, content: str | None) -> 
         file.symlink_to(tmp_path / "elsewhere")
     else:
         file.write_text(content)
-    for read in (home_id, read_home_id):
+    for read in (location.home_id, location.read_home_id):
         with pytest.raises(TrackingError, match=r"no id of a home|is a link") as refused:
             read(tmp_path)
         assert content is None or content == "" or content not in str(refused.value)
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EACCES, errno.EAGAIN])
 def test_a_file_system_without_locks_is_not_taken_for_another_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(number: int) -> None:
-        def lockf(*_: object) -> None:
-            raise OSError(number, os.strerror(number))
+    def lockf(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(fcntl, "lockf", lockf)
-
-    for number in (errno.ENOLCK, errno.ENOSYS):
-        refuse(number)
-        with pytest.raises(TrackingError, match=rf"{os.strerror(number)}.*--home"):
-            Lock(tmp_path / "lock")
-    for number in (errno.EACCES, errno.EAGAIN):
-        refuse(number)
-        with pytest.raises(LockHeld):
-            Lock(tmp_path / "lock")
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    is_held = number in (errno.EACCES, errno.EAGAIN)
+    said = None if is_held else rf"{os.strerror(number)}.*--home"
+    with pytest.raises(location.LockHeld if is_held else TrackingError, match=said) as raised:
+        location.Lock(tmp_path / "lock")
+    assert isinstance(raised.value, location.LockHeld) == is_held
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "gpfs", "ceph"])
 def test_what_is_not_there_yet_lies_on_the_nearest_mount_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     share = tmp_path / "share"
     share.mkdir()
-    mount(monkeypatch, share, kind)
-    assert network_file_system(share / "not" / "there") == kind
-    assert network_file_system(tmp_path / "share2") is None
-    assert network_file_system(tmp_path) is None
+    for kind in ("nfs4", "cifs", "fuse.sshfs", "lustre", "gpfs", "ceph"):
+        mount(monkeypatch, share, kind)
+        assert location.network_file_system(share / "not" / "there") == kind
+        for other in (tmp_path, tmp_path / "share2"):
+            assert location.network_file_system(other) is None

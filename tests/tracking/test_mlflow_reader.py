@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import shutil
-import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.cli import main
+from carft_sweep.sweeps.ledger.ledger import find_ledger
+from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.results.loading import load_comparison
+from carft_sweep.sweeps.results.records import comparison, load_part
+from carft_sweep.sweeps.results.report import publish
 from carft_sweep.tracking import mlflow_reader
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.mlflow_reader import MlflowReader
+from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import Server
+from tests.services.answering import Answer, Asked, answering
 from tests.sweeps.conftest import ToySweep, toy_in
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.subjects import all_runs
@@ -101,6 +109,28 @@ def test_without_a_name_the_sweeps_are_listed(told: tuple[ToySweep, str], compar
     assert (sweep["name"], sweep["home"], sweep["state"]) == ("toy", "mine", "done")
 
 
+def test_loaded_from_python_it_is_the_same_of_a_home_a_server_and_a_published_folder(
+    told: tuple[ToySweep, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, uri = told
+    ledger, runs = find_ledger(toy.home, "toy"), RunStore(toy.home.runs)
+    of_home = comparison(ledger, runs)
+    served = load_comparison("toy", tracking_uri=uri, experiment=EXPERIMENT)
+    assert to_json(served) == to_json(of_home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # which none of these needs
+    assert to_json(load_comparison("toy", home=toy.home.path)) == to_json(of_home)
+    publish(tmp_path / "toy", ledger, load_part(ledger, runs, with_fields=True))
+    found = load_comparison(tmp_path / "toy")
+    assert found.verdict == of_home.verdict
+    assert [row.arm.label for row in found.rows] == [row.arm.label for row in of_home.rows]
+    # One condition may stand alone, and a rule goes before the sweep's own.
+    alone = load_comparison("toy", home=toy.home.path, conditions="kl_weight>=0.3")
+    assert alone == load_comparison("toy", home=toy.home.path, conditions=["kl_weight>=0.3"])
+    spec = ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize"))
+    found = load_comparison("toy", home=toy.home.path, spec=spec)
+    assert found.rule.metric == "id/val/nll"
+
+
 @pytest.fixture
 def copied(told: tuple[ToySweep, str], tmp_path: Path) -> str:
     """A database of its own, to be spoilt, beside artifacts that are shared and only read."""
@@ -114,59 +144,63 @@ def sweep_run(uri: str) -> Run:
     return run
 
 
-def folder_of(run: Run) -> Path:
-    return Path(run.info.artifact_uri.removeprefix("file://"))
-
-
-def test_a_file_that_is_gone_from_the_store_is_named(copied: str, compare: Any) -> None:
-    file = folder_of(sweep_run(copied)) / COMPARISON_INPUT
-    aside = file.rename(file.with_suffix(".aside"))
+@contextmanager
+def replaced(uri: str, content: bytes | None) -> Iterator[Path]:
+    """The file that is compared is another one meanwhile, or gone."""
+    file = Path(sweep_run(uri).info.artifact_uri.removeprefix("file://")) / COMPARISON_INPUT
+    before = file.read_bytes()
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
     try:
-        said = compare("toy", *from_server(copied), expect=2)
+        yield file
     finally:
-        aside.rename(file)
-    assert f"toy@mine cannot be compared: it has no comparison_input.json at {file.parent}" in said
+        file.write_bytes(before)
 
 
-def test_a_sweep_that_runs_is_compared_as_of_the_last_end_of_a_run(
-    copied: str, compare: Any
+@pytest.mark.parametrize("content", [None, b"7", b"\xff"])
+def test_a_file_that_is_gone_or_none_of_ours_costs_no_traceback(
+    copied: str, compare: Any, content: bytes | None
 ) -> None:
+    with replaced(copied, content) as file:
+        said = compare("toy", *from_server(copied), expect=2)
+    assert "toy@mine cannot be compared: " in said
+    if content is None:
+        assert f"compared: it has no comparison_input.json at {file.parent}" in said
+
+
+def test_a_sweep_that_runs_is_compared_as_a_run_last_ended(copied: str, compare: Any) -> None:
     client, run_id = MlflowClient(copied), sweep_run(copied).info.run_id
     before = json.loads(compare("toy", "--json", *from_server(copied)))
     client.set_tag(run_id, "carft.state", "running")
     after = json.loads(compare("toy", "--json", *from_server(copied)))
-    said = "toy still runs: compared is what it sent when a run ended last"
-    assert said in after["warnings"]
+    assert "toy still runs: compared is what it sent when a run ended last" in after["warnings"]
     assert after["rows"] == before["rows"]
     client.set_tag(run_id, "carft.generation", "2")
     said = compare("toy", *from_server(copied), expect=2)
     assert "toy@mine cannot be compared: none of its runs has ended yet" in said
 
 
-@pytest.mark.parametrize("form", ["{place}", "file://{place}"])
-def test_no_file_but_those_beside_the_database_is_read(
-    copied: str, tmp_path: Path, form: str
-) -> None:
+def test_no_file_but_those_beside_the_database_is_read(copied: str, tmp_path: Path) -> None:
     """The row of a run in somebody else's database says where its files are."""
     private = tmp_path / "private"
     private.mkdir()
     (private / COMPARISON_INPUT).write_text("{}")
-    reader = MlflowReader(copied, EXPERIMENT)
-    with pytest.raises(TrackingError, match="is not beside the database"):
-        reader._text(form.format(place=private), COMPARISON_INPUT)
     link = Path(copied.removeprefix("sqlite:///")).parent / "mlartifacts" / tmp_path.name
     link.symlink_to(private)
-    with pytest.raises(TrackingError, match="is not beside the database"):
-        reader._text(form.format(place=link), COMPARISON_INPUT)
+    reader = MlflowReader(copied, EXPERIMENT)
+    for place in (private, link):
+        for uri in (f"{place}", f"file://{place}"):
+            with pytest.raises(TrackingError, match="is not beside the database"):
+                reader._text(uri, COMPARISON_INPUT)
 
 
-@pytest.mark.parametrize(
-    "place", ["http://127.0.0.1:9/x", "mlflow-artifacts://127.0.0.1:9/x", "file:///etc", "s3://a/b"]
-)
-def test_no_other_host_is_asked_than_the_server(server: Server, place: str) -> None:
+def test_no_other_host_is_asked_than_the_server(server: Server) -> None:
     reader = MlflowReader(server.address, "Default")
-    with pytest.raises(TrackingError, match="is not kept by the server itself"):
-        reader._text(place, COMPARISON_INPUT)
+    hosts = ("http://127.0.0.1:9/x", "mlflow-artifacts://127.0.0.1:9/x")
+    for place in (*hosts, "file:///etc", "s3://a/b"):
+        with pytest.raises(TrackingError, match="is not kept by the server itself"):
+            reader._text(place, COMPARISON_INPUT)
 
 
 def test_a_file_without_end_is_not_read(
@@ -183,92 +217,67 @@ def test_a_file_without_end_is_not_read(
         MlflowReader(server.address, name)._text(run.info.artifact_uri, COMPARISON_INPUT)
 
 
-@pytest.mark.parametrize("content", [b"7", b"\xff"])
-def test_a_file_that_is_none_costs_no_traceback(copied: str, compare: Any, content: bytes) -> None:
-    file = folder_of(sweep_run(copied)) / COMPARISON_INPUT
-    before = file.read_bytes()
-    file.write_bytes(content)
-    try:
-        assert "toy@mine cannot be compared: " in compare("toy", *from_server(copied), expect=2)
-    finally:
-        file.write_bytes(before)
-
-
-class Heard(http.server.BaseHTTPRequestHandler):
-    """A server that remembers who asked."""
-
-    credentials: ClassVar[list[str | None]] = []
-    status: ClassVar[int] = 401
-
-    def do_GET(self) -> None:
-        self.credentials.append(self.headers["Authorization"])
-        self.send_response(self.status)
-        self.end_headers()
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def other() -> Iterator[str]:
-    """The address of a server that is not the lab's."""
-    Heard.credentials.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Heard) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}"
-        listening.shutdown()
-
-
 @pytest.mark.parametrize(
-    "variables",
-    [
-        {"MLFLOW_TRACKING_TOKEN": "t0ken"},
-        {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "s3cret"},
-    ],
+    "secrets",
+    [{"TOKEN": "t0ken"}, {"USERNAME": "ada", "PASSWORD": "s3cret"}],
+    ids=["token", "user"],
 )
 def test_credentials_go_to_the_server_of_the_environment_alone(
-    other: str,
     compare: Any,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    variables: dict[str, str],
+    secrets: dict[str, str],
 ) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.lab.example")
-    said = compare("toy", "--tracking-uri", other, expect=2)
-    assert Heard.credentials != []
-    assert {*Heard.credentials} == {None}
-    assert "which are sent to the server in MLFLOW_TRACKING_URI alone" in said
-    assert not any(value in said + caplog.text for value in variables.values())
-    Heard.credentials.clear()
-    compare("toy", "--tracking-uri", other.replace("//", "//me:mine@"), expect=2)
-    assert {*Heard.credentials} == {"Basic bWU6bWluZQ=="}, "those of the address itself"
-    Heard.credentials.clear()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{other}/some/path")
-    compare("toy", "--tracking-uri", other, expect=2)
-    assert None not in Heard.credentials
+    sent: list[str | None] = []
+
+    def heard(asked: Asked) -> Answer:
+        sent.append(asked.headers.get("Authorization"))
+        return Answer(code=401)
+
+    def credentials(lab: str, uri: str) -> tuple[set[str | None], str]:
+        sent.clear()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", lab)
+        said = compare("toy", "--tracking-uri", uri, expect=2)
+        return {*sent}, said
+
+    for name, value in secrets.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    with answering(heard) as other:
+        lab = "https://mlflow.lab.example"
+        found, said = credentials(lab, other)
+        assert found == {None}
+        assert "which are sent to the server in MLFLOW_TRACKING_URI alone" in said
+        assert not any(value in said + caplog.text for value in secrets.values())
+        of_address = {"Basic bWU6bWluZQ=="}
+        assert credentials(lab, other.replace("//", "//me:mine@"))[0] == of_address
+        found, _ = credentials(f"{other}/some/path", other)
+        assert found - {None} == found != set()
 
 
 def test_what_is_not_there_is_said_with_what_is(
     told: tuple[ToySweep, str], new_database: NewDatabase, tmp_path: Path, compare: Any
 ) -> None:
-    uri = told[1]
+    toy, uri = told
     assert "unknown sweep 'toi'; did you mean 'toy'?" in compare("toi", *from_server(uri), expect=2)
     said = compare("toy", "--tracking-uri", uri, "--experiment", "raed", expect=2)
     assert "unknown experiment 'raed'; did you mean 'read'?" in said
-    missing = tmp_path / "no.db"
-    with pytest.raises(TrackingError, match=r"no MLflow database .*no\.db"):
-        MlflowReader(f"sqlite:///{missing}")
-    assert not missing.exists()
     empty = new_database()
     client = MlflowClient(empty)
     client.delete_experiment(client.create_experiment(EXPERIMENT))
-    with pytest.raises(TrackingError, match="restore"):
-        MlflowReader(empty, EXPERIMENT)
+    load, missing = load_comparison, f"sqlite:///{tmp_path / 'no.db'}"
+    served: dict[str, Any] = {"tracking_uri": uri, "experiment": EXPERIMENT}
+    asked: list[tuple[Callable[[], object], type[Exception], str]] = [
+        (lambda: load("toi", **served), TrackingError, r"'toi'; did you mean 'toy'"),
+        (lambda: load("toi", home=toy.home.path), RequestError, r"'toi' in .*; did you mean 'toy'"),
+        (lambda: load("toy", home=tmp_path), RequestError, "no sweep"),
+        (load_comparison, TypeError, "name of a sweep"),
+        (lambda: MlflowReader(missing), TrackingError, r"no MLflow database .*no\.db"),
+        (lambda: MlflowReader(empty, EXPERIMENT), TrackingError, "restore"),
+    ]
+    for ask, kind, message in asked:
+        with pytest.raises(kind, match=message):
+            ask()
+    assert [file.suffix for file in tmp_path.iterdir() if file.name != Path(empty).name] == []
 
 
 def test_sweeps_with_impossible_tags_and_times_are_listed(copied: str, compare: Any) -> None:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -33,13 +32,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "server.md").read_text()
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 SEARCH = "/api/2.0/mlflow/experiments/search"
-CLIENT = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_SERVER_CERT_PATH",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-)
+CLIENT = [f"MLFLOW_TRACKING_{it}" for it in ("URI", "SERVER_CERT_PATH", "USERNAME", "PASSWORD")]
 ADMIN, ADA, HERS, HIS = "admin", "ada", "a password of hers", "the administrator's own"
+AS_ADMIN = (ADMIN, HIS)
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx"),
@@ -66,10 +61,11 @@ def secure() -> int:
     return free_port()
 
 
-@contextmanager
-def serving(database: Path, secure: int, password: str) -> Iterator[str]:
-    """MLflow's server with users as the page starts it; yield its address."""
-    folder, port = database.parent, free_port()
+@pytest.fixture(scope="module")
+def team(migrated: Path, secure: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of MLflow's server with users on a home, as the page starts it."""
+    folder, port = tmp_path_factory.mktemp("team"), free_port()
+    shutil.copy(migrated, folder / "mlflow.db")
     (config,) = re.findall(r"^```ini\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     users = f"sqlite:///{folder / 'users.db'}"
     file = folder / "basic_auth.ini"
@@ -89,31 +85,14 @@ def serving(database: Path, secure: int, password: str) -> Iterator[str]:
 
     environ = environment(
         MLFLOW_AUTH_CONFIG_PATH=str(file),
-        MLFLOW_AUTH_ADMIN_PASSWORD=password,
+        MLFLOW_AUTH_ADMIN_PASSWORD=HIS,
         MLFLOW_FLASK_SERVER_SECRET_KEY="of no use elsewhere",
-        MLFLOW_BACKEND_STORE_URI=f"sqlite:///{database}",
+        MLFLOW_BACKEND_STORE_URI=f"sqlite:///{folder / 'mlflow.db'}",
         MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
     )
     process = start(command, folder / "mlflow.log", is_up, environ=environ, folder=folder)
-    try:
-        yield address
-    finally:
-        end(process)
-
-
-@pytest.fixture(scope="module")
-def team(migrated: Path, secure: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server on a home."""
-    database = tmp_path_factory.mktemp("team") / "mlflow.db"
-    shutil.copy(migrated, database)
-    with serving(database, secure, HIS) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def password() -> str:
-    """The administrator's."""
-    return HIS
+    yield address
+    end(process)
 
 
 class Proxy:
@@ -172,9 +151,9 @@ def proxy(team: str, secure: int, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def client(proxy: Proxy, password: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def client(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """MLflow's client behind the proxy, as the administrator, from the environment."""
-    known = (proxy.address, str(proxy.certificate), ADMIN, password)
+    known = (proxy.address, str(proxy.certificate), ADMIN, HIS)
     for name, value in zip(CLIENT, known, strict=True):
         monkeypatch.setenv(name, value)
     return MlflowClient(proxy.address)
@@ -205,48 +184,44 @@ def test_what_is_told_and_kept_goes_through_whole_and_touches_no_other_disk(
     assert "buffered to a temporary file" not in proxy.log.read_text()
 
 
-def test_strangers_are_refused(proxy: Proxy, team: str, password: str) -> None:
-    assert status(proxy, auth=(ADMIN, password)) == 200
-    assert status(proxy) == 401
-    assert status(proxy, auth=(ADMIN, "a wrong password")) == 401
+def test_strangers_are_refused(proxy: Proxy, team: str) -> None:
+    assert status(proxy, auth=AS_ADMIN) == 200
+    assert status(proxy) == status(proxy, auth=(ADMIN, "a wrong password")) == 401
     origin = f"https://{NAME}:{proxy.secure}"
     for page, answer in {origin: 200, f"https://{FOREIGN}": 403}.items():
-        told = {"auth": (ADMIN, password), "headers": {"Origin": page}, "json": {"max_results": 1}}
+        told = {"auth": AS_ADMIN, "headers": {"Origin": page}, "json": {"max_results": 1}}
         assert status(proxy, SEARCH, method="POST", **told) == answer
     foreign = {"Host": FOREIGN}
     with pytest.raises(requests.ConnectionError):  # nginx hangs up
-        status(proxy, headers=foreign, auth=(ADMIN, password))
-    straight = requests.get(
-        f"{team}{EXPERIMENT}", headers=foreign, auth=(ADMIN, password), timeout=10
-    )
+        status(proxy, headers=foreign, auth=AS_ADMIN)
+    straight = requests.get(f"{team}{EXPERIMENT}", headers=foreign, auth=AS_ADMIN, timeout=10)
     assert (straight.status_code, straight.text[:19]) == (403, "Invalid Host header")
     plain = requests.get(f"http://{NAME}:{proxy.plain}/x?y=1", allow_redirects=False, timeout=10)
     assert (plain.status_code, plain.headers["Location"]) == (301, f"{origin}/x?y=1")
 
 
 def test_what_runs_do_not_need_is_closed_to_the_administrator_too(
-    proxy: Proxy, team: str, password: str, routes: frozenset[Route]
+    proxy: Proxy, team: str, routes: frozenset[Route]
 ) -> None:
     paths = closed_paths(routes)
-    pair = base64.b64encode(f"{ADMIN}:{password}".encode()).decode()
+    pair = base64.b64encode(f"{ADMIN}:{HIS}".encode()).decode()
     statuses = answers(team, paths, {"Authorization": f"Basic {pair}"})
     assert {route: status for route, status in statuses.items() if status != 404} == {}
     for path in sorted(path.replace("{}", "x") for path in paths if "/assistant/" in path):
         for method in METHODS:
-            assert status(proxy, path, method=method, auth=(ADMIN, password)) == 404, path
+            assert status(proxy, path, method=method, auth=AS_ADMIN) == 404, path
             assert status(proxy, path, method=method) == 404, path
 
 
 def test_a_user_reads_all_and_writes_where_she_is_let(
     client: MlflowClient,
     proxy: Proxy,
-    password: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def as_admin(path: str, **body: str) -> None:
-        told = {"method": "POST", "auth": (ADMIN, password), "json": body}
+        told = {"method": "POST", "auth": AS_ADMIN, "json": body}
         assert status(proxy, path, **told) == 200
 
     as_admin("/api/2.0/mlflow/users/create", username=ADA, password=HERS)
@@ -290,21 +265,17 @@ def test_a_certificate_that_nobody_knows_is_said_with_its_variable(
         get(proxy.address, "/health")
 
 
-def look(secure: int, password: str) -> list[str]:
-    """Open the page of the experiments as the administrator; what the browser was refused."""
+@pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
+def test_a_browser_shows_the_pages_behind_it(proxy: Proxy) -> None:
+    place = f"{NAME}:{proxy.secure}"
     switches = (f"host-resolver-rules=MAP {NAME} 127.0.0.1", "ignore-certificate-errors")
     with browser(*switches) as driver:
         driver.implicitly_wait(30)
         # As somebody who types it; a page whose own address has a password may fetch nothing.
-        driver.get(f"https://{ADMIN}:{quote(password)}@{NAME}:{secure}/version")
-        show(driver, f"https://{NAME}:{secure}/#/experiments", width=1200)
+        driver.get(f"https://{ADMIN}:{quote(HIS)}@{place}/version")
+        show(driver, f"https://{place}/#/experiments", width=1200)
         driver.find_element("link text", "Default")
         errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     closed = ("/mlflow/assistant/", "/ui-telemetry", "/favicon.ico")  # pages do without
     messages = [entry["message"] for entry in errors if NAME in entry["message"]]
-    return [message for message in messages if not any(part in message for part in closed)]
-
-
-@pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
-def test_a_browser_shows_the_pages_behind_it(proxy: Proxy, password: str) -> None:
-    assert look(proxy.secure, password) == []
+    assert not [message for message in messages if not any(part in message for part in closed)]

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,49 +18,27 @@ from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
 from carft_sweep.tracking.store.base import RunKey, RunStart
 from carft_sweep.tracking.store.mlflow_store import MlflowStore
 from carft_sweep.tracking.ui_server import Server, _free_port, serve
-from tests.tracking.conftest import NewDatabase
+from tests.tracking.conftest import group_is_gone
+from tests.tracking.made_up import known
 
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.xdist_group("ui")
 
 
-def group_is_gone(leader: int) -> bool:
-    for _ in range(50):
-        try:
-            os.killpg(leader, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def test_it_shows_runs_and_artifacts_of_a_home_and_ends_with_its_children(
-    new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    uri, artifacts = new_database(), tmp_path / "mlartifacts"
-    store = MlflowStore(uri, "home", artifacts)
+def test_it_shows_a_homes_runs_and_files(server: Server, server_home: Path, tmp_path: Path) -> None:
+    """That it ends with its children: the fixture."""
+    store = MlflowStore(f"sqlite:///{server_home}/mlflow.db", "home", server_home / "artifacts")
     key = RunKey("kl_weight")
     store.start_run(RunStart(key, "kl_weight", 1))
     file = tmp_path / "config.json"
     file.write_text('{"here": true}')
     store.log_artifact(key, file)
-
-    server = serve(uri, artifacts, port=0)
-    assert server.process is not None
-    try:
-        run_id = MlflowStore(server.address, "home").run_id(key)
-        assert run_id == store.run_id(key)
-        shown = f"{server.address}/get-artifact?path=config.json&run_uuid={run_id}"
-        with urllib.request.urlopen(shown, timeout=10) as answer:
-            assert answer.read() == b'{"here": true}'
-        with urllib.request.urlopen(server.address, timeout=10) as answer:
-            assert b"MLflow" in answer.read()
-    finally:
-        server.stop()
-    server.stop()
-    assert group_is_gone(server.process.pid)
+    run_id = MlflowStore(server.address, "home").run_id(key)
+    assert run_id == store.run_id(key)
+    shown = f"{server.address}/get-artifact?path=config.json&run_uuid={run_id}"
+    assert requests.get(shown, timeout=10).content == b'{"here": true}'
+    assert "MLflow" in requests.get(server.address, timeout=10).text
 
 
 STAND_IN = """
@@ -93,20 +70,16 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("when", ["at once", "while it waits"])
-def test_the_command_takes_its_server_with_it(
-    stand_in: str, number: signal.Signals, when: str
-) -> None:
+def test_the_command_ends_its_server_too(stand_in: str, number: signal.Signals, when: str) -> None:
     code = (
         "import sys; from carft_sweep.tracking.ui_server import serve\n"
         "server = serve(sys.argv[1], None, port=0)\n"
         "print(server.process.pid, flush=True)\n"
         "server.wait()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, stand_in], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as command:
-        assert command.stdout is not None
-        leader = int(command.stdout.readline())
+    started = [sys.executable, "-c", code, stand_in]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as command:
+        leader = int(known(command.stdout).readline())
         if when == "while it waits":
             time.sleep(0.3)
         command.send_signal(number)
@@ -127,19 +100,15 @@ def test_what_it_makes_is_its_owners_alone_unless_the_home_is_shared(
     assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == mode
 
 
-def test_a_proxy_is_not_asked_for_the_server_on_this_machine(
+def test_no_proxy_is_asked_for_the_server_on_this_machine_and_sigterm_is_given_back(
     stand_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    serve(stand_in, None, port=0, start_seconds=20).stop()
-
-
-def test_stopping_gives_sigterm_back(stand_in: str) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        server = serve(stand_in, None, port=0)
+        server = serve(stand_in, None, port=0, start_seconds=20)
         meanwhile = signal.getsignal(signal.SIGTERM)
         server.stop()
         assert meanwhile is not signal.SIG_IGN
@@ -148,31 +117,22 @@ def test_stopping_gives_sigterm_back(stand_in: str) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_server_of_somebody_else_is_only_named_without_its_password() -> None:
+def test_a_server_of_somebody_else_is_only_named_and_a_taken_port_is_said(stand_in: str) -> None:
     server = serve("https://ada:secret@lab.example.org/mlflow", None)
     assert (server.address, server.process) == ("https://lab.example.org/mlflow", None)
     server.stop()
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with pytest.raises(TrackingError, match=rf"port {port} is taken on 127\.0\."):
+            serve(stand_in, None, port=port)
 
 
-def test_a_port_that_is_taken_is_said(stand_in: str) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as busy,
-        pytest.raises(TrackingError, match=rf"port {busy.getsockname()[1]} is taken on 127\.0\."),
-    ):
-        serve(stand_in, None, port=busy.getsockname()[1])
-
-
-def test_a_server_that_ends_at_once_says_why(
+def test_a_server_that_ends_at_once_says_why_and_one_that_says_nothing_is_ended(
     stand_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "fail")
     with pytest.raises(TrackingError, match=r"ended at once:\nValueError: the reason why$"):
         serve(stand_in, None, port=0)
-
-
-def test_a_server_that_does_not_answer_in_time_is_ended(
-    stand_in: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setenv("STAND_IN", "mute")
     port = _free_port(0)
     with pytest.raises(ServiceUnreachable, match="does not answer after 1 s"):
@@ -180,28 +140,15 @@ def test_a_server_that_does_not_answer_in_time_is_ended(
     assert _free_port(port) == port
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
+def test_it_answers_to_this_machines_names_alone(server: Server) -> None:
+    for host, status in (
         ("localhost:8080", 200),  # the end of a tunnel
         ("127.0.0.1", 200),
         ("mlflow.lab.example", 403),
         ("192.168.0.1", 403),  # which MLflow lets in by itself
-    ],
-)
-def test_it_answers_to_this_machines_names_alone(server: Server, host: str, status: int) -> None:
-    answer = requests.get(server.address, headers={"Host": host}, timeout=10)
-    assert answer.status_code == status
-
-
-def allowed(address: str, origin: str, host: str = "") -> str | None:
-    """Ask for experiments as a page of `origin` does; whom the answer lets read it."""
-    path = "/ajax-api/2.0/mlflow/experiments/search?max_results=1"
-    headers = {"Origin": origin} | ({"Host": host} if host else {})
-    answer = requests.get(f"{address}{path}", headers=headers, timeout=10)
-    named: str | None = answer.headers.get("Access-Control-Allow-Origin")
-    assert answer.status_code == (403 if named is None else 200)
-    return named
+    ):
+        answer = requests.get(server.address, headers={"Host": host}, timeout=10)
+        assert answer.status_code == status, host
 
 
 HOSTILE_PAGES = (
@@ -213,5 +160,9 @@ HOSTILE_PAGES = (
 
 
 def test_a_page_of_another_host_cannot_read_what_it_answers(server: Server) -> None:
+    asked = f"{server.address}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
+    assert requests.get(asked, timeout=10).status_code == 200
     for origin in HOSTILE_PAGES:
-        assert allowed(server.address, origin) is None, origin
+        answer = requests.get(asked, headers={"Origin": origin}, timeout=10)
+        assert answer.status_code == 403, origin
+        assert "Access-Control-Allow-Origin" not in answer.headers, origin
