@@ -32,8 +32,8 @@ def numbers(prefix: str, row: Row | None) -> Iterator[tuple[str, str]]:
 
 def claim(label: str, comparison: Comparison, reference: str) -> Iterator[tuple[str, str]]:
     """Yield the gain of the candidate's curve over the reference's in points, by column."""
-    verdicts = {verdict.pair.candidate.label: verdict for verdict in comparison.curve_verdicts}
-    verdict = verdicts.get(label)
+    verdicts = comparison.curve_verdicts
+    verdict = next((item for item in verdicts if item.pair.candidate.label == label), None)
     ends = None if verdict is None else verdict.interval
     difference = None if verdict is None else verdict.pair.difference
     yield f"over_{reference}", "" if difference is None else f"{100 * difference:+.2f}"

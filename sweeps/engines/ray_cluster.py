@@ -199,7 +199,7 @@ class Cluster:
                 if address is None:
                     self._start()
                 else:
-                    _connect(address)
+                    self._watch_head(_connect(address))
         except BaseException:
             self.close()
             raise
@@ -221,6 +221,11 @@ class Cluster:
     def close(self) -> None:
         """Disconnect from Ray; end Ray if this process has started it."""
         self._end.close()
+
+    def _watch_head(self, address: str) -> None:
+        is_closed = threading.Event()
+        self._end.callback(is_closed.set)
+        threading.Thread(target=_watch, args=(address, is_closed), daemon=True).start()
 
     def _start(self) -> None:
         self._end.enter_context(own_token())
@@ -273,7 +278,8 @@ def _make_scratch() -> Path:
         ) from None
 
 
-def _connect(address: str) -> None:
+def _connect(address: str) -> str:
+    """Connect to a cluster, and return its head's HOST:PORT. Raises as `Cluster` does."""
     if address.startswith("ray://"):
         raise RequestError(
             f"{address}: the driver takes part in the cluster and cannot be a Ray client; start it "
@@ -301,8 +307,8 @@ def _connect(address: str) -> None:
         ) from None
     except (RuntimeError, ValueError) as error:  # another version of Ray or Python, a bad address
         raise RequestError(f"the Ray cluster at {address} cannot be used: {error}") from None
-    gcs = ray.get_runtime_context().gcs_address
-    threading.Thread(target=_watch, args=(gcs,), daemon=True).start()
+    head: str = ray.get_runtime_context().gcs_address
+    return head
 
 
 def _knock(address: str, timeout: float) -> None:
@@ -311,11 +317,11 @@ def _knock(address: str, timeout: float) -> None:
     socket.create_connection((host, int(port)), timeout).close()
 
 
-def _watch(address: str) -> None:
+def _watch(address: str, is_closed: threading.Event) -> None:
     """End this process with a message once the head has been away for LOST_SECONDS. Nothing could
     be closed: calls of Ray do not return without a head."""
     answered = time.monotonic()
-    while ray.is_initialized():
+    while not is_closed.wait(WATCH_SECONDS):
         try:
             _knock(address, WATCH_SECONDS)
             answered = time.monotonic()
@@ -327,7 +333,6 @@ def _watch(address: str) -> None:
                 )
                 sys.stderr.flush()
                 os._exit(4)  # the command line's code for a service that does not answer
-        time.sleep(WATCH_SECONDS)
 
 
 def _options(path: str) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_089,
-    ("sweeps",): 19_604,
+    ("sweeps",): 19_609,
     ("tracking",): 11_502,
-    ("tests",): 52_346,
-    ("benchmarks", "tools"): 6_611,
+    ("tests",): 52_359,
+    ("benchmarks", "tools"): 6_610,
 }
 """Of Python, blank ones too."""
 WORDS, PAGES = 36_000, 36

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -517,12 +518,24 @@ def test_a_driver_ends_when_its_head_is_gone(
     def leave(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.1)
     monkeypatch.setattr(ray_cluster, "LOST_SECONDS", 0.3)
     monkeypatch.setattr(os, "_exit", leave)
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(SystemExit) as left:
-        ray_cluster._watch(address)
+        ray_cluster._watch(address, threading.Event())
     assert left.value.code == UNREACHABLE
     assert f"the Ray head at {address} is gone" in capsys.readouterr().err
+
+
+def test_the_head_of_a_cluster_that_was_closed_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a notebook that went on with another Ray would be ended for the first one's."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.1)
+    monkeypatch.setattr(ray_cluster, "_connect", lambda address: address)
+    before = set(threading.enumerate())
+    cluster = Cluster("127.0.0.1:1")
+    (watch,) = set(threading.enumerate()) - before
+    cluster.close()
+    watch.join(10)
+    assert not watch.is_alive()
