@@ -15,7 +15,7 @@ import torch
 import yaml
 from pydantic import Field, ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.config.fields import Section, explained
@@ -25,6 +25,7 @@ from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT, ICON_TEM
 from carft_sweep.carft_core.data.listing import is_text
 from carft_sweep.carft_core.errors import InvalidConfig, Problem, RequestError, dotted, unknown
 from carft_sweep.carft_core.files import path_or_none, read_regular, user_cache, write_cache
+from carft_sweep.carft_core.models.classifier import linear_head
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.weights import read_tensor
 from carft_sweep.carft_core.training.numerics import arithmetic
@@ -282,6 +283,11 @@ def class_weights(w_raw: Tensor) -> Tensor:
     open_clip's build_zero_shot_classifier, transposed. The mean is taken in float64, so that it
     does not depend on the order of the templates."""
     return F.normalize(w_raw.mean(dim=0, dtype=torch.float64), dim=-1).to(w_raw.dtype)
+
+
+def zero_shot_head(scale: float | Tensor, w_raw: Tensor) -> nn.Linear:
+    """Return the zero-shot head: its weight [C, d] is CLIP's logit scale times `class_weights`."""
+    return linear_head(scale * class_weights(w_raw))
 
 
 def context_weights(w_raw: Tensor) -> Tensor:

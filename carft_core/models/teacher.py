@@ -22,13 +22,14 @@ from carft_sweep.carft_core.data import Split, Transform
 from carft_sweep.carft_core.data.bank import Bank
 from carft_sweep.carft_core.data.loader import BatchRange, BatchSource, EpochPlan, Loader, RankPlan
 from carft_sweep.carft_core.files import digest_of, user_cache, write_cache
-from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier, linear_head
+from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import (
     TemplateSet,
     class_weights,
     context_weights,
     text_features,
+    zero_shot_head,
 )
 from carft_sweep.carft_core.models.weights import read_tensor
 from carft_sweep.carft_core.training.numerics import (
@@ -280,8 +281,7 @@ def open_teacher(
     same = contexts.templates == classes.templates
     of_contexts = w_raw if same else text_features(clip, contexts, class_names, device=device)
     w_ctx = context_weights(of_contexts)
-    w_cls = class_weights(w_raw)
-    visual, head = copy.deepcopy(clip.image_tower), linear_head(clip.logit_scale * w_cls)
+    visual, head = copy.deepcopy(clip.image_tower), zero_shot_head(clip.logit_scale, w_raw)
     classifier = on_device(ImageClassifier(visual, head), device)
     return Teacher(
         clip=clip,
@@ -292,7 +292,7 @@ def open_teacher(
         classes=classes,
         contexts=contexts,
         w_raw=w_raw,
-        w_cls=w_cls.to(device),
+        w_cls=class_weights(w_raw).to(device),
         w_ctx=w_ctx.to(device),
         classifier=classifier.requires_grad_(False).eval(),
         device=device,
