@@ -88,7 +88,7 @@ def final_weight(config: Mapping[str, Any], seed: int) -> float:
 
 
 def labels_of(config: Mapping[str, Any]) -> list[str]:
-    """List the models that are measured of a run, as `runs.folder.models_of` names them."""
+    """List the models that are measured of a run, as `runs.models.models_of` names them."""
     alphas = [alpha for merge in config["merges"] for alpha in merge["alphas"]]
     return [UNMERGED, *(f"wise_ft@{alpha:g}" for alpha in alphas)]
 
@@ -171,7 +171,7 @@ def simulate_training() -> None:
 
     The planner, the ledger, the worker processes and the projections are the real ones.
     """
-    import carft_sweep.carft_core.runs.folder
+    import carft_sweep.carft_core.runs.evaluations
     import carft_sweep.sweeps.engines.factory
     import carft_sweep.sweeps.engines.ray_tune
 
@@ -179,7 +179,7 @@ def simulate_training() -> None:
         del config
         return evaluation_digest(digest, UNMERGED if model is None else model[1].label)
 
-    carft_sweep.carft_core.runs.folder.evaluation_digest = digest_of  # type: ignore[assignment, attr-defined]
+    carft_sweep.carft_core.runs.evaluations.evaluation_digest = digest_of  # type: ignore[assignment, attr-defined]
     engines, ray_engines = carft_sweep.sweeps.engines.factory, carft_sweep.sweeps.engines.ray_tune
     for module, name in (
         (engines, "LocalEngine"),

@@ -28,14 +28,8 @@ from carft_sweep.carft_core.models.source import (
     find_model,
 )
 from carft_sweep.carft_core.requirements import installed_version
-from carft_sweep.carft_core.runs.folder import (
-    UNMERGED,
-    RunFolder,
-    load_classifier,
-    merged,
-    models_of,
-    save_weights,
-)
+from carft_sweep.carft_core.runs.folder import RunFolder, save_weights
+from carft_sweep.carft_core.runs.models import UNMERGED, load_classifier, merged, models_of
 from carft_sweep.carft_core.runs.result import Evaluation
 from carft_sweep.carft_core.training.numerics import resolve_device
 from carft_sweep.carft_core.training.setup import RunSetup, open_setup

@@ -1,4 +1,4 @@
-"""A run on disk: its folder, the measuring of its models, and what is read back of them."""
+"""A run on disk: the files of its folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from carft_sweep.carft_core.algorithms import Soup, blame_own_code
-from carft_sweep.carft_core.algorithms.base import Loaded
-from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
+from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.evaluation.measure import measure
 from carft_sweep.carft_core.files import (
     check_archive,
     check_regular,
@@ -30,43 +27,14 @@ from carft_sweep.carft_core.files import (
     write_atomically,
     write_json,
 )
-from carft_sweep.carft_core.merges import Model
-from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.requirements import refuse_outdated
-from carft_sweep.carft_core.runs.facts import facts_of
-from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest, present
-from carft_sweep.carft_core.runs.result import Claim, Evaluation, History, Trained
-from carft_sweep.carft_core.training.ranks import current_ranks
-from carft_sweep.carft_core.training.setup import RunSetup, open_setup
-
-UNMERGED = "unmerged"
-"""The label of the run's own model."""
+from carft_sweep.carft_core.runs.identity import Identity
+from carft_sweep.carft_core.runs.result import Claim, History, Trained
 
 DAMAGED = "%s is damaged (%s); the run begins again"
 """The log message on a damaged checkpoint; it takes the file and the reason."""
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a run. Metric names are those of docs/metrics.md; top-1 is in [0, 1]."""
-
-    digest: str
-    seed: int | None
-    metrics: Mapping[str, float]
-    """By metric name, of the run's own (unmerged) model."""
-    merges: Mapping[str, Mapping[str, Any]]
-    """By label (`wise_ft@0.5`): `step`, `values` and `metrics`."""
-    warnings: Sequence[str]
-    seconds: float
-    """How long training took, without evaluation."""
-    facts: Mapping[str, Any]
-    """What a fair comparison must share: model, data, transform, budget, contexts."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the result as plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -229,173 +197,3 @@ def load_weights(path: Path, *, follow: bool = False) -> dict[str, Tensor]:
         return load_file(str(path))
     except SafetensorError as error:
         raise RequestError(f"{path} is not a safetensors file: {error}") from None
-
-
-def models_of(config: TrialConfig) -> dict[str, Model]:
-    """Return a run's models by label: its own, then each point of each merge. The zero-shot model
-    has no merges, since these would be the zero-shot model again."""
-    models: dict[str, Model] = {UNMERGED: None}
-    algorithm = config.algorithm
-    if algorithm.trains or not algorithm.starts_at_zero_shot:
-        for merge in config.merges:
-            models |= {point.label: (merge, point) for point in merge.points()}
-    return models
-
-
-def load_classifier(folder: RunFolder, config: TrialConfig, setup: RunSetup) -> Classifier:
-    """Return the classifier that the run trained, on the device. Raises RequestError when the
-    weights were deleted, or are not of this model."""
-    algorithm, teacher = config.algorithm, setup.teacher
-    if not algorithm.trains and algorithm.starts_at_zero_shot:
-        return teacher.classifier
-    if isinstance(algorithm, Soup):
-        return algorithm.combine(teacher, _members(folder, config, algorithm, setup))
-    model = algorithm.build(teacher)
-    if algorithm.trains:
-        file = folder.weights(config.keep.result)
-        if not file.exists():
-            raise RequestError(
-                f"the weights of the run in {folder.path} are not kept (keep.weights: false); "
-                "train it again with keep.weights: true"
-            )
-        try:
-            model.load_state_dict(load_weights(file))
-        except RuntimeError as error:
-            raise RequestError(f"{file} does not fit {algorithm.name}: {error}") from None
-    return algorithm.classifier(model.to(teacher.device), teacher)
-
-
-def _members(
-    folder: RunFolder, config: TrialConfig, soup: Soup, setup: RunSetup
-) -> Sequence[Classifier]:
-    """Return the classifiers of a soup's runs, of the epoch that the soup's `keep.result` names,
-    each loaded when it is taken.
-
-    Raises RequestError for a run that is missing or not trained, and for one of another model,
-    other classes, or other data, which may have trained on the soup's validation images.
-    """
-    if not soup.members:
-        raise RequestError(f"algorithm.members: which runs is {soup.name} made of?")
-    own = folder.claimed()["identity"]
-    members: list[tuple[RunFolder, TrialConfig]] = []
-    for digest in soup.members:
-        member, where = folder.member(digest), f"algorithm.members: run {digest[:12]}"
-        claimed = read_json(member.path / "config.json", Claim)
-        if claimed is None:
-            raise RequestError(f"{where} is not in this home ({member.path.parent})")
-        for part, name in (("model", "model"), ("classes", "prompts.classes"), ("data", "data")):
-            if claimed["identity"][part] != own[part]:
-                raise RequestError(f"{where} differs from the {soup.name} in {name}")
-        if member.trained() is None:
-            raise RequestError(f"{where} is not trained to its end")
-        its_config = trial_config(claimed["config"]).for_seed(claimed["seed"])
-        its_config = its_config.model_copy(update={"keep": config.keep})
-        members.append((member, its_config))
-    return Loaded(lambda number: load_classifier(*members[number], setup), len(members))
-
-
-def merged(model: Model, tuned: Classifier, setup: RunSetup) -> Classifier:
-    """Return the classifier of a run's `model`: `tuned`, the run's own, or one merged from it."""
-    if model is None:
-        return tuned
-    merge, point = model
-    return merge.model(point, setup.teacher, tuned)
-
-
-def finish(workdir: Path, config: TrialConfig, seed: int) -> RunResult:
-    """Evaluate a trained run on every split, unmerged and at every point of its merges; return the
-    result. Existing evaluations are not repeated. Raises RequestError when the folder holds no
-    trained run."""
-    world = current_ranks()
-    config, folder = config.for_seed(seed), RunFolder(workdir, writes=world.is_main)
-    # Decided by rank 0, once it has written what training left.
-    missing = world.agree(_missing(folder, config) if world.is_main else {})
-    if missing:
-        if not folder.is_trained(config):
-            raise RequestError(f"{workdir} is not trained to its end; train it first")
-        with blame_own_code(config.algorithm):
-            _evaluate(folder, config, missing)
-    world.agree(True)  # the files are there
-    if not config.keep.weights and folder.writes:
-        for kind in ("last", "best_val"):
-            folder.weights(kind).unlink(missing_ok=True)
-    return read_result(workdir, config)
-
-
-def is_complete(workdir: Path, config: TrialConfig) -> bool:
-    """Return whether a run has its `config.json`, is trained, and all models of `config`
-    measured."""
-    folder = RunFolder(workdir)
-    is_trained = (workdir / "config.json").exists() and folder.trained() is not None
-    return is_trained and not _missing(folder, config)
-
-
-def read_result(workdir: Path, config: TrialConfig) -> RunResult:
-    """Return the result of a complete run, for the merges that `config` requests. Raises
-    RequestError when an evaluation is missing."""
-    folder = RunFolder(workdir)
-    claimed = folder.claimed()
-    evaluations: dict[str, dict[str, Any]] = {}
-    for label in models_of(config):
-        evaluation = read_json(folder.metrics(label), Evaluation)
-        if evaluation is None:
-            raise RequestError(f"{workdir} has no evaluation of {label}")
-        evaluations[label] = evaluation
-    own = evaluations.pop(UNMERGED)
-    trained = folder.trained() or {}
-    warnings = config.algorithm.warnings([item["metrics"] for item in folder.history()])
-    return RunResult(
-        digest=claimed["digest"],
-        seed=claimed["seed"] if config.algorithm.trains else None,
-        metrics=own["metrics"],
-        merges={
-            label: {key: item[key] for key in ("step", "values", "metrics")}
-            for label, item in evaluations.items()
-        },
-        warnings=[*warnings, *trained.get("warnings", ())],
-        seconds=trained.get("seconds", 0.0),
-        facts=own["facts"],
-    )
-
-
-def _missing(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
-    """Return, by label, the digest of each requested evaluation that the folder does not have."""
-    claimed = folder.claimed()
-    config, missing = config.for_seed(claimed["seed"]), dict[str, str]()
-    for label, model in models_of(config).items():
-        digest = evaluation_digest(claimed["digest"], model, config)
-        evaluation = read_json(folder.metrics(label), Evaluation)
-        if evaluation is None or evaluation["digest"] != digest:
-            missing[label] = digest
-    return missing
-
-
-def _evaluate(folder: RunFolder, config: TrialConfig, digests: Mapping[str, str]) -> None:
-    """Measure the models of a run that `digests` names by label; write each with its digest."""
-    models = {label: model for label, model in models_of(config).items() if label in digests}
-    setup = open_setup(config)
-    tuned = load_classifier(folder, config, setup)
-    files = {label: folder.predictions(label) for label in models if folder.writes}
-    for left in folder.path.glob("evaluations/*/.predictions.parquet.*") if folder.writes else ():
-        left.unlink(missing_ok=True)  # by a process that was killed while it measured
-    classifiers = {
-        label: functools.partial(merged, model, tuned, setup) for label, model in models.items()
-    }
-    with setup.teacher.loader:
-        measured = measure(classifiers, setup, config, files if config.keep.predictions else {})
-    if not folder.writes:
-        return
-    facts = facts_of(config, setup)
-    for label, metrics in measured.items():
-        merge, point = models[label] or (None, None)
-        write_json(
-            folder.metrics(label),
-            {
-                "digest": digests[label],
-                "label": label,
-                "step": 0 if point is None else point.step,
-                "values": {} if point is None else dict(point.values),
-                "metrics": metrics,
-                "facts": facts if merge is None else facts | present(merge_mark=merge.mark),
-            },
-        )

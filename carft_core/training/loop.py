@@ -31,7 +31,8 @@ from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import on_device, to_views
-from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder, RunResult, finish, is_complete
+from carft_sweep.carft_core.runs.evaluations import RunResult, finish, is_complete
+from carft_sweep.carft_core.runs.folder import DAMAGED, RunFolder
 from carft_sweep.carft_core.runs.identity import check_ranks, identify
 from carft_sweep.carft_core.runs.result import Decision, EpochReport
 from carft_sweep.carft_core.training.compilation import compile_towers, eager_unless

@@ -16,7 +16,7 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.files import read_json
 from carft_sweep.carft_core.models.source import find_model
-from carft_sweep.carft_core.runs.folder import is_complete
+from carft_sweep.carft_core.runs.evaluations import is_complete
 from carft_sweep.carft_core.runs.result import Claim, Trained
 from carft_sweep.carft_core.training.optim import schedule_of
 from carft_sweep.sweeps.engines.resources import Hardware

@@ -11,8 +11,8 @@ from typing import Any
 from carft_sweep.carft_core.algorithms import Soup
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FamilyData, open_data
-from carft_sweep.carft_core.runs.folder import models_of
 from carft_sweep.carft_core.runs.identity import Identity, identify
+from carft_sweep.carft_core.runs.models import models_of
 from carft_sweep.carft_core.training.setup import other_data
 from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.ledger.runs import NO_SEED

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from carft_sweep.carft_core.config.trial import trial_config
-from carft_sweep.carft_core.runs.folder import is_complete
+from carft_sweep.carft_core.runs.evaluations import is_complete
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim, Limits

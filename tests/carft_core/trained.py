@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.runs.folder import RunFolder, RunResult, load_weights
+from carft_sweep.carft_core.runs.evaluations import RunResult
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.result import Decision, EpochReport
 from carft_sweep.carft_core.training.loop import epochs, train
 

@@ -33,8 +33,9 @@ from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import context_weights, template_set, text_features
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import UNMERGED, RunFolder, save_weights
+from carft_sweep.carft_core.runs.folder import RunFolder, save_weights
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
+from carft_sweep.carft_core.runs.models import UNMERGED
 from carft_sweep.carft_core.testing import toy_teacher
 from carft_sweep.carft_core.training.loop import Run
 from carft_sweep.carft_core.training.setup import RunSetup

@@ -10,7 +10,8 @@ import pytest
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.merges import MERGES
-from carft_sweep.carft_core.runs.folder import RunFolder, finish
+from carft_sweep.carft_core.runs.evaluations import finish
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.training.optim import OPTIMISERS
 from tests import domain_bed_tree
 from tests.carft_core.trained import same, stopped, trained, weights

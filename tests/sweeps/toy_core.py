@@ -14,8 +14,8 @@ from typing import Any
 
 from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.files import digest_of, read_json, write_json
-from carft_sweep.carft_core.runs.folder import models_of
 from carft_sweep.carft_core.runs.identity import Identity, evaluation_digest
+from carft_sweep.carft_core.runs.models import models_of
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.entry import Report
 from tests.sweeps.toy_runs import act, epoch_report

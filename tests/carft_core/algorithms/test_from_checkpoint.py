@@ -15,7 +15,8 @@ from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, is_complete
+from carft_sweep.carft_core.runs.evaluations import is_complete
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import train
 from tests.carft_core.trained import Config, same, trained

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, load_weights
+from carft_sweep.carft_core.runs.evaluations import finish
+from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
 from carft_sweep.carft_core.training.loop import epochs

@@ -24,8 +24,9 @@ from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.export.predictor import Predictor
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs import folder as run_module
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete, read_result
+from carft_sweep.carft_core.runs import models as models_module
+from carft_sweep.carft_core.runs.evaluations import finish, is_complete, read_result
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
@@ -181,7 +182,7 @@ def test_a_uniform_soup_is_of_its_members_classifiers_and_holds_one_at_a_time(
     config = soup_config(toy_config, "uniform_soup", digests)
     folder = claimed(runs, config)
     members: list[weakref.ref[torch.nn.Module]] = []
-    load = run_module.load_classifier
+    load = models_module.load_classifier
 
     def counting(*args: Any) -> Any:
         assert not any(member() is not None for member in members)
@@ -189,7 +190,7 @@ def test_a_uniform_soup_is_of_its_members_classifiers_and_holds_one_at_a_time(
         members.append(weakref.ref(member))
         return member
 
-    monkeypatch.setattr(run_module, "load_classifier", counting)
+    monkeypatch.setattr(models_module, "load_classifier", counting)
     soup = load(folder, config, open_setup(config)).state_dict()
     assert len(members) > 1
     one, two = (weights(runs / digest) for digest in digests)

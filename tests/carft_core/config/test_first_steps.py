@@ -21,8 +21,9 @@ from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, models_of
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify, own_code_of
+from carft_sweep.carft_core.runs.models import models_of
 from carft_sweep.carft_core.testing import BrokenContract, check_algorithm
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig

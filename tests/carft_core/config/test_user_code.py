@@ -16,7 +16,7 @@ from carft_sweep.carft_core.config import user_code as own_code
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs import identity
-from carft_sweep.carft_core.runs.folder import models_of
+from carft_sweep.carft_core.runs.models import models_of
 from carft_sweep.carft_core.training import setup as prepare
 from tests.carft_core.trained import Config
 

@@ -16,7 +16,7 @@ from carft_sweep.carft_core.config.trial import TrialConfig, trial_config
 from carft_sweep.carft_core.data import FAMILIES, Family, FamilyData
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.runs.folder import RunResult, finish, is_complete
+from carft_sweep.carft_core.runs.evaluations import RunResult, finish, is_complete
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup, other_data

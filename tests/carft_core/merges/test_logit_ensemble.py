@@ -13,7 +13,8 @@ from carft_sweep.carft_core.merges.logit_ensemble import LogitEnsemble
 from carft_sweep.carft_core.models import classifier
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, finish
+from carft_sweep.carft_core.runs.evaluations import finish
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.testing import batch_for
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup

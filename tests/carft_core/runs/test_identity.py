@@ -16,7 +16,8 @@ from carft_sweep.carft_core.files import digest_of
 from carft_sweep.carft_core.merges import Merge, MergePoint, Model
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.runs import identity
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete
+from carft_sweep.carft_core.runs.evaluations import finish, is_complete
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.setup import open_setup
 from tests.carft_core.trained import Config, trained

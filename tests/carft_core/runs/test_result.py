@@ -15,7 +15,8 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete, read_result
+from carft_sweep.carft_core.runs.evaluations import finish, is_complete, read_result
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup

@@ -25,7 +25,8 @@ from carft_sweep.carft_core.evaluation.measure import METRICS
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import checkpoint_gradients, open_model
 from carft_sweep.carft_core.models.teacher import Teacher, on_device
-from carft_sweep.carft_core.runs.folder import RunFolder, finish, is_complete, read_result
+from carft_sweep.carft_core.runs.evaluations import finish, is_complete, read_result
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.training import loop as train_module
 from carft_sweep.carft_core.training.loop import epochs, set_training_mode, train
 from carft_sweep.carft_core.training.optim import OPTIMISERS, OptimConfig

@@ -17,7 +17,8 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
 from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.runs.folder import RunFolder, finish
+from carft_sweep.carft_core.runs.evaluations import finish
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import evaluation_digest
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups

@@ -31,7 +31,8 @@ from carft_sweep.carft_core.data.families.domainbed import (
 from carft_sweep.carft_core.data.listing import Manifest
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.export.export import export
-from carft_sweep.carft_core.runs.folder import RunFolder, RunResult
+from carft_sweep.carft_core.runs.evaluations import RunResult
+from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.runs.result import Decision, EpochReport
 from carft_sweep.carft_core.training.loop import train

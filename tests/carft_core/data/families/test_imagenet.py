@@ -24,7 +24,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.evaluation.predictions import Predictions
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.runs.folder import finish, is_complete
+from carft_sweep.carft_core.runs.evaluations import finish, is_complete
 from carft_sweep.carft_core.runs.identity import identify
 from tests.carft_core.bare_teacher import bare_teacher
 from tests.carft_core.trained import trained
