@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from carft_sweep.carft_core.runs.evaluations import is_complete
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.ledger.claim import Claim, Limits
-from carft_sweep.sweeps.ledger.ledger import SECONDS, TRIAL_RUNS, Ledger, Trial
+from carft_sweep.sweeps.ledger.ledger import TRIAL_RUNS, Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import RunState, RunStore, measured
 from carft_sweep.sweeps.ledger.status import BAD_NODES, has_work_left
 from carft_sweep.sweeps.plan.planner import PlannedRun, Planner, run_label, setting_record
@@ -24,38 +23,10 @@ from carft_sweep.sweeps.scheduler.progress import Progress
 from carft_sweep.sweeps.scheduler.proposer import TrialProposer
 from carft_sweep.sweeps.scheduler.pruning import PruningController
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
+from carft_sweep.sweeps.scheduler.time_budget import TimeBudget
 from carft_sweep.tracking.comparison.runs import NUMBER, UNMERGED, setting
 
 logger = logging.getLogger(__name__)
-
-_KEEP_AFTER = 10.0
-"""Seconds between two records of the time spent; at most so much is lost when a driver dies."""
-
-
-class TimeBudget:
-    """Counts the seconds in which a sweep was driven, against an optional limit."""
-
-    def __init__(self, ledger: Ledger, limit: float | None) -> None:
-        self._ledger = ledger
-        self._limit = limit
-        self._before: float = ledger.recall(SECONDS, 0.0)
-        self._began = self._kept = time.monotonic()
-
-    @property
-    def spent(self) -> float:
-        """The seconds that the sweep has used so far."""
-        return self._before + time.monotonic() - self._began
-
-    @property
-    def is_used_up(self) -> bool:
-        """Whether the time is used up, so that no more runs may start."""
-        return self._limit is not None and self.spent >= self._limit
-
-    def count(self, *, now: bool = False) -> None:
-        """Record the spent time, at most every ten seconds or `now`."""
-        if now or time.monotonic() - self._kept >= _KEEP_AFTER:
-            self._kept = time.monotonic()
-            self._ledger.remember(SECONDS, self.spent)
 
 
 class SweepDriver:

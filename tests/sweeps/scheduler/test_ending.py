@@ -11,8 +11,8 @@ import pytest
 
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.results.report import write_page
-from carft_sweep.sweeps.scheduler.driver import TimeBudget
 from carft_sweep.sweeps.scheduler.session import SweepResult
+from carft_sweep.sweeps.scheduler.time_budget import TimeBudget
 from carft_sweep.tracking.provenance import provenance_tags
 from carft_sweep.tracking.store.base import RunKey
 from tests.sweeps.conftest import ToySweep
