@@ -81,10 +81,10 @@ def domainbed(records: Sequence[RunRecord], algorithm: str, method: str) -> Tabl
 def selected(records: Sequence[RunRecord], domain: str, seed: int, method: str) -> float:
     """The test accuracy of the hyperparameters with the best validation accuracy."""
     of_hparams: dict[int, tuple[float, float]] = {}
-    for it in records:
-        if (it.seed, it.params[FIELD]) == (seed, domain) and it.trial is not None:
-            val = it.metrics[GROUPS if method == "IID" else f"ood/{domain}_out/top1"]
-            of_hparams[it.trial] = (val, it.metrics[f"ood/{domain}/top1"])
+    for record in records:
+        if (record.seed, record.params[FIELD]) == (seed, domain) and record.trial is not None:
+            val = record.metrics[GROUPS if method == "IID" else f"ood/{domain}_out/top1"]
+            of_hparams[record.trial] = (val, record.metrics[f"ood/{domain}/top1"])
     # Sorting is stable and then turned round: of equal ones the largest hparams_seed is first.
     order = sorted(sorted(of_hparams), key=lambda number: round(of_hparams[number][0], 9))
     return of_hparams[order[::-1][0]][1]

@@ -45,7 +45,7 @@ def logits(accuracy: float, seed: int) -> Logits:
 def keep_predictions(
     folder: Path,
     merge: str | None,
-    said: Logits,
+    predictions: Logits,
     class_names: Sequence[str] = (),
     units: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
@@ -54,7 +54,7 @@ def keep_predictions(
     Where a split has no `units`, each of its images is one.
     """
     tables, of_split = [], pa.dictionary(pa.int32(), pa.string())
-    for split, (values, labels) in said.items():
+    for split, (values, labels) in predictions.items():
         images = [f"{split}-{number}" for number in range(len(labels))]
         confidence = softmax(values).max(axis=1).astype(np.float32)
         columns = {

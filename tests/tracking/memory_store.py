@@ -75,9 +75,9 @@ class MemoryTracker(base.Tracker):
 
     def log_datasets(self, key: base.RunKey, datasets: Sequence[base.DatasetInput]) -> None:
         run = self._run(key)
-        known = {(it.name, it.digest) for it in run.datasets}
+        known = {(dataset.name, dataset.digest) for dataset in run.datasets}
         new = mlflow_limits.datasets(datasets)
-        run.datasets += [it for it in new if (it.name, it.digest) not in known]
+        run.datasets += [dataset for dataset in new if (dataset.name, dataset.digest) not in known]
 
     def set_tags(self, key: base.RunKey, values: Mapping[str, str]) -> None:
         self._run(key).tags |= mlflow_limits.tags(values)

@@ -35,8 +35,8 @@ class Subject:
 
 def points(values: Iterable[tuple[int, int, float]]) -> list[Point]:
     """Sorted, with one NaN object, so that two histories with the same NaN are equal."""
-    one = ((step, at, math.nan if math.isnan(value) else value) for step, at, value in values)
-    return sorted((Point(*point) for point in one), key=lambda point: point[:2])
+    alike = ((step, at, math.nan if math.isnan(value) else value) for step, at, value in values)
+    return sorted((Point(*point) for point in alike), key=lambda point: point[:2])
 
 
 def look_into_memory(memory: MemoryTracker) -> Callable[[RunKey], Seen | None]:
@@ -63,8 +63,8 @@ def look_into_mlflow(uri: str, experiment: str) -> Callable[[RunKey], Seen | Non
 
 def all_runs(uri: str, experiment: str) -> list[Run]:
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    return [] if found is None else list(client.search_runs([found.experiment_id]))
+    stored = client.get_experiment_by_name(experiment)
+    return [] if stored is None else list(client.search_runs([stored.experiment_id]))
 
 
 def key_of(run: Run) -> RunKey:
@@ -92,27 +92,27 @@ def seen_in(client: MlflowClient, run: Run) -> Seen:
 
 
 def _history(client: MlflowClient, run_id: str, name: str) -> list[Point]:
-    found = client.get_metric_history(run_id, name)
-    return points([(metric.step, metric.timestamp, metric.value) for metric in found])
+    history = client.get_metric_history(run_id, name)
+    return points([(metric.step, metric.timestamp, metric.value) for metric in history])
 
 
 def _artifacts(client: MlflowClient, run_id: str, below: str = "") -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for entry in client.list_artifacts(run_id, below):
         if entry.is_dir:
-            found |= _artifacts(client, run_id, entry.path)
+            contents |= _artifacts(client, run_id, entry.path)
         else:
-            found[entry.path] = Path(client.download_artifacts(run_id, entry.path)).read_bytes()
-    return found
+            contents[entry.path] = Path(client.download_artifacts(run_id, entry.path)).read_bytes()
+    return contents
 
 
 def _datasets(run: Run) -> list[DatasetInput]:
     import mlflow.data
 
-    found = []
+    datasets = []
     for entry in run.inputs.dataset_inputs if run.inputs else ():
         source: Any = mlflow.data.get_source(entry)
         where = source.uri if hasattr(source, "uri") else source.url
         context = {tag.key: tag.value for tag in entry.tags}["mlflow.data.context"]
-        found.append(DatasetInput(entry.dataset.name, entry.dataset.digest, where, context))
-    return found
+        datasets.append(DatasetInput(entry.dataset.name, entry.dataset.digest, where, context))
+    return datasets

@@ -37,8 +37,8 @@ def test_the_database_is_looked_into(postgres: Postgres) -> None:
     assert inspect_database(database).tables == set()
     for table in ("studies", "trials", "alembic_version"):
         postgres.sql(f"CREATE TABLE {table} (version_num text)", name)
-    found = inspect_database(database)
-    assert (found.is_optunas, found.is_mlflows, found.revision) == (True, False, None)
+    schema = inspect_database(database)
+    assert (schema.is_optunas, schema.is_mlflows, schema.revision) == (True, False, None)
     postgres.sql("INSERT INTO alembic_version VALUES ('v1')", name)
     assert inspect_database(database).revision == "v1"
 

@@ -42,9 +42,9 @@ def test_sqlite_on_a_network_file_system_is_refused_before_anything_is_made(
     home.parent.mkdir()
     mount(monkeypatch, home.parent, "nfs4")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", named.format(home))
-    said = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
+    text = rf"{home}/mlflow\.db would lie on .*\(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
     for ask in (lambda: location.resolve_location(home).uri, lambda: open_store(home)):
-        with pytest.raises(TrackingError, match=said):
+        with pytest.raises(TrackingError, match=text):
             ask()
     assert not home.exists()
 
@@ -78,8 +78,8 @@ def test_an_id_that_finds_no_room_names_its_file_and_leaves_nothing(
 ) -> None:
     def full(file: Path, text: str) -> None:
         file.touch()
-        with Path("/dev/full").open("w") as opened:
-            opened.write(text)
+        with Path("/dev/full").open("w") as device:
+            device.write(text)
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'id'}'"):
@@ -89,9 +89,9 @@ def test_an_id_that_finds_no_room_names_its_file_and_leaves_nothing(
 
 def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
-        found = {*threads.map(location.home_id, [tmp_path / "a"] * 8)}
-    assert len(found) == 1
-    assert location.home_id(tmp_path / "b") not in found
+        ids = {*threads.map(location.home_id, [tmp_path / "a"] * 8)}
+    assert len(ids) == 1
+    assert location.home_id(tmp_path / "b") not in ids
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
 
 
@@ -110,12 +110,12 @@ def refuse(*_): raise OSError({errno.EPERM}, "Operation not permitted")
 os.link = refuse
 print(home_id(Path({str(tmp_path)!r})))
 """
-    others = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
     mine = location.home_id(tmp_path)
-    assert {other.communicate(timeout=30)[0].strip() for other in others} == {mine}
+    assert {other.communicate(timeout=30)[0].strip() for other in processes} == {mine}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["id", "id.lock"]
 
 
@@ -248,11 +248,11 @@ def test_git_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.M
     assert counted.call_count == 1
 
 
-@pytest.mark.parametrize(("told", "dirty"), [("0123abc-dirty", "true"), ("0123abc", "false")])
+@pytest.mark.parametrize(("commit", "dirty"), [("0123abc-dirty", "true"), ("0123abc", "false")])
 def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, dirty: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str, dirty: str
 ) -> None:
-    monkeypatch.setenv(SOURCE_COMMIT, told)
+    monkeypatch.setenv(SOURCE_COMMIT, commit)
     tags = provenance_tags(tmp_path)
     assert (tags["mlflow.source.git.commit"], tags["carft.git.dirty"]) == ("0123abc", dirty)
 
@@ -309,8 +309,8 @@ def test_a_file_system_without_locks_is_not_taken_for_another_process(
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
     is_held = number in (errno.EACCES, errno.EAGAIN)
-    said = None if is_held else rf"{os.strerror(number)}.*--home"
-    with pytest.raises(location.LockHeld if is_held else TrackingError, match=said) as raised:
+    message = None if is_held else rf"{os.strerror(number)}.*--home"
+    with pytest.raises(location.LockHeld if is_held else TrackingError, match=message) as raised:
         location.Lock(tmp_path / "lock")
     assert isinstance(raised.value, location.LockHeld) == is_held
 

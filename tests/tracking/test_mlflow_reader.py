@@ -60,7 +60,7 @@ def sweep_on(
 
 
 @pytest.fixture(scope="module")
-def told(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ToySweep, str]:
+def swept(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ToySweep, str]:
     """A sweep in its home, and the database that was told of it."""
     folder = tmp_path_factory.mktemp("told")
     shutil.copy(migrated, folder / "mlflow.db")
@@ -87,32 +87,32 @@ def from_server(uri: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("form", ["--json", "--csv", "--latex", "--markdown"])
 def test_the_comparison_from_a_database_is_the_one_from_the_home(
-    told: tuple[ToySweep, str], compare: Any, form: str
+    swept: tuple[ToySweep, str], compare: Any, form: str
 ) -> None:
-    toy, uri = told
-    here = compare("--home", str(toy.home.path), "toy", form)
-    assert compare("toy", form, *from_server(uri)) == here
-    assert "3" in here
+    toy, uri = swept
+    of_home = compare("--home", str(toy.home.path), "toy", form)
+    assert compare("toy", form, *from_server(uri)) == of_home
+    assert "3" in of_home
 
 
 def test_through_a_server_it_is_the_same_too(server: Server, compare: Any, tmp_path: Path) -> None:
     toy = sweep_on(server.address, None, tmp_path, SMALL, home=uuid.uuid4().hex)
     place = f"toy@{toy.tracker._home}"  # type: ignore[attr-defined]
-    here = json.loads(compare("--home", str(toy.home.path), "toy", "--json"))
-    there = json.loads(compare(place, "--json", *from_server(server.address)))
-    assert there == {**here, "sweep": place}
+    of_home = json.loads(compare("--home", str(toy.home.path), "toy", "--json"))
+    served = json.loads(compare(place, "--json", *from_server(server.address)))
+    assert served == {**of_home, "sweep": place}
 
 
-def test_without_a_name_the_sweeps_are_listed(told: tuple[ToySweep, str], compare: Any) -> None:
-    assert compare(*from_server(told[1])).startswith("toy@mine  done, begun 20")
-    (sweep,) = json.loads(compare("--json", *from_server(told[1])))
+def test_without_a_name_the_sweeps_are_listed(swept: tuple[ToySweep, str], compare: Any) -> None:
+    assert compare(*from_server(swept[1])).startswith("toy@mine  done, begun 20")
+    (sweep,) = json.loads(compare("--json", *from_server(swept[1])))
     assert (sweep["name"], sweep["home"], sweep["state"]) == ("toy", "mine", "done")
 
 
 def test_loaded_from_python_it_is_the_same_of_a_home_a_server_and_a_published_folder(
-    told: tuple[ToySweep, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swept: tuple[ToySweep, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy, uri = told
+    toy, uri = swept
     ledger, runs = find_ledger(toy.home, "toy"), RunStore(toy.home.runs)
     of_home = comparison(ledger, runs)
     served = load_comparison("toy", tracking_uri=uri, experiment=EXPERIMENT)
@@ -120,22 +120,22 @@ def test_loaded_from_python_it_is_the_same_of_a_home_a_server_and_a_published_fo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # which none of these needs
     assert to_json(load_comparison("toy", home=toy.home.path)) == to_json(of_home)
     publish(tmp_path / "toy", ledger, load_part(ledger, runs, with_fields=True))
-    found = load_comparison(tmp_path / "toy")
-    assert found.verdict == of_home.verdict
-    assert [row.arm.label for row in found.rows] == [row.arm.label for row in of_home.rows]
+    loaded = load_comparison(tmp_path / "toy")
+    assert loaded.verdict == of_home.verdict
+    assert [row.arm.label for row in loaded.rows] == [row.arm.label for row in of_home.rows]
     # One condition may stand alone, and a rule goes before the sweep's own.
     alone = load_comparison("toy", home=toy.home.path, conditions="kl_weight>=0.3")
     assert alone == load_comparison("toy", home=toy.home.path, conditions=["kl_weight>=0.3"])
     spec = ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize"))
-    found = load_comparison("toy", home=toy.home.path, spec=spec)
-    assert found.rule.metric == "id/val/nll"
+    loaded = load_comparison("toy", home=toy.home.path, spec=spec)
+    assert loaded.rule.metric == "id/val/nll"
 
 
 @pytest.fixture
-def copied(told: tuple[ToySweep, str], tmp_path: Path) -> str:
+def copied(swept: tuple[ToySweep, str], tmp_path: Path) -> str:
     """A database of its own, to be spoilt, beside artifacts that are shared and only read."""
-    copy = told[0].folder / f"{tmp_path.name}.db"
-    shutil.copy(told[0].folder / "mlflow.db", copy)
+    copy = swept[0].folder / f"{tmp_path.name}.db"
+    shutil.copy(swept[0].folder / "mlflow.db", copy)
     return f"sqlite:///{copy}"
 
 
@@ -163,10 +163,10 @@ def test_a_file_that_is_gone_or_none_of_ours_costs_no_traceback(
     copied: str, compare: Any, content: bytes | None
 ) -> None:
     with replaced(copied, content) as file:
-        said = compare("toy", *from_server(copied), expect=2)
-    assert "toy@mine cannot be compared: " in said
+        printed = compare("toy", *from_server(copied), expect=2)
+    assert "toy@mine cannot be compared: " in printed
     if content is None:
-        assert f"compared: it has no comparison_input.json at {file.parent}" in said
+        assert f"compared: it has no comparison_input.json at {file.parent}" in printed
 
 
 def test_a_sweep_that_runs_is_compared_as_a_run_last_ended(copied: str, compare: Any) -> None:
@@ -177,8 +177,8 @@ def test_a_sweep_that_runs_is_compared_as_a_run_last_ended(copied: str, compare:
     assert "toy still runs: compared is what it sent when a run ended last" in after["warnings"]
     assert after["rows"] == before["rows"]
     client.set_tag(run_id, "carft.generation", "2")
-    said = compare("toy", *from_server(copied), expect=2)
-    assert "toy@mine cannot be compared: none of its runs has ended yet" in said
+    printed = compare("toy", *from_server(copied), expect=2)
+    assert "toy@mine cannot be compared: none of its runs has ended yet" in printed
 
 
 def test_no_file_but_those_beside_the_database_is_read(copied: str, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_file_without_end_is_not_read(
     copied: str, server: Server, compare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_reader, "MOST", 300)
-    said = compare("toy", *from_server(copied), expect=2)
-    assert re.search("toy@mine cannot be compared: has .* bytes; at most 300 are read", said)
+    printed = compare("toy", *from_server(copied), expect=2)
+    assert re.search("toy@mine cannot be compared: has .* bytes; at most 300 are read", printed)
     client = MlflowClient(server.address)
     name = uuid.uuid4().hex
     run = client.create_run(client.create_experiment(name))
@@ -237,30 +237,30 @@ def test_credentials_go_to_the_server_of_the_environment_alone(
     def credentials(lab: str, uri: str) -> tuple[set[str | None], str]:
         sent.clear()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", lab)
-        said = compare("toy", "--tracking-uri", uri, expect=2)
-        return {*sent}, said
+        printed = compare("toy", "--tracking-uri", uri, expect=2)
+        return {*sent}, printed
 
     for name, value in secrets.items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
     with answering(heard) as other:
         lab = "https://mlflow.lab.example"
-        found, said = credentials(lab, other)
-        assert found == {None}
-        assert "which are sent to the server in MLFLOW_TRACKING_URI alone" in said
-        assert not any(value in said + caplog.text for value in secrets.values())
+        headers, printed = credentials(lab, other)
+        assert headers == {None}
+        assert "which are sent to the server in MLFLOW_TRACKING_URI alone" in printed
+        assert not any(value in printed + caplog.text for value in secrets.values())
         of_address = {"Basic bWU6bWluZQ=="}
         assert credentials(lab, other.replace("//", "//me:mine@"))[0] == of_address
-        found, _ = credentials(f"{other}/some/path", other)
-        assert found - {None} == found != set()
+        headers, _ = credentials(f"{other}/some/path", other)
+        assert headers - {None} == headers != set()
 
 
 def test_what_is_not_there_is_said_with_what_is(
-    told: tuple[ToySweep, str], new_database: NewDatabase, tmp_path: Path, compare: Any
+    swept: tuple[ToySweep, str], new_database: NewDatabase, tmp_path: Path, compare: Any
 ) -> None:
-    toy, uri = told
+    toy, uri = swept
     assert "unknown sweep 'toi'; did you mean 'toy'?" in compare("toi", *from_server(uri), expect=2)
-    said = compare("toy", "--tracking-uri", uri, "--experiment", "raed", expect=2)
-    assert "unknown experiment 'raed'; did you mean 'read'?" in said
+    printed = compare("toy", "--tracking-uri", uri, "--experiment", "raed", expect=2)
+    assert "unknown experiment 'raed'; did you mean 'read'?" in printed
     empty = new_database()
     client = MlflowClient(empty)
     client.delete_experiment(client.create_experiment(EXPERIMENT))

@@ -30,12 +30,12 @@ def test_a_home_of_another_account_is_refused(home: Path, monkeypatch: pytest.Mo
     give_away(home, monkeypatch)
     with pytest.raises(TrackingError) as refused:
         check_home(home)
-    for said in (
+    for words in (
         f"the home {home} belongs to user",
         "--trust-home for this call",
         f"CARFT_SHARED_HOMES={home} for a home that is shared on purpose",
     ):
-        assert said in str(refused.value)
+        assert words in str(refused.value)
     assert "chmod" not in str(refused.value), "the right is not ours to take"
     with pytest.raises(RequestError, match="belongs to user"):
         load_comparison("toy", home=home)
@@ -50,8 +50,8 @@ def test_a_home_that_others_may_write_is_refused(
 ) -> None:
     monkeypatch.setattr(ownership, "_is_private", lambda *_: False)
     home.chmod(mode)
-    said = reason.replace(".*", ".*If nobody else is to write it: chmod ")
-    with pytest.raises(TrackingError, match=f"can be written by {said}"):
+    message = reason.replace(".*", ".*If nobody else is to write it: chmod ")
+    with pytest.raises(TrackingError, match=f"can be written by {message}"):
         check_home(home)
     home.chmod(0o755)
     check_home(home)
@@ -70,7 +70,7 @@ def test_a_group_of_one_user_is_that_user(home: Path, monkeypatch: pytest.Monkey
         ("lab", [], False),
     ):
         members_of = grp.struct_group((name, "x", group, members))
-        monkeypatch.setattr(grp, "getgrgid", lambda _, them=members_of: them)
+        monkeypatch.setattr(grp, "getgrgid", lambda _, entry=members_of: entry)
         assert (other_writer(home) is None) == is_private, name
 
 
@@ -136,8 +136,8 @@ def test_a_folder_elsewhere_that_others_may_write_is_refused_like_the_home(
         (home / name).symlink_to(elsewhere)
         check_home(home)
         elsewhere.chmod(0o777)
-        said = f"has a folder {name} that can be written by every"
-        with pytest.raises(TrackingError, match=said):
+        message = f"has a folder {name} that can be written by every"
+        with pytest.raises(TrackingError, match=message):
             check_home(home)
         with monkeypatch.context() as patch:
             patch.setenv("CARFT_SHARED_HOMES", str(home))

@@ -79,11 +79,11 @@ def test_a_name_finds_its_sweep_and_a_home_tells_two_apart() -> None:
     assert find([mine, yours], "toy@1f3a") is mine
     assert mine.place == "toy@1f3a9c02"
     assert mine.line() == "toy@1f3a9c02  done, begun 2026-09-21 14:13 UTC by me"
-    for sweeps, name, said in (
+    for sweeps, name, message in (
         ([mine, yours], "toy", r"2 homes have a sweep 'toy'; say which:\n  toy@1f3a"),
         ([mine, yours], "toy@9", "no home '9' has"),
         ([mine], "tay", "unknown sweep 'tay'; did you mean 'toy'"),
         ([], "toy", "Known: none"),
     ):
-        with pytest.raises(TrackingError, match=said):
+        with pytest.raises(TrackingError, match=message):
             find(sweeps, name)

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "server.md").read_text()
 EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 SEARCH = "/api/2.0/mlflow/experiments/search"
-CLIENT = [f"MLFLOW_TRACKING_{it}" for it in ("URI", "SERVER_CERT_PATH", "USERNAME", "PASSWORD")]
+CLIENT = [f"MLFLOW_TRACKING_{name}" for name in ("URI", "SERVER_CERT_PATH", "USERNAME", "PASSWORD")]
 ADMIN, ADA, HERS, HIS = "admin", "ada", "a password of hers", "the administrator's own"
 AS_ADMIN = (ADMIN, HIS)
 
@@ -47,11 +47,11 @@ def names() -> Iterator[None]:
     """This process finds both names on this machine."""
     asked = socket.getaddrinfo
 
-    def here(host: Any, *rest: Any, **more: Any) -> Any:
+    def lookup(host: Any, *rest: Any, **more: Any) -> Any:
         return asked("127.0.0.1" if host in (NAME, FOREIGN) else host, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", here)
+        patch.setattr(socket, "getaddrinfo", lookup)
         yield
 
 
@@ -109,7 +109,7 @@ class Proxy:
         files = ["-keyout", str(key), "-out", str(self.certificate)]
         subprocess.run([*make.split(), *named, *files], check=True, capture_output=True)
         shown = (ROOT / "docs" / "clusters" / "nginx.conf").read_text()
-        for said, here in {
+        for published, own in {
             "listen 80;": f"listen 127.0.0.1:{self.plain};",
             "listen 443": f"listen 127.0.0.1:{self.secure}",
             "https://$host$request_uri": f"https://$host:{self.secure}$request_uri",
@@ -117,8 +117,8 @@ class Proxy:
             "/etc/ssl/mlflow/privkey.pem": str(key),
             "http://127.0.0.1:5000": f"http://{urlsplit(server).netloc}",
         }.items():
-            assert said in shown
-            shown = shown.replace(said, here)
+            assert published in shown
+            shown = shown.replace(published, own)
         # What a distribution's own nginx.conf has around it; as root its workers are others.
         temporary = "".join(
             f"{kind}_temp_path {folder / kind};\n"
@@ -189,8 +189,8 @@ def test_strangers_are_refused(proxy: Proxy, team: str) -> None:
     assert status(proxy) == status(proxy, auth=(ADMIN, "a wrong password")) == 401
     origin = f"https://{NAME}:{proxy.secure}"
     for page, answer in {origin: 200, f"https://{FOREIGN}": 403}.items():
-        told = {"auth": AS_ADMIN, "headers": {"Origin": page}, "json": {"max_results": 1}}
-        assert status(proxy, SEARCH, method="POST", **told) == answer
+        request = {"auth": AS_ADMIN, "headers": {"Origin": page}, "json": {"max_results": 1}}
+        assert status(proxy, SEARCH, method="POST", **request) == answer
     foreign = {"Host": FOREIGN}
     with pytest.raises(requests.ConnectionError):  # nginx hangs up
         status(proxy, headers=foreign, auth=AS_ADMIN)
@@ -221,8 +221,8 @@ def test_a_user_reads_all_and_writes_where_she_is_let(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def as_admin(path: str, **body: str) -> None:
-        told = {"method": "POST", "auth": AS_ADMIN, "json": body}
-        assert status(proxy, path, **told) == 200
+        request = {"method": "POST", "auth": AS_ADMIN, "json": body}
+        assert status(proxy, path, **request) == 200
 
     as_admin("/api/2.0/mlflow/users/create", username=ADA, password=HERS)
     experiment = client.create_experiment("ours")
@@ -231,16 +231,16 @@ def test_a_user_reads_all_and_writes_where_she_is_let(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
     doctor = ["--home", str(tmp_path), "doctor", "mlflow"]
     assert main(doctor) != 0
-    told = capsys.readouterr().out
-    assert "the server accepts us, and has the experiment ours" in told
-    assert HERS not in told
+    output = capsys.readouterr().out
+    assert "the server accepts us, and has the experiment ours" in output
+    assert HERS not in output
 
     edit = {"resource_type": "experiment", "resource_id": experiment, "permission": "EDIT"}
     as_admin("/api/3.0/mlflow/users/permissions/grant", username=ADA, **edit)
     assert main(doctor) == 0
-    told = capsys.readouterr().out
-    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in told
-    assert "stays, since this user may not delete there" in told
+    output = capsys.readouterr().out
+    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in output
+    assert "stays, since this user may not delete there" in output
 
 
 @pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")

@@ -49,8 +49,8 @@ def test_each_route_of_mlflow_was_looked_at(routes: frozenset[Route]) -> None:
 
 
 def test_each_open_route_is_one_of_mlflows(routes: frozenset[Route]) -> None:
-    there = {Route(route.method, route.path.replace("/ajax-api/", "/api/")) for route in routes}
-    gone = {route for route in OPEN if "/ajax-" not in route.path} - there
+    existing = {Route(route.method, route.path.replace("/ajax-api/", "/api/")) for route in routes}
+    gone = {route for route in OPEN if "/ajax-" not in route.path} - existing
     assert not gone, f"MLflow no longer has these: take them out of tracking/ui_app.py: {gone}"
 
 
@@ -86,8 +86,8 @@ def test_no_other_spelling_leads_to_the_assistant(server: Server) -> None:
 def test_nobody_chooses_the_folder_that_the_server_reads(server: Server, tmp_path: Path) -> None:
     for key, twice in product(("artifact_location", "artifactLocation"), (False, True)):
         asked = {"name": f"of {key} {twice}", key: tmp_path.as_uri()}
-        told = json.dumps(asked) if twice else asked
-        answer = requests.post(f"{server.address}{CREATE}", json=told, timeout=10)
+        body = json.dumps(asked) if twice else asked
+        answer = requests.post(f"{server.address}{CREATE}", json=body, timeout=10)
         assert answer.status_code == 400, (key, twice)
     with pytest.raises(MlflowException, match="and no artifact_location"):
         MlflowClient(server.address).create_experiment("theirs", str(tmp_path))

@@ -67,9 +67,9 @@ def test_shaded_is_what_lies_between_the_curves_over_the_id_of_both(plain: Chart
 
 def words_of(spec: Spec) -> dict[str, dict[str, Any]]:
     """Return the rows of the words that stand beside points, by word."""
-    found = [node["data"] for node in nodes(spec) if node.get("data", {}).get("name") == "words"]
-    assert all(data == found[0] for data in found), "the halo is not behind its word"
-    return {row["words"]: row for row in found[0]["values"]}
+    datasets = [node["data"] for node in nodes(spec) if node.get("data", {}).get("name") == "words"]
+    assert all(data == datasets[0] for data in datasets), "the halo is not behind its word"
+    return {row["words"]: row for row in datasets[0]["values"]}
 
 
 def test_named_are_the_selected_setting_the_reference_zero_shot_and_the_references_alphas(
@@ -94,17 +94,17 @@ def test_a_shift_has_its_paired_difference_and_each_of_few_seeds_a_dot(plain: Ch
     by_place = {(row["setting"], row["split"]): row for row in rows}
     arms = {row.arm.label: row.arm.values("ood/pixel/top1") for row in plain.comparison.rows}
     sides = (arms[label].values() for label in ("car_ft kl_weight=1", "fine_tune"))
-    test = PairedTest(tuple(one - two for one, two in zip(*sides, strict=True)))
+    test = PairedTest(tuple(ours - theirs for ours, theirs in zip(*sides, strict=True)))
     shown = [by_place[place][f"difference{of}"] for of in ("", " low", " high")]
-    expected = [100 * it for it in (test.mean, *known(test.ci95))]
+    expected = [100 * value for value in (test.mean, *known(test.ci95))]
     assert shown == pytest.approx(expected, abs=1e-3)
     assert by_place[place]["pairs"] == 5
     order = list(dict.fromkeys(row["split"] for row in rows))
     assert order == ["ID test", "OOD mean", "flat_emoji", "outline", "pixel"]
     assert ("fine_tune", "pixel") not in by_place
     name = "difference of a seed"
-    own = [it[name] for it in data_of(spec, name) if (it["setting"], it["split"]) == place]
-    assert own == pytest.approx([100 * it for it in test.differences], abs=1e-3)
+    own = [row[name] for row in data_of(spec, name) if (row["setting"], row["split"]) == place]
+    assert own == pytest.approx([100 * difference for difference in test.differences], abs=1e-3)
 
 
 def test_the_context_probe_has_each_split_and_no_validation(everything: ChartData) -> None:
@@ -120,9 +120,9 @@ def test_the_response_is_a_line_on_a_log_axis_where_one_parameter_varies(plain: 
     rows = data_of(spec, "kl_weight", "OOD mean top-1")
     assert sorted(row["kl_weight"] for row in rows) == [0.1, 0.3, 1.0, 3.0]
     assert all("OOD mean top-1 low" in row for row in rows)
-    x = channels(spec, "x")[0]
-    assert x["scale"]["type"] == "log"
-    assert x["axis"]["values"] == [0.1, 0.3, 1.0, 3.0]
+    x_axis = channels(spec, "x")[0]
+    assert x_axis["scale"]["type"] == "log"
+    assert x_axis["axis"]["values"] == [0.1, 0.3, 1.0, 3.0]
     assert any(node.get("type") == "line" for node in nodes(spec))
     assert len(spec["concat"]) == 2
     levels = [row for row in data_of(spec, "setting", "ID test top-1") if "kl_weight" not in row]

@@ -20,24 +20,24 @@ from carft_sweep.tracking.report.table import resolve_columns, usual_columns
 from tests.tracking.made_up import kl_sweep, known, run, zero_shot
 
 BY = "macro_f1"
-KEPT = "id/val/top1"
+CHOSEN_BY = "id/val/top1"
 """What settings are chosen by, whatever they are judged by."""
 
 
 def by(kind: str, runs: list[RunRecord]) -> list[RunRecord]:
     """The same numbers under another kind, and of top-1 the same number everywhere."""
     renamed = []
-    for it in runs:
-        merges = {label: _renamed(measured, kind) for label, measured in it.merges.items()}
-        renamed.append(replace(it, metrics=_renamed(it.metrics, kind), merges=merges))
+    for record in runs:
+        merges = {label: _renamed(measured, kind) for label, measured in record.merges.items()}
+        renamed.append(replace(record, metrics=_renamed(record.metrics, kind), merges=merges))
     return renamed
 
 
 def _renamed(metrics: Mapping[str, float], kind: str) -> dict[str, float]:
     splits = {name: value for name, value in metrics.items() if name.startswith(("id/", "ood/"))}
     renamed = {name.replace("/top1", f"/{kind}"): value for name, value in splits.items()}
-    kept = {KEPT: metrics[KEPT]} if KEPT in metrics else {}
-    return {**dict.fromkeys(splits, 0.5), **renamed, **kept}
+    chosen_by = {CHOSEN_BY: metrics[CHOSEN_BY]} if CHOSEN_BY in metrics else {}
+    return {**dict.fromkeys(splits, 0.5), **renamed, **chosen_by}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_table_has_its_columns_and_says_what_they_are(other: Comparison) -> 
     names = {"ID val": "id/val", "ID test": "id/test", "OOD mean": "ood/mean"}
     names |= {name: f"ood/{name}" for name in ("flat_emoji", "outline", "pixel")}
     by_name = {header: f"{split}/macro_f1" for header, split in names.items()}
-    assert shown == {"id/val/top1": KEPT, **by_name}
+    assert shown == {"id/val/top1": CHOSEN_BY, **by_name}
     text = " ".join(report.terminal(other, width=100).split())
     assert "(best_val), 5 seeds, judged by macro-F1" in text
     assert "Macro-F1 in percent, mean over seeds" in text
@@ -101,7 +101,7 @@ def test_runs_that_lack_it_cannot_be_judged_by_it() -> None:
         "UNDECIDED: car_ft kl_weight=1 against fine_tune: not judged by macro-F1: the runs of "
         "car_ft kl_weight=1 and of fine_tune have no ood/mean/macro_f1."
     )
-    (warning,) = (said for said in comparison.warnings if "macro" in said)
+    (warning,) = (text for text in comparison.warnings if "macro" in text)
     assert warning == (
         "no run has ood/mean/macro_f1, so nothing can be judged by macro-F1; by top-1 accuracy it "
         "can (report.by: top1, --by top1)"
@@ -119,8 +119,8 @@ def test_without_shifts_its_own_test_is_the_endpoint() -> None:
         replace(r, metrics={n: v for n, v in r.metrics.items() if n in names}, merges={})
         for r in runs
     ]
-    said = "BETTER: car_ft kl_weight=1 against fine_tune: ID test macro-F1 +"
-    assert said in compare(flat, spec, sweep="s").verdict
+    claim = "BETTER: car_ft kl_weight=1 against fine_tune: ID test macro-F1 +"
+    assert claim in compare(flat, spec, sweep="s").verdict
     alike = [replace(r, metrics=dict.fromkeys(names, 0.5 + (r.seed or 0) / 100)) for r in flat]
     first = next(n for n, r in enumerate(alike) if r.algorithm == "fine_tune")
     alike[first] = replace(alike[first], metrics=dict.fromkeys(names, 0.51))
@@ -176,9 +176,9 @@ def test_of_hundreds_of_metrics_mlflow_has_a_series_of_those_that_runs_are_compa
     every = {*own, *names, "context/id/test/entropy"} | of_all | of_alpha
     without = {"ood/x/ece", "ood/x/nll", "context/id/test/entropy"}
     assert {name for name in every if metrics.has_series(name)} == every - without
-    some = every - {"ood/val/ece", "ood/test/worst_group_top1"}
-    assert {name for name in some if metrics.has_series(name, of="merge")} == of_all | of_alpha
-    assert {name for name in some if metrics.has_series(name, of="alpha")} == of_alpha
+    judged = every - {"ood/val/ece", "ood/test/worst_group_top1"}
+    assert {name for name in judged if metrics.has_series(name, of="merge")} == of_all | of_alpha
+    assert {name for name in judged if metrics.has_series(name, of="alpha")} == of_alpha
 
 
 def test_accuracies_and_calibration_errors_are_fractions() -> None:

@@ -68,8 +68,8 @@ def test_a_merged_model_may_be_the_strongest_and_is_not_selected_for_it() -> Non
     tuned = arm("fine_tune", STEADY, LOW, merges=merges)
     comparison = compared([zero_shot()], tuned, arm("car_ft", NEAR, HIGH, trial=0))
     assert known(comparison.answer.strongest).arm.label == "fine_tune + wise_ft@0.5"
-    said = "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), picked by test data, and not"
-    assert said in comparison.verdict
+    sentence = "fine_tune + wise_ft@0.5 (OOD mean 40.0, ID test 65.5), picked by test data, and not"
+    assert sentence in comparison.verdict
     assert known(comparison.selected).arm.label == "car_ft"
     assert [row.arm.label for row in comparison.rows if row.selected] == ["car_ft"]
 
@@ -128,17 +128,16 @@ def test_every_number_of_a_line_is_in_the_json() -> None:
     assert strongest["runner_up"]["endpoint"]["mean"] == means[strongest["runner_up"]["label"]]
     assert strongest["label"] != strongest["runner_up"]["label"]
     assert answer["candidate"] == "car_ft kl_weight=1"
-    test = next(it for it in document["tests"] if it["candidate"] == answer["candidate"])
+    test = next(test for test in document["tests"] if test["candidate"] == answer["candidate"])
     (curve,) = document["curves"]
     assert curve["state"] == "BETTER CURVE"
     assert curve["gain"]["mean"] == known(known(comparison.answer.curve).pair.gain).mean
-    unmerged = [test[it] for it in ("ood/mean/top1", "id/test/top1")]
-    for line, numbers in (
-        (comparison.answer.lines[0], [curve["difference"], *curve["interval"]]),
-        (comparison.answer.lines[1], [n for it in unmerged for n in (it["mean"], *it["interval"])]),
-    ):
-        said = re.findall(r"[+-]\d+\.\d\d", line)
-        assert said == [f"{100 * number:+.2f}" for number in numbers]
+    tested = [test[metric] for metric in ("ood/mean/top1", "id/test/top1")]
+    unmerged = [number for own in tested for number in (own["mean"], *own["interval"])]
+    sides = ([curve["difference"], *curve["interval"]], unmerged)
+    for line, numbers in zip(comparison.answer.lines, sides, strict=False):
+        printed = re.findall(r"[+-]\d+\.\d\d", line)
+        assert printed == [f"{100 * number:+.2f}" for number in numbers]
 
 
 def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
@@ -213,28 +212,28 @@ def only(comparison: Comparison) -> Effect:
 
 def test_the_lowest_value_is_compared_with_the_highest_paired_by_seed() -> None:
     comparison, line = sweep(
-        over(10.0, 0.3, 1.0), lambda it: (0.6, 0.38 + 0.002 * float(it[KL] or 0))
+        over(10.0, 0.3, 1.0), lambda point: (0.6, 0.38 + 0.002 * float(point[KL] or 0))
     )
     effect = only(comparison)
     assert [level.value for level in effect.levels] == [0.3, 1.0, 10.0]
     runs = {row.arm.label: row.arm for row in comparison.rows}
-    values = [runs[f"car_ft kl_weight={it}"].values("ood/mean/top1") for it in ("10", "0.3")]
+    values = [runs[f"car_ft kl_weight={kl}"].values("ood/mean/top1") for kl in ("10", "0.3")]
     expected = [values[0][seed] - values[1][seed] for seed in range(5)]
     assert effect.difference.differences == pytest.approx(expected)
     assert effect.interval == pytest.approx(Estimate(tuple(expected)).ci95)
     assert line.startswith("kl_weight 0.3 to 10: OOD mean rises from 38.")
-    for said in (
+    for words in (
         "; ID test is unchanged within 0.5 pp, ",
         with_interval(effect.difference.mean, effect.interval),
         "]; on these test images, over 5 seeds; ",
         " is selected by id/val/top1.",
     ):
-        assert said in line
+        assert words in line
 
 
 def test_a_fall_of_id_is_said_and_the_selected_end_is_called_so() -> None:
-    def accuracies(it: dict[str, Scalar]) -> tuple[float, float]:
-        return 0.65 - 0.01 * float(it[KL] or 0), 0.38 + 0.002 * float(it[KL] or 0)
+    def accuracies(point: dict[str, Scalar]) -> tuple[float, float]:
+        return 0.65 - 0.01 * float(point[KL] or 0), 0.38 + 0.002 * float(point[KL] or 0)
 
     _, line = sweep(over(0.3, 3.0), accuracies)
     assert "; ID test falls from 64.8 to 62.0, -2.80 pp [" in line
@@ -245,9 +244,9 @@ def test_of_a_grid_the_other_fields_are_averaged() -> None:
     points: list[dict[str, Scalar]] = [
         {KL: weight, LR: lr} for weight, lr in product((0.1, 1.0), (1e-5, 1e-4, 1e-3))
     ]
-    comparison, _ = sweep(points, lambda it: (0.6, 0.38 + 0.02 * (it[KL] == 1.0)))
+    comparison, _ = sweep(points, lambda point: (0.6, 0.38 + 0.02 * (point[KL] == 1.0)))
     by_name = {effect.parameter: effect for effect in comparison.answer.effects}
-    assert {name: it.settings for name, it in by_name.items()} == {KL: 3, LR: 2}
+    assert {name: effect.settings for name, effect in by_name.items()} == {KL: 3, LR: 2}
     assert by_name[KL].difference.mean == pytest.approx(0.02, abs=0.002)
     lines = [text for text in comparison.answer.lines if text.startswith("kl_weight 0.1 to 1: ")]
     assert "over 5 seeds, means over 3 settings of the other fields; " in lines[0]
@@ -256,7 +255,7 @@ def test_of_a_grid_the_other_fields_are_averaged() -> None:
 def test_of_categories_the_best_is_compared_with_the_worst_at_a_stricter_level() -> None:
     heights = {"openai": 0.38, "icons": 0.40, "none": 0.37}
     points: list[dict[str, Scalar]] = [{WORDS: word} for word in heights]
-    comparison, line = sweep(points, lambda it: (0.6, heights[str(it[WORDS])]))
+    comparison, line = sweep(points, lambda point: (0.6, heights[str(point[WORDS])]))
     effect = only(comparison)
     assert [level.value for level in effect.levels] == ["none", "openai", "icons"]
     assert effect.interval == PairedTest(effect.difference.differences).interval(1 - ALPHA / 3)
@@ -268,7 +267,7 @@ def test_of_categories_the_best_is_compared_with_the_worst_at_a_stricter_level()
 
 @pytest.mark.parametrize("seeds", [1, 2, 4])
 def test_few_seeds_claim_nothing(seeds: int) -> None:
-    _, text = sweep(over(0.1, 1.0), lambda it: (0.6, 0.3 + 0.1 * float(it[KL] or 0)), seeds)
+    _, text = sweep(over(0.1, 1.0), lambda point: (0.6, 0.3 + 0.1 * float(point[KL] or 0)), seeds)
     assert text.startswith("kl_weight 0.1 to 1: OOD mean goes from ")
     assert f", over {seeds} seed{'' if seeds == 1 else 's'}; a claim needs 5 seeds; " in text
     assert ("[" in text) == (seeds >= 3)
@@ -281,7 +280,7 @@ def test_fields_that_never_vary_alone_have_no_effect() -> None:
         for weight, rate in rng.uniform(0, 1, (6, 2))
         for word in [str(rng.choice(["openai", "icons"]))]
     ]
-    comparison, _ = sweep(points, lambda it: (0.6, 0.3 + 0.001 * float(it[KL] or 0)))
+    comparison, _ = sweep(points, lambda point: (0.6, 0.3 + 0.001 * float(point[KL] or 0)))
     assert comparison.answer.effects == ()
     (sentence,) = (t for t in comparison.statistics if t.startswith("No comparison of "))
     assert all(name in sentence.partition(":")[0] for name in ("contexts", "kl_weight", "lr"))

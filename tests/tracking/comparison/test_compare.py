@@ -89,7 +89,7 @@ def test_contexts_that_name_a_held_out_domain_mark_their_row() -> None:
 def test_what_a_merge_says_of_itself_marks_its_rows_alone() -> None:
     facts, (_, *tuned) = {"merge_marks": ["dawin: transductive"]}, kl_sweep()
     comparison = compare(
-        replace(it, facts=facts, merges={**it.merges, "dawin": it.metrics}) for it in tuned
+        replace(run, facts=facts, merges={**run.merges, "dawin": run.metrics}) for run in tuned
     )
     assert {r.arm.merge for r in comparison.rows if "transductive" in r.marks} == {"dawin"}
     text = markdown(comparison)
@@ -111,8 +111,8 @@ def test_notes_on_the_data_are_told_above_the_table_once_each() -> None:
     warnings = with_facts({"data_notes": notes}).warnings
     assert [text for text in warnings if text in notes] == notes
     assert with_facts({"data_notes": []}).warnings == ()
-    many = with_facts({"data_notes": [f"note {number}" for number in range(20)]}).warnings
-    assert many[-2:] == ("note 7", "and 12 more notes on the data")
+    crowded = with_facts({"data_notes": [f"note {number}" for number in range(20)]}).warnings
+    assert crowded[-2:] == ("note 7", "and 12 more notes on the data")
 
 
 def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> None:
@@ -123,8 +123,8 @@ def test_settings_with_the_same_value_are_called_tied_and_which_was_taken() -> N
         "taken, the first of them",
     )
     rule = SelectionRule(within=0.005, strength={KL: 1})
-    said = "car_ft kl_weight=1 was taken, the most strongly regularised within the margin"
-    assert warned(compare(runs, ComparisonSpec(rule=rule), sweep="s"), said)
+    reason = "car_ft kl_weight=1 was taken, the most strongly regularised within the margin"
+    assert warned(compare(runs, ComparisonSpec(rule=rule), sweep="s"), reason)
 
 
 def test_metrics_come_in_a_stable_order() -> None:
@@ -218,20 +218,20 @@ CHANGED: list[tuple[dict[str, object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "said"), CHANGED, ids=str)
+@pytest.mark.parametrize(("changes", "message"), CHANGED, ids=str)
 def test_facts_in_which_methods_differ_are_named_with_their_rows(
-    changes: dict[str, object], said: str
+    changes: dict[str, object], message: str
 ) -> None:
     runs = arm("fine_tune", [0.6] * 2, [0.3] * 2, facts=FACTS)
     runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**FACTS, **changes})
     runs.append(zero_shot(facts={**FACTS, "budget": None, "augmentation": None}))
-    expected = f"mixed {said.replace('BOTH', 'zero_shot, fine_tune')}"
-    assert mixed_facts(*runs) == ((expected,) if said else ())
+    expected = f"mixed {message.replace('BOTH', 'zero_shot, fine_tune')}"
+    assert mixed_facts(*runs) == ((expected,) if message else ())
 
 
 def test_a_budget_is_none_of_zero_shots_and_own_code_is_that_of_one_method() -> None:
-    one = run("a", 0, metrics(0.6, 0.3), facts=FACTS)
-    assert mixed_facts(zero_shot(facts={"budget": "0"}), one) == ()
+    trained = run("a", 0, metrics(0.6, 0.3), facts=FACTS)
+    assert mixed_facts(zero_shot(facts={"budget": "0"}), trained) == ()
     runs = []
     for trial, code in enumerate(("a1", "a2")):
         own = {"params": {"lr": trial}, "facts": {**FACTS, "own_code": code * 32}}
@@ -256,8 +256,8 @@ def test_data_that_differ_by_seed_alone_are_mixed_only_where_the_split_does_not_
     assert mixed_facts(*ours, *by_seed("car_ft", "ab")) == ()
     (fixed, *_) = mixed_facts(*by_seed("fine_tune", "ab", split=7), *by_seed("car_ft", "ab"))
     assert fixed.startswith("mixed data")
-    said = f"mixed data, {NOT}: b in fine_tune; c in car_ft"
-    assert mixed_facts(*ours, *by_seed("car_ft", "ac")) == (said,)
+    message = f"mixed data, {NOT}: b in fine_tune; c in car_ft"
+    assert mixed_facts(*ours, *by_seed("car_ft", "ac")) == (message,)
 
 
 def test_data_are_named_by_family_version_and_the_beginning_of_their_digest() -> None:

@@ -35,10 +35,10 @@ def tuned(algorithm: str, curves: Sequence[Curve], **changes: Any) -> list[RunRe
     """A run for each seed with the models of its curve."""
     runs = []
     for seed, curve in enumerate(curves):
-        *merged, (x, y) = curve
+        *merged, (test, ood) = curve
         named = zip(LABELS, merged, strict=False)
         merges = {label: metrics(*point) for label, point in named}
-        runs.append(run(algorithm, seed, metrics(x, y), merges=merges, **changes))
+        runs.append(run(algorithm, seed, metrics(test, ood), merges=merges, **changes))
     return runs
 
 
@@ -47,7 +47,7 @@ def car_ft(curves: Sequence[Curve], **changes: Any) -> list[RunRecord]:
 
 
 def moved(curve: Curve, *, ood: float = 0.0, at: float = 0.0) -> Curve:
-    return tuple((x + at, y + ood) for x, y in curve)
+    return tuple((test + at, height + ood) for test, height in curve)
 
 
 def raised(curve: Curve, by: float, luck: Seeds = LUCK) -> list[Curve]:
@@ -67,7 +67,7 @@ def judged(*groups: Sequence[RunRecord], **changes: Any) -> CurveVerdict:
 def compared(
     *groups: Sequence[RunRecord], spec: ComparisonSpec | None = None, **changes: Any
 ) -> Comparison:
-    return compare([it for of in groups for it in of], spec or ComparisonSpec(), **changes)
+    return compare([run for runs in groups for run in runs], spec or ComparisonSpec(), **changes)
 
 
 def test_a_curve_one_point_above_a_straight_one_gains_one_point() -> None:
@@ -90,7 +90,7 @@ def test_of_bent_curves_the_bound_gains_less_than_they_are_higher() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "states", "levels"),
+    ("gain", "rival", "states", "levels"),
     [
         (-0.01, raised(LINE, 0.0002, LUCK[::-1]), ("WORSE CURVE", "NO GAIN"), (0.975, 0.975)),
         (-0.01, raised(LINE, -0.02), ("WORSE CURVE", "WORSE CURVE"), (0.95, 0.975)),
@@ -99,13 +99,13 @@ def test_of_bent_curves_the_bound_gains_less_than_they_are_higher() -> None:
     ids=["loss", "two losses", "gain"],
 )
 def test_the_interval_is_at_the_level_that_holms_rule_leaves_to_the_loss_or_the_gain(
-    one: float, other: list[Curve], states: tuple[str, str], levels: tuple[float, float]
+    gain: float, rival: list[Curve], states: tuple[str, str], levels: tuple[float, float]
 ) -> None:
     """Its p is multiplied by 2 or by 1; that of what is neither lost nor gained by 2 here."""
-    verdicts = compared(car_ft(raised(LINE, one)), tuned("flyp", other), same(LINE)).curve_verdicts
+    verdicts = compared(car_ft(raised(LINE, gain)), tuned("flyp", rival), same(LINE)).curve_verdicts
     assert tuple(verdict.state for verdict in verdicts) == states
     assert tuple(verdict.level for verdict in verdicts) == pytest.approx(levels)
-    assert (known(verdicts[0].interval).high < 0) == (one < 0)
+    assert (known(verdicts[0].interval).high < 0) == (gain < 0)
 
 
 @pytest.mark.parametrize(("spread", "state"), [(0.2, "NO GAIN"), (10, "UNDECIDED")])
@@ -185,13 +185,13 @@ def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
     rng = np.random.default_rng(0)
     curves = [tuple(map(tuple, np.array(LINE) + rng.normal(0, 0.004, (4, 2)))) for _ in range(10)]
     groups = [zero_shot()], car_ft(curves[:5]), tuned("fine_tune", curves[5:])
-    there, back = (
+    forward, backward = (
         judged(*groups).pair,
         judged(*groups, spec=ComparisonSpec(reference="car_ft")).pair,
     )
-    for one, other in ((there.gain, back.loss), (there.loss, back.gain)):
-        assert known(one).differences == known(other).differences
-    assert there.common_range == back.common_range
+    for own, mirrored in ((forward.gain, backward.loss), (forward.loss, backward.gain)):
+        assert known(own).differences == known(mirrored).differences
+    assert forward.common_range == backward.common_range
 
 
 World = Mapping[tuple[str, int | None, str | None], Images]
@@ -228,7 +228,7 @@ def runs_of(world: World) -> list[RunRecord]:
     measured = {key: metrics(value(by, ID), value(by, OOD)) for key, by in world.items()}
     for name, seed in {key[:2]: None for key in world}:
         own = {label: measured.get((name, seed, label), {}) for label in LABELS}
-        merges = {label: it for label, it in own.items() if label is not None and it}
+        merges = {label: values for label, values in own.items() if label is not None and values}
         trial = 0 if name == "car_ft" else None
         runs.append(run(name, seed, own[None], merges=merges, trial=trial))
     return runs
@@ -285,8 +285,8 @@ def test_the_claim_is_tested_with_both_errors_but_where_a_model_keeps_no_predict
 ) -> None:
     world = made(3)
     alone = known(judged(runs_of(world)).pair.gain)
-    some = {key: by for key, by in world.items() if key != lacking}
-    both = known(judged(runs_of(world), hits=reader(some)).pair.gain)
+    readable = {key: by for key, by in world.items() if key != lacking}
+    both = known(judged(runs_of(world), hits=reader(readable)).pair.gain)
     assert alone.images is None
     assert (both.images is None) == (lacking is not None)
     variance = 0.0 if both.images is None else both.images.variance

@@ -42,9 +42,9 @@ def called(ood: Numbers, id_test: Numbers | None = None) -> tuple[Claims, Claims
     and better; without those of ID it is kept for certain.
     """
     up = _p_above(ood, 0.0)
-    kept = np.zeros_like(up) if id_test is None else _p_above(id_test, -MARGIN)
+    id_kept = np.zeros_like(up) if id_test is None else _p_above(id_test, -MARGIN)
     different = _holm(2 * np.minimum(up, 1 - up)) < ALPHA
-    return different, _holm(np.minimum(1, 2 * np.maximum(up, kept))) < ALPHA
+    return different, _holm(np.minimum(1, 2 * np.maximum(up, id_kept))) < ALPHA
 
 
 def _p_above(differences: Numbers, bound: float) -> Numbers:
@@ -189,7 +189,7 @@ def drawn(
 
 def share(comparisons: Sequence[Comparison], claim: Claim) -> float:
     """In how many of them something is claimed."""
-    return sum(rates.claims(it, claim) for it in comparisons) / len(comparisons)
+    return sum(rates.claims(comparison, claim) for comparison in comparisons) / len(comparisons)
 
 
 def test_without_images_more_is_claimed_of_the_population_than_is_promised() -> None:
@@ -211,8 +211,8 @@ def test_a_curve_that_is_a_point_higher_is_mostly_called_better(alphas: int) -> 
     def three(world: World) -> list[Comparison]:
         methods = (Method("fine_tune"), HIGHER, Method("lower", ood=constant(-0.01)))
         start = world.zero_shot()
-        base, *others = ([world.run(it, seed) for seed in rates.SEEDS] for it in methods)
-        return [world.compare([start, *base, *runs], keeps=False) for runs in others]
+        base, *rivals = ([world.run(method, seed) for seed in rates.SEEDS] for method in methods)
+        return [world.compare([start, *base, *runs], keeps=False) for runs in rivals]
 
     higher, lower = drawn(30, three, "these images", alphas)
     assert share(higher, "better curve") > 0.8
@@ -226,7 +226,7 @@ def means(method: Method) -> Numbers:
     runs = [world.run(method, seed) for seed in range(400)]
     of_labels = [[run.metrics_of(label) for run in runs] for label in (*runs[0].merges, None)]
     names = ("id/test/top1", "ood/mean/top1")
-    return np.array([[np.mean([it[n] for it in own]) for own in of_labels] for n in names])
+    return np.array([[np.mean([model[n] for model in own]) for own in of_labels] for n in names])
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ def test_these_images_have_the_wanted_truth_over_all_seeds(method: Method) -> No
 def test_paired_tests_and_holm_agree_with_other_peoples_on_the_same_data() -> None:
     rng = np.random.default_rng(50)
     for reference, *candidates in seeds(rng, 3, 9):
-        tests = [PairedTest(tuple((one - reference).tolist())) for one in candidates]
-        expected = [stats.ttest_rel(one, reference) for one in candidates]
+        tests = [PairedTest(tuple((candidate - reference).tolist())) for candidate in candidates]
+        expected = [stats.ttest_rel(candidate, reference) for candidate in candidates]
         p = [pair.p or 0.0 for pair in tests]
         assert p == pytest.approx([result.pvalue for result in expected], abs=1e-12)
         ends = [end for result in expected for end in result.confidence_interval()]

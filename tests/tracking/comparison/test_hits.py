@@ -36,13 +36,13 @@ START = {OOD: "ood/", ID: "id/test"}
 
 def kept_run(home: Path, algorithm: str, seed: int | None, by: Images, **changes: Any) -> RunRecord:
     """A run whose folder holds these images, each with its unit."""
-    folder, said, units = home / f"{algorithm}-{seed}", {}, {}
+    folder, predictions, units = home / f"{algorithm}-{seed}", {}, {}
     for split, rows in by.groupby("split", sort=False):
         right = rows.right.to_numpy(bool)
         logits = np.where(np.stack([right, ~right], axis=1), 1.0, -1.0)
-        said[str(split)] = (logits, np.zeros(len(rows), np.int64))
+        predictions[str(split)] = (logits, np.zeros(len(rows), np.int64))
         units[str(split)] = rows.unit.tolist()
-    keep_predictions(folder, None, said, units=units)
+    keep_predictions(folder, None, predictions, units=units)
     return run(algorithm, seed, metrics(0.6, 0.3), folder=folder, **changes)
 
 
@@ -56,8 +56,8 @@ def error_between(sides: Sequence[Sequence[Images]], metric: str = OOD) -> Image
     arms = arm_of("car_ft", seeds), arm_of("fine_tune", seeds)
     every = zip((*arms[0].runs, *arms[1].runs), (*sides[0], *sides[1]), strict=True)
     models = {run.digest: hits_of(by) for run, by in every}
-    kept = KeptHits(lambda run, _merge: models[run.digest])
-    return kept.difference_error([arms], seeds, metric)
+    hits = KeptHits(lambda run, _merge: models[run.digest])
+    return hits.difference_error([arms], seeds, metric)
 
 
 def differences(
@@ -75,7 +75,7 @@ def differences(
         return np.mean(of_splits, axis=0)
 
     pairs = zip(ours, theirs, strict=True)
-    return np.mean([accuracy(one) - accuracy(two) for one, two in pairs], axis=0)
+    return np.mean([accuracy(our) - accuracy(their) for our, their in pairs], axis=0)
 
 
 def used_units(models: Sequence[Images], metric: str) -> pd.Index:
@@ -200,9 +200,9 @@ def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
     error = known(error_between((ours, theirs), "id/val/top1"))
     # By hand: what an image adds to the mean of each seed that has it.
     moves = dict.fromkeys((f"{n:02d}" for n in range(60)), 0.0)
-    for one, two in zip(ours, theirs, strict=True):
-        gains = (one.right - two.right).to_numpy()
-        for unit, gain in zip(one.unit, gains, strict=True):
+    for our, their in zip(ours, theirs, strict=True):
+        gains = (our.right - their.right).to_numpy()
+        for unit, gain in zip(our.unit, gains, strict=True):
             moves[unit] += (gain - gains.mean()) / 40 / 3
     units = len({*np.concatenate(shown)})
     assert (error.units, error.images) == (units, 40)
@@ -286,13 +286,13 @@ def test_models_of_other_units_have_groups_of_their_own() -> None:
 
 
 def test_units_that_only_some_models_have_are_left_out_of_these() -> None:
-    one = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
-    two = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])
-    both = [pd.concat([by, by.assign(split="ood/a")]) for by in (one, two)]
+    smaller = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
+    larger = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])
+    both = [pd.concat([by, by.assign(split="ood/a")]) for by in (smaller, larger)]
     left_out, units, seen = known(leave_out([hits_of(by) for by in both], ID, OOD))
     assert (units, seen) == (40, 60)
     # As many groups as the smaller model has units: each of its images is out once.
-    assert sorted(left_out[0].id) == pytest.approx(sorted((10 - one.right) / 19))
+    assert sorted(left_out[0].id) == pytest.approx(sorted((10 - smaller.right) / 19))
     # Of the other each group has one image or two, of which each may be right.
     possible = [(10 - right) / (30 - size) for size in (1, 2) for right in range(size + 1)]
     assert np.isclose(left_out[1].id[:, None], possible).any(axis=1).all()

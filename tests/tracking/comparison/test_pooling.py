@@ -49,9 +49,9 @@ def part(
 ) -> SweepRuns:
     """With the fields of each run: the shared ones, its params, and `fields`."""
     by_digest = {}
-    for it in records:
-        own = {n: v for n, v in (fields or {}).items() if n != KL or it.algorithm == "car_ft"}
-        by_digest[it.digest] = {**SHARED, **own, **it.params}
+    for record in records:
+        own = {n: v for n, v in (fields or {}).items() if n != KL or record.algorithm == "car_ft"}
+        by_digest[record.digest] = {**SHARED, **own, **record.params}
     return SweepRuns(sweep, records, spec or ComparisonSpec(seeds=tuple(SEEDS)), by_digest)
 
 
@@ -98,7 +98,7 @@ def test_what_decides_no_weights_parts_no_setting() -> None:
 def test_sweeps_on_different_data_sets_are_not_ranked_in_one_table() -> None:
     def on(sweep: SweepRuns, family: str) -> SweepRuns:
         facts = {"family": family}
-        return replace(sweep, records=[replace(it, facts=facts) for it in sweep.records])
+        return replace(sweep, records=[replace(record, facts=facts) for record in sweep.records])
 
     ours = on(weights(), "icon_shift v2")
     with pytest.raises(TrackingError, match=r"weights of icon_shift, rates of pets; compare each"):
@@ -107,8 +107,8 @@ def test_sweeps_on_different_data_sets_are_not_ranked_in_one_table() -> None:
 
 
 def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> None:
-    again = [it for it in weights().records if it.params.get(KL) == 0.3]
-    later = part("later", [replace(it, digest=f"new-{it.digest}") for it in again])
+    again = [record for record in weights().records if record.params.get(KL) == 0.3]
+    later = part("later", [replace(record, digest=f"new-{record.digest}") for record in again])
     tuned = ("kl_weight=0.1", "kl_weight=0.3 sweep=weights", "kl_weight=0.3 sweep=later")
     assert labels(unified([weights(), later])) == {
         **{"zero_shot": [None], "fine_tune": [0]},
@@ -119,9 +119,9 @@ def test_equal_fields_and_seed_but_another_run_are_told_apart_by_the_sweep() -> 
 
 
 def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> None:
-    one = made("car_ft", 0, 0.6, "same", params={KL: 0.3}, merges={"wise_ft@0.5": {}})
-    other = made("car_ft", 0, 0.6, "same", trial=4, params={KL: 0.3}, merges={"wise_ft@0.1": {}})
-    (record,) = unified([part("a", [one]), part("b", [other])])
+    first = made("car_ft", 0, 0.6, "same", params={KL: 0.3}, merges={"wise_ft@0.5": {}})
+    second = made("car_ft", 0, 0.6, "same", trial=4, params={KL: 0.3}, merges={"wise_ft@0.1": {}})
+    (record,) = unified([part("a", [first]), part("b", [second])])
     assert (record.role, record.trial) == ("trial", 4)
     assert set(record.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
 
@@ -143,7 +143,7 @@ def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Com
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         ({"rule": {"metric": "id/val/nll", "goal": "minimize"}}, "metric of one is .*--metric"),
         ({"rule": {"within": 0.01}}, "selection of one is best_val, .*within 0.01.*--selection"),
@@ -154,9 +154,9 @@ def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Com
         ),
     ],
 )
-def test_sweeps_that_judge_differently_are_not_compared(changes: dict[str, Any], said: str) -> None:
+def test_sweeps_that_judge_differently_are_not_compared(changes: dict[str, Any], text: str) -> None:
     other = ComparisonSpec.model_validate(changes)
-    with pytest.raises(TrackingError, match=f"a and b cannot be compared as one: the {said}"):
+    with pytest.raises(TrackingError, match=f"a and b cannot be compared as one: the {text}"):
         joined(ComparisonSpec(), other)
     assert joined(ComparisonSpec(), other, spec=other).rule == other.rule
 
@@ -212,7 +212,7 @@ def filtered(records: list[RunRecord], *texts: str) -> list[RunRecord]:
     return filter_runs(records, [parse_condition(text, records) for text in texts], SWEEPS)
 
 
-def kept(*texts: str) -> list[int]:
+def remaining(*texts: str) -> list[int]:
     """The places in RUNS of what is left."""
     return [RUNS.index(record) for record in filtered(RUNS, *texts)]
 
@@ -234,11 +234,11 @@ def kept(*texts: str) -> list[int]:
     ],
 )
 def test_runs_that_meet_all_conditions_stay(texts: Sequence[str], expected: Sequence[int]) -> None:
-    assert kept(*texts) == expected
+    assert remaining(*texts) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kl_weight", "write FIELD=VALUE"),
         ("kl_weight>=1,2", "wants one number"),
@@ -250,10 +250,10 @@ def test_runs_that_meet_all_conditions_stay(texts: Sequence[str], expected: Sequ
         ("kl_weight>9", "--where kl_weight>9: holds of no algorithm.kl_weight; Known: 0.1"),
     ],
 )
-def test_a_wrong_condition_is_told_with_its_remedy(text: str, said: str) -> None:
-    with pytest.raises(TrackingError, match=re.escape(said)):
-        kept(text)
-    with pytest.raises(TrackingError, match=re.escape(said)):
+def test_a_wrong_condition_is_told_with_its_remedy(text: str, message: str) -> None:
+    with pytest.raises(TrackingError, match=re.escape(message)):
+        remaining(text)
+    with pytest.raises(TrackingError, match=re.escape(message)):
         compare_sweeps([SweepRuns("toy", RUNS)], where=[text])
 
 
@@ -267,15 +267,15 @@ def test_a_last_part_that_two_fields_share_must_be_given_whole() -> None:
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8), st.floats(-1e6, 1e6))
 def test_a_bound_and_its_opposite_part_the_runs(values: list[float], bound: float) -> None:
     values += [-2e6, 2e6]  # on each side of every bound: one that nothing meets is refused
-    runs = [run("car_ft", i, {}, params={KL: it}, state="done") for i, it in enumerate(values)]
+    runs = [run("car_ft", i, {}, params={KL: kl}, state="done") for i, kl in enumerate(values)]
     runs.append(zero_shot())  # which has no such field, and so is in both
     below, above = (filtered(runs, f"kl_weight{sign}{bound!r}") for sign in ("<", ">="))
-    assert [it.seed for it in below if it in above] == [None]
+    assert [record.seed for record in below if record in above] == [None]
     assert len(below) + len(above) == len(runs) + 1
 
 
 @pytest.mark.parametrize(
-    ("required", "where", "left"),
+    ("required", "where", "seeds"),
     [
         ((0, 1, 2), ["seed=0,2", "kl_weight>1"], (0, 2)),
         ((0, 1, 2), ["seed<2"], (0, 1)),
@@ -284,17 +284,17 @@ def test_a_bound_and_its_opposite_part_the_runs(values: list[float], bound: floa
     ],
 )
 def test_a_setting_is_whole_with_the_seeds_that_are_left(
-    required: tuple[int, ...] | None, where: list[str], left: tuple[int, ...]
+    required: tuple[int, ...] | None, where: list[str], seeds: tuple[int, ...]
 ) -> None:
     whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=required))
-    assert compare_sweeps([whole], where=where).seeds == left
+    assert compare_sweeps([whole], where=where).seeds == seeds
 
 
 def test_a_constraint_whose_algorithm_a_condition_leaves_out_is_said_to_be_gone() -> None:
     spec = ComparisonSpec(rule=SelectionRule(constraint=CONSTRAINT))
     rest = compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=["algorithm!=zero_shot"])
-    said = "the constraint was not applied: no finished run of zero_shot has id/val/nll"
-    assert said in rest.warnings
+    warning = "the constraint was not applied: no finished run of zero_shot has id/val/nll"
+    assert warning in rest.warnings
 
 
 TASKS = "data.test_domain"
@@ -323,10 +323,10 @@ def test_it_is_read_back_as_it_was_written() -> None:
 
 def test_what_no_sweep_writes_is_refused() -> None:
     rules = ({"metric": "ood/mean/top1"}, {"within": -1}, {"strength": {"a": 7}}, {"margin": 1})
-    others = ({"id_margin": None}, {"by": "f1"})
+    endpoints = ({"id_margin": None}, {"by": "f1"})
     for change in (
         *({"rule": rule} for rule in rules),
-        *({"endpoint": endpoint} for endpoint in others),
+        *({"endpoint": endpoint} for endpoint in endpoints),
         *({"seeds": "x"}, {"version": 2}),
     ):
         with pytest.raises(ValidationError):
@@ -341,8 +341,8 @@ def test_what_was_measured_decides_the_endpoint_and_is_not_written() -> None:
 
 
 def test_other_tasks_are_settled_by_no_option() -> None:
-    said = "the tasks of one is data.test_domain, of the other none; look at each by itself$"
-    with pytest.raises(TrackingError, match=said):
+    message = "the tasks of one is data.test_domain, of the other none; look at each by itself$"
+    with pytest.raises(TrackingError, match=message):
         agreed({"mine": ComparisonSpec(tasks=TASKS), "yours": ComparisonSpec()})
 
 

@@ -24,7 +24,7 @@ from carft_sweep.tracking.comparison.predictions import class_names, predictions
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.errors import TrackingError
 from tests.tracking.kept import SPLITS, with_folder
-from tests.tracking.made_up import kl_sweep, known, metrics, run
+from tests.tracking.made_up import KL, kl_sweep, known, metrics, run
 
 
 def keep(folder: Path, hits: Sequence[Sequence[int]]) -> None:
@@ -52,8 +52,8 @@ def test_what_classes_are_called_stands_beside_the_predictions(tmp_path: Path) -
     path, record = predictions_path(tmp_path, None), kept_run(tmp_path)
     path.parent.mkdir(parents=True)
     names = {'["cat", "hot dog"]': ("cat", "hot dog"), None: (), "{}": (), "[1]": ("1",)}
-    for kept, called in names.items():
-        metadata = None if kept is None else {"carft.class_names": kept}
+    for text, called in names.items():
+        metadata = None if text is None else {"carft.class_names": text}
         schema = pa.schema([pa.field("label", pa.int32())], metadata=metadata)
         parquet.write_table(pa.table({"label": [0]}, schema=schema), path)
         assert class_names(record) == called
@@ -107,8 +107,8 @@ def test_a_column_of_another_type_and_a_text_that_is_none_are_named(
 ) -> None:
     path = tmp_path / "predictions.parquet"
     parquet.write_table(pa.table({name: column}), path)
-    said = "UTF8" if column is BROKEN else f"column {name} "
-    with pytest.raises(TrackingError, match=rf"predictions\.parquet holds no predictions .*{said}"):
+    text = "UTF8" if column is BROKEN else f"column {name} "
+    with pytest.raises(TrackingError, match=rf"predictions\.parquet holds no predictions .*{text}"):
         read_columns(path, [name])
 
 
@@ -150,30 +150,30 @@ def test_predictions_elsewhere_are_not_read(tmp_path: Path) -> None:
     path = predictions_path(tmp_path / "home", None)
     path.parent.mkdir(parents=True)
     path.symlink_to(predictions_path(tmp_path / "elsewhere", None))
-    one = kept_run(tmp_path / "home")
+    record = kept_run(tmp_path / "home")
     for reader in (class_names, lambda run: read_hits(run, None)):
         with pytest.raises(TrackingError, match="is a link, which is not followed"):
-            reader(one)
+            reader(record)
 
 
 CAR_FT = "car_ft kl_weight=3"
 
 
-def kept(home: Path, seeds: int = 5) -> Comparison:
-    records = (it for it in kl_sweep(seeds) if it.params.get("algorithm.kl_weight") in (None, 3.0))
+def compared(home: Path, seeds: int = 5) -> Comparison:
+    records = (run for run in kl_sweep(seeds) if run.params.get(KL) in (None, 3.0))
     return compare([with_folder(record, home) for record in records])
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return kept(tmp_path_factory.mktemp("home"))
+    return compared(tmp_path_factory.mktemp("home"))
 
 
 def right(runs: Sequence[RunRecord], merge: str | None) -> pd.DataFrame:
     """By split and image, whether each of the runs has it right."""
     columns = []
-    for it in runs:
-        frame = pd.read_parquet(predictions_path(known(it.folder), merge)).astype({"split": str})
+    for path in [predictions_path(known(own.folder), merge) for own in runs]:
+        frame = pd.read_parquet(path).astype({"split": str})
         is_right = frame["label"] == frame["prediction"]
         columns.append(is_right.set_axis([frame["split"], frame["id"]]))
     return pd.concat(columns, axis=1)
@@ -191,21 +191,22 @@ def test_counts_are_those_of_the_majority_over_the_seeds(
     comparison: Comparison, reference: str, candidate: str
 ) -> None:
     arms = {row.arm.label: row.arm for row in comparison.rows}
-    one, two = (right(arms[label].done, arms[label].merge) for label in (reference, candidate))
-    before, after = (side.mean(axis=1) > 0.5 for side in (one, two))
-    change = two.mean(axis=1) - one.mean(axis=1)
+    base, ours = (right(arms[label].done, arms[label].merge) for label in (reference, candidate))
+    before, after = (side.mean(axis=1) > 0.5 for side in (base, ours))
+    change = ours.mean(axis=1) - base.mean(axis=1)
     seeds, splits = find_flips(comparison, reference, candidate)
     assert [*splits["split"]] == sorted({*SPLITS} - {"id/val"})
-    for it in splits.itertuples():
-        won, lost = (after & ~before)[it.split].sum(), (before & ~after)[it.split].sum()
-        assert (it.images, it.won, it.lost, it.net) == (SPLITS[it.split], won, lost, won - lost)
-        assert it.difference == pytest.approx(change[it.split].mean())
+    for row in splits.itertuples():
+        won, lost = (after & ~before)[row.split].sum(), (before & ~after)[row.split].sum()
+        assert (row.won, row.lost, row.net) == (won, lost, won - lost)
+        assert row.images == SPLITS[row.split]
+        assert row.difference == pytest.approx(change[row.split].mean())
     assert seeds == (0, 1, 2, 3, 4)
 
 
 def test_only_common_seeds_count(tmp_path: Path) -> None:
-    records = [with_folder(it, tmp_path) for it in kl_sweep() if it.trial in (None, 3)]
-    fewer = [it for it in records if it.algorithm != "fine_tune" or it.seed in (1, 3)]
+    records = [with_folder(run, tmp_path) for run in kl_sweep() if run.trial in (None, 3)]
+    fewer = [run for run in records if run.algorithm != "fine_tune" or run.seed in (1, 3)]
     arms = {row.arm.label: row.arm for row in compare(fewer).rows}
     seeds, splits = find_flips(compare(fewer), "fine_tune", CAR_FT)
     assert seeds == (1, 3)
@@ -217,18 +218,18 @@ def test_only_common_seeds_count(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_counted_is_told(tmp_path: Path) -> None:
-    comparison = kept(tmp_path)
+    comparison = compared(tmp_path)
 
-    def refused(reference: str, candidate: str, said: str, of: Comparison = comparison) -> None:
-        with pytest.raises(TrackingError, match=re.escape(said)):
+    def refused(reference: str, candidate: str, message: str, of: Comparison = comparison) -> None:
+        with pytest.raises(TrackingError, match=re.escape(message)):
             find_flips(of, reference, candidate)
 
     refused("finetune", CAR_FT, "unknown setting 'finetune'; did you mean 'fine_tune'?")
     refused("fine_tune", f"{CAR_FT} + wise_ft@0.4", f"did you mean '{CAR_FT} + wise_ft@0.5'?")
-    tuned = [it for it in comparison.runs() if it.algorithm == "fine_tune"]
-    rest = [it for it in comparison.runs() if it.algorithm != "fine_tune"]
-    other = [replace(it, seed=known(it.seed) + 5, digest=f"{it.digest}b") for it in tuned]
-    said = "have no finished seed in common"
-    refused("fine_tune", CAR_FT, said, compare([*rest, *other]))
+    tuned = [run for run in comparison.runs() if run.algorithm == "fine_tune"]
+    rest = [run for run in comparison.runs() if run.algorithm != "fine_tune"]
+    other = [replace(run, seed=known(run.seed) + 5, digest=f"{run.digest}b") for run in tuned]
+    message = "have no finished seed in common"
+    refused("fine_tune", CAR_FT, message, compare([*rest, *other]))
     shutil.rmtree(known(tuned[0].folder))
     refused("fine_tune", CAR_FT, "fine_tune keeps no predictions here (trial.keep.predictions)")

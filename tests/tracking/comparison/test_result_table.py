@@ -60,8 +60,8 @@ def as_in_a_table(record: RunRecord) -> RunRecord:
     """The run without what a table has no column for; no method is only a baseline there."""
     if record.seed is None:
         gone = ("id/val/top1", "gain/ood/top1")
-        kept = {name: it for name, it in record.metrics.items() if name not in gone}
-        return replace(record, metrics=kept)
+        measured = {name: value for name, value in record.metrics.items() if name not in gone}
+        return replace(record, metrics=measured)
     trial = 0 if record.trial is None else record.trial + 1
     params = {"table.setting": f"weight {record.params[KL]}"} if record.params else {}
     return replace(record, role="trial", trial=trial, params=params)
@@ -81,11 +81,11 @@ def test_a_table_of_a_sweeps_numbers_has_the_sweeps_verdict(tmp_path: Path) -> N
 def test_percent_says_what_fractions_say(tmp_path: Path) -> None:
     lines = [[*line] for record in kl_sweep() for line in cells(record)]
     fractions = read_table(write(tmp_path / "a.csv", lines))
-    in_percent = [[*line[:4], *(100 * float(str(it)) for it in line[4:])] for line in lines]
+    in_percent = [[*line[:4], *(100 * float(str(number)) for number in line[4:])] for line in lines]
     percent = read_table(write(tmp_path / "b.csv", in_percent))
-    for one, other in zip(fractions.records, percent.records, strict=True):
-        assert other.metrics == pytest.approx(one.metrics)
-        assert one.merges.keys() == other.merges.keys()
+    for as_fraction, as_percent in zip(fractions.records, percent.records, strict=True):
+        assert as_percent.metrics == pytest.approx(as_fraction.metrics)
+        assert as_fraction.merges.keys() == as_percent.merges.keys()
     assert fractions.warnings == (
         "the accuracies of a.csv are taken as fractions: none is above 1",
     )
@@ -102,7 +102,7 @@ COLUMNS, ALPHAS = "method,seed,id,ood\n", "method,seed,alpha,id,ood\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "reference", "said"),
+    ("text", "reference", "message"),
     [
         (SMALL, "car_tf", r"'car_tf'; did you mean 'car_ft'\?.*--reference"),
         (COLUMNS + "A,0,.5,.4\nB,0,.5,.4", None, r"'fine_tune'; Known: A, B\."),
@@ -114,10 +114,10 @@ COLUMNS, ALPHAS = "method,seed,id,ood\n", "method,seed,alpha,id,ood\n"
     ],
 )
 def test_a_reference_that_no_line_has_and_a_choice_that_nothing_makes_are_refused(
-    tmp_path: Path, text: str, reference: str | None, said: str
+    tmp_path: Path, text: str, reference: str | None, message: str
 ) -> None:
     spec = USUAL if reference is None else ComparisonSpec(reference=reference)
-    with pytest.raises(TrackingError, match=said):
+    with pytest.raises(TrackingError, match=message):
         check_table(read_table(table(tmp_path, text)), spec)
 
 
@@ -149,14 +149,14 @@ def test_a_column_named_setting_is_no_label(tmp_path: Path) -> None:
 def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines: str) -> None:
     text = f"method,seed,alpha,id,ood\n{lines}fine_tune,0,,.6,.4\nfine_tune,1,1,.6,.4\n"
     records = read_table(table(tmp_path, text)).records
-    found = [(it.algorithm, it.seed, dict(it.merges), it.is_zero_shot) for it in records]
+    rows = [(run.algorithm, run.seed, dict(run.merges), run.is_zero_shot) for run in records]
     tuned: list[Any] = [("fine_tune", 0, {}, False), ("fine_tune", 1, {}, False)]
-    assert found == [("zero_shot", None, {}, True), *tuned]
+    assert rows == [("zero_shot", None, {}, True), *tuned]
     assert records[1].metrics["gain/ood/top1"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is empty; its first line names columns: method,seed,id,ood"),
         (COLUMNS, "has no row below its columns"),
@@ -183,8 +183,8 @@ def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines:
         ),
     ],
 )
-def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(TrackingError, match=rf"r\.csv,? {re.escape(said)}"):
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(TrackingError, match=rf"r\.csv,? {re.escape(message)}"):
         read_table(table(tmp_path, text))
 
 
@@ -199,8 +199,8 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
-    def refused(file: Path, said: str) -> None:
-        with pytest.raises(TrackingError, match=said):
+    def refused(file: Path, message: str) -> None:
+        with pytest.raises(TrackingError, match=message):
             read_table(file)
 
     refused(tmp_path / "no.csv", r"no\.csv cannot be read: No such file")
@@ -219,14 +219,14 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
     file = tmp_path / "r.csv"
     file.write_bytes(text.encode())
     part = read_table(file)
-    assert [(it.algorithm, it.seed) for it in part.records] == [("a", 0), ("b", 1)]
+    assert [(record.algorithm, record.seed) for record in part.records] == [("a", 0), ("b", 1)]
     assert part.warnings[1] == "columns of r.csv that are not read: notes"
 
 
 def test_a_frame_is_what_its_csv_is(tmp_path: Path) -> None:
-    file = write(tmp_path / "kl.csv", [line for it in kl_sweep() for line in cells(it)])
+    file = write(tmp_path / "kl.csv", [line for record in kl_sweep() for line in cells(record)])
     frame = pd.read_csv(file)
-    of_file, of_frame = (load_comparison(it) for it in (file, frame))
+    of_file, of_frame = (load_comparison(source) for source in (file, frame))
     assert judged(of_frame) == judged(of_file)
     assert of_frame.sweep == "DataFrame"
     of_path = to_json(load_comparison(str(file), conditions=["setting=weight 1.0"]))
@@ -254,4 +254,4 @@ def test_the_example_of_the_page_has_the_differences_of_its_lines(tmp_path: Path
     change = means.loc["car_ft"] - means.loc["fine_tune"]
     for test, column in ((verdict.pair.id, "id"), (verdict.pair.ood, "ood")):
         assert known(test).mean == pytest.approx(change[column])
-    assert {label for it in part.records for label in it.merges} == {"wise_ft@0.5"}
+    assert {label for record in part.records for label in record.merges} == {"wise_ft@0.5"}

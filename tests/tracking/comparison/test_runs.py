@@ -12,7 +12,7 @@ from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
 
 
 def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:
-    labels = ["zero_shot", "fine_tune", *(f"car_ft kl_weight={it}" for it in (0.1, 0.3, 1, 3))]
+    labels = ["zero_shot", "fine_tune", *(f"car_ft kl_weight={kl}" for kl in (0.1, 0.3, 1, 3))]
     assert [arm.label for arm in grouping.group(reversed(kl_sweep(2)))] == labels
 
 
@@ -103,8 +103,8 @@ def test_an_arm_that_no_seed_changes_has_its_value_at_every_seed() -> None:
 
 def test_only_the_pre_trained_weights_are_zero_shot() -> None:
     soup = run("uniform_soup", None, metrics(0.7, 0.5), role="soup")
-    given = run("from_checkpoint", None, metrics(0.7, 0.5), facts={"own_weights": True})
-    arms = grouping.group([soup, given, run("fine_tune", 0, metrics(0.6, 0.4)), zero_shot()])
+    checkpoint = run("from_checkpoint", None, metrics(0.7, 0.5), facts={"own_weights": True})
+    arms = grouping.group([soup, checkpoint, run("fine_tune", 0, metrics(0.6, 0.4)), zero_shot()])
     labels = ["zero_shot", "fine_tune", "from_checkpoint", "uniform_soup"]
     assert [arm.label for arm in arms] == labels
     assert [arm.label for arm in arms if arm.is_zero_shot] == ["zero_shot"]
@@ -140,4 +140,4 @@ def test_fields_are_dotted_and_leave_out_where_and_how_a_run_was_made() -> None:
         {"config": CONFIG, "identity": {"optim": {"lr": 1}}}
     )
     untrained = grouping.fields({"config": CONFIG, "identity": {"data": {}}})
-    assert untrained == {name: it for name, it in whole.items() if not name.startswith("optim.")}
+    assert untrained == {name: whole[name] for name in whole if name[:6] != "optim."}

@@ -99,8 +99,8 @@ def test_of_settings_that_keep_a_constraint_the_best_is_chosen() -> None:
     for margin, trial in ((0.0, 0), (0.01, 1), (0.5, 2)):
         assert select_each(arms, bounded(rule(margin), arms), (0,))["car_ft"].arm.trial == trial
     spec = ComparisonSpec(rule=rule(0.01), seeds=(0,))
-    said = compare([low, middle, high, base], spec=spec).warnings
-    assert "id/val/top1 as good as fine_tune's minus 0.01 (0.69)" in said[0]
+    warnings = compare([low, middle, high, base], spec=spec).warnings
+    assert "id/val/top1 as good as fine_tune's minus 0.01 (0.69)" in warnings[0]
     assert "no setting of car_ft has that" in compare([high, base], spec=spec).warnings[1]
     none = bounded(rule(0.01), [arm for arm in arms if arm.algorithm != "fine_tune"])
     assert none.bound is None, "without its reference the constraint means nothing"
@@ -154,7 +154,7 @@ def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> 
     runs += [run("car_ft", seed, metrics(0.5, 0.3), trial=0) for seed in SEEDS]
     runs += [run("car_ft", 7, metrics(0.9, 0.3), params={KL: 9.0}, role="confirmation")]
     chosen = select_each(group(runs), SelectionRule(), SEEDS)
-    assert {name: it.value for name, it in chosen.items()} == {"car_ft": 0.5, "fine_tune": 0.6}
+    assert {name: best.value for name, best in chosen.items()} == {"car_ft": 0.5, "fine_tune": 0.6}
 
 
 def merged_arm() -> Arm:
@@ -218,13 +218,13 @@ def test_two_searches_of_different_length_are_told_with_their_numbers() -> None:
     long = tried("car_ft", [{KL: float(k), LR: float(k)} for k in range(20)])
     short = tried("flyp", [{FLYP: float(t), LR: float(t)} for t in range(4)])
     equal = tried("flyp", [{FLYP: float(t)} for t in range(20)])
-    said = "unequal tuning budgets, which favour what was tried more: car_ft 20 settings (20 "
-    for theirs, warnings in ((short, [f"{said}runs), flyp 4 settings (4 runs)"]), (equal, [])):
+    begin = "unequal tuning budgets, which favour what was tried more: car_ft 20 settings (20 "
+    for theirs, warnings in ((short, [f"{begin}runs), flyp 4 settings (4 runs)"]), (equal, [])):
         every = compare([*long, *theirs], sweep="s").warnings
         assert [text for text in every if "tuning budgets" in text] == warnings
 
 
-GRID = [{KL: k, LR: x} for k in (1.0, 3.0) for x in (1.0, 2.0)]
+GRID = [{KL: k, LR: lr} for k in (1.0, 3.0) for lr in (1.0, 2.0)]
 WORDS = "prompts.contexts"
 
 
@@ -283,8 +283,8 @@ def test_the_fresh_runs_alone_are_judged(seeds: tuple[int, ...] | None) -> None:
     assert "car_ft kl_weight=1 " in claim
     assert "over 5 fresh seeds" in honest.verdict
     assert "(confirmed)" not in honest.verdict
-    said = "The settings were chosen on seeds 0 to 4 and judged on seeds 5 to 9, which no choice "
-    assert honest.statistics[-1] == f"{said}has seen."
+    text = "The settings were chosen on seeds 0 to 4 and judged on seeds 5 to 9, which no choice "
+    assert honest.statistics[-1] == f"{text}has seen."
 
 
 def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
@@ -324,5 +324,5 @@ def test_while_one_lacks_the_seeds_of_the_choice_judge(more: list[RunRecord], do
     assert comparison.verdicts[0].pair.seeds == (0, 1, 2, 3, 4)
     *before, last = comparison.statistics
     assert before == [*compare(kl_sweep(), sweep="s").statistics]
-    said = f"Not confirmed yet: {done} of 10 runs on seeds 5 to 9 are done, so this is judged on "
-    assert last == f"{said}the seeds that the settings were chosen on."
+    text = f"Not confirmed yet: {done} of 10 runs on seeds 5 to 9 are done, so this is judged on "
+    assert last == f"{text}the seeds that the settings were chosen on."

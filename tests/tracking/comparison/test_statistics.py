@@ -32,7 +32,7 @@ SLEEP_OTHER = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> PairedTest:
-    return PairedTest(tuple(one - two for one, two in zip(first, second, strict=True)))
+    return PairedTest(tuple(own - other for own, other in zip(first, second, strict=True)))
 
 
 accuracy = st.floats(0, 1).map(lambda value: round(value, 6))
@@ -73,12 +73,12 @@ def test_an_interval_needs_three_values_and_a_mean_one_of_each_seed() -> None:
 @given(st.lists(st.tuples(accuracy, accuracy), min_size=1, max_size=8))
 def test_a_paired_difference_turns_its_sign_with_its_sides(pairs: list[tuple]) -> None:
     first, second = zip(*pairs, strict=True)
-    there, back = paired(first, second), paired(second, first)
-    assert there.mean == -back.mean
-    assert there.differences == tuple(-d for d in back.differences)
-    assert (there.p, there.p_above(0.0)) == (back.p, back.p_below(0.0))
-    turned = there.ci95 and Interval(-there.ci95.high, -there.ci95.low)
-    assert back.ci95 == turned
+    forward, backward = paired(first, second), paired(second, first)
+    assert forward.mean == -backward.mean
+    assert forward.differences == tuple(-d for d in backward.differences)
+    assert (forward.p, forward.p_above(0.0)) == (backward.p, backward.p_below(0.0))
+    turned = forward.ci95 and Interval(-forward.ci95.high, -forward.ci95.low)
+    assert backward.ci95 == turned
 
 
 @pytest.mark.parametrize(("step", "spreads"), [(0.0, True), (0.009, True), (0.01, False)])
@@ -118,12 +118,12 @@ levels = st.floats(0.5, 0.9999)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=9), st.lists(st.floats(-1, 1), min_size=3))
-def test_seeds_and_images_together_are_welchs_test(seeds: list[float], others: list[float]) -> None:
+def test_seeds_and_images_together_are_welchs_test(seeds: list[float], images: list[float]) -> None:
     # Two independent means: the degrees of freedom of their difference are Satterthwaite's too.
-    assume(np.std(seeds) > 1e-3 and np.std(others) > 1e-3)
-    of_others = ImageError(standard_error(others) ** 2, len(others) - 1, len(others), len(others))
-    test = PairedTest(tuple(value - mean(others) for value in seeds), images=of_others)
-    welch = stats.ttest_ind(seeds, others, equal_var=False)
+    assume(np.std(seeds) > 1e-3 and np.std(images) > 1e-3)
+    of_images = ImageError(standard_error(images) ** 2, len(images) - 1, len(images), len(images))
+    test = PairedTest(tuple(value - mean(images) for value in seeds), images=of_images)
+    welch = stats.ttest_ind(seeds, images, equal_var=False)
     assert test.error.freedom == pytest.approx(welch.df)
     assert test.p == pytest.approx(welch.pvalue, abs=1e-9)
     assert test.ci95 == pytest.approx(tuple(welch.confidence_interval(0.95)), abs=1e-9)

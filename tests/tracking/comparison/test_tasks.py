@@ -15,7 +15,8 @@ import pytest
 
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps
-from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.selection import Budget
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from carft_sweep.tracking.comparison.tasks import combined, compare_tasks, domainbed_table
 from carft_sweep.tracking.errors import TrackingError
@@ -36,7 +37,7 @@ def compared(
 
 def printed(comparison: Comparison) -> dict[str, list[str]]:
     """The table of the tasks as text: the cells by the name of the line."""
-    return {it.name: [c.text for c in it.cells] for it in known(task_table(comparison)).lines}
+    return {line.name: [c.text for c in line.cells] for line in known(task_table(comparison)).lines}
 
 
 def line_of(comparison: Comparison, algorithm: str) -> Any:
@@ -63,8 +64,8 @@ def two_domains(seeds: int = 5) -> list[RunRecord]:
 
 
 def test_an_algorithm_is_given_settings_on_a_task_and_runs_on_all() -> None:
-    budgets = compared(two_domains(5)).budgets
-    assert [tuple(vars(it).values()) for it in budgets] == [("fine_tune", 1, 10), ("car_ft", 2, 20)]
+    expected = (Budget("fine_tune", 1, 10), Budget("car_ft", 2, 20))
+    assert compared(two_domains(5)).budgets == expected
 
 
 @pytest.mark.parametrize("method", RULES)
@@ -94,8 +95,8 @@ def test_each_task_has_the_setting_that_its_validation_takes() -> None:
     assert comparison.tasks["art"].selected is not None
     # Settings that a condition leaves out still count as tried.
     sweep = SweepRuns("s", two_domains(), ComparisonSpec(tasks=FIELD))
-    some = compare_sweeps([sweep], where=["weight_decay=0"])
-    parts = [some, *some.tasks.values()]
+    filtered = compare_sweeps([sweep], where=["weight_decay=0"])
+    parts = [filtered, *filtered.tasks.values()]
     assert [verdict.tried for part in parts for verdict in part.verdicts] == [2, 2, 2]
 
 
@@ -130,7 +131,7 @@ def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
 
 def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
     lost = ("car_ft-art-0-4", "car_ft-art-1-4")
-    runs = {it.digest: it for it in two_domains()}
+    runs = {run.digest: run for run in two_domains()}
     runs |= {name: replace(runs[name], state="failed", metrics={}, merges={}) for name in lost}
     comparison = compared([*runs.values()])
     row = next(row for row in comparison.rows if row.arm.label == "car_ft")
@@ -152,11 +153,9 @@ def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
         "only": 1,
     }
     for other in ("5 epochs", "9 epochs"):
-        budgets: dict[tuple[str, Scalar], str] = {("car_ft", "art"): other}
-        runs = [
-            replace(it, facts={"budget": budgets.get((it.algorithm, it.params[FIELD]), "5 epochs")})
-            for it in two_domains()
-        ]
+        changed, runs = {("car_ft", "art"): other}, two_domains()
+        budgets = [changed.get((run.algorithm, str(run.params[FIELD])), "5 epochs") for run in runs]
+        runs = [replace(run, facts={"budget": own}) for run, own in zip(runs, budgets, strict=True)]
         warned = any("mixed training budgets" in warning for warning in compared(runs).warnings)
         assert warned == (other == "9 epochs")
 
@@ -208,7 +207,8 @@ def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
 
 def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
     lost = ("fine_tune", "art")
-    comparison = compared([it for it in two_domains() if (it.algorithm, it.params[FIELD]) != lost])
+    runs = [run for run in two_domains() if (run.algorithm, run.params[FIELD]) != lost]
+    comparison = compared(runs)
     assert printed(comparison)["fine_tune"] == ["–", "70.2 ± 0.1", "–"]
     assert r"fine\_tune & -- & 70.2" in latex(comparison)
     row = next(row for row in comparison.rows if row.arm.label == "fine_tune")

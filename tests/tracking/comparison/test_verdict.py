@@ -32,7 +32,8 @@ def claim(comparison: Comparison, reference: str = "fine_tune") -> str:
 
 def details(comparison: Comparison) -> str:
     """What stands behind it."""
-    return next(it for it in comparison.statistics if it.startswith("car_ft against fine_tune: "))
+    begin = "car_ft against fine_tune: "
+    return next(text for text in comparison.statistics if text.startswith(begin))
 
 
 def apart(values: Sequence[float], *by: float) -> list[float]:
@@ -61,7 +62,7 @@ def test_more_robust_at_equal_id_is_better_and_its_mirror_worse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tests", "oods", "margin", "outcome", "said"),
+    ("tests", "oods", "margin", "outcome", "reason"),
     [
         ([v - 0.02 for v in NEAR], HIGH, 0.001, "trade_off", "OOD gains and ID loses more than"),
         ([v - 0.0007 for v in NEAR], HIGH, 0.001, "trade_off", "OOD gains and ID loses;"),
@@ -73,12 +74,12 @@ def test_more_robust_at_equal_id_is_better_and_its_mirror_worse() -> None:
     ids=["lost", "lost within the margin", "open", "wide margin", "gained", "gain is open"],
 )
 def test_what_id_does_and_whether_that_is_sure_decides_what_a_difference_in_ood_is_called(
-    tests: list[float], oods: list[float], margin: float, outcome: str, said: str
+    tests: list[float], oods: list[float], margin: float, outcome: str, reason: str
 ) -> None:
     comparison = compared(FINE_TUNE, rival(tests, oods), endpoint=Endpoint(id_margin=margin))
     (verdict,) = comparison.verdicts
     assert verdict.outcome == outcome
-    assert f": {said}" in details(comparison)
+    assert f": {reason}" in details(comparison)
     interval = known(known(verdict.pair.id).ci95)
     assert tests is not SHAKY or interval.low < -0.005 < 0 < interval.high
     if outcome == "trade_off":
@@ -96,7 +97,7 @@ def test_an_id_loss_that_holms_rule_alone_does_not_exclude_is_not_said_to_be_ope
     comparison = compared(
         *(arm(name, apart([a] * 5, *own), apart([b] * 5, *own)) for name, a, b, own in sides)
     )
-    verdict = next(it for it in comparison.verdicts if it.pair.candidate.algorithm == "aa")
+    (verdict,) = (v for v in comparison.verdicts if v.pair.candidate.algorithm == "aa")
     assert (verdict.outcome, verdict.id_state) == ("more_robust", "kept")
     sentence = "an ID loss above 0.5 pp is excluded by this interval, but not by Holm's rule over 2"
     assert sentence in comparison.verdict
@@ -105,8 +106,8 @@ def test_an_id_loss_that_holms_rule_alone_does_not_exclude_is_not_said_to_be_ope
 def test_more_robust_without_a_measured_id_accuracy_is_not_better() -> None:
     both = []
     for record in [*FINE_TUNE, *rival(NEAR, HIGH)]:
-        kept = {name: value for name, value in record.metrics.items() if name[:3] != "id/"}
-        both.append(replace(record, metrics={**kept, "train/loss": 0.5}))
+        measured = {name: value for name, value in record.metrics.items() if name[:3] != "id/"}
+        both.append(replace(record, metrics={**measured, "train/loss": 0.5}))
     comparison = compared(both, rule=SelectionRule(metric="train/loss", goal="minimize"))
     assert comparison.verdicts[0].outcome == "more_robust"
     assert ": ID is not tested: it was not measured; " in details(comparison)
@@ -116,14 +117,14 @@ def test_a_difference_within_the_noise_is_undecided_and_says_what_would_decide()
     comparison = compared(FINE_TUNE, rival(NEAR, [0.35, 0.33, 0.36, 0.335, 0.345]))
     assert comparison.verdicts[0].outcome == "no_difference"
     assert claim(comparison).startswith("UNDECIDED: car_ft against fine_tune: OOD mean +0.38 pp [")
-    said = (
+    pattern = (
         r"an OOD gain of 0\.5 pp is not excluded; .*80 % of such sweeps find a difference of "
         r"(\S+) pp, with (\d+) seeds one of 0\.5 pp"
     )
-    found = known(re.search(said, details(comparison)))
+    match = known(re.search(pattern, details(comparison)))
     power = known(Power.of(known(comparison.verdicts[0].pair.ood)))
-    assert found[1] == f"{100 * power.smallest_difference(5):.2f}"
-    assert int(found[2]) == power.seeds_for(0.005, 5)
+    assert match[1] == f"{100 * power.smallest_difference(5):.2f}"
+    assert int(match[2]) == power.seeds_for(0.005, 5)
 
 
 @pytest.mark.parametrize(("margin", "state"), [(0.005, "NO GAIN"), (0.001, "UNDECIDED")])
@@ -137,8 +138,8 @@ def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
     comparison = compared(FINE_TUNE, rival(STEADY, LOW))
     (verdict,) = comparison.verdicts
     assert (verdict.outcome, verdict.p_different) == ("tie", None)
-    said = "the same OOD mean and ID test in every seed (on these test images)."
-    assert claim(comparison) == f"NO GAIN: car_ft against fine_tune: {said}"
+    message = "the same OOD mean and ID test in every seed (on these test images)."
+    assert claim(comparison) == f"NO GAIN: car_ft against fine_tune: {message}"
 
 
 @pytest.mark.parametrize("n", [1, 4])
@@ -157,12 +158,12 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     assert comparison.verdicts[0].pair.seeds == (1, 2, 3, 4)
     assert "; 4 of 5 seeds have finished on both sides (" in claim(comparison)
     apart = compared(FINE_TUNE, [run("car_ft", 9, metrics(0.6, 0.4), trial=0)])
-    said = "UNDECIDED: car_ft against fine_tune: no finished seed in common."
-    assert claim(apart) == said
+    message = "UNDECIDED: car_ft against fine_tune: no finished seed in common."
+    assert claim(apart) == message
 
 
 @pytest.mark.parametrize(
-    ("id_images", "images", "outcome", "said"),
+    ("id_images", "images", "outcome", "message"),
     [
         (10_000, 100, "no_spread", "spread by no more than one image, so nothing is tested"),
         (10_000, 10_000, "better", ": ID is kept within 0.5 pp"),
@@ -170,7 +171,7 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     ],
 )
 def test_a_spread_of_no_more_than_one_image_is_not_tested(
-    id_images: int, images: int, outcome: str, said: str
+    id_images: int, images: int, outcome: str, message: str
 ) -> None:
     highs = apart(LOW, 0.0201, 0.0202, 0.0200, 0.0201, 0.0202)
     shifts = dict.fromkeys(("ood/outline", "ood/flat_emoji", "ood/pixel"), images)
@@ -178,18 +179,18 @@ def test_a_spread_of_no_more_than_one_image_is_not_tested(
     both = [replace(record, facts=facts) for record in [*FINE_TUNE, *rival(NEAR, highs)]]
     comparison = compared(both)
     assert comparison.verdicts[0].outcome == outcome
-    assert said in claim(comparison) + details(comparison)
+    assert message in claim(comparison) + details(comparison)
 
 
 def test_a_choice_among_settings_on_the_same_seeds_is_said_in_the_first_sentence() -> None:
     field = "algorithm.kl_weight"
-    others = [arm("car_ft", STEADY, LOW, trial=t, params={field: t}) for t in (1, 2)]
+    weaker = [arm("car_ft", STEADY, LOW, trial=t, params={field: t}) for t in (1, 2)]
     best = arm("car_ft", [v + 1e-3 for v in NEAR], HIGH, trial=3, params={field: 3})
     fresh = [
-        replace(it, seed=known(it.seed) + 5, role="confirmation") for it in [*FINE_TUNE, *best]
+        replace(run, seed=known(run.seed) + 5, role="confirmation") for run in [*FINE_TUNE, *best]
     ]
-    same = compared(FINE_TUNE, *others, best)
-    confirmed = compared(FINE_TUNE, *others, best, fresh, confirm_seeds=(5, 6, 7, 8, 9))
+    same = compared(FINE_TUNE, *weaker, best)
+    confirmed = compared(FINE_TUNE, *weaker, best, fresh, confirm_seeds=(5, 6, 7, 8, 9))
     assert claim(same).endswith("; chosen among 3 settings on these seeds).")
     assert "chosen among" not in claim(confirmed)
     assert "over 5 fresh seeds" in confirmed.verdict
@@ -235,7 +236,7 @@ PLAIN = [run("fine_tune", s, metrics(test, None)) for s, test in enumerate(STEAD
 
 
 @pytest.mark.parametrize(
-    ("more", "outcome", "said"),
+    ("more", "outcome", "message"),
     [
         (0.02, "better", "BETTER: car_ft against fine_tune: ID test +2.0"),
         (-0.02, "worse", "WORSE: car_ft against fine_tune: ID test -1.9"),
@@ -243,13 +244,13 @@ PLAIN = [run("fine_tune", s, metrics(test, None)) for s, test in enumerate(STEAD
         (0.0, "tie", "NO GAIN: car_ft against fine_tune: the same ID test in every seed ("),
     ],
 )
-def test_without_shifts_id_alone_is_judged(more: float, outcome: str, said: str) -> None:
+def test_without_shifts_id_alone_is_judged(more: float, outcome: str, message: str) -> None:
     noise = [0.0005, -0.0004, 0.0002, 0.0004, -0.0002] if more else [0.0] * 5
     ours = without_shifts([more + value for value in apart(STEADY, *noise)])
     comparison = compared(PLAIN, ours)
     (verdict,) = comparison.verdicts
     assert (verdict.outcome, verdict.pair.endpoint.metric) == (outcome, "id/test/top1")
-    assert claim(comparison).startswith(said)
+    assert claim(comparison).startswith(message)
     assert comparison.statistics[0] == "No shift was measured, so nothing is said of robustness."
     assert "OOD" not in comparison.verdict
     assert "; 4 seeds, and a claim needs 5 (" in claim(compared(PLAIN[:4], ours[:4]))
@@ -259,21 +260,21 @@ def test_a_run_without_the_shifts_of_the_others_has_no_verdict_on_robustness() -
     comparison = compared(FINE_TUNE, without_shifts(STEADY))
     assert comparison.verdicts[0].outcome == "no_shifts"
     assert claim(comparison).startswith("UNDECIDED: car_ft against fine_tune: ID test +0.00 pp; no")
-    few = compared(FINE_TUNE[:4], without_shifts(STEADY[:4]))
-    assert "; 4 seeds, and a claim needs 5." in claim(few)
+    four_seeds = compared(FINE_TUNE[:4], without_shifts(STEADY[:4]))
+    assert "; 4 seeds, and a claim needs 5." in claim(four_seeds)
 
 
 def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
     """As in DomainBed, where every domain that is not held out trains."""
 
-    def kept(measured: Mapping[str, float]) -> dict[str, float]:
+    def without_test(measured: Mapping[str, float]) -> dict[str, float]:
         return {name: value for name, value in measured.items() if "id/test" not in name}
 
-    usual, others = compared(kl_sweep()), []
-    for it in kl_sweep():
-        merges = {name: kept(own) for name, own in it.merges.items()}
-        others.append(replace(it, metrics=kept(it.metrics), merges=merges))
-    other = compared(others)
+    usual, records = compared(kl_sweep()), []
+    for record in kl_sweep():
+        merges = {name: without_test(own) for name, own in record.merges.items()}
+        records.append(replace(record, metrics=without_test(record.metrics), merges=merges))
+    other = compared(records)
     assert other.endpoint.id_metric == "id/val/top1"
     assert [f.outcome for f in other.verdicts] == [f.outcome for f in usual.verdicts]
     # The made-up validation accuracy is that of the test.
@@ -308,8 +309,8 @@ deltas = st.lists(st.floats(-0.05, 0.05), min_size=5, max_size=5)
 @given(deltas, deltas)
 def test_no_data_make_two_better_than_each_other(ood: list[float], identity: list[float]) -> None:
     oods, tests = apart(LOW, *ood), apart(STEADY, *identity)
-    there = compared(FINE_TUNE, rival(tests, oods)).verdicts[0].outcome
-    back = compared(arm("fine_tune", tests, oods), rival(STEADY, LOW)).verdicts[0].outcome
+    forward = compared(FINE_TUNE, rival(tests, oods)).verdicts[0].outcome
+    backward = compared(arm("fine_tune", tests, oods), rival(STEADY, LOW)).verdicts[0].outcome
     opposite = {"better": "worse", "more_robust": "less_robust"}
     opposite |= {after: before for before, after in opposite.items()}
-    assert opposite.get(there, there) == back
+    assert opposite.get(forward, forward) == backward

@@ -41,13 +41,13 @@ def axes(*curves: Points) -> tuple[Numbers, Numbers]:
     return points[..., 0], points[..., 1]
 
 
-def bound(curve: Points, x: float) -> float | None:
-    (most,) = ood_bound(*axes(curve), np.array([[x]]))[0]
+def bound(curve: Points, place: float) -> float | None:
+    (most,) = ood_bound(*axes(curve), np.array([[place]]))[0]
     return None if math.isnan(most) else float(most)
 
 
-def height(curve: Points, x: float) -> float | None:
-    (highest,) = highest_on_chords(*axes(curve), np.array([[x]]))[0]
+def height(curve: Points, place: float) -> float | None:
+    (highest,) = highest_on_chords(*axes(curve), np.array([[place]]))[0]
     return None if math.isnan(highest) else float(highest)
 
 
@@ -81,8 +81,8 @@ def test_without_a_point_between_the_ends_there_is_no_curve() -> None:
 
 def test_a_mean_curve_keeps_shared_alphas() -> None:
     whole = run("fine_tune", 0, metrics(0.6, 0.3), merges=bent(0.6, 0.3))
-    some = {"wise_ft@0.5": metrics(0.7, 0.5)}
-    for merges, alphas in ((whole.merges, [0.25, 0.5, 0.75, 1]), (some, [0.5, 1])):
+    half = {"wise_ft@0.5": metrics(0.7, 0.5)}
+    for merges, alphas in ((whole.merges, [0.25, 0.5, 0.75, 1]), (half, [0.5, 1])):
         other = run("fine_tune", 1, metrics(0.6, 0.3), merges=merges)
         assert [point.alpha for point in known(curve_of(whole, other)).points] == alphas
 
@@ -109,7 +109,7 @@ def test_a_piece_that_is_gone_back_on_the_same_line_is_bounded_nowhere() -> None
     turn = (16 / 36, 11 / 24)
     back = ((12 / 36, 12 / 36), (13 / 36, 127 / 360), turn, (18 / 36, 89 / 180), turn)
     places = np.linspace(turn[0], 0.5, 66)[1:-1]
-    assert {bound(back, x) for x in places} == {None}
+    assert {bound(back, place) for place in places} == {None}
     assert np.isnan(gain(ARCH, back))
 
 
@@ -117,8 +117,8 @@ def test_a_place_at_a_measured_point_is_of_both_of_its_pieces_whatever_rounding_
     # Nothing leads on to the piece before 0.6, whose end lies above the piece behind it.
     fall = ((0.5, 0.3), (0.6, 0.4), (0.6, 0.35), (0.7, 0.5), (0.8, 0.55))
     places = [np.nextafter(0.6, 0.5), 0.6, np.nextafter(0.6, 0.7)]
-    assert [height(fall, x) for x in places] == pytest.approx([0.4] * 3)
-    assert [bound(fall, x) for x in places] == [None] * 3
+    assert [height(fall, place) for place in places] == pytest.approx([0.4] * 3)
+    assert [bound(fall, place) for place in places] == [None] * 3
 
 
 def test_a_single_point_is_compared_at_its_own_id_alone() -> None:
@@ -134,12 +134,13 @@ def test_accuracies_that_differ_by_rounding_are_the_same_id() -> None:
     nearly = 0.6 + 2e-16
     assert nearly != 0.6
     even, uneven = (
-        ((0.5, 0.3), (0.6, 0.4), (x, 0.41), (0.7, 0.45), (0.8, 0.47)) for x in (0.6, nearly)
+        ((0.5, 0.3), (0.6, 0.4), (middle, 0.41), (0.7, 0.45), (0.8, 0.47))
+        for middle in (0.6, nearly)
     )
     assert bound(uneven, 0.55) is None
-    for x in (0.55, 0.65, 0.75):
-        most = bound(even, x)
-        assert bound(uneven, x) == (most and pytest.approx(most))
+    for place in (0.55, 0.65, 0.75):
+        most = bound(even, place)
+        assert bound(uneven, place) == (most and pytest.approx(most))
     assert gain(ARCH, uneven) == pytest.approx(gain(ARCH, even))
     # Curves that share no more than one accuracy have no range in common.
     assert np.isnan(gain(((0.4, 0.3), (0.5, 0.4), (nearly, 0.5)), ((0.6, 0.4), (0.7, 0.5))))
@@ -162,7 +163,7 @@ same_lengths = st.integers(1, 7).flatmap(
         ),
         min_size=1,
         max_size=4,
-    ).map(lambda many: [drawn(one) for one in many])
+    ).map(lambda lines: [drawn(line) for line in lines])
 )
 PLACES = [-0.01, *(np.sqrt(2) / 2 * np.arange(1, 29) / 20 + 0.001), 1.01]
 """Of no point, since those are multiples of 1/20."""
@@ -174,20 +175,19 @@ def test_heights_and_bounds_of_many_curves_are_those_of_each_place(curves: list[
     at = np.tile(PLACES, (len(curves), 1))
     pairs = ((highest_on_chords, height_at), (ood_bound, most_at), (ood_floor, least_at))
     for of_all, of_one in pairs:
-        expected = [
-            [np.nan if (y := of_one(curve, x)) is None else y for x in PLACES] for curve in curves
-        ]
+        of_each = [[of_one(curve, place) for place in PLACES] for curve in curves]
+        expected = np.array(of_each, dtype=np.float64)  # None is no number
         np.testing.assert_allclose(of_all(ids, oods, at), expected, rtol=0, atol=1e-9)
 
 
 @given(same_lengths, curves)
-def test_gains_of_many_curves_are_those_of_each_alone(many: list[Points], other: Points) -> None:
-    assume(len(many[0]) > 1 and len(other) > 1)
-    others = [other] * len(many)
-    for ours, theirs in ((many, others), (others, many)):
+def test_gains_of_many_curves_are_those_of_each_alone(own: list[Points], other: Points) -> None:
+    assume(len(own[0]) > 1 and len(other) > 1)
+    repeated = [other] * len(own)
+    for ours, theirs in ((own, repeated), (repeated, own)):
         of_all = curve_gain(*axes(*ours), *axes(*theirs))
         of_each = [above(*pair, most_at) for pair in zip(ours, theirs, strict=True)]
-        expected = [np.nan if value is None else value for value in of_each]
+        expected = np.array(of_each, dtype=np.float64)
         np.testing.assert_allclose(of_all, expected, rtol=0, atol=1e-9)
 
 
@@ -195,10 +195,10 @@ def test_gains_of_many_curves_are_those_of_each_alone(many: list[Points], other:
 def test_a_curve_gains_nothing_over_itself_and_lies_nowhere_above_its_bound(curve: Points) -> None:
     same = gain(curve, curve)
     assert np.isnan(same) or same <= 1e-12
-    for x, y in curve:
-        most = bound(curve, x)
-        is_upright = any(x == one[0] == two[0] for one, two in itertools.pairwise(curve))
-        assert most is None or is_upright or most >= y - 1e-9
+    for accuracy, ood in curve:
+        most = bound(curve, accuracy)
+        is_upright = any(accuracy == start[0] == end[0] for start, end in itertools.pairwise(curve))
+        assert most is None or is_upright or most >= ood - 1e-9
 
 
 STEPS = np.linspace(0, 1, 6)

@@ -63,7 +63,7 @@ def test_no_name_breaks_out_of_its_line(name: str) -> None:
 
 def test_no_name_is_an_option_of_the_row_before() -> None:
     for start in ("[", "*"):
-        named = [replace(one, algorithm=f"{start}x]") for one in kl_sweep(1)]
+        named = [replace(record, algorithm=f"{start}x]") for record in kl_sweep(1)]
         assert not re.search(r"\\\\\s*[\[*]", formats.latex(compare(named, sweep="s")))
 
 
@@ -77,8 +77,8 @@ def test_it_compiles(tmp_path: Path) -> None:
     document.write_text(f"{begin}{text}\n\\end{{document}}\n", encoding="utf-8")
     command = [str(PDFLATEX), "-interaction=nonstopmode", "-halt-on-error", document.name]
     # Its log is not all UTF-8.
-    told: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace"}
-    done = subprocess.run(command, cwd=tmp_path, timeout=60, check=False, **told)
+    options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace"}
+    done = subprocess.run(command, cwd=tmp_path, timeout=60, check=False, **options)
     assert done.returncode == 0, done.stdout[-2000:]
     assert document.with_suffix(".pdf").stat().st_size > 10_000
 
@@ -123,7 +123,7 @@ def test_every_run_has_a_line_for_each_of_its_models_and_failed_ones_have_no_num
 
 def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
     facts = {"family": "icon_shift v2", "data": "a1b2c3" + "0" * 58}
-    comparison = compare([replace(one, facts=facts) for one in kl_sweep()], sweep="kl_weight")
+    comparison = compare([replace(record, facts=facts) for record in kl_sweep()], sweep="kl_weight")
     name = "icon_shift v2 a1b2c3"
     title = f"kl_weight on {name}: settings chosen by"
     assert terminal(comparison).startswith(title)
@@ -146,7 +146,8 @@ def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
     ],
 )
 def test_no_name_puts_a_link_or_an_image_into_markdown(hostile: str) -> None:
-    named = [replace(one, algorithm=hostile) for one in kl_sweep() if one.algorithm == "car_ft"]
+    car_ft = [record for record in kl_sweep() if record.algorithm == "car_ft"]
+    named = [replace(record, algorithm=hostile) for record in car_ft]
     comparison = replace(compare([*kl_sweep(), *named], sweep="kl_weight"), warnings=(hostile,))
     text = formats.markdown(comparison)
     assert "elsewhere" in text or "alert" in text

@@ -174,7 +174,7 @@ def test_neither_users_nor_their_folders_are_named(monkeypatch: pytest.MonkeyPat
     assert html.without_user(text) == "~/x.yaml --set trial.data.root='~/data' ~\\y /srv/data"
 
 
-def many(trials: int) -> Comparison:
+def crowd(trials: int) -> Comparison:
     runs = [zero_shot()]
     for trial, seed in product(range(trials), range(2)):
         at, height = 0.6 + trial / 1e5 + seed / 1e4, 0.34
@@ -200,7 +200,7 @@ def test_a_cell_has_the_verdict_warnings_and_rows_of_the_terminal(comparison: Co
     assert read.inside["li"] == ["look out", HOSTILE]
     assert read.inside["caption"][0].startswith(HOSTILE)
     assert [name for name, _ in read.rows()] == [
-        it.name.strip() for it in build_table(changed).lines
+        line.name.strip() for line in build_table(changed).lines
     ]
     selected = [f"▸ {row.arm.label}" for row in changed.rows if row.selected]
     assert [name for name, bold in read.rows() if bold] == selected
@@ -215,7 +215,7 @@ def test_a_cell_has_the_verdict_warnings_and_rows_of_the_terminal(comparison: Co
 
 
 def test_however_large_a_sweep_is_its_cell_and_its_repr_are_not() -> None:
-    large = replace(many(200), warnings=("odd",) * 1000)
+    large = replace(crowd(200), warnings=("odd",) * 1000)
     text = html.cell(large)
     read = Read(text)
     assert len(large.rows) > 5 * len(read.rows()) > 15
@@ -250,7 +250,7 @@ def test_a_chart_of_the_report_is_altair_s_own_and_as_wide_as_asked(comparison: 
         spec = html.chart(comparison, name, width=500).properties(title="mine").to_dict()
         assert spec["title"] == "mine"
         assert "background" not in spec
-        widths = [spec["width"]] if "width" in spec else [one["width"] for one in spec["concat"]]
+        widths = [panel["width"] for panel in spec.get("concat", [spec])]
         assert all(isinstance(width, int) and 0 < width <= 500 for width in widths)
     with pytest.raises(TrackingError, match="unknown chart 'id_odd'; did you mean 'id_ood'"):
         html.chart(comparison, "id_odd")

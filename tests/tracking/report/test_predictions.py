@@ -31,16 +31,17 @@ Answers = Mapping[str, tuple[list[int], list[int]]]
 """By split: what is right, and what a model says."""
 
 
-def kept(
-    folder: Path, record: RunRecord, answers: Answers, names: Sequence[str] = NAMES
+def answering(
+    home: Path, algorithm: str, seed: int, answers: Answers, names: Sequence[str] = NAMES
 ) -> RunRecord:
-    """The run with a folder that holds these predictions, of four classes and of a sure model."""
-    said = {
+    """A run with a folder that holds these predictions, of four classes and of a sure model."""
+    logits = {
         split: (4.0 * np.eye(4)[predicted], np.array(labels))
         for split, (labels, predicted) in answers.items()
     }
-    keep_predictions(folder / record.digest, None, said, names)
-    return replace(record, folder=folder / record.digest)
+    folder = home / f"{algorithm}-{seed}"
+    keep_predictions(folder, None, logits, names)
+    return run(algorithm, seed, metrics(0.6, 0.3), folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +60,12 @@ def test_each_image_of_each_model_has_a_row_and_what_is_asked_chooses(swept: Com
     merged = frame[frame["merge"] == "wise_ft@0.25"]
     assert {*merged["alpha"]} == {0.25}
     assert {*merged["algorithm"]} == {"fine_tune", "car_ft"}
-    one = predictions(swept, splits="outline", settings="fine_tune", merges=["unmerged"], seeds=1)
-    assert len(one) == SPLITS["ood/outline"]
+    only = predictions(swept, splits="outline", settings="fine_tune", merges=["unmerged"], seeds=1)
+    assert len(only) == SPLITS["ood/outline"]
     assert predictions(swept, splits=["ood/outline"], settings="zero_shot")["shift"].nunique() == 1
     assert predictions(swept, splits="pixel", settings="car_ft")["setting"].nunique() == 4
-    some = predictions(swept, splits="pixel", merges="wise_ft")
-    assert {*some["alpha"]} == {0.25, 0.5, 0.75}
+    wise_ft = predictions(swept, splits="pixel", merges="wise_ft")
+    assert {*wise_ft["alpha"]} == {0.25, 0.5, 0.75}
     with_seed = predictions(swept, seeds=[0], merges="unmerged")
     assert {*with_seed["setting"]} >= {"zero_shot", "fine_tune"}
     assert {*with_seed["seed"].dropna()} == {0}
@@ -72,7 +73,7 @@ def test_each_image_of_each_model_has_a_row_and_what_is_asked_chooses(swept: Com
 
 def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     answers = {"id/test": ([0, 3], [0, 0]), "ood/outline": ([1, 2], [2, 2])}
-    frame = predictions(compare([kept(tmp_path, run("fine_tune", 7, metrics(0.5, 0.5)), answers)]))
+    frame = predictions(compare([answering(tmp_path, "fine_tune", 7, answers)]))
     columns = ["split", "shift", "class", "predicted", "correct", "image"]
     lines = frame[columns].astype(object).where(frame[columns].notna(), None)
     assert lines.to_numpy().tolist() == [
@@ -88,11 +89,11 @@ def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
 
 def test_classes_without_a_name_have_their_number(tmp_path: Path) -> None:
     answers = {"id/test": ([3], [1]), "retention/dtd": ([3], [1])}
-    frame = predictions(compare([kept(tmp_path, run("fine_tune", 0, metrics(0.5, 0.5)), answers)]))
+    frame = predictions(compare([answering(tmp_path, "fine_tune", 0, answers)]))
     assert [*frame["class"]] == ["key", "class 3"], "the other task has other classes"
     assert [*frame["predicted"]] == ["crane (1)", "class 1"]
-    few = kept(tmp_path, run("car_ft", 0, metrics(0.5, 0.5)), {"id/test": ([3], [0])}, NAMES[:1])
-    assert [*predictions(compare([few]))["class"]] == ["class 3"]
+    unnamed = answering(tmp_path, "car_ft", 0, {"id/test": ([3], [0])}, NAMES[:1])
+    assert [*predictions(compare([unnamed]))["class"]] == ["class 3"]
 
 
 @pytest.mark.parametrize(
@@ -126,13 +127,13 @@ def test_runs_without_predictions_are_counted_and_without_any_it_is_said(tmp_pat
     measured = run("fine_tune", 0, metrics(0.6, 0.3))
     with pytest.raises(TrackingError, match="no finished run of gone keeps predictions here"):
         predictions(compare([measured, zero_shot()], sweep="gone"))
-    some = [with_folder(measured, tmp_path), zero_shot()]
+    half = [with_folder(measured, tmp_path), zero_shot()]
     with pytest.warns(UserWarning, match="1 of 2 models of half keep no predictions here"):
-        frame = predictions(compare(some, sweep="half"))
+        frame = predictions(compare(half, sweep="half"))
     assert {*frame["setting"]} == {"fine_tune"}
     predictions_path(tmp_path / measured.digest, None).write_text("no parquet")
     with pytest.raises(TrackingError, match="holds no predictions"):
-        predictions(compare(some[:1], sweep="half"))
+        predictions(compare(half[:1], sweep="half"))
 
 
 def test_of_several_tasks_each_row_says_of_which_it_is(tmp_path: Path) -> None:
@@ -153,9 +154,9 @@ def test_the_example_says_which_images_a_method_gains_and_loses(
     held = {"ood/outline": (labels, [0, 0, 2, 0]), "ood/pixel": (labels[:3], [0, 0, 1])}
     runs = []
     for seed in range(3):
-        fine_tune = run("fine_tune", seed, metrics(0.6, 0.3))
-        car_ft = run("car_ft", seed, metrics(0.6, 0.3), trial=0, params={KL: 1})
-        runs += [kept(tmp_path, fine_tune, tuned), kept(tmp_path, car_ft, held)]
+        car_ft = answering(tmp_path, "car_ft", seed, held)
+        runs.append(replace(car_ft, trial=0, params={KL: 1}))
+        runs.append(answering(tmp_path, "fine_tune", seed, tuned))
     comparison = compare(runs, sweep="kl_weight")
     monkeypatch.setattr(
         carft_sweep, "predictions", lambda _, **chosen: predictions(comparison, **chosen)
@@ -169,5 +170,7 @@ def test_the_example_says_which_images_a_method_gains_and_loses(
     counted = {key: (row["gained"], row["lost"]) for key, row in table.iterrows()}
     outline = {"bell": (1, 0), "crane (1)": (0, 1), "key": (0, 0)}
     pixel = {"bell": (2, 0), "crane (1)": (0, 0)}
-    by_shift = {"outline": outline, "pixel": pixel}
-    assert counted == {(s, name): it for s, own in by_shift.items() for name, it in own.items()}
+    assert counted == {
+        **{("outline", name): counts for name, counts in outline.items()},
+        **{("pixel", name): counts for name, counts in pixel.items()},
+    }

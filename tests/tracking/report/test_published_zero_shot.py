@@ -52,7 +52,7 @@ def calibrated(record: RunRecord, own: Mapping[str, Scalar] | None = None) -> li
 
 
 def points(record: RunRecord) -> dict[str, float]:
-    return {it.split.metric: it.points for it in calibrated(record)}
+    return {deviation.split.metric: deviation.points for deviation in calibrated(record)}
 
 
 def test_a_number_is_that_of_laions_file() -> None:
@@ -69,8 +69,8 @@ def test_a_number_is_that_of_laions_file() -> None:
         ("ViT-B-16 openai", "oxford_pets", by_class, 0.884512216368383),
         ("ViT-B-32-quickgelu laion400m_e32", "flowers102", by_class, 0.6628139602370955),
     ):
-        found = table.rows[model][columns.index((family, metric))]
-        assert found == pytest.approx(100 * printed, abs=0.005)
+        published = table.rows[model][columns.index((family, metric))]
+        assert published == pytest.approx(100 * printed, abs=0.005)
 
 
 def test_a_measured_model_differs_by_points_on_each_whole_set() -> None:
@@ -96,8 +96,8 @@ def test_half_a_point_is_warned_of_and_two_of_objectnet_with_both_numbers() -> N
         ("ood/objectnet/top1", -0.021, True),
     ):
         every = calibrated(zero_shot({**EQUAL, metric: EQUAL[metric] + difference}))
-        assert [it.split.metric for it in every if it.is_beyond] == ([metric] if warned else [])
-        assert len(warnings(every)) == warned
+        beyond = [deviation.split.metric for deviation in every if deviation.is_beyond]
+        assert (beyond, len(warnings(every))) == ([metric] * warned, warned)
     (text,) = warnings(calibrated(zero_shot({**EQUAL, "ood/a/top1": 0.4507})))
     assert text == (
         "zero-shot ViT-B-16 (openai) on imagenet differs from LAION's table: -5.00 points on a "
@@ -141,7 +141,7 @@ def test_only_finished_zero_shot_models_count_and_each_number_once() -> None:
 
 def test_before_anything_is_measured_the_numbers_to_expect_are_named() -> None:
     every = [*deviations(fields(), IMAGES, metrics=None)]
-    assert {it.measured for it in every} == {None}
+    assert {deviation.measured for deviation in every} == {None}
     (text,) = sentences(every)
     assert text.startswith(
         "Expect of zero-shot ViT-B-16 (openai) on imagenet, by LAION's table (CLIP_benchmark, "

@@ -137,8 +137,8 @@ def test_the_selected_setting_is_shown_even_when_its_value_is_not_among_the_best
 
 def test_a_column_goes_by_header_or_metric_and_an_unknown_one_is_told_with_the_nearest() -> None:
     named = {"OOD mean": "ood/mean/top1", "ood/mean/top1": "ood/mean/top1", "gap": "gap/top1"}
-    found = [column.metric for column in tables.resolve_columns(SWEEP, [*named])]
-    assert found == [*named.values()]
+    resolved = [column.metric for column in tables.resolve_columns(SWEEP, [*named])]
+    assert resolved == [*named.values()]
     with pytest.raises(TrackingError, match="unknown column 'gap/top2'; did you mean 'gap/top1'"):
         tables.resolve_columns(SWEEP, ["gap/top2"])
 
@@ -151,8 +151,8 @@ def test_what_settings_are_chosen_by_and_what_is_kept_on_other_tasks_have_column
     head, _, row, *_ = formats.markdown(comparison).splitlines()
     assert head.startswith("| setting | n | id/val/nll | ID val |")
     assert "1.2 ±0" in row
-    kept = {"retention/mean/top1": 0.5, "retention/gain/top1": -0.073, "retention/dtd/top1": 0.5}
-    runs = [run("car_ft", s, metrics(0.6, None) | kept, trial=0) for s in range(3)]
+    tasks = {"retention/mean/top1": 0.5, "retention/gain/top1": -0.073, "retention/dtd/top1": 0.5}
+    runs = [run("car_ft", s, metrics(0.6, None) | tasks, trial=0) for s in range(3)]
     comparison = compare(runs, sweep="other")
     head, _, row, *_ = formats.markdown(comparison).splitlines()
     assert head.endswith("| other tasks | kept there |")
@@ -202,8 +202,8 @@ def test_the_table_of_power_has_a_line_for_each_claim_and_its_numbers() -> None:
     smallest = [f"{100 * power.smallest_difference(n):.2f}" for n in (5, *tables.POWER_SEEDS)]
     assert numbers[2:-1] == smallest
     assert numbers[-1] == str(power.seeds_for(0.005, 5))
-    few = tables.power_table(compare(kl_sweep(2), sweep="s"))
-    assert {cell.number for line in few.lines for cell in line.cells} == {"–"}
+    two_seeds = tables.power_table(compare(kl_sweep(2), sweep="s"))
+    assert {cell.number for line in two_seeds.lines for cell in line.cells} == {"–"}
 
 
 def test_settings_called_by_a_number_have_columns_of_the_fields_that_vary() -> None:

@@ -31,14 +31,14 @@ TRAIN = base.DatasetInput("icon_shift/train", "d" * 64, "/data/icons", "training
 SKETCHES = base.DatasetInput("sketches", "e" * 8, "https://example.org/s.zip", "shift/sketch")
 
 
-def opened(subject: Subject) -> None:
+def open_runs(subject: Subject) -> None:
     subject.tracker.start_run(PARENT)
     subject.tracker.start_run(CHILD)
 
 
 def test_a_run_is_kept_as_it_was_opened_and_opening_twice_is_opening_once(subject: Subject) -> None:
     for _ in range(2):
-        opened(subject)
+        open_runs(subject)
         seen = subject.see(RUN)
         assert (seen.name, seen.state, seen.started) == ("car_ft-0003-seed1", "running", NOW + 1)
         assert (seen.ended, seen.parent) == (None, SWEEP)
@@ -54,7 +54,7 @@ def test_a_run_is_kept_as_it_was_opened_and_opening_twice_is_opening_once(subjec
 
 
 def test_a_dataset_is_kept_once_with_all_contexts_and_a_digest_that_fits(subject: Subject) -> None:
-    opened(subject)
+    open_runs(subject)
     for _ in range(2):
         subject.tracker.log_datasets(RUN, [TRAIN, SKETCHES])
         subject.tracker.log_datasets(RUN, [])
@@ -66,7 +66,7 @@ def test_a_dataset_is_kept_once_with_all_contexts_and_a_digest_that_fits(subject
 
 
 def test_a_run_ends_at_its_time_and_may_be_opened_again(subject: Subject) -> None:
-    opened(subject)
+    open_runs(subject)
     states: tuple[base.EndState, ...] = ("killed", "failed", "finished")
     for place, state in enumerate(states):
         subject.tracker.start_run(CHILD)
@@ -78,7 +78,7 @@ def test_a_run_ends_at_its_time_and_may_be_opened_again(subject: Subject) -> Non
 
 
 def test_a_parameter_keeps_its_first_value_and_a_tag_tells_of_the_other(subject: Subject) -> None:
-    opened(subject)
+    open_runs(subject)
     subject.tracker.start_run(replace(CHILD, params={"optim.lr": 0.5, "late": "x"}))
     seen = subject.see(RUN)
     assert (seen.params["optim.lr"], seen.params["late"]) == ("1e-05", "x")
@@ -87,10 +87,10 @@ def test_a_parameter_keeps_its_first_value_and_a_tag_tells_of_the_other(subject:
 
 
 def test_a_metric_told_twice_is_one_point_and_an_infinite_value_a_tag(subject: Subject) -> None:
-    opened(subject)
+    open_runs(subject)
     values = [base.Metric("id/val/top1", 0.5, 1, NOW), base.Metric("id/val/top1", math.nan, 2, NOW)]
-    for told in ([*values, values[0]], values, [base.Metric("a/b", -math.inf, 7, NOW)]):
-        subject.tracker.log_metrics(RUN, told)
+    for batch in ([*values, values[0]], values, [base.Metric("a/b", -math.inf, 7, NOW)]):
+        subject.tracker.log_metrics(RUN, batch)
     seen = subject.see(RUN)
     assert seen.history == {"id/val/top1": points([(1, NOW, 0.5), (2, NOW, math.nan)])}
     assert seen.tags["carft.not_finite.a/b"] == "-inf at step 7"
@@ -110,17 +110,17 @@ def test_any_name_is_made_to_fit(subject: Subject) -> None:
 
 
 def test_long_values_are_cut_and_many_are_sent_in_several_requests(subject: Subject) -> None:
-    many = {f"n{i}": str(i) for i in range(230)}
-    long = replace(PARENT, params={**many, "p": "p" * 7000}, tags={**many, "t": "t" * 9000})
+    numbered = {f"n{i}": str(i) for i in range(230)}
+    long = replace(PARENT, params={**numbered, "p": "p" * 7000}, tags={**numbered, "t": "t" * 9000})
     for _ in range(2):
         subject.tracker.start_run(long)
         seen = subject.see(SWEEP)
-        assert seen.params == {**many, "p": "p" * 5999 + "…"}
-        assert seen.tags == {**many, "t": "t" * 4999 + "…"}
+        assert seen.params == {**numbered, "p": "p" * 5999 + "…"}
+        assert seen.tags == {**numbered, "t": "t" * 4999 + "…"}
 
 
 def test_an_artifact_is_kept_and_replaced(subject: Subject, tmp_path: Path) -> None:
-    opened(subject)
+    open_runs(subject)
     file = tmp_path / "config.json"
     for content in (b"{}", b'{"new": 1}'):
         file.write_bytes(content)
@@ -129,20 +129,20 @@ def test_an_artifact_is_kept_and_replaced(subject: Subject, tmp_path: Path) -> N
 
 
 def test_runs_of_two_sweeps_and_an_arm_of_a_runs_name_are_kept_apart(subject: Subject) -> None:
-    opened(subject)
-    others = base.RunKey("other", RUN.digest), base.RunKey(SWEEP.sweep, arm=RUN.digest)
-    for key, parent in zip(others, (None, SWEEP), strict=True):
+    open_runs(subject)
+    neighbours = base.RunKey("other", RUN.digest), base.RunKey(SWEEP.sweep, arm=RUN.digest)
+    for key, parent in zip(neighbours, (None, SWEEP), strict=True):
         start = base.RunStart(key, "another", NOW, parent=parent, params={"n": 2})
         subject.tracker.start_run(start)
         subject.tracker.log_metrics(key, [base.Metric("m", 2.0, 0, NOW)])
         seen = subject.see(key)
         assert (seen.params, seen.parent) == ({"n": "2"}, parent)
     assert subject.see(RUN).history == subject.see(SWEEP).history == {}
-    assert len({subject.tracker.run_id(key) for key in (*others, RUN, SWEEP)}) == 4
+    assert len({subject.tracker.run_id(key) for key in (*neighbours, RUN, SWEEP)}) == 4
 
 
 def test_a_run_that_was_removed_begins_anew(subject: Subject) -> None:
-    opened(subject)
+    open_runs(subject)
     subject.tracker.log_metrics(RUN, [base.Metric("m", 1.0, 0, NOW)])
     assert subject.tracker.run_id(RUN) is not None
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_a_run_that_was_removed_begins_anew(subject: Subject) -> None:
 
 
 def test_a_run_that_is_replaced_keeps_what_somebody_noted_and_no_more(subject: Subject) -> None:
-    opened(subject)
+    open_runs(subject)
     subject.tracker.log_metrics(RUN, [base.Metric("m", 1.0, 0, NOW)])
     subject.tracker.set_tags(RUN, {"reviewed by": "ada", "carft.old": "1"})
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_a_run_that_is_replaced_keeps_what_somebody_noted_and_no_more(subject: S
 
 
 def test_a_sweep_is_removed_with_all_its_runs_and_no_others(subject: Subject) -> None:
-    opened(subject)
+    open_runs(subject)
     arm, other = base.RunKey(SWEEP.sweep, arm="an arm"), base.RunKey("another", RUN.digest)
     subject.tracker.start_run(base.RunStart(arm, "the arm", NOW, parent=SWEEP))
     kinds: tuple[base.Kind, ...] = ("sweep", "arm", "run")
@@ -182,14 +182,14 @@ def test_a_sweep_is_removed_with_all_its_runs_and_no_others(subject: Subject) ->
         assert [subject.look(key) for key in (SWEEP, RUN, arm)] == [None] * 3
         assert subject.tracker.run_id(RUN) is None
     assert subject.see(other).name == "one more"
-    opened(subject)
+    open_runs(subject)
     assert subject.see(RUN).state == "running"
 
 
 def test_every_run_of_a_sweep_is_looked_up_with_its_state(subject: Subject) -> None:
     tracker, arm = subject.tracker, base.RunKey(SWEEP.sweep, arm="car_ft kl_weight=1")
     assert tracker.runs_of(SWEEP.sweep) == {}
-    opened(subject)
+    open_runs(subject)
     tracker.start_run(base.RunStart(arm, "car_ft", NOW, parent=SWEEP))
     tracker.start_run(base.RunStart(base.RunKey("another"), "another", NOW))
     tracker.end_run(RUN, "killed", timestamp=NOW + 2)

@@ -86,11 +86,11 @@ def test_a_float_parameter_can_be_read_back_exactly(value: float) -> None:
 
 @given(st.lists(st.floats(), max_size=20))
 def test_every_value_is_kept_or_told_of(values: list[float]) -> None:
-    told = [Metric(f"m{index}", value, index, 1) for index, value in enumerate(values)]
-    kept, tags = limits.metrics(told)
-    assert len(kept) + len(tags) == len(values)
-    assert all(not math.isinf(metric.value) for metric in kept)
-    for metric in kept:
+    sent = [Metric(f"m{index}", value, index, 1) for index, value in enumerate(values)]
+    stored, tags = limits.metrics(sent)
+    assert len(stored) + len(tags) == len(values)
+    assert all(not math.isinf(metric.value) for metric in stored)
+    for metric in stored:
         validation._validate_metric(metric.name, metric.value, metric.timestamp, metric.step)
         assert MlflowMetric(metric.name, metric.value, metric.timestamp, metric.step).key
 

@@ -67,8 +67,8 @@ def client(place: TrackingLocation) -> MlflowClient:
 
 def models(place: TrackingLocation) -> list[str]:
     experiment = known(client(place).get_experiment_by_name(place.experiment))
-    found = client(place).search_logged_models([experiment.experiment_id])
-    return [model.model_id for model in found]
+    logged = client(place).search_logged_models([experiment.experiment_id])
+    return [model.model_id for model in logged]
 
 
 def test_a_model_is_kept_once_linked_once_and_can_be_registered(
@@ -88,8 +88,9 @@ def test_a_model_is_kept_once_linked_once_and_can_be_registered(
     assert model.params == {"label": "wise_ft@0.5", "algorithm.kl_weight": "0.3", "seed": "1"}
     assert model.tags["carft.evaluation"] == START.evaluation
     run = client(place).get_run(str(model.source_run_id))
-    for one in (run, client(place).get_run(run.data.tags["mlflow.parentRunId"])):
-        assert [output.model_id for output in known(one.outputs).model_outputs] == [model.model_id]
+    for source in (run, client(place).get_run(run.data.tags["mlflow.parentRunId"])):
+        outputs = known(source.outputs).model_outputs
+        assert [output.model_id for output in outputs] == [model.model_id]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
     name = f"model-{uuid.uuid4().hex}"
     assert int(mlflow.register_model(first.uri, name).version) == 1  # as MLflow's page does
@@ -102,17 +103,17 @@ def test_a_model_is_kept_once_linked_once_and_can_be_registered(
 
 
 def test_a_model_that_is_gone_or_torn_is_kept_anew(place: TrackingLocation, folder: Path) -> None:
-    losses = [lambda kept: client(place).delete_logged_model(kept)]
+    losses = [lambda model_id: client(place).delete_logged_model(model_id)]
     if place.artifacts is not None:  # nobody here reaches the files of the server
         losses.append(lambda _: shutil.rmtree(known(place.artifacts)))
-    kept = ModelStore(place, "mine").keep(START, folder)
+    model = ModelStore(place, "mine").keep(START, folder)
     for lose in losses:
-        assert has_model(place, kept.model_id)
-        lose(kept.model_id)
-        assert not has_model(place, kept.model_id)
-        kept = ModelStore(place, "mine").keep(START, folder)
-        assert kept.is_new
-    assert has_model(place, kept.model_id)
+        assert has_model(place, model.model_id)
+        lose(model.model_id)
+        assert not has_model(place, model.model_id)
+        model = ModelStore(place, "mine").keep(START, folder)
+        assert model.is_new
+    assert has_model(place, model.model_id)
 
 
 def test_a_run_that_is_not_there_is_told_and_an_upload_that_fails_leaves_nothing(

@@ -70,8 +70,8 @@ def test_a_server_that_takes_runs_is_reached_and_gets_them(
     keys = mlflow_server.store.keys(mlflow_server.bucket)
     own = f"{store.run_id(SWEEP)}/artifacts/note.txt"
     assert [key for key in keys if key.endswith(own)]
-    found = known(MlflowClient(mlflow_server.address).get_experiment_by_name(experiment))
-    assert found.tags["carft.written_by"].startswith("mlflow 3")
+    stored = known(MlflowClient(mlflow_server.address).get_experiment_by_name(experiment))
+    assert stored.tags["carft.written_by"].startswith("mlflow 3")
 
 
 def test_a_wrong_password_is_said_at_once(
@@ -167,8 +167,8 @@ def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
     MlflowClient(mlflow_server.address).create_experiment(experiment, artifact_location=place)
     store.preflight()
     store.start_run(PARENT)
-    said = "its keys in the environment"
-    refused(lambda: store.log_artifact(SWEEP, note), ServiceUnreachable, said)
+    expected = "its keys in the environment"
+    refused(lambda: store.log_artifact(SWEEP, note), ServiceUnreachable, expected)
 
 
 @pytest.fixture

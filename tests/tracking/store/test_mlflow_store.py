@@ -96,9 +96,9 @@ def test_a_name_and_a_description_that_somebody_gave_a_run_stay(new_database: Ne
     for replaces in (False, True):
         again = {"mlflow.note.content": "begun again"}
         store.start_run(replace(PARENT, params={"p": 2}, tags=again, replaces=replaces))
-        found, text = noted(uri, name)
-        assert (found.info.run_id != run.info.run_id) == replaces
-        assert (found.info.run_name, text) == ("my name", "a note of mine")
+        renewed, text = noted(uri, name)
+        assert (renewed.info.run_id != run.info.run_id) == replaces
+        assert (renewed.info.run_name, text) == ("my name", "a note of mine")
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(False, 0o700), (True, 0o755)])
@@ -231,12 +231,12 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(
     with answering(lambda _: Answer("<Error>\n<Code>gateway</Code>", status)) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         store = MlflowStore(uri, unique())
-        with pytest.raises(ServiceUnreachable, match=r"does not|denied access") as said:
+        with pytest.raises(ServiceUnreachable, match=r"does not|denied access") as raised:
             store.start_run(PARENT)
     if status == 404:  # which is not MLflow's: one line about the address
-        assert "address in MLFLOW_TRACKING_URI" in str(said.value)
-        assert "experiments/get-by-name (404)" in str(said.value)
-        assert "\n" not in str(said.value)
+        assert "address in MLFLOW_TRACKING_URI" in str(raised.value)
+        assert "experiments/get-by-name (404)" in str(raised.value)
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def old(file: Path, new_database: NewDatabase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "words"),
     [
         (optunas, "is Optuna's: MLflow needs"),
         (text, "cannot be used: file is not a database"),
@@ -287,10 +287,10 @@ def old(file: Path, new_database: NewDatabase) -> None:
     ],
 )
 def test_a_file_that_is_no_database_of_this_mlflow_is_not_taken(
-    new_database: NewDatabase, tmp_path: Path, make: Callable[[Path, NewDatabase], None], said: str
+    new_database: NewDatabase, tmp_path: Path, make: Callable[[Path, NewDatabase], None], words: str
 ) -> None:
     make(tmp_path / "mlflow.db", new_database)
-    with pytest.raises(TrackingError, match=said):
+    with pytest.raises(TrackingError, match=words):
         MlflowStore(f"sqlite:///{tmp_path / 'mlflow.db'}", unique()).check()
 
 
@@ -378,7 +378,7 @@ def test_a_database_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "message"),
     [
         *(
             (uri, rf"^{uri} is a folder of files, .* sqlite:///")
@@ -390,8 +390,8 @@ def test_a_database_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_folders_and_wrong_addresses_are_refused_without_a_password(uri: str, said: str) -> None:
-    with pytest.raises(TrackingError, match=said) as raised:
+def test_folders_and_wrong_addresses_are_refused_without_a_password(uri: str, message: str) -> None:
+    with pytest.raises(TrackingError, match=message) as raised:
         check_reachable(uri)
     assert "cret@" not in str(raised.value)
 
