@@ -51,7 +51,7 @@ def hits_of(by: Images, **changes: Any) -> Hits:
     return Hits(units, tuple(map(str, splits)), right, images, **changes)
 
 
-def value(by: Images, metric: str) -> float:
+def top1(by: Images, metric: str) -> float:
     """A metric: the mean over its splits of the share that is right."""
     right, split = by.right.to_numpy(), by.split.to_numpy(np.str_)
     names = ["ood/a", "ood/b"] if metric == OOD else ["id/test"]

@@ -20,6 +20,10 @@ from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.five_seeds import FINE_TUNE, HIGH, LOW, NEAR, STEADY, compared
 from tests.tracking.made_up import KL, arm, bent, kl_sweep, known, metrics, run, zero_shot
 
+LR = "optim.lr"
+WORDS = "prompts.contexts"
+WOBBLE = [0.0, 0.004, -0.003, 0.002, -0.001]
+
 
 def test_the_answer_says_each_thing_once_with_its_interval() -> None:
     comparison = compared([zero_shot()], FINE_TUNE, arm("car_ft", NEAR, HIGH, trial=0))
@@ -36,15 +40,6 @@ def test_the_answer_says_each_thing_once_with_its_interval() -> None:
     for line in compare(kl_sweep(3), sweep="s").answer.lines[:2]:
         assert line.startswith("UNDECIDED: ")
         assert "3 seeds, and a claim needs 5" in line
-
-
-def test_the_curve_comes_first() -> None:
-    comparison = compare(kl_sweep(), sweep="s")
-    curve, line = known(comparison.answer.curve), comparison.answer.lines[0]
-    assert curve.pair.candidate.label == "car_ft kl_weight=1"
-    begin = "BETTER CURVE: car_ft kl_weight=1 beats fine_tune, both with WiSE-FT: OOD mean +"
-    assert line.startswith(begin)
-    assert len(line.split()) <= 33
 
 
 def test_the_strongest_has_the_highest_ood_of_what_keeps_id() -> None:
@@ -87,38 +82,36 @@ def test_where_the_reference_is_selected_the_best_rival_is_compared_with_it() ->
 def test_without_shifts_the_strongest_is_so_in_distribution() -> None:
     runs = [run("fine_tune", seed, metrics(test, None)) for seed, test in enumerate(STEADY)]
     runs += [run("car_ft", seed, metrics(test + 0.02, None)) for seed, test in enumerate(NEAR)]
-    comparison = compared(runs)
-    assert comparison.answer.lines[-1].startswith(
-        "Highest ID test of 2 models: car_ft (ID test 67.0), picked by test data; +2"
-    )
+    begin = "Highest ID test of 2 models: car_ft (ID test 67.0), picked by test data; +2"
+    assert compared(runs).answer.lines[-1].startswith(begin)
 
 
 def test_the_answer_on_fresh_seeds_is_of_these_alone() -> None:
-    weight = {"algorithm.kl_weight": 1.0}
-    settings: list[tuple[str, float, dict[str, float]]]
-    settings = [("fine_tune", 0.34, {}), ("car_ft", 0.345, weight)]
-    fresh = [
-        run(name, seed, metrics(0.65 + d, ood + d), role="confirmation", params=params)
-        for name, ood, params in settings
-        for seed, d in zip(range(5, 10), [0, 0.004, -0.003, 0.002, 0.001], strict=True)
-    ]
+    fresh = []
+    for seed, d in zip(range(5, 10), [0, 0.004, -0.003, 0.002, 0.001], strict=True):
+        tuned, held = (metrics(0.65 + d, ood + d) for ood in (0.34, 0.345))
+        fresh.append(run("fine_tune", seed, tuned, role="confirmation"))
+        fresh.append(run("car_ft", seed, held, role="confirmation", params={KL: 1.0}))
     spec: dict[str, object] = {"confirm_seeds": (5, 6, 7, 8, 9), "seeds": (0, 1, 2, 3, 4)}
     comparison = compared(kl_sweep(), fresh, **spec)
     strongest = known(comparison.answer.strongest)
     assert strongest.arm.confirms
     assert known(strongest.verdict).seeds == (5, 6, 7, 8, 9)
-    assert (
-        "car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), picked by test data, and also"
-        in comparison.verdict
-    )
+    picked = "car_ft kl_weight=1 (OOD mean 34.6, ID test 65.1), picked by test data, and also"
+    assert picked in comparison.verdict
     assert "on these seeds" not in " ".join(comparison.answer.lines)
     # The field's effect is of the whole sweep, on the seeds that all its settings have.
     (effect,) = comparison.answer.effects
     assert len(effect.levels) == 4
 
 
-def test_every_number_of_a_line_is_in_the_json() -> None:
+def test_the_curve_comes_first_and_every_number_of_a_line_is_in_the_json() -> None:
     comparison = compare(kl_sweep(), sweep="s")
+    of_curve, first = known(comparison.answer.curve), comparison.answer.lines[0]
+    assert of_curve.pair.candidate.label == "car_ft kl_weight=1"
+    begin = "BETTER CURVE: car_ft kl_weight=1 beats fine_tune, both with WiSE-FT: OOD mean +"
+    assert first.startswith(begin)
+    assert len(first.split()) <= 33
     document = json.loads(json.dumps(to_json(comparison), allow_nan=False))
     answer = document["answer"]
     assert answer["lines"] == [*comparison.answer.lines]
@@ -131,7 +124,7 @@ def test_every_number_of_a_line_is_in_the_json() -> None:
     test = next(test for test in document["tests"] if test["candidate"] == answer["candidate"])
     (curve,) = document["curves"]
     assert curve["state"] == "BETTER CURVE"
-    assert curve["gain"]["mean"] == known(known(comparison.answer.curve).pair.gain).mean
+    assert curve["gain"]["mean"] == known(of_curve.pair.gain).mean
     tested = [test[metric] for metric in ("ood/mean/top1", "id/test/top1")]
     unmerged = [number for own in tested for number in (own["mean"], *own["interval"])]
     sides = ([curve["difference"], *curve["interval"]], unmerged)
@@ -172,13 +165,7 @@ def test_rounding_neither_leaves_out_the_strongest_nor_makes_it() -> None:
     for oods, label in ((LOW, "fine_tune"), ([0.2] * 5, "flyp")):
         comparison = compared(arm("fine_tune", [0.035] * 5, oods), at_the_margin, later)
         strongest = known(comparison.answer.strongest)
-        assert (strongest.eligible, strongest.models) == (3, 3)
-        assert strongest.arm.label == label
-
-
-LR = "optim.lr"
-WORDS = "prompts.contexts"
-WOBBLE = [0.0, 0.004, -0.003, 0.002, -0.001]
+        assert (strongest.eligible, strongest.models, strongest.arm.label) == (3, 3, label)
 
 
 def sweep(
@@ -186,9 +173,7 @@ def sweep(
     accuracies: Callable[[dict[str, Scalar]], tuple[float, float]],
     seeds: int = 5,
 ) -> tuple[Comparison, str]:
-    """CAR-FT at each point: (ID, OOD), common seeds apart by WOBBLE, and noise of its own; what is
-    said of it last.
-    """
+    """CAR-FT at each point, seeds apart by WOBBLE and noise of their own; what is said last."""
     rng = np.random.default_rng(0)
     runs: list[RunRecord] = [zero_shot()]
     for trial, point in enumerate(points):
@@ -211,9 +196,8 @@ def only(comparison: Comparison) -> Effect:
 
 
 def test_the_lowest_value_is_compared_with_the_highest_paired_by_seed() -> None:
-    comparison, line = sweep(
-        over(10.0, 0.3, 1.0), lambda point: (0.6, 0.38 + 0.002 * float(point[KL] or 0))
-    )
+    points = over(10.0, 0.3, 1.0)
+    comparison, line = sweep(points, lambda point: (0.6, 0.38 + 0.002 * float(point[KL] or 0)))
     effect = only(comparison)
     assert [level.value for level in effect.levels] == [0.3, 1.0, 10.0]
     runs = {row.arm.label: row.arm for row in comparison.rows}
@@ -286,17 +270,14 @@ def test_fields_that_never_vary_alone_have_no_effect() -> None:
     assert all(name in sentence.partition(":")[0] for name in ("contexts", "kl_weight", "lr"))
 
 
-@pytest.mark.parametrize("longer", [0, 1])
-def test_settings_are_compared_on_the_seeds_that_all_have(longer: int) -> None:
-    runs = []
-    for trial, weight in enumerate((1.0, 3.0)):
-        oods = [0.3 + weight / 10 + seed**2 / 100 for seed in range(6 if trial == longer else 5)]
-        runs += arm("car_ft", [0.6] * len(oods), oods, trial=trial, params={KL: weight})
-    effect = only(compare(runs, ComparisonSpec(seeds=tuple(range(5))), sweep="s"))
-    assert [level.endpoint for level in effect.levels] == pytest.approx([0.46, 0.66])
-
-
-def test_a_setting_that_lacks_a_seed_is_left_out() -> None:
+def test_settings_are_compared_on_common_seeds_and_one_that_lacks_any_is_left_out() -> None:
+    for counts in ((6, 5), (5, 6)):
+        longer = []
+        for trial, (weight, seeds) in enumerate(zip((1.0, 3.0), counts, strict=True)):
+            oods = [0.3 + weight / 10 + seed**2 / 100 for seed in range(seeds)]
+            longer += arm("car_ft", [0.6] * seeds, oods, trial=trial, params={KL: weight})
+        effect = only(compare(longer, ComparisonSpec(seeds=tuple(range(5))), sweep="s"))
+        assert [level.endpoint for level in effect.levels] == pytest.approx([0.46, 0.66])
     runs: list[RunRecord] = []
     for trial, weight in enumerate((0.1, 1.0, 3.0)):
         for seed, wobble in enumerate(WOBBLE):

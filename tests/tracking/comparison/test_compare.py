@@ -34,15 +34,11 @@ def test_runs_that_did_not_finish_enter_no_mean_and_are_counted() -> None:
     runs += [run("fine_tune", 3, metrics(0.9, 0.9), state="pruned")]
     comparison = compare(runs, sweep="s")
     fine_tune = row(comparison, "fine_tune")
-    assert fine_tune.n == 2
-    assert fine_tune.metrics["id/test/top1"].mean == pytest.approx(0.61)
+    assert (fine_tune.n, fine_tune.metrics["id/test/top1"].mean) == (2, pytest.approx(0.61))
     assert to_json(comparison)["rows"][0]["runs"] == {"done": 2, "failed": 1, "pruned": 1}
     assert "incomplete" in fine_tune.marks
     assert "1 failed run (fine_tune: 1): in no mean, test or curve" in comparison.warnings
     assert warned(comparison, "1 pruned run")
-
-
-def test_every_state_but_done_is_named() -> None:
     named = {"running": "unfinished", "missing": "unfinished"}
     for state in ("failed", "pruned", "stopped", "running", "missing"):
         runs = [run("fine_tune", seed, state=state) for seed in range(2)]
@@ -84,6 +80,13 @@ def test_contexts_that_name_a_held_out_domain_mark_their_row() -> None:
     assert "names domains" not in row(comparison, "fine_tune").marks
     assert warned(comparison, "contexts of car_ft name held-out domains: clipart, sketch")
     assert with_facts({"contexts_name": []}).warnings == ()
+    # What is true of every row is one sentence and no mark.
+    comparison = with_facts({}, contexts_name=["sketch", "clipart"])
+    assert comparison.warnings == (
+        "the prompts of all methods name test domains ('clipart', 'sketch'): OOD numbers are "
+        "optimistic; a sweep over prompts.contexts measures by how much",
+    )
+    assert not any("names domains" in r.marks for r in comparison.rows)
 
 
 def test_what_a_merge_says_of_itself_marks_its_rows_alone() -> None:
@@ -95,15 +98,6 @@ def test_what_a_merge_says_of_itself_marks_its_rows_alone() -> None:
     text = markdown(comparison)
     assert "dawin §" in text
     assert "§ transductive" in text
-
-
-def test_what_is_true_of_every_row_is_one_sentence_and_no_mark() -> None:
-    comparison = with_facts({}, contexts_name=["sketch", "clipart"])
-    assert comparison.warnings == (
-        "the prompts of all methods name test domains ('clipart', 'sketch'): OOD numbers are "
-        "optimistic; a sweep over prompts.contexts measures by how much",
-    )
-    assert not any("names domains" in r.marks for r in comparison.rows)
 
 
 def test_notes_on_the_data_are_told_above_the_table_once_each() -> None:
@@ -187,46 +181,48 @@ FACTS: dict[str, object] = {
     **{"budget": "10 epochs", "precision": "fp32", "device": "cpu"},
     "versions": {"torch": "2.9.0", "open_clip_torch": "3.2.0"},
 }
+NOT = "these rows are not comparable"
+MAY = "which may give other numbers"
+TORCH = {"torch": "2.10.0", "open_clip_torch": "3.2.0"}
 
 
 def mixed_facts(*runs: RunRecord) -> tuple[str, ...]:
     return tuple(caveats.mixed_facts(group(runs)))
 
 
-NOT = "these rows are not comparable"
-CHANGED: list[tuple[dict[str, object], str]] = [
-    ({}, ""),
-    ({"data": "d2" * 32}, f"data, {NOT}: d1d1d1d1d1d1 in BOTH; d2d2d2d2d2d2 in car_ft"),
-    ({"transform": LARGE}, f"image transforms, {NOT}: size=32 in BOTH; size=224 in car_ft"),
-    ({"precision": "bf16"}, f"precisions, {NOT}: fp32 in BOTH; bf16 in car_ft"),
-    (
-        {"revision": "c2" * 32},
-        f"versions of the code, {NOT}: c1c1c1c1c1c1 in BOTH; c2c2c2c2c2c2 in car_ft",
-    ),
-    # Among those that train.
-    (
-        {"budget": "9 epochs"},
-        f"training budgets, {NOT}: 10 epochs in fine_tune; 9 epochs in car_ft",
-    ),
-    (
-        {"versions": {"torch": "2.10.0", "open_clip_torch": "3.2.0"}},
-        "versions of torch, which may give other numbers: 2.9.0 in BOTH; 2.10.0 in car_ft",
-    ),
-    ({"versions": {"torch": "2.9.0"}}, ""),
-    ({"versions": "unreadable"}, ""),
-    ({"own_code": "a2" * 32}, ""),  # which is compared with itself only
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), CHANGED, ids=str)
+@pytest.mark.parametrize(
+    ("field", "changed", "warning"),
+    [
+        ("data", "d1" * 32, None),
+        ("data", "d2" * 32, f"data, {NOT}: d1d1d1d1d1d1 in BOTH; d2d2d2d2d2d2 in car_ft"),
+        ("transform", LARGE, f"image transforms, {NOT}: size=32 in BOTH; size=224 in car_ft"),
+        ("precision", "bf16", f"precisions, {NOT}: fp32 in BOTH; bf16 in car_ft"),
+        (
+            "revision",
+            "c2" * 32,
+            f"versions of the code, {NOT}: {'c1' * 6} in BOTH; {'c2' * 6} in car_ft",
+        ),
+        # Among those that train.
+        (
+            "budget",
+            "9 epochs",
+            f"training budgets, {NOT}: 10 epochs in fine_tune; 9 epochs in car_ft",
+        ),
+        ("versions", TORCH, f"versions of torch, {MAY}: 2.9.0 in BOTH; 2.10.0 in car_ft"),
+        ("versions", {"torch": "2.9.0"}, None),
+        ("versions", "unreadable", None),
+        ("own_code", "a2" * 32, None),  # which is compared with itself only
+    ],
+    ids=str,
+)
 def test_facts_in_which_methods_differ_are_named_with_their_rows(
-    changes: dict[str, object], message: str
+    field: str, changed: object, warning: str | None
 ) -> None:
     runs = arm("fine_tune", [0.6] * 2, [0.3] * 2, facts=FACTS)
-    runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**FACTS, **changes})
+    runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=0, facts={**FACTS, field: changed})
     runs.append(zero_shot(facts={**FACTS, "budget": None, "augmentation": None}))
-    expected = f"mixed {message.replace('BOTH', 'zero_shot, fine_tune')}"
-    assert mixed_facts(*runs) == ((expected,) if message else ())
+    expected = warning and f"mixed {warning.replace('BOTH', 'zero_shot, fine_tune')}"
+    assert mixed_facts(*runs) == ((expected,) if expected else ())
 
 
 def test_a_budget_is_none_of_zero_shots_and_own_code_is_that_of_one_method() -> None:
@@ -256,8 +252,8 @@ def test_data_that_differ_by_seed_alone_are_mixed_only_where_the_split_does_not_
     assert mixed_facts(*ours, *by_seed("car_ft", "ab")) == ()
     (fixed, *_) = mixed_facts(*by_seed("fine_tune", "ab", split=7), *by_seed("car_ft", "ab"))
     assert fixed.startswith("mixed data")
-    message = f"mixed data, {NOT}: b in fine_tune; c in car_ft"
-    assert mixed_facts(*ours, *by_seed("car_ft", "ac")) == (message,)
+    warning = f"mixed data, {NOT}: b in fine_tune; c in car_ft"
+    assert mixed_facts(*ours, *by_seed("car_ft", "ac")) == (warning,)
 
 
 def test_data_are_named_by_family_version_and_the_beginning_of_their_digest() -> None:
@@ -267,15 +263,13 @@ def test_data_are_named_by_family_version_and_the_beginning_of_their_digest() ->
 
     unmeasured = run("fine_tune", 0, facts={"family": "dtd v1", "data": "1a" * 32})
     parts = {"dtd": on("dtd v1", "1a"), "eurosat": on("eurosat v3", "2b")}
+    by_seed = [on("pacs v1", f"{seed}f", seed) for seed in range(5)]
     for runs, names in (
         ([on("icon_shift v2", "a1b2c3")] * 2, ("icon_shift v2 a1b2c3",)),
         ([unmeasured], ()),
         ([zero_shot()], ()),
         ([on(None, "4d")], ("data 4d4d4d",)),
-        (
-            [on("pacs v1", f"{seed}f", seed) for seed in range(5)],
-            ("pacs v1 0f0f0f, 1f1f1f, 2f2f2f, 2 more",),
-        ),
+        (by_seed, ("pacs v1 0f0f0f, 1f1f1f, 2f2f2f, 2 more",)),
         ([on(None, "3c", parts=parts)], ("dtd v1 1a1a1a", "eurosat v3 2b2b2b")),
     ):
         assert caveats.datasets(runs) == names

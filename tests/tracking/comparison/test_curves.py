@@ -18,7 +18,7 @@ from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
 from tests.scalar_curves import Curve, above, gains_of, most_at
-from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, value
+from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, top1
 from tests.tracking.made_up import KL, arm, known, metrics, run, zero_shot
 
 ALPHAS = (0.25, 0.5, 0.75, 1)
@@ -156,7 +156,7 @@ def test_a_method_without_merges_is_compared_as_the_point_that_it_is() -> None:
     assert verdict.outcome == "better_curve"
 
 
-def test_a_missing_seed_on_either_side_is_incomplete() -> None:
+def test_a_missing_seed_on_either_side_is_incomplete_and_settings_are_counted() -> None:
     whole, failed = raised(LINE, 0.01), [run("car_ft", 4, trial=0, params={KL: 1.0})]
     for groups in (
         (car_ft(whole[:4]), failed, same(LINE)),
@@ -165,6 +165,9 @@ def test_a_missing_seed_on_either_side_is_incomplete() -> None:
         verdict = judged(*groups)
         assert verdict.outcome == "incomplete"
         assert (verdict.pair.seeds, verdict.seeds) == ((0, 1, 2, 3), (0, 1, 2, 3, 4))
+    curves = raised(LINE, 0.01)
+    settings = [tuned("car_ft", curves, trial=n, params={KL: float(n)}) for n in range(3)]
+    assert judged(*settings, same(LINE)).tried == 3
 
 
 def test_gains_that_spread_by_no_more_than_one_image_are_not_tested() -> None:
@@ -174,21 +177,12 @@ def test_gains_that_spread_by_no_more_than_one_image_are_not_tested() -> None:
     assert (verdict.outcome, verdict.p_better, verdict.interval) == ("no_spread", None, None)
 
 
-def test_settings_that_either_side_was_chosen_among_are_counted() -> None:
-    settings = [
-        tuned("car_ft", raised(LINE, 0.01), trial=n, params={KL: float(n)}) for n in range(3)
-    ]
-    assert judged(*settings, same(LINE)).tried == 3
-
-
 def test_exchanging_the_sides_exchanges_gain_and_loss() -> None:
     rng = np.random.default_rng(0)
     curves = [tuple(map(tuple, np.array(LINE) + rng.normal(0, 0.004, (4, 2)))) for _ in range(10)]
     groups = [zero_shot()], car_ft(curves[:5]), tuned("fine_tune", curves[5:])
-    forward, backward = (
-        judged(*groups).pair,
-        judged(*groups, spec=ComparisonSpec(reference="car_ft")).pair,
-    )
+    forward = judged(*groups).pair
+    backward = judged(*groups, spec=ComparisonSpec(reference="car_ft")).pair
     for own, mirrored in ((forward.gain, backward.loss), (forward.loss, backward.gain)):
         assert known(own).differences == known(mirrored).differences
     assert forward.common_range == backward.common_range
@@ -207,11 +201,8 @@ def made(seed: int, seeds: int = 5, count: int = 40) -> World:
 
     def model(alpha: float, gain: float = 0.0) -> Images:
         """ID rises with alpha; OOD rises and falls again."""
-        share = np.where(
-            first.split == "id/test",
-            0.35 + 0.4 * alpha + gain * alpha,
-            0.4 + 0.3 * alpha * (1.4 - alpha) + gain * alpha,
-        )
+        of_id, of_ood = 0.35 + 0.4 * alpha, 0.4 + 0.3 * alpha * (1.4 - alpha)
+        share = gain * alpha + np.where(first.split == "id/test", of_id, of_ood)
         noise = rng.normal(0, 0.03, len(first))
         return first.assign(right=(hardness + noise < share).astype(float))
 
@@ -225,7 +216,7 @@ def made(seed: int, seeds: int = 5, count: int = 40) -> World:
 
 def runs_of(world: World) -> list[RunRecord]:
     runs = []
-    measured = {key: metrics(value(by, ID), value(by, OOD)) for key, by in world.items()}
+    measured = {key: metrics(top1(by, ID), top1(by, OOD)) for key, by in world.items()}
     for name, seed in {key[:2]: None for key in world}:
         own = {label: measured.get((name, seed, label), {}) for label in LABELS}
         merges = {label: values for label, values in own.items() if label is not None and values}
@@ -244,18 +235,16 @@ def reader(world: World) -> Callable[[RunRecord, str | None], Hits | None]:
 
 def curve_of(world: World, name: str, seed: int) -> Curve:
     models = [world["zero_shot", None, None], *(world[name, seed, label] for label in LABELS)]
-    return [(value(by, ID), value(by, OOD)) for by in models]
+    return [(top1(by, ID), top1(by, OOD)) for by in models]
 
 
-def direct(world: World, groups: int, ours: str, theirs: str) -> float:
+def direct(world: World, groups: int, names: Sequence[str]) -> float:
     """The jackknife's variance of the mean gain, without a group of units after another."""
     group = groups_of(world["zero_shot", None, None], groups)
     values = []
     for left_out in range(groups):
         rest = {key: by[by.unit.map(group) != left_out] for key, by in world.items()}
-        gains = gains_of(
-            [(curve_of(rest, ours, seed), curve_of(rest, theirs, seed)) for seed in range(5)]
-        )
+        gains = gains_of([[curve_of(rest, name, seed) for name in names] for seed in range(5)])
         if None not in gains:
             values.append(np.mean([gain for gain in gains if gain is not None]))
     return (groups - 1) * float(np.var(values))
@@ -271,7 +260,7 @@ def test_gains_and_their_errors_over_images_are_those_of_a_direct_computation() 
         gains = gains_of([[curve_of(world, name, seed) for name in sides] for seed in range(5)])
         assert known(test).differences == pytest.approx(gains)
         images = known(known(test).images)
-        assert images.variance == pytest.approx(direct(world, groups, *sides))
+        assert images.variance == pytest.approx(direct(world, groups, sides))
         assert (images.units, images.images) == (first.unit.nunique(), len(first))
 
 

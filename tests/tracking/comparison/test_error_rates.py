@@ -38,9 +38,8 @@ Claims = NDArray[np.bool_]
 
 
 def called(ood: Numbers, id_test: Numbers | None = None) -> tuple[Claims, Claims]:
-    """[T, K] each: whether the differences [T, K, n] of a candidate are called others than none,
-    and better; without those of ID it is kept for certain.
-    """
+    """[T, K] each: whether differences [T, K, n] are called any, and better; without those of ID it
+    is kept for certain."""
     up = _p_above(ood, 0.0)
     id_kept = np.zeros_like(up) if id_test is None else _p_above(id_test, -MARGIN)
     different = _holm(2 * np.minimum(up, 1 - up)) < ALPHA
@@ -148,7 +147,7 @@ def test_what_the_page_promises_holds_through_the_whole_of_compare(row: Row) -> 
         assert count <= stats.binom.ppf(0.999, draws, nominal)
 
 
-def test_the_counts_that_are_kept_make_the_table(
+def test_the_counts_that_are_kept_make_the_table_and_a_rate_is_counted_until_it_is_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["error_rates", "--draws", "0"])
@@ -159,21 +158,17 @@ def test_the_counts_that_are_kept_make_the_table(
     for row in every:
         own = counts.get(row.name, {})
         for claim, rate in row.claims.items():
-            assert rate is None or own[claim] <= stats.binom.ppf(0.999, own["draws"], rate), (
-                row.name
-            )
+            if rate is not None:
+                assert own[claim] <= stats.binom.ppf(0.999, own["draws"], rate), row.name
     # Each pattern is of a row, and each row has a name of its own.
     names = [row.name for row in every]
     assert len(names) == len({*names})
     assert all(any(fnmatch(name, pattern) for name in names) for pattern in TRIED)
-
-
-def test_a_rate_is_counted_until_it_is_known_and_a_power_in_two_thousand_draws() -> None:
-    rate = next(row for row in rates.rows() if row.world.startswith("curve: the same"))
+    equal = next(row for row in rates.rows() if row.world.startswith("curve: the same"))
     power = next(row for row in rates.rows() if row.world.startswith("power"))
     never = {"draws": 1000, "better curve": 0, "worse curve": 0}
-    assert rate.is_counted(never, 10_000)
-    assert not rate.is_counted({**never, "worse curve": 20}, 10_000)
+    assert equal.is_counted(never, 10_000)
+    assert not equal.is_counted({**never, "worse curve": 20}, 10_000)
     assert not power.is_counted(never, 10_000)
     assert power.is_counted({**never, "draws": 2000}, 10_000)
 
@@ -194,9 +189,8 @@ def share(comparisons: Sequence[Comparison], claim: Claim) -> float:
 
 def test_without_images_more_is_claimed_of_the_population_than_is_promised() -> None:
     def both(world: World) -> list[Comparison]:
-        runs = [
-            world.run(Method(name), seed) for name in ("fine_tune", "rival") for seed in rates.SEEDS
-        ]
+        methods = Method("fine_tune"), Method("rival")
+        runs = [world.run(method, seed) for method in methods for seed in rates.SEEDS]
         return [world.compare(runs, keeps=keeps) for keeps in (False, True)]
 
     without, allowed = drawn(100, both, "population")

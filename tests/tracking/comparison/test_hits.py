@@ -19,15 +19,7 @@ from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.predictions import predictions_path
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
 from carft_sweep.tracking.comparison.statistics import ImageError
-from tests.tracking.drawn_images import (
-    Images,
-    answered,
-    drawings,
-    groups_of,
-    hits_of,
-    images,
-    value,
-)
+from tests.tracking.drawn_images import Images, answered, drawings, groups_of, hits_of, images, top1
 from tests.tracking.kept import keep_predictions, with_folder
 from tests.tracking.made_up import known, metrics, run
 
@@ -81,20 +73,6 @@ def differences(
 def used_units(models: Sequence[Images], metric: str) -> pd.Index:
     every = pd.concat(list(models))
     return pd.Index(every[every.split.str.startswith(START[metric])].unit.unique())
-
-
-def jackknife(ours: Sequence[Images], theirs: Sequence[Images], metric: str) -> float:
-    """The variance of the mean difference, from leaving out a unit after another."""
-    count = len(used_units([*ours, *theirs], metric))
-    without = differences(ours, theirs, metric, 1 - np.eye(count))
-    return (count - 1) * float(np.var(without))
-
-
-def bootstrap(ours: Sequence[Images], theirs: Sequence[Images], metric: str) -> float:
-    """The same from drawing as many units again and again."""
-    count = len(used_units([*ours, *theirs], metric))
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 400)
-    return float(np.var(differences(ours, theirs, metric, drawn.astype(float)), ddof=1))
 
 
 THEIRS = [drawings(seed) for seed in (1, 1, 1)]
@@ -176,10 +154,13 @@ def test_units_of_two_tasks_are_not_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", [ID, OOD])
 def test_the_variance_is_about_that_of_a_jackknife_and_of_a_bootstrap(metric: str) -> None:
-    error = known(error_between((OURS, THEIRS), metric))
-    assert error.variance == pytest.approx(jackknife(OURS, THEIRS, metric), rel=0.06)
-    assert error.variance == pytest.approx(bootstrap(OURS, THEIRS, metric), rel=0.2)
-    assert (error.units, error.freedom) == (len(used_units(OURS, metric)), error.units - 1)
+    error, count = known(error_between((OURS, THEIRS), metric)), len(used_units(OURS, metric))
+    without = differences(OURS, THEIRS, metric, 1 - np.eye(count))
+    assert error.variance == pytest.approx((count - 1) * np.var(without), rel=0.06)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 400)
+    again = differences(OURS, THEIRS, metric, drawn.astype(float))
+    assert error.variance == pytest.approx(np.var(again, ddof=1), rel=0.2)
+    assert (error.units, error.freedom) == (count, count - 1)
     assert error.images == sum(THEIRS[0].split.str.startswith(START[metric]))
 
 
@@ -225,6 +206,12 @@ def test_no_error_is_known_of_other_images_of_losses_of_one_unit_and_of_what_is_
     arms = arm_of("car_ft", range(3)), arm_of("fine_tune", range(3))
     nothing = KeptHits(lambda _run, _merge: None)
     assert nothing.difference_error([arms], range(3), OOD) is None
+    # Nothing is left out of a split with one unit, or a metric that is no mean.
+    hits = hits_of(images([("id/test", "x", True), ("ood/a", "y", True), ("ood/a", "z", True)]))
+    assert leave_out([hits], ID, OOD) is None
+    whole = hits_of(THEIRS[0])
+    assert leave_out([whole], ID, "ood/mean/nll") is None
+    assert leave_out([whole], "id/val/top1", OOD) is None
 
 
 numbers = st.integers(0, 2**32)
@@ -273,23 +260,22 @@ def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) ->
     group = groups_of(first, groups)
     for by, accuracies in zip(models, left_out, strict=True):
         rest = [by[by.unit.map(group) != number] for number in range(groups)]
-        np.testing.assert_allclose(accuracies.id, [value(each, ID) for each in rest])
-        np.testing.assert_allclose(accuracies.ood, [value(each, OOD) for each in rest])
+        np.testing.assert_allclose(accuracies.id, [top1(each, ID) for each in rest])
+        np.testing.assert_allclose(accuracies.ood, [top1(each, OOD) for each in rest])
 
 
-def test_models_of_other_units_have_groups_of_their_own() -> None:
-    """As where the split follows the seed: as many images, and others."""
+def test_models_of_other_units_have_groups_of_their_own_and_lose_only_own_units() -> None:
+    def left_out_of(*models: Images) -> tuple[Any, int, int]:
+        both = [hits_of(pd.concat([by, by.assign(split="ood/a")])) for by in models]
+        return known(leave_out(both, ID, OOD))
+
+    # As where the split follows the seed: as many images, and others.
     numbers = range(20), range(5, 25)
     parts = [images([("id/test", f"{n:02d}", True) for n in own]) for own in numbers]
-    both = [hits_of(pd.concat([by, by.assign(split="ood/a")])) for by in parts]
-    assert all((model.id == 1).all() for model in known(leave_out(both, ID, OOD))[0])
-
-
-def test_units_that_only_some_models_have_are_left_out_of_these() -> None:
+    assert all((model.id == 1).all() for model in left_out_of(*parts)[0])
     smaller = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
     larger = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])
-    both = [pd.concat([by, by.assign(split="ood/a")]) for by in (smaller, larger)]
-    left_out, units, seen = known(leave_out([hits_of(by) for by in both], ID, OOD))
+    left_out, units, seen = left_out_of(smaller, larger)
     assert (units, seen) == (40, 60)
     # As many groups as the smaller model has units: each of its images is out once.
     assert sorted(left_out[0].id) == pytest.approx(sorted((10 - smaller.right) / 19))
@@ -312,11 +298,3 @@ def test_a_file_that_holds_no_predictions_leaves_the_claim_to_these_images(tmp_p
     assert "on these test images" in torn.answer.lines[0]
     (warning,) = [text for text in torn.warnings if "holds no predictions" in text]
     assert str(folder) in warning
-
-
-def test_nothing_is_left_out_of_a_split_with_one_unit_or_a_metric_that_is_no_mean() -> None:
-    hits = hits_of(images([("id/test", "x", True), ("ood/a", "y", True), ("ood/a", "z", True)]))
-    assert leave_out([hits], ID, OOD) is None
-    whole = hits_of(THEIRS[0])
-    assert leave_out([whole], ID, "ood/mean/nll") is None
-    assert leave_out([whole], "id/val/top1", OOD) is None

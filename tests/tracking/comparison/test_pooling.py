@@ -13,22 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from carft_sweep.tracking.comparison import pooling
 from carft_sweep.tracking.comparison.compare import Comparison
-from carft_sweep.tracking.comparison.pooling import (
-    SweepRuns,
-    compare_sweeps,
-    filter_runs,
-    parse_condition,
-    unified,
-)
+from carft_sweep.tracking.comparison.pooling import SweepRuns, compare_sweeps, unified
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar, group
-from carft_sweep.tracking.comparison.spec import (
-    ComparisonSpec,
-    Constraint,
-    Endpoint,
-    SelectionRule,
-    agreed,
-)
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint, SelectionRule, agreed
 from carft_sweep.tracking.errors import TrackingError
 from tests.tracking.made_up import KL, bent, kl_sweep, known, metrics, run, zero_shot
 
@@ -81,15 +70,12 @@ def labels(records: list[RunRecord]) -> dict[str, list[int | None]]:
 
 
 def test_settings_are_told_apart_by_what_either_sweep_varies_and_shared_runs_count_once() -> None:
-    tuned = {"kl_weight=0.1 lr=1e-05": [0, 1], "kl_weight=0.3 lr=1e-05": [0, 1]}
-    tuned |= {"kl_weight=0.3 lr=0.0001": [0]}
     assert labels(unified([weights(), rates()])) == {
         **{"zero_shot": [None], "fine_tune lr=1e-05": [0]},
-        **{f"car_ft {name}": seeds for name, seeds in tuned.items()},
+        **{f"car_ft kl_weight={weight} lr=1e-05": [0, 1] for weight in (0.1, 0.3)},
+        "car_ft kl_weight=0.3 lr=0.0001": [0],
     }
-
-
-def test_what_decides_no_weights_parts_no_setting() -> None:
+    # What decides no weights parts no setting.
     for field in ("keep.result", "eval.logits", "workers", "data.root", "device"):
         other = part("other", list(weights().records), {field: "x"})
         assert labels(unified([weights(), other])) == labels(list(weights().records)), field
@@ -122,8 +108,8 @@ def test_a_run_of_two_sweeps_is_a_trial_and_has_the_merged_models_of_both() -> N
     first = made("car_ft", 0, 0.6, "same", params={KL: 0.3}, merges={"wise_ft@0.5": {}})
     second = made("car_ft", 0, 0.6, "same", trial=4, params={KL: 0.3}, merges={"wise_ft@0.1": {}})
     (record,) = unified([part("a", [first]), part("b", [second])])
-    assert (record.role, record.trial) == ("trial", 4)
-    assert set(record.merges) == {"wise_ft@0.5", "wise_ft@0.1"}
+    merges = {"wise_ft@0.5", "wise_ft@0.1"}
+    assert (record.role, record.trial, {*record.merges}) == ("trial", 4, merges)
 
 
 def test_a_run_without_a_config_stands_with_its_siblings() -> None:
@@ -133,23 +119,23 @@ def test_a_run_without_a_config_stands_with_its_siblings() -> None:
     assert labels(unified([whole, other]))["car_ft kl_weight=0.3"] == [0, 1, 2]
 
 
-CONSTRAINT = Constraint(metric="id/val/nll", goal="minimize", of="zero_shot", margin=0.0)
+NLL = {"metric": "id/val/nll", "goal": "minimize"}
+CONSTRAINED = {"constraint": {**NLL, "of": "zero_shot", "margin": 0.0}}
 
 
 def joined(first: ComparisonSpec, second: ComparisonSpec, **options: Any) -> Comparison:
-    return compare_sweeps(
-        [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)], **options
-    )
+    parts = [part("a", kl_sweep(), spec=first), part("b", kl_sweep(), spec=second)]
+    return compare_sweeps(parts, **options)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"rule": {"metric": "id/val/nll", "goal": "minimize"}}, "metric of one is .*--metric"),
+        ({"rule": NLL}, "metric of one is .*--metric"),
         ({"rule": {"within": 0.01}}, "selection of one is best_val, .*within 0.01.*--selection"),
         ({"endpoint": {"id_margin": 0.01}}, "id_margin of one is 0.005, .*--id-margin"),
         (
-            {"rule": {"constraint": CONSTRAINT}},
+            {"rule": CONSTRAINED},
             "constraint of one is none, of the other id/val/nll as good as zero_shot's; look",
         ),
     ],
@@ -209,7 +195,8 @@ SWEEPS = {RUNS[0].digest: ["a", "b"], RUNS[1].digest: ["a"], RUNS[2].digest: ["b
 
 def filtered(records: list[RunRecord], *texts: str) -> list[RunRecord]:
     """The records of which every condition holds."""
-    return filter_runs(records, [parse_condition(text, records) for text in texts], SWEEPS)
+    conditions = [pooling.parse_condition(text, records) for text in texts]
+    return pooling.filter_runs(records, conditions, SWEEPS)
 
 
 def remaining(*texts: str) -> list[int]:
@@ -274,24 +261,16 @@ def test_a_bound_and_its_opposite_part_the_runs(values: list[float], bound: floa
     assert len(below) + len(above) == len(runs) + 1
 
 
-@pytest.mark.parametrize(
-    ("required", "where", "seeds"),
-    [
+def test_a_setting_is_whole_with_the_seeds_that_are_left_and_a_constraint_may_be_gone() -> None:
+    for required, where, seeds in (
         ((0, 1, 2), ["seed=0,2", "kl_weight>1"], (0, 2)),
         ((0, 1, 2), ["seed<2"], (0, 1)),
         (None, ["seed<2"], (0, 1)),
         ((0, 1), ["seed>2"], (3, 4)),  # not any one of them
-    ],
-)
-def test_a_setting_is_whole_with_the_seeds_that_are_left(
-    required: tuple[int, ...] | None, where: list[str], seeds: tuple[int, ...]
-) -> None:
-    whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=required))
-    assert compare_sweeps([whole], where=where).seeds == seeds
-
-
-def test_a_constraint_whose_algorithm_a_condition_leaves_out_is_said_to_be_gone() -> None:
-    spec = ComparisonSpec(rule=SelectionRule(constraint=CONSTRAINT))
+    ):
+        whole = SweepRuns("kl", kl_sweep(), ComparisonSpec(seeds=required))
+        assert compare_sweeps([whole], where=where).seeds == seeds
+    spec = ComparisonSpec.model_validate({"rule": CONSTRAINED})
     rest = compare_sweeps([SweepRuns("kl", kl_sweep(), spec)], where=["algorithm!=zero_shot"])
     warning = "the constraint was not applied: no finished run of zero_shot has id/val/nll"
     assert warning in rest.warnings
@@ -315,38 +294,25 @@ EVERY: list[dict[str, object]] = [
 ]
 
 
-def test_it_is_read_back_as_it_was_written() -> None:
+def test_it_is_read_back_as_it_was_written_without_what_was_measured() -> None:
     for fields in EVERY:
         spec = ComparisonSpec.model_validate(fields)
         assert ComparisonSpec.model_validate(json.loads(spec.model_dump_json())) == spec
-
-
-def test_what_no_sweep_writes_is_refused() -> None:
-    rules = ({"metric": "ood/mean/top1"}, {"within": -1}, {"strength": {"a": 7}}, {"margin": 1})
-    endpoints = ({"id_margin": None}, {"by": "f1"})
-    for change in (
-        *({"rule": rule} for rule in rules),
-        *({"endpoint": endpoint} for endpoint in endpoints),
-        *({"seeds": "x"}, {"version": 2}),
-    ):
-        with pytest.raises(ValidationError):
-            ComparisonSpec.model_validate(change)
-
-
-def test_what_was_measured_decides_the_endpoint_and_is_not_written() -> None:
     endpoint = Endpoint().suited(["id/val/top1"])
     assert (endpoint.has_test, endpoint.metric) == (False, "ood/mean/top1")
     written = {"id_margin", "ood_margin", "by", "by_task"}
     assert ComparisonSpec(endpoint=endpoint).model_dump()["endpoint"].keys() == written
 
 
-def test_other_tasks_are_settled_by_no_option() -> None:
-    message = "the tasks of one is data.test_domain, of the other none; look at each by itself$"
-    with pytest.raises(TrackingError, match=message):
-        agreed({"mine": ComparisonSpec(tasks=TASKS), "yours": ComparisonSpec()})
+def test_what_no_sweep_writes_is_refused() -> None:
+    rules = ({"metric": "ood/mean/top1"}, {"within": -1}, {"strength": {"a": 7}}, {"margin": 1})
+    specs = ({"endpoint": {"id_margin": None}}, {"endpoint": {"by": "f1"}}, {"seeds": "x"})
+    for change in (*({"rule": rule} for rule in rules), *specs, {"version": 2}):
+        with pytest.raises(ValidationError):
+            ComparisonSpec.model_validate(change)
 
 
-def test_what_one_sweep_has_selected_on_confirms_nothing_in_another() -> None:
+def test_what_one_sweep_selects_on_confirms_nothing_in_another_and_tasks_must_agree() -> None:
     mine = ComparisonSpec(seeds=(0, 1), confirm_seeds=(5, 6, 7))
     yours = ComparisonSpec(seeds=(0, 1, 5))
     assert agreed({"mine": mine}) is mine
@@ -355,3 +321,6 @@ def test_what_one_sweep_has_selected_on_confirms_nothing_in_another() -> None:
     theirs = ComparisonSpec(seeds=(0,), confirm_seeds=(7, 8))
     assert agreed({"mine": mine, "theirs": theirs}).confirm_seeds == (7,)
     assert agreed({"a": yours, "b": yours}).confirm_seeds == ()
+    message = "the tasks of one is data.test_domain, of the other none; look at each by itself$"
+    with pytest.raises(TrackingError, match=message):
+        agreed({"mine": ComparisonSpec(tasks=TASKS), "yours": ComparisonSpec()})

@@ -26,6 +26,8 @@ from carft_sweep.tracking.errors import TrackingError
 from tests.tracking.kept import SPLITS, with_folder
 from tests.tracking.made_up import KL, kl_sweep, known, metrics, run
 
+CAR_FT = "car_ft kl_weight=3"
+
 
 def keep(folder: Path, hits: Sequence[Sequence[int]]) -> None:
     """Write predictions: per split one hit or miss per image."""
@@ -43,7 +45,6 @@ def kept_run(folder: Path) -> RunRecord:
     return run("fine_tune", 0, metrics(0.6, 0.3), folder=folder)
 
 
-HITS = [[1, 0, 1, 1], [0, 1], [0, 0, 1]]
 OFFSETS = pa.array([0, 2], pa.int32()).buffers()[1]
 BROKEN = pa.Array.from_buffers(pa.string(), 1, [None, OFFSETS, pa.py_buffer(b"\xff\xfe")])
 
@@ -68,8 +69,7 @@ def test_they_are_read_without_pandas(tmp_path: Path) -> None:
     """Which takes 0.2 s of the end of every sweep."""
     folder = with_folder(run("fine_tune", 0, metrics(0.6, 0.3)), tmp_path).folder
     script = (
-        "import sys\n"
-        "from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from carft_sweep.tracking.comparison.hits import read_hits\n"
         "from tests.tracking.made_up import run\n"
         "assert read_hits(run('fine_tune', 0, folder=Path(sys.argv[1])), None)\n"
@@ -78,16 +78,23 @@ def test_they_are_read_without_pandas(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
 
 
-def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path) -> None:
-    keep(tmp_path, HITS)
+def test_a_file_that_holds_no_predictions_is_named_and_a_link_is_not_followed(
+    tmp_path: Path,
+) -> None:
+    keep(tmp_path, [[1, 0, 1, 1], [0, 1], [0, 0, 1]])
     path = predictions_path(tmp_path, None)
-    for spoil in (
-        lambda: path.write_bytes(b"torn"),
-        lambda: parquet.write_table(pa.table({"id": ["a"]}), path),
-    ):
+    other = pa.table({"id": ["a"]})
+    for spoil in (lambda: path.write_bytes(b"torn"), lambda: parquet.write_table(other, path)):
         spoil()
         with pytest.raises(TrackingError, match=rf"{path} holds no pred.*remove the folder"):
             read_hits(kept_run(tmp_path), None)
+    link = predictions_path(tmp_path / "home", None)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)
+    record = kept_run(tmp_path / "home")
+    for reader in (class_names, lambda run: read_hits(run, None)):
+        with pytest.raises(TrackingError, match="is a link, which is not followed"):
+            reader(record)
 
 
 @pytest.mark.parametrize(
@@ -123,17 +130,14 @@ def packed(folder: Path, **columns: pa.Array) -> Path:
     return path
 
 
-def test_a_small_file_with_many_rows_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    path = packed(tmp_path, label=pa.repeat(3, 1_000_000))
+def test_a_small_file_of_many_rows_or_of_texts_that_take_more_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed(tmp_path / "many", label=pa.repeat(3, 1_000_000))
     assert path.stat().st_size < 1_000_000
     for name in ("id", "label"):
         with pytest.raises(TrackingError, match=r"no predictions \(1000000 rows of \d+ bytes"):
             read_columns(path, [name])
-
-
-def test_texts_that_take_more_memory_than_their_file_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     for limit, most in (("BYTES", 1 << 20), ("CHARACTERS", 1 << 19)):
         monkeypatch.setattr(predictions, f"_MOST_{limit}", most)
     noise = pa.array(np.random.default_rng(0).random(1_000))  # a row of its own has its bytes
@@ -143,20 +147,6 @@ def test_texts_that_take_more_memory_than_their_file_are_refused(
     zeros = pa.array([b"\0" * (1 << 19) + bytes([row]) for row in range(3)]).cast(pa.string())
     with pytest.raises(TrackingError, match=r"of \d+ bytes, unpacked"):
         read_columns(packed(tmp_path / "zeros", id=zeros), ["id"])
-
-
-def test_predictions_elsewhere_are_not_read(tmp_path: Path) -> None:
-    keep(tmp_path / "elsewhere", HITS)
-    path = predictions_path(tmp_path / "home", None)
-    path.parent.mkdir(parents=True)
-    path.symlink_to(predictions_path(tmp_path / "elsewhere", None))
-    record = kept_run(tmp_path / "home")
-    for reader in (class_names, lambda run: read_hits(run, None)):
-        with pytest.raises(TrackingError, match="is a link, which is not followed"):
-            reader(record)
-
-
-CAR_FT = "car_ft kl_weight=3"
 
 
 def compared(home: Path, seeds: int = 5) -> Comparison:
@@ -211,9 +201,8 @@ def test_only_common_seeds_count(tmp_path: Path) -> None:
     seeds, splits = find_flips(compare(fewer), "fine_tune", CAR_FT)
     assert seeds == (1, 3)
     common = [run for run in arms[CAR_FT].done if run.seed in (1, 3)]
-    before, after = (
-        right(runs, None).mean(axis=1) > 0.5 for runs in (arms["fine_tune"].done, common)
-    )
+    sides = arms["fine_tune"].done, common
+    before, after = (right(runs, None).mean(axis=1) > 0.5 for runs in sides)
     assert [*splits["won"]] == [(after & ~before)[split].sum() for split in splits["split"]]
 
 
@@ -229,7 +218,6 @@ def test_what_cannot_be_counted_is_told(tmp_path: Path) -> None:
     tuned = [run for run in comparison.runs() if run.algorithm == "fine_tune"]
     rest = [run for run in comparison.runs() if run.algorithm != "fine_tune"]
     other = [replace(run, seed=known(run.seed) + 5, digest=f"{run.digest}b") for run in tuned]
-    message = "have no finished seed in common"
-    refused("fine_tune", CAR_FT, message, compare([*rest, *other]))
+    refused("fine_tune", CAR_FT, "have no finished seed in common", compare([*rest, *other]))
     shutil.rmtree(known(tuned[0].folder))
     refused("fine_tune", CAR_FT, "fine_tune keeps no predictions here (trial.keep.predictions)")

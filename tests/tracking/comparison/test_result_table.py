@@ -86,10 +86,9 @@ def test_percent_says_what_fractions_say(tmp_path: Path) -> None:
     for as_fraction, as_percent in zip(fractions.records, percent.records, strict=True):
         assert as_percent.metrics == pytest.approx(as_fraction.metrics)
         assert as_fraction.merges.keys() == as_percent.merges.keys()
-    assert fractions.warnings == (
-        "the accuracies of a.csv are taken as fractions: none is above 1",
-    )
-    assert percent.warnings == ("the accuracies of b.csv are taken as percent",)
+    (of_fractions,), (of_percent,) = fractions.warnings, percent.warnings
+    assert of_fractions == "the accuracies of a.csv are taken as fractions: none is above 1"
+    assert of_percent == "the accuracies of b.csv are taken as percent"
 
 
 def table(tmp_path: Path, text: str) -> Path:
@@ -99,6 +98,8 @@ def table(tmp_path: Path, text: str) -> Path:
 
 
 COLUMNS, ALPHAS = "method,seed,id,ood\n", "method,seed,alpha,id,ood\n"
+SETTINGS = "method,setting,seed,id,ood\n"
+TWO_SETTINGS = f"{SETTINGS}fine_tune,,0,.5,.4\ncar_ft,a,0,.5,.4\ncar_ft,b,0,.5,.4\n"
 
 
 @pytest.mark.parametrize(
@@ -106,11 +107,7 @@ COLUMNS, ALPHAS = "method,seed,id,ood\n", "method,seed,alpha,id,ood\n"
     [
         (SMALL, "car_tf", r"'car_tf'; did you mean 'car_ft'\?.*--reference"),
         (COLUMNS + "A,0,.5,.4\nB,0,.5,.4", None, r"'fine_tune'; Known: A, B\."),
-        (
-            "method,setting,seed,id,ood\nfine_tune,,0,.5,.4\ncar_ft,a,0,.5,.4\ncar_ft,b,0,.5,.4\n",
-            None,
-            r"car_ft has 2 settings \(a, b\).*selected_by",
-        ),
+        (TWO_SETTINGS, None, r"car_ft has 2 settings \(a, b\).*selected_by"),
     ],
 )
 def test_a_reference_that_no_line_has_and_a_choice_that_nothing_makes_are_refused(
@@ -130,7 +127,7 @@ def test_zero_shot_may_be_the_reference_though_nothing_chooses_it(tmp_path: Path
 
 
 def test_a_column_named_setting_is_no_label(tmp_path: Path) -> None:
-    text = "method,setting,seed,id,ood\nfine_tune,a,0,.5,.4\ncar_ft,b,0,.5,.4\n"
+    text = f"{SETTINGS}fine_tune,a,0,.5,.4\ncar_ft,b,0,.5,.4\n"
     comparison = compare_sweeps([read_table(table(tmp_path, text))])
     assert [*rows_frame(comparison).setting] == ["fine_tune setting=a", "car_ft setting=b"]
     assert "not the selected one" not in comparison.verdict, "since none is selected"
@@ -177,10 +174,7 @@ def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines:
         (ALPHAS + "a,0,1,.5,.4\na,1,.5,.5,.4\n", "line 3: alpha 0.5 of a without the line of"),
         (ALPHAS + "zero_shot,,,.5,.4\na,1,0,.5,.3\n", "line 3: other accuracies of zero-shot"),
         ("method,seed,id,ood,selected_by\na,0,.5,.4,\n", "line 2: selected_by is empty"),
-        (
-            "method,setting,seed,id,ood\nzero_shot,x,,.5,.4\n",
-            "line 2: zero_shot has neither a setting nor an alpha",
-        ),
+        (SETTINGS + "zero_shot,x,,.5,.4\n", "line 2: zero_shot has neither a setting nor an alpha"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -188,17 +182,16 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, message: st
         read_table(table(tmp_path, text))
 
 
-def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
-    lines = "".join(f"a,{seed},.5,x\n" for seed in range(12))
+def test_all_mistakes_are_named_at_once_and_files_that_are_no_tables_are_refused(
+    tmp_path: Path,
+) -> None:
+    rows = "".join(f"a,{seed},.5,x\n" for seed in range(12))
     with pytest.raises(TrackingError) as raised:
-        read_table(table(tmp_path, f"{COLUMNS}{lines}"))
-    message = str(raised.value).splitlines()
-    assert message[0] == "r.csv, line 2: ood 'x' is no number"
-    assert message[-1] == "and 2 more"
-    assert len(message) == 11
+        read_table(table(tmp_path, f"{COLUMNS}{rows}"))
+    first, *_, last = lines = str(raised.value).splitlines()
+    assert (first, last) == ("r.csv, line 2: ood 'x' is no number", "and 2 more")
+    assert len(lines) == 11
 
-
-def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     def refused(file: Path, message: str) -> None:
         with pytest.raises(TrackingError, match=message):
             read_table(file)
@@ -210,8 +203,8 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     refused(file, r"latin\.csv, line 3: is not UTF-8 text")
     file.write_bytes(b"x" * (1 << 24))
     refused(file, "at most 8388608 are read")
-    rows = "".join(f"a,{seed},.5,.4\n" for seed in range(MOST_ROWS + 1))
-    refused(table(tmp_path, f"{COLUMNS}{rows}"), "more than 20000 rows")
+    too_long = "".join(f"a,{seed},.5,.4\n" for seed in range(MOST_ROWS + 1))
+    refused(table(tmp_path, f"{COLUMNS}{too_long}"), "more than 20000 rows")
 
 
 def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:

@@ -11,12 +11,9 @@ from carft_sweep.tracking.comparison.runs import RunRecord
 from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run, zero_shot
 
 
-def test_arms_come_as_zero_shot_baselines_and_trials_by_number() -> None:
+def test_arms_come_as_zero_shot_baselines_and_trials_by_number_and_a_repeated_point_once() -> None:
     labels = ["zero_shot", "fine_tune", *(f"car_ft kl_weight={kl}" for kl in (0.1, 0.3, 1, 3))]
     assert [arm.label for arm in grouping.group(reversed(kl_sweep(2)))] == labels
-
-
-def test_a_point_proposed_twice_is_one_setting_whose_seeds_count_once() -> None:
     runs = arm("car_ft", [0.6] * 2, [0.3] * 2, trial=3, params={KL: 1})
     runs += arm("car_ft", [0.6] * 2, [0.3] * 2, trial=1, params={KL: 1.0})
     assert [(each.trial, len(each.done)) for each in grouping.group(runs)] == [(1, 2)]
@@ -45,12 +42,6 @@ def test_a_setting_of_many_fields_is_called_by_the_number_of_its_trial() -> None
     assert labels(runs[0], other) == named
 
 
-def test_a_value_that_is_not_finite_is_no_value() -> None:
-    for value in (math.nan, math.inf):
-        (odd,) = grouping.group([run("fine_tune", 0, {"id/test/top1": value})])
-        assert (odd.values("id/test/top1"), odd.mean("id/test/top1")) == ({}, None)
-
-
 def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:
     fresh = {"params": {KL: 1.0}, "role": "confirmation"}
     runs = [run("car_ft", seed, metrics(0.6, 0.3), **fresh) for seed in (5, 6)]
@@ -64,7 +55,17 @@ def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:
     assert [arms[2].is_setting_of(arm) for arm in arms[:2]] == [False, True]
 
 
-def test_params_are_named_by_their_last_part_unless_two_end_alike() -> None:
+def test_only_the_pre_trained_weights_are_zero_shot() -> None:
+    soup = run("uniform_soup", None, metrics(0.7, 0.5), role="soup")
+    checkpoint = run("from_checkpoint", None, metrics(0.7, 0.5), facts={"own_weights": True})
+    arms = grouping.group([soup, checkpoint, run("fine_tune", 0, metrics(0.6, 0.4)), zero_shot()])
+    labels = ["zero_shot", "fine_tune", "from_checkpoint", "uniform_soup"]
+    assert [arm.label for arm in arms] == labels
+    assert [arm.label for arm in arms if arm.is_zero_shot] == ["zero_shot"]
+    assert [arm.label for arm in arms if arm.trains] == ["fine_tune"]
+
+
+def test_params_are_named_by_their_last_part_unless_two_end_alike_and_have_one_key() -> None:
     both = {"prompts.classes": "openai", "data.classes": None}
     named: list[tuple[dict[str, Any], str]] = [
         ({"optim.lr": 3e-4, "algorithm.kl_weight": 1.0}, "kl_weight=1 lr=0.0003"),
@@ -75,9 +76,6 @@ def test_params_are_named_by_their_last_part_unless_two_end_alike() -> None:
         assert grouping.setting(params) == name
     values = (1.0, True, None, 3e-5, "x")
     assert list(map(grouping.scalar_text, values)) == ["1", "true", "none", "3e-05", "x"]
-
-
-def test_equal_params_have_one_key() -> None:
     key = grouping.params_key
     assert key({"a": 1, "b": "x"}) == key({"b": "x", "a": 1.0})
     assert len({key({"a": value}) for value in (1, True, "1")}) == 3
@@ -99,16 +97,10 @@ def test_an_arm_that_no_seed_changes_has_its_value_at_every_seed() -> None:
     assert still.values("ood/mean/macro_f1", seeds) == {}
     (trained,) = grouping.group([run("fine_tune", 3, metrics(0.6, 0.3))])
     assert trained.values(ood, seeds) == {3: 0.3}
-
-
-def test_only_the_pre_trained_weights_are_zero_shot() -> None:
-    soup = run("uniform_soup", None, metrics(0.7, 0.5), role="soup")
-    checkpoint = run("from_checkpoint", None, metrics(0.7, 0.5), facts={"own_weights": True})
-    arms = grouping.group([soup, checkpoint, run("fine_tune", 0, metrics(0.6, 0.4)), zero_shot()])
-    labels = ["zero_shot", "fine_tune", "from_checkpoint", "uniform_soup"]
-    assert [arm.label for arm in arms] == labels
-    assert [arm.label for arm in arms if arm.is_zero_shot] == ["zero_shot"]
-    assert [arm.label for arm in arms if arm.trains] == ["fine_tune"]
+    # A value that is not finite is none.
+    for value in (math.nan, math.inf):
+        (odd,) = grouping.group([run("fine_tune", 0, {"id/test/top1": value})])
+        assert (odd.values("id/test/top1"), odd.mean("id/test/top1")) == ({}, None)
 
 
 CONFIG: dict[str, Any] = {
@@ -124,20 +116,13 @@ CONFIG: dict[str, Any] = {
 def test_fields_are_dotted_and_leave_out_where_and_how_a_run_was_made() -> None:
     identity = {"optim": {"lr": 1e-5, "micro_batch": 8}}
     whole = {
-        "model.name": "builtin",
-        "model.pretrained": None,
-        "data.family": "icon_shift",
-        "data.val_fraction": 0.1,
-        "algorithm.kl_weight": 1.0,
-        "algorithm.layers": "[1, 2]",
-        "optim.lr": 1e-5,
-        "optim.micro_batch": 8,
-        "precision": "auto",
+        **{"model.name": "builtin", "model.pretrained": None, "data.family": "icon_shift"},
+        **{"data.val_fraction": 0.1, "algorithm.kl_weight": 1.0, "algorithm.layers": "[1, 2]"},
+        **{"optim.lr": 1e-5, "optim.micro_batch": 8, "precision": "auto"},
     }
     assert grouping.fields({"config": CONFIG, "identity": identity}) == whole
     # What did not enter the identity is left out.
-    assert "optim.micro_batch" not in grouping.fields(
-        {"config": CONFIG, "identity": {"optim": {"lr": 1}}}
-    )
+    rate_alone = {"config": CONFIG, "identity": {"optim": {"lr": 1}}}
+    assert "optim.micro_batch" not in grouping.fields(rate_alone)
     untrained = grouping.fields({"config": CONFIG, "identity": {"data": {}}})
     assert untrained == {name: whole[name] for name in whole if name[:6] != "optim."}

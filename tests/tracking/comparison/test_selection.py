@@ -9,27 +9,16 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.tracking.comparison import selection
 from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
-from carft_sweep.tracking.comparison.selection import (
-    Budget,
-    bounded,
-    budgets,
-    less_tried,
-    select,
-    select_each,
-    select_merges,
-)
-from carft_sweep.tracking.comparison.spec import (
-    ComparisonSpec,
-    Constraint,
-    SelectionRule,
-    looks_at_tests,
-)
+from carft_sweep.tracking.comparison.selection import Budget, budgets, select, select_each
+from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule, looks_at_tests
 from carft_sweep.tracking.report.formats import to_json
 from tests.tracking.made_up import KL, bent, kl_sweep, known, metrics, run, zero_shot
 
 SEEDS = (0, 1)
+LR, FLYP, WORDS = "optim.lr", "algorithm.temperature", "prompts.contexts"
 
 
 def trials(values: Sequence[Sequence[float | None]], weights: Sequence[float] = ()) -> list[Arm]:
@@ -93,17 +82,18 @@ def test_of_settings_that_keep_a_constraint_the_best_is_chosen() -> None:
     arms = group([low, middle, high, base])
 
     def rule(margin: float) -> SelectionRule:
-        own = Constraint(metric="id/val/top1", goal="maximize", of="fine_tune", margin=margin)
-        return SelectionRule(metric="ood/val/top1", constraint=own)
+        own = {"metric": "id/val/top1", "goal": "maximize", "of": "fine_tune", "margin": margin}
+        return SelectionRule.model_validate({"metric": "ood/val/top1", "constraint": own})
 
     for margin, trial in ((0.0, 0), (0.01, 1), (0.5, 2)):
-        assert select_each(arms, bounded(rule(margin), arms), (0,))["car_ft"].arm.trial == trial
+        choices = select_each(arms, selection.bounded(rule(margin), arms), (0,))
+        assert choices["car_ft"].arm.trial == trial
     spec = ComparisonSpec(rule=rule(0.01), seeds=(0,))
     warnings = compare([low, middle, high, base], spec=spec).warnings
     assert "id/val/top1 as good as fine_tune's minus 0.01 (0.69)" in warnings[0]
     assert "no setting of car_ft has that" in compare([high, base], spec=spec).warnings[1]
-    none = bounded(rule(0.01), [arm for arm in arms if arm.algorithm != "fine_tune"])
-    assert none.bound is None, "without its reference the constraint means nothing"
+    without = [arm for arm in arms if arm.algorithm != "fine_tune"]
+    assert selection.bounded(rule(0.01), without).bound is None, "the constraint means nothing"
 
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
@@ -132,21 +122,16 @@ def test_strength_is_not_compared_across_algorithms() -> None:
     assert chosen(group(runs), SelectionRule(within=0.05, strength={KL: +1})) == 0
 
 
-def test_a_test_metric_is_refused_unless_an_oracle_is_asked_for() -> None:
+def test_a_rule_without_a_meaning_is_refused_and_a_test_metric_unless_it_is_an_oracle() -> None:
     names = ("id/test/top1", "ood/mean/top1", "gap/top1", "gain/ood/top1", "ood/test/top1")
     for metric in (*names, "ood/val-2/nll"):
         assert looks_at_tests(metric)
         with pytest.raises(ValueError, match=r"selection: oracle"):
             SelectionRule(metric=metric)
         assert "oracle" in SelectionRule(metric=metric, oracle=True).name
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"within": -0.1}, {"within": math.nan}, {"strength": {KL: 2}}], ids=str
-)
-def test_a_rule_without_a_meaning_is_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=r"margin|Input should be 1 or -1"):
-        SelectionRule(**wrong)
+    for wrong in ({"within": -0.1}, {"within": math.nan}, {"strength": {KL: 2}}):
+        with pytest.raises(ValueError, match=r"margin|Input should be 1 or -1"):
+            SelectionRule.model_validate(wrong)
 
 
 def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> None:
@@ -155,15 +140,6 @@ def test_each_algorithm_has_its_choice_and_fresh_runs_are_not_chosen_among() -> 
     runs += [run("car_ft", 7, metrics(0.9, 0.3), params={KL: 9.0}, role="confirmation")]
     chosen = select_each(group(runs), SelectionRule(), SEEDS)
     assert {name: best.value for name, best in chosen.items()} == {"car_ft": 0.5, "fine_tune": 0.6}
-
-
-def merged_arm() -> Arm:
-    """Of which validation and OOD want other alphas."""
-    vals, oods = (0.60, 0.64, 0.65, 0.65), (0.50, 0.45, 0.40, 0.30)
-    measured = [metrics(0.6, ood, val=val) for val, ood in zip(vals, oods, strict=True)]
-    merges = {f"wise_ft@{(n + 1) / 4:g}": own for n, own in enumerate(measured)}
-    runs = [run("fine_tune", seed, metrics(0.6, 0.3), merges=merges) for seed in SEEDS]
-    return group(runs)[0]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +153,12 @@ def merged_arm() -> Arm:
     ids=["val", "within", "metric that merges lack", "oracle"],
 )
 def test_alpha_is_chosen_by_validation_unless_by_an_oracle(rule: SelectionRule, label: str) -> None:
-    arm = merged_arm()
-    assert select_merges([arm], rule) == {arm.label: {"wise_ft": label}}
+    vals, oods = (0.60, 0.64, 0.65, 0.65), (0.50, 0.45, 0.40, 0.30)  # want other alphas
+    measured = [metrics(0.6, ood, val=val) for val, ood in zip(vals, oods, strict=True)]
+    merges = {f"wise_ft@{(n + 1) / 4:g}": own for n, own in enumerate(measured)}
+    runs = [run("fine_tune", seed, metrics(0.6, 0.3), merges=merges) for seed in SEEDS]
+    arm = group(runs)[0]
+    assert selection.select_merges([arm], rule) == {arm.label: {"wise_ft": label}}
 
 
 def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
@@ -188,9 +168,6 @@ def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
         runs.append(run("car_ft", 0, metrics(0.6, 0.3), trial=trial, **more))
     choice = known(select(group(runs), SelectionRule(merge="wise_ft@0.5"), (0,)))
     assert (choice.arm.trial, choice.arm.merge, choice.value) == (1, "wise_ft@0.5", 0.8)
-
-
-LR, FLYP = "optim.lr", "algorithm.temperature"
 
 
 def tried(algorithm: str, params: Sequence[dict[str, float]], **more: object) -> list[RunRecord]:
@@ -225,7 +202,6 @@ def test_two_searches_of_different_length_are_told_with_their_numbers() -> None:
 
 
 GRID = [{KL: k, LR: lr} for k in (1.0, 3.0) for lr in (1.0, 2.0)]
-WORDS = "prompts.contexts"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +221,7 @@ def test_fields_that_only_one_of_two_has_do_not_count(
     ours: list[dict[str, float]], theirs: list[dict[str, float]], equal: bool
 ) -> None:
     arms = group([*tried("car_ft", ours), *tried("flyp", theirs)])
-    assert less_tried(arms) == ({} if equal else {"flyp": {"car_ft"}})
+    assert selection.less_tried(arms) == ({} if equal else {"flyp": {"car_ft"}})
 
 
 FRESH = (5, 6, 7, 8, 9)
@@ -297,14 +273,10 @@ def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
     assert all(row.marks == ("confirmed",) and not row.selected for row in confirmed)
     labels = ["car_ft kl_weight=1 (confirmed)", "fine_tune (confirmed)"]
     assert [row.arm.label for row in confirmed if row.arm.merge is None] == labels
-
-
-def test_the_alpha_is_the_one_chosen_on_the_other_seeds() -> None:
-    comparison = compared(CONFIRMED)
-    alphas = {row.arm.label for row in comparison.rows if row.chosen and row.arm.merge}
+    # The alpha is the one chosen on the other seeds.
+    alphas = {row.arm.label for row in after.rows if row.chosen and row.arm.merge}
     assert {f"fine_tune{of} + wise_ft@0.75" for of in ("", " (confirmed)")} <= alphas
-    labels = {"fine_tune (confirmed)", "car_ft kl_weight=1 (confirmed)"}
-    assert {curve.label for curve in comparison.curves} == labels
+    assert {curve.label for curve in after.curves} == {*labels}
 
 
 @pytest.mark.parametrize(

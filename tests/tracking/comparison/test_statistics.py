@@ -13,19 +13,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from carft_sweep.tracking.comparison import statistics
 from carft_sweep.tracking.comparison.power import MOST_SEEDS, POWER, UNIT_SPREAD, Power
-from carft_sweep.tracking.comparison.statistics import (
-    Estimate,
-    ImageError,
-    Interval,
-    PairedTest,
-    deciding_level,
-    holm,
-    mean,
-    standard_error,
-)
+from carft_sweep.tracking.comparison.statistics import Estimate, ImageError, Interval, PairedTest
 from tests.tracking.made_up import known
 
+holm = statistics.holm
 # Cushny and Peebles' sleep data, on which Student showed his t in 1908.
 SLEEP = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 SLEEP_OTHER = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -41,8 +34,7 @@ accuracies = st.lists(accuracy, min_size=3, max_size=12)
 
 def test_students_own_data_gives_students_t() -> None:
     result = paired(SLEEP, SLEEP_OTHER)
-    assert len(result.differences) == 10
-    assert result.mean == pytest.approx(1.58)
+    assert (len(result.differences), result.mean) == (10, pytest.approx(1.58))
     assert result.p == pytest.approx(0.00283289, abs=1e-8)
     assert result.ci95 == pytest.approx((0.7001142, 2.4598858), abs=1e-6)
 
@@ -121,8 +113,9 @@ levels = st.floats(0.5, 0.9999)
 def test_seeds_and_images_together_are_welchs_test(seeds: list[float], images: list[float]) -> None:
     # Two independent means: the degrees of freedom of their difference are Satterthwaite's too.
     assume(np.std(seeds) > 1e-3 and np.std(images) > 1e-3)
-    of_images = ImageError(standard_error(images) ** 2, len(images) - 1, len(images), len(images))
-    test = PairedTest(tuple(value - mean(images) for value in seeds), images=of_images)
+    count, mean, error = len(images), float(np.mean(images)), float(stats.sem(images))
+    of_images = ImageError(error**2, count - 1, count, count)
+    test = PairedTest(tuple(value - mean for value in seeds), images=of_images)
     welch = stats.ttest_ind(seeds, images, equal_var=False)
     assert test.error.freedom == pytest.approx(welch.df)
     assert test.p == pytest.approx(welch.pvalue, abs=1e-9)
@@ -177,7 +170,7 @@ def test_the_interval_that_decides_excludes_0_as_the_adjusted_p(compared: list[P
     ps = [known(test.p) for test in compared]
     for test, p, adjusted in zip(compared, ps, map(known, holm(ps)), strict=True):
         assume(abs(adjusted - 0.05) > 1e-6)
-        level = deciding_level(p, adjusted, len(compared))
+        level = statistics.deciding_level(p, adjusted, len(compared))
         assert 0.95 - 1e-12 <= level <= 1 - 0.05 / len(compared) + 1e-12
         interval = known(test.interval(level))
         assert (interval.low > 0 or interval.high < 0) == (adjusted < 0.05)
@@ -191,7 +184,7 @@ def test_the_level_that_decides_is_bonferronis_of_what_the_p_was_multiplied_by()
         # Where nothing is left of a p, and where there is none, it is that of all.
         *((0.5, 1.0, 4, 4), (0.0, 0.0, 4, 4), (None, None, 4, 4)),
     ):
-        assert deciding_level(p, adjusted, count) == pytest.approx(1 - 0.05 / times)
+        assert statistics.deciding_level(p, adjusted, count) == pytest.approx(1 - 0.05 / times)
 
 
 DRAWS = 4000
@@ -202,15 +195,14 @@ OF_SEEDS = 0.0055
 
 
 def of_images(error: float, freedom: int = 99) -> ImageError:
-    """Return the variance of a standard error over drawings."""
+    """A standard error over drawings."""
     return ImageError(error**2, freedom, units=737, images=2204)
 
 
 def share_found(power: Power, difference: float, seeds: int, seed: int) -> float:
     """Test measured differences with this true one, and return in how many draws it is found."""
-    rng = np.random.default_rng(seed)
+    rng, images = np.random.default_rng(seed), power.images
     over_seeds = power.of_seeds * rng.normal(size=(DRAWS, seeds))
-    images = power.images
     error = 0.0 if images is None else math.sqrt(images.variance)
     over_images = error * rng.normal(size=(DRAWS, 1))
     scale = np.ones(DRAWS) if images is None else rng.chisquare(images.freedom, DRAWS)
@@ -243,9 +235,8 @@ def test_the_smallest_difference_is_found_in_four_of_five_cases(power: Power, se
 @pytest.mark.parametrize("name", [name for name, (power, _) in WORLDS.items() if not power.images])
 def test_without_images_it_is_the_power_of_a_paired_t_test(name: str) -> None:
     power, seeds = WORLDS[name]
-    effect = TTestPower().solve_power(
-        nobs=seeds, alpha=(1 - power.level) / 2, power=POWER, alternative="larger"
-    )
+    one_sided = {"alpha": (1 - power.level) / 2, "alternative": "larger"}
+    effect = TTestPower().solve_power(nobs=seeds, power=POWER, **one_sided)
     assert power.smallest_difference(seeds) == pytest.approx(effect * OF_SEEDS, rel=1e-5)
 
 
@@ -277,7 +268,7 @@ def test_no_number_of_seeds_makes_up_for_too_few_images() -> None:
     assert share_found(power, 0.01, 20, seed=2) > share - 0.1
 
 
-def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves() -> None:
+def test_errors_of_measured_differences_are_their_own_and_the_expected_of_units_that_vary() -> None:
     first = [str(n) for n in range(400)]
     alone = UNIT_SPREAD**2 / 400
     # Six views of a drawing are no more than one, and a second shift of other drawings halves it.
@@ -285,6 +276,10 @@ def test_the_expected_error_over_images_is_that_of_units_that_vary_by_themselves
     for units, variance in (([first], alone), ([views], alone), ([first, other], alone / 2)):
         error = known(Power.expected(units, of_seeds=0.01).images)
         assert error.variance == pytest.approx(variance)
+    values = (0.01, 0.013, 0.008, 0.012, 0.011)
+    power = known(Power.of(PairedTest(values, images=of_images(0.003)), 0.99))
+    assert power.of_seeds == pytest.approx(np.std(values, ddof=1))
+    assert (power.images, power.level) == (of_images(0.003), 0.99)
 
 
 def test_the_chance_of_the_smallest_difference_is_eighty_percent() -> None:
@@ -294,10 +289,3 @@ def test_the_chance_of_the_smallest_difference_is_eighty_percent() -> None:
     lower = replace(power, slack=0.002)
     assert lower.smallest_difference(7) == pytest.approx(power.smallest_difference(7) + 0.002)
     assert lower.chance(0.012, 7) == pytest.approx(power.chance(0.01, 7))
-
-
-def test_the_errors_of_measured_differences_are_their_own() -> None:
-    values = (0.01, 0.013, 0.008, 0.012, 0.011)
-    power = known(Power.of(PairedTest(values, images=of_images(0.003)), 0.99))
-    assert power.of_seeds == pytest.approx(np.std(values, ddof=1))
-    assert (power.images, power.level) == (of_images(0.003), 0.99)

@@ -63,11 +63,6 @@ def two_domains(seeds: int = 5) -> list[RunRecord]:
     return runs
 
 
-def test_an_algorithm_is_given_settings_on_a_task_and_runs_on_all() -> None:
-    expected = (Budget("fine_tune", 1, 10), Budget("car_ft", 2, 20))
-    assert compared(two_domains(5)).budgets == expected
-
-
 @pytest.mark.parametrize("method", RULES)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_table_is_domainbeds(method: str, seed: int) -> None:
@@ -82,7 +77,7 @@ def test_the_table_is_domainbeds(method: str, seed: int) -> None:
         ]
 
 
-def test_each_task_has_the_setting_that_its_validation_takes() -> None:
+def test_each_task_has_the_setting_of_its_validation_and_the_verdict_is_on_the_mean() -> None:
     comparison = compared(two_domains())
     settings = {"art": "car_ft weight_decay=0", "photo": "car_ft weight_decay=1"}
     assert dict(known(domainbed_table(comparison)).settings) == settings
@@ -93,15 +88,13 @@ def test_each_task_has_the_setting_that_its_validation_takes() -> None:
     assert line.average.error == pytest.approx(0.0015 * np.sqrt(2) / np.sqrt(5))
     assert list(comparison.tasks) == ["art", "photo"]
     assert comparison.tasks["art"].selected is not None
+    # An algorithm is given settings on a task, and runs on all.
+    assert comparison.budgets == (Budget("fine_tune", 1, 10), Budget("car_ft", 2, 20))
     # Settings that a condition leaves out still count as tried.
     sweep = SweepRuns("s", two_domains(), ComparisonSpec(tasks=FIELD))
     filtered = compare_sweeps([sweep], where=["weight_decay=0"])
     parts = [filtered, *filtered.tasks.values()]
     assert [verdict.tried for part in parts for verdict in part.verdicts] == [2, 2, 2]
-
-
-def test_the_verdict_is_on_the_mean_over_tasks_by_seed() -> None:
-    comparison = compared(two_domains())
     (verdict,) = comparison.verdicts
     assert verdict.outcome == "better"
     expected = pytest.approx([0.06 + s / 2000 for s in range(5)])
@@ -139,6 +132,13 @@ def test_a_task_without_a_run_leaves_the_seed_out_of_every_mean() -> None:
     line = line_of(comparison, "car_ft")
     assert [len(cell.by_seed) for cell in (*line.cells.values(), line.average)] == [4, 5, 4]
     assert any(warning.startswith("art: 2 failed runs") for warning in comparison.warnings)
+    # Where a task has none, a mean has no cell.
+    rest = [run for run in two_domains() if not run.digest.startswith("fine_tune-art")]
+    comparison = compared(rest)
+    assert printed(comparison)["fine_tune"] == ["–", "70.2 ± 0.1", "–"]
+    assert r"fine\_tune & -- & 70.2" in latex(comparison)
+    row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
+    assert dict(row.arm.states) == {"missing": 5}
 
 
 def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
@@ -146,12 +146,8 @@ def test_facts_of_tasks_differ_where_one_of_them_does() -> None:
         "art": {"model": "m", "data": "a", "data_notes": ["x"], "only": 1},
         "photo": {"model": "m", "data": "b", "data_notes": ["x", "y"]},
     }
-    assert combined(facts) == {
-        "model": "m",
-        "data": "art: a; photo: b",
-        "data_notes": ["x", "y"],
-        "only": 1,
-    }
+    both: dict[str, object] = {"data": "art: a; photo: b", "data_notes": ["x", "y"]}
+    assert combined(facts) == {"model": "m", **both, "only": 1}
     for other in ("5 epochs", "9 epochs"):
         changed, runs = {("car_ft", "art"): other}, two_domains()
         budgets = [changed.get((run.algorithm, str(run.params[FIELD])), "5 epochs") for run in runs]
@@ -176,7 +172,7 @@ def test_zero_shot_on_the_split_of_each_seed_is_no_training() -> None:
     assert known(comparison.pair(other, zero_shot).tested).differences == expected
 
 
-def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
+def test_sweeps_over_equal_tasks_are_one_comparison_and_a_run_without_a_task_is_told() -> None:
     runs = two_domains()
     mine = [run for run in runs if run.algorithm != "car_ft"]
     yours = [run for run in runs if run.algorithm != "fine_tune"]
@@ -187,14 +183,11 @@ def test_sweeps_over_equal_tasks_are_one_comparison() -> None:
     assert printed(both) == printed(alone)
     with pytest.raises(TrackingError, match=r"the tasks of one is data.test_domain, of the other"):
         compare_sweeps([parts[0], SweepRuns("yours", yours, ComparisonSpec(), fields)])
-
-
-def test_a_run_without_a_task_is_told() -> None:
     with pytest.raises(TrackingError, match=r"has no data.test_domain, so it is of no task"):
         compared([replace(run, params={}) for run in two_domains()])
 
 
-def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
+def test_a_spreadsheet_has_each_task_as_fractions_and_json_each_task_and_the_table() -> None:
     comparison = compared(two_domains())
     rows = {row["setting"]: row for row in csv.DictReader(io.StringIO(to_csv(comparison)))}
     assert float(rows["fine_tune"]["art mean"]) == pytest.approx(0.502)
@@ -203,23 +196,10 @@ def test_rows_of_a_spreadsheet_have_each_task_as_fractions() -> None:
     more = replace(comparison, rows=(*comparison.rows, *comparison.tasks["art"].rows[-1:]))
     lines = [*csv.DictReader(io.StringIO(to_csv(more)))]
     assert [row["art mean"] == "" for row in lines] == [False] * (len(lines) - 1) + [True]
-
-
-def test_a_mean_has_no_cell_where_a_task_has_no_run() -> None:
-    lost = ("fine_tune", "art")
-    runs = [run for run in two_domains() if (run.algorithm, run.params[FIELD]) != lost]
-    comparison = compared(runs)
-    assert printed(comparison)["fine_tune"] == ["–", "70.2 ± 0.1", "–"]
-    assert r"fine\_tune & -- & 70.2" in latex(comparison)
-    row = next(row for row in comparison.rows if row.arm.label == "fine_tune")
-    assert dict(row.arm.states) == {"missing": 5}
-
-
-def test_as_json_it_has_each_task_and_the_table() -> None:
-    plain = json.loads(json.dumps(to_json(compared(two_domains())), allow_nan=False))
-    assert plain["tasks"]["field"] == FIELD
-    assert plain["tasks"]["metrics"] == {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
-    assert set(plain["tasks"]["comparisons"]) == {"art", "photo"}
-    row = next(row for row in plain["tasks"]["rows"] if row["label"] == "car_ft")
+    plain = json.loads(json.dumps(to_json(comparison), allow_nan=False))["tasks"]
+    metrics = {"art": "ood/mean/top1", "photo": "ood/mean/top1"}
+    assert (plain["field"], plain["metrics"]) == (FIELD, metrics)
+    assert set(plain["comparisons"]) == {"art", "photo"}
+    row = next(row for row in plain["rows"] if row["label"] == "car_ft")
     assert row["average"]["mean"] == pytest.approx(0.663)
     assert [value["seed"] for value in row["average"]["values"]] == [0, 1, 2, 3, 4]

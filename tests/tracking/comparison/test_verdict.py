@@ -89,11 +89,11 @@ def test_what_id_does_and_whether_that_is_sure_decides_what_a_difference_in_ood_
 
 def test_an_id_loss_that_holms_rule_alone_does_not_exclude_is_not_said_to_be_open() -> None:
     luck, small = (0.008, -0.008, 0.001, 0.004, -0.005), (-0.001, -0.0005, 0, 0.0005, 0.001)
-    sides = [
-        ("fine_tune", 0.65, 0.34, (0.0,) * 5),
+    sides = (
+        ("fine_tune", 0.65, 0.34, (0,) * 5),
         ("aa", 0.655, 0.3502, luck),
         ("bb", 0.6, 0.4, small),
-    ]
+    )
     comparison = compared(
         *(arm(name, apart([a] * 5, *own), apart([b] * 5, *own)) for name, a, b, own in sides)
     )
@@ -138,8 +138,8 @@ def test_arms_that_are_equal_in_each_seed_are_a_tie() -> None:
     comparison = compared(FINE_TUNE, rival(STEADY, LOW))
     (verdict,) = comparison.verdicts
     assert (verdict.outcome, verdict.p_different) == ("tie", None)
-    message = "the same OOD mean and ID test in every seed (on these test images)."
-    assert claim(comparison) == f"NO GAIN: car_ft against fine_tune: {message}"
+    equal = "the same OOD mean and ID test in every seed (on these test images)."
+    assert claim(comparison) == f"NO GAIN: car_ft against fine_tune: {equal}"
 
 
 @pytest.mark.parametrize("n", [1, 4])
@@ -158,8 +158,7 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     assert comparison.verdicts[0].pair.seeds == (1, 2, 3, 4)
     assert "; 4 of 5 seeds have finished on both sides (" in claim(comparison)
     apart = compared(FINE_TUNE, [run("car_ft", 9, metrics(0.6, 0.4), trial=0)])
-    message = "UNDECIDED: car_ft against fine_tune: no finished seed in common."
-    assert claim(apart) == message
+    assert claim(apart) == "UNDECIDED: car_ft against fine_tune: no finished seed in common."
 
 
 @pytest.mark.parametrize(
@@ -186,9 +185,8 @@ def test_a_choice_among_settings_on_the_same_seeds_is_said_in_the_first_sentence
     field = "algorithm.kl_weight"
     weaker = [arm("car_ft", STEADY, LOW, trial=t, params={field: t}) for t in (1, 2)]
     best = arm("car_ft", [v + 1e-3 for v in NEAR], HIGH, trial=3, params={field: 3})
-    fresh = [
-        replace(run, seed=known(run.seed) + 5, role="confirmation") for run in [*FINE_TUNE, *best]
-    ]
+    again = [*FINE_TUNE, *best]
+    fresh = [replace(run, seed=known(run.seed) + 5, role="confirmation") for run in again]
     same = compared(FINE_TUNE, *weaker, best)
     confirmed = compared(FINE_TUNE, *weaker, best, fresh, confirm_seeds=(5, 6, 7, 8, 9))
     assert claim(same).endswith("; chosen among 3 settings on these seeds).")
@@ -217,7 +215,7 @@ def test_several_algorithms_are_adjusted_by_holm() -> None:
     assert "by Holm's rule over 2, intervals of 97.5 %" in comparison.verdict
 
 
-def test_without_a_rival_or_a_reference_there_is_no_verdict() -> None:
+def test_without_a_rival_a_reference_or_a_finished_trial_there_is_no_verdict() -> None:
     comparison = compared([zero_shot()], rival(NEAR, HIGH))
     assert comparison.verdicts == ()
     assert comparison.answer.lines[0] == (
@@ -226,6 +224,13 @@ def test_without_a_rival_or_a_reference_there_is_no_verdict() -> None:
     )
     alone = compared([zero_shot()], arm("fine_tune", STEADY, LOW, trial=0)).answer.lines
     assert "UNDECIDED: fine_tune is the only algorithm here, at fine_tune." in alone
+    failed = [run("car_ft", seed, trial=0) for seed in range(5)]
+    nothing = "UNDECIDED: no trial has ended with a value to select on."
+    assert compared(failed).verdict == compared([]).verdict == nothing
+    comparison = compared(FINE_TUNE, failed, arm("flyp", NEAR, HIGH))
+    assert comparison.selected is None
+    assert comparison.answer.lines[0] == nothing
+    assert comparison.answer.lines[1].startswith("BETTER: flyp against fine_tune: ")
 
 
 def without_shifts(tests: Sequence[float]) -> list[RunRecord]:
@@ -283,17 +288,6 @@ def test_without_an_id_test_validation_stands_for_id_and_is_called_so() -> None:
     (by_val,), (by_test,) = to_json(other)["tests"], to_json(usual)["tests"]
     assert by_val["id/val/top1"] == by_test["id/test/top1"]
     assert not any("id/test" in warning for warning in other.warnings)
-
-
-def test_without_any_finished_trial_nothing_is_said_but_of_the_others() -> None:
-    failed = [run("car_ft", seed, trial=0) for seed in range(5)]
-    nothing = "UNDECIDED: no trial has ended with a value to select on."
-    assert compared(failed).verdict == compared([]).verdict == nothing
-    comparison = compared(FINE_TUNE, failed, arm("flyp", NEAR, HIGH))
-    assert comparison.selected is None
-    first, second, *_ = comparison.answer.lines
-    assert first == nothing
-    assert second.startswith("BETTER: flyp against fine_tune: ")
 
 
 def test_the_zero_shot_row_under_the_same_prompts_is_the_one() -> None:

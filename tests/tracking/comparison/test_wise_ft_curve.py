@@ -13,18 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from carft_sweep.tracking.comparison import wise_ft_curve as wise_ft
 from carft_sweep.tracking.comparison.runs import RunRecord, group
-from carft_sweep.tracking.comparison.wise_ft_curve import (
-    Curve,
-    Point,
-    curve_gain,
-    curve_sag,
-    highest_on_chords,
-    mean_curve,
-    ood_bound,
-    ood_floor,
-    seed_curves,
-)
+from carft_sweep.tracking.comparison.wise_ft_curve import Curve, Point, curve_gain, curve_sag
 from tests.scalar_curves import above, height_at, least_at, most_at
 from tests.tracking.made_up import bent, known, metrics, run, zero_shot
 
@@ -42,12 +33,12 @@ def axes(*curves: Points) -> tuple[Numbers, Numbers]:
 
 
 def bound(curve: Points, place: float) -> float | None:
-    (most,) = ood_bound(*axes(curve), np.array([[place]]))[0]
+    (most,) = wise_ft.ood_bound(*axes(curve), np.array([[place]]))[0]
     return None if math.isnan(most) else float(most)
 
 
 def height(curve: Points, place: float) -> float | None:
-    (highest,) = highest_on_chords(*axes(curve), np.array([[place]]))[0]
+    (highest,) = wise_ft.highest_on_chords(*axes(curve), np.array([[place]]))[0]
     return None if math.isnan(highest) else float(highest)
 
 
@@ -58,8 +49,8 @@ def gain(ours: Points, theirs: Points) -> float:
 
 def curve_of(*runs: RunRecord, start: RunRecord | None = None) -> Curve | None:
     """The mean curve of the runs of one arm."""
-    curves = seed_curves(group(runs)[0], None if start is None else group([start])[0])
-    return mean_curve([*curves.values()])
+    curves = wise_ft.seed_curves(group(runs)[0], None if start is None else group([start])[0])
+    return wise_ft.mean_curve([*curves.values()])
 
 
 def test_the_ends_are_the_zero_shot_and_the_tuned_model_unless_they_were_measured() -> None:
@@ -173,7 +164,11 @@ PLACES = [-0.01, *(np.sqrt(2) / 2 * np.arange(1, 29) / 20 + 0.001), 1.01]
 def test_heights_and_bounds_of_many_curves_are_those_of_each_place(curves: list[Points]) -> None:
     ids, oods = axes(*curves)
     at = np.tile(PLACES, (len(curves), 1))
-    pairs = ((highest_on_chords, height_at), (ood_bound, most_at), (ood_floor, least_at))
+    pairs = (
+        (wise_ft.highest_on_chords, height_at),
+        (wise_ft.ood_bound, most_at),
+        (wise_ft.ood_floor, least_at),
+    )
     for of_all, of_one in pairs:
         of_each = [[of_one(curve, place) for place in PLACES] for curve in curves]
         expected = np.array(of_each, dtype=np.float64)  # None is no number
@@ -214,7 +209,7 @@ def parabola(by: float) -> Callable[[Numbers], Numbers]:
 @pytest.mark.parametrize("by", [8.0, 1.0, 0.0, -1.0, -8.0])
 def test_a_curve_that_is_bent_one_way_lies_between_its_bounds(by: float) -> None:
     curve = parabola(by)
-    low, high = (bound(IDS, curve(IDS), INSIDE) for bound in (ood_floor, ood_bound))
+    low, high = (bound(IDS, curve(IDS), INSIDE) for bound in (wise_ft.ood_floor, wise_ft.ood_bound))
     assert np.all(low <= curve(INSIDE) + 1e-12)
     assert np.all(high >= curve(INSIDE) - 1e-12)
 
@@ -224,15 +219,15 @@ def test_the_lower_bound_is_the_upper_one_of_the_mirrored_curve() -> None:
     oods = 0.35 + 0.01 * rng.normal(size=(50, 6))
     ids = np.sort(0.4 + 0.1 * rng.random((50, 6)), axis=-1)
     at = ids[:, :1] + (ids[:, -1:] - ids[:, :1]) * np.linspace(0.01, 0.99, 20)
-    assert ood_floor(ids, oods, at) == pytest.approx(-ood_bound(ids, -oods, at))
+    assert wise_ft.ood_floor(ids, oods, at) == pytest.approx(-wise_ft.ood_bound(ids, -oods, at))
 
 
 def test_nothing_bounds_two_points_and_one_point_is_itself() -> None:
     ends = np.array([0.4, 0.5])
-    assert np.isnan(ood_floor(ends, ends, np.array([0.45]))).all()
-    assert np.isnan(ood_bound(ends, ends, np.array([0.45]))).all()
+    assert np.isnan(wise_ft.ood_floor(ends, ends, np.array([0.45]))).all()
+    assert np.isnan(wise_ft.ood_bound(ends, ends, np.array([0.45]))).all()
     only = np.array([0.45])
-    assert ood_floor(only, np.array([0.3]), only) == pytest.approx([0.3])
+    assert wise_ft.ood_floor(only, np.array([0.3]), only) == pytest.approx([0.3])
     assert np.isnan(curve_sag(ends, ends, IDS))
     assert curve_sag(only, np.array([0.3]), IDS) == curve_sag(only + 1, np.array([0.3]), IDS) == 0
 
@@ -240,7 +235,8 @@ def test_nothing_bounds_two_points_and_one_point_is_itself() -> None:
 def test_a_curve_that_is_bent_downwards_may_lie_below_its_chords_and_no_other() -> None:
     assert curve_sag(IDS, parabola(4.0)(IDS), IDS) == pytest.approx(0, abs=1e-12)
     assert curve_sag(IDS, parabola(0.0)(IDS), IDS) == pytest.approx(0, abs=1e-12)
-    true_sag = (highest_on_chords(IDS, parabola(-4.0)(IDS), INSIDE) - parabola(-4.0)(INSIDE)).mean()
+    chords = wise_ft.highest_on_chords(IDS, parabola(-4.0)(IDS), INSIDE)
+    true_sag = (chords - parabola(-4.0)(INSIDE)).mean()
     assert true_sag < curve_sag(IDS, parabola(-4.0)(IDS), IDS) < 6 * true_sag
 
 
