@@ -12,15 +12,14 @@ from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
 from tests.tracking.made_up import kl_sweep
 
-EVIDENCE = ChartData(compare(kl_sweep(3), sweep="kl_weight"))
 
-
-NAMES = ["id_ood", "response", "shifts"]
-
-
-def test_png_and_svg_are_written_in_the_order_of_the_page(tmp_path: Path) -> None:
-    written = write_figures(EVIDENCE, tmp_path / "new" / "folder")
-    assert [file.name for file in written] == [f"{n}.{k}" for n in NAMES for k in ("png", "svg")]
+def test_png_and_svg_are_written_in_the_order_of_the_page_or_those_that_are_named(
+    tmp_path: Path,
+) -> None:
+    evidence = ChartData(compare(kl_sweep(3), sweep="kl_weight"))
+    names = ("id_ood", "response", "shifts")
+    written = write_figures(evidence, tmp_path / "new" / "folder")
+    assert [file.name for file in written] == [f"{n}.{k}" for n in names for k in ("png", "svg")]
     for file in written:
         if file.suffix == ".svg":
             root = ElementTree.fromstring(file.read_text())
@@ -32,10 +31,7 @@ def test_png_and_svg_are_written_in_the_order_of_the_page(tmp_path: Path) -> Non
             assert WIDTH < image.width <= 2 * WIDTH + 20
             assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     assert write_figures(ChartData(compare([], sweep="empty")), tmp_path) == []
-
-
-def test_charts_that_are_named_alone_are_written_in_the_wanted_size(tmp_path: Path) -> None:
-    (file,) = write_figures(EVIDENCE, tmp_path, ["png"], ["response"], scale=1.0)
+    (file,) = write_figures(evidence, tmp_path, ["png"], ["response"], scale=1.0)
     assert file.name == "response.png"
     with Image.open(file) as image:
         assert image.width <= WIDTH + 10

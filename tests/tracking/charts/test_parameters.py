@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -20,6 +22,8 @@ from tests.tracking.made_up import arm, zero_shot
 
 UNIFORM = random.Random(0)
 FEW, MANY = (0.1, 1.0, 10.0), tuple(1e-6 * 1.5**n for n in range(18))
+WHITE, DARK = "#ffffff", "#14171a"
+KNOWN = ("zero_shot", "fine_tune", "car_ft")
 
 
 @pytest.mark.parametrize(
@@ -52,35 +56,31 @@ def test_what_one_value_has_does_not_vary_and_equal_ends_keep_their_names() -> N
     assert (name.values, name.numeric) == (("x", "y", "z"), False)
 
 
-def test_few_values_have_a_tick_each_and_many_those_of_vega() -> None:
-    axes = [
-        Parameter("a", "a", values, "linear").axis()["axis"].to_dict() for values in (FEW, MANY)
-    ]
-    assert [axis.get("values") for axis in axes] == [[*FEW], None]
-
-
 @pytest.mark.parametrize(
-    ("values", "ticks"),
+    ("scale", "values", "ticks"),
     [
-        ((1.579993e-5, 2.3e-4, 1.0123e-3), [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]),
-        ((1.5e-5, 1.0123e-2), [1e-4, 1e-3, 1e-2]),
-        ((0.127737, 0.225144, 3.85337), [0.2, 0.5, 1.0, 2.0]),
+        ("linear", FEW, [*FEW]),
+        ("linear", MANY, None),  # those of Vega
+        ("log", (1.579993e-5, 2.3e-4, 1.0123e-3), [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]),
+        ("log", (1.5e-5, 1.0123e-2), [1e-4, 1e-3, 1e-2]),
+        ("log", (0.127737, 0.225144, 3.85337), [0.2, 0.5, 1.0, 2.0]),
     ],
 )
-def test_drawn_values_have_ticks_at_decades(values: tuple[float, ...], ticks: list[float]) -> None:
-    axis = Parameter("optim.lr", "lr", values, "log").axis()["axis"].to_dict()
-    assert axis["values"] == ticks
-
-
-PANELS = panels([alt.Chart().mark_point()] * 3, "three", rows=[], margin=60, least=300).to_dict()
+def test_few_values_have_a_tick_each_and_drawn_ones_have_ticks_at_decades(
+    scale: Scale, values: tuple[float, ...], ticks: list[float] | None
+) -> None:
+    axis = Parameter("optim.lr", "lr", values, scale).axis()["axis"].to_dict()
+    assert axis.get("values") == ticks
 
 
 def test_panels_fill_the_width_and_a_single_chart_takes_its_place_with_its_axes() -> None:
+    points = [alt.Chart().mark_point()]
+    three = panels(points * 3, "three", rows=[], margin=60, least=300).to_dict()
     for width, columns, each in ((320, 1, 260), (599, 1, 539), (600, 2, 240), (1100, 2, 490)):
-        spec = fitted(PANELS, width)
+        spec = fitted(three, width)
         assert spec["columns"] == columns
         assert [panel["width"] for panel in spec["concat"]] == [each] * 3
-    spec = single([alt.Chart().mark_point()], 200, "one", [{"x": 1}]).to_dict()
+    spec = single(points, 200, "one", [{"x": 1}]).to_dict()
     assert "width" not in spec
     assert fitted(spec, 500)["width"] == 500
     assert fitted(spec, 500)["autosize"] == {"type": "fit-x", "contains": "padding"}
@@ -95,10 +95,6 @@ def test_an_axis_says_what_it_shows() -> None:
         ("id/test_r/benchmark", "ID test r benchmark accuracy (%)"),
     ):
         assert titled(metric) == title
-
-
-WHITE, DARK = "#ffffff", "#14171a"
-KNOWN = ("zero_shot", "fine_tune", "car_ft")
 
 
 def linear(colour: str) -> NDArray[np.float64]:
@@ -127,24 +123,20 @@ def test_own_algorithms_have_colours_and_symbols_of_their_own() -> None:
     assert styles["zero_shot"].colour == NEUTRAL
 
 
-def test_long_names_in_a_legend_keep_their_beginning_and_their_end() -> None:
+def written(names: Iterable[str], *channels: Any) -> list[str]:
+    """The texts of the picture of points of these methods."""
+    data = alt.InlineData(values=[{"method": name} for name in names])
+    svg = vl_convert.vegalite_to_svg(alt.Chart(data).mark_point().encode(*channels).to_dict())
+    return re.findall("<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_long_names_in_a_legend_keep_their_ends_and_a_crowded_one_names_each_method_once() -> None:
     names = ["car_ft " + "x=1 " * 20, "car_ft " + "x=1 " * 20 + "+ wise_ft@0.5"]
     legend = legend_of_methods(dict.fromkeys(names, ("car_ft", False)), KNOWN)
-    data = alt.InlineData(values=[{"method": name} for name in names])
-    chart = alt.Chart(data).mark_point().encode(legend.colour())
-    svg = vl_convert.vegalite_to_svg(chart.to_dict())
-    shown = [text for text in re.findall("<text[^>]*>([^<]*)</text>", svg) if "car_ft" in text]
-    assert len(shown) == 2
-    assert all(text.startswith("car_ft x=1 ") and "…" in text for text in shown)
-    assert shown[1].endswith("x=1 + wise_ft@0.5")
-
-
-def test_a_crowded_legend_names_each_method_once() -> None:
+    first, second = (text for text in written(names, legend.colour()) if "car_ft" in text)
+    assert all(text.startswith("car_ft x=1 ") and "…" in text for text in (first, second))
+    assert second.endswith("x=1 + wise_ft@0.5")
     methods = [f"mine_{number}" for number in range(20)]
     series = {f"{name}{end}": (name, bool(end)) for name in methods for end in ("", " + wise_ft")}
-    legend = legend_of_methods(series, methods)
-    data = alt.InlineData(values=[{"method": name} for name in series])
-    svg = vl_convert.vegalite_to_svg(
-        alt.Chart(data).mark_point().encode(*legend.symbols()).to_dict()
-    )
-    assert re.findall("<text[^>]*>([^<]*mine[^<]*)</text>", svg) == methods
+    crowded = written(series, *legend_of_methods(series, methods).symbols())
+    assert [text for text in crowded if "mine" in text] == methods

@@ -16,30 +16,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carft_sweep.tracking.comparison.compare import Comparison, compare
+from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.report import formats
 from carft_sweep.tracking.report.html import cell
 from carft_sweep.tracking.report.terminal import terminal
-from tests.tracking.made_up import KL, kl_sweep, metrics, run
+from tests.tracking.made_up import KL, arm, kl_sweep, metrics, run
 
 PDFLATEX = shutil.which("pdflatex")
 SPECIAL = "a_b%c&d#e$f{g}h~i^j\\k<l>m|n"
+OOD = "ood/mean/top1"
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "x\r="])
 def test_no_cell_of_the_csv_is_a_formula(start: str) -> None:
     hostile = f"{start}HYPERLINK(1)"
-    records = [
-        run(hostile, seed, metrics(0.6, 0.4), trial=0, params={hostile: hostile, KL: -1.0})
-        for seed in (0, 1)
-    ]
+    params = {hostile: hostile, KL: -1.0}
+    records = arm(hostile, [0.6] * 2, [0.4] * 2, trial=0, params=params)
     lines = list(csv.reader(io.StringIO(formats.to_csv(compare(records, sweep="s")), newline="")))
     cells = [cell for line in lines for cell in line]
     assert sum("HYPERLINK" in cell for cell in cells) >= 3, "head, algorithm, parameter"
     assert "-1.0" in cells, "a number stays one"
     assert {len(line) for line in lines} == {len(lines[0])}, "none begins a line of its own"
-    formulas = [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@"))]
-    assert {*formulas} <= {"-1.0"}
+    formulas = {cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@"))}
+    assert formulas <= {"-1.0"}
 
 
 def test_a_number_of_csv_stays_what_it_is_where_other_rows_lack_it_or_it_is_none() -> None:
@@ -49,9 +48,8 @@ def test_a_number_of_csv_stays_what_it_is_where_other_rows_lack_it_or_it_is_none
     ]
     text = formats.to_csv(compare(records, sweep="s"))
     of_rows = {line["algorithm"]: line for line in csv.DictReader(io.StringIO(text))}
-    assert of_rows["car_ft"]["data.batch_size"] == "32"
-    assert of_rows["fine_tune"]["data.batch_size"] == ""
-    assert of_rows["car_ft"]["ood/mean/top1"] == ""
+    sizes = [of_rows[name]["data.batch_size"] for name in ("car_ft", "fine_tune")]
+    assert (*sizes, of_rows["car_ft"]["ood/mean/top1"]) == ("32", "", "")
 
 
 @given(st.text(max_size=30))
@@ -83,15 +81,9 @@ def test_it_compiles(tmp_path: Path) -> None:
     assert document.with_suffix(".pdf").stat().st_size > 10_000
 
 
-OOD = "ood/mean/top1"
-
-
-@pytest.fixture(scope="module")
-def comparison() -> Comparison:
-    return compare([*kl_sweep(), run("car_ft", 9, None, trial=0, params={KL: 0.1})], sweep="kl")
-
-
-def test_each_row_has_a_line_with_its_means_and_varied_fields(comparison: Comparison) -> None:
+def test_each_row_and_each_model_of_a_run_has_a_line_and_failed_ones_have_no_numbers() -> None:
+    lost = run("car_ft", 9, None, trial=0, params={KL: 0.1})
+    comparison = compare([*kl_sweep(), lost], sweep="kl")
     frame = formats.rows_frame(comparison)
     columns = ["setting", OOD, "selected"]
     expected = [(row.arm.label, row.metric(OOD).mean, row.selected) for row in comparison.rows]
@@ -99,26 +91,20 @@ def test_each_row_has_a_line_with_its_means_and_varied_fields(comparison: Compar
     unmerged = frame[frame["merge"].isna() & (frame["algorithm"] == "car_ft")]
     assert list(unmerged[KL]) == [0.1, 0.3, 1.0, 3.0]
     assert frame[frame["algorithm"] == "fine_tune"][KL].isna().all()
-
-
-def test_every_run_has_a_line_for_each_of_its_models_and_failed_ones_have_no_numbers(
-    comparison: Comparison,
-) -> None:
-    frame = formats.runs_frame(comparison)
-    done = frame[frame["state"] == "done"]
+    of_models = formats.runs_frame(comparison)
+    done = of_models[of_models["state"] == "done"]
     assert len(done[done["merge"].isna()]) == 1 + 5 * 5
     assert len(done[done["merge"] == "wise_ft@0.5"]) == 5 * 5
-    failed = frame[frame["state"] == "failed"]
+    failed = of_models[of_models["state"] == "failed"]
     assert list(failed["seed"]) == [9]
     assert failed[OOD].isna().all()
     # The mean over runs is that of the table.
     of_runs = done[done["merge"].isna()].groupby("setting")[OOD].mean()
     of_rows = formats.rows_frame(comparison).set_index("setting")[OOD]
     assert of_runs["fine_tune"] == pytest.approx(of_rows["fine_tune"])
-    assert str(frame["seed"].dtype) == "Int64"
-    empty = compare([], sweep="none")
-    assert formats.rows_frame(empty).empty
-    assert formats.runs_frame(empty).empty
+    assert str(of_models["seed"].dtype) == "Int64"
+    for frame_of in (formats.rows_frame, formats.runs_frame):
+        assert frame_of(compare([], sweep="none")).empty
 
 
 def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
@@ -134,17 +120,13 @@ def test_every_table_says_of_which_family_version_and_digest_it_is() -> None:
     assert {line["data"] for line in lines} == {name}
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        "![a](http://elsewhere/a.png)",
-        "[c](javascript:alert(1))",
-        "[a\\](http://elsewhere)",
-        "x\n\n[a]: http://elsewhere\n\n![a]",
-        "<img src=http://elsewhere>",
-        "a\\|elsewhere",
-    ],
+HOSTILE = (
+    *("![a](http://elsewhere/a.png)", "[c](javascript:alert(1))", "[a\\](http://elsewhere)"),
+    *("x\n\n[a]: http://elsewhere\n\n![a]", "<img src=http://elsewhere>", "a\\|elsewhere"),
 )
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_name_puts_a_link_or_an_image_into_markdown(hostile: str) -> None:
     car_ft = [record for record in kl_sweep() if record.algorithm == "car_ft"]
     named = [replace(record, algorithm=hostile) for record in car_ft]

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from carft_sweep.tracking.comparison.tasks import compare_tasks
 from carft_sweep.tracking.errors import TrackingError
 from carft_sweep.tracking.report import predictions as module
 from tests.tracking.kept import SPLITS, keep_predictions, with_folder
-from tests.tracking.made_up import KL, kl_sweep, metrics, run, zero_shot
+from tests.tracking.made_up import KL, kl_sweep, known, metrics, run, zero_shot
 
 IMAGES = sum(SPLITS.values())
 NAMES = ("bell", "crane", "crane", "key")
@@ -71,7 +72,9 @@ def test_each_image_of_each_model_has_a_row_and_what_is_asked_chooses(swept: Com
     assert {*with_seed["seed"].dropna()} == {0}
 
 
-def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
+def test_the_numbers_are_those_of_the_files_and_classes_without_a_name_have_theirs(
+    tmp_path: Path,
+) -> None:
     answers = {"id/test": ([0, 3], [0, 0]), "ood/outline": ([1, 2], [2, 2])}
     frame = predictions(compare([answering(tmp_path, "fine_tune", 7, answers)]))
     columns = ["split", "shift", "class", "predicted", "correct", "image"]
@@ -85,13 +88,10 @@ def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     assert {*frame["seed"]} == {7}
     sure = np.exp(4) / (np.exp(4) + 3)
     np.testing.assert_allclose(frame["confidence"], sure, rtol=1e-6)
-
-
-def test_classes_without_a_name_have_their_number(tmp_path: Path) -> None:
-    answers = {"id/test": ([3], [1]), "retention/dtd": ([3], [1])}
-    frame = predictions(compare([answering(tmp_path, "fine_tune", 0, answers)]))
-    assert [*frame["class"]] == ["key", "class 3"], "the other task has other classes"
-    assert [*frame["predicted"]] == ["crane (1)", "class 1"]
+    other_task = {"id/test": ([3], [1]), "retention/dtd": ([3], [1])}
+    numbered = predictions(compare([answering(tmp_path, "fine_tune", 0, other_task)]))
+    assert [*numbered["class"]] == ["key", "class 3"], "the other task has other classes"
+    assert [*numbered["predicted"]] == ["crane (1)", "class 1"]
     unnamed = answering(tmp_path, "car_ft", 0, {"id/test": ([3], [0])}, NAMES[:1])
     assert [*predictions(compare([unnamed]))["class"]] == ["class 3"]
 
@@ -158,11 +158,9 @@ def test_the_example_says_which_images_a_method_gains_and_loses(
         runs.append(replace(car_ft, trial=0, params={KL: 1}))
         runs.append(answering(tmp_path, "fine_tune", seed, tuned))
     comparison = compare(runs, sweep="kl_weight")
-    monkeypatch.setattr(
-        carft_sweep, "predictions", lambda _, **chosen: predictions(comparison, **chosen)
-    )
-    block = re.search(r"```python\n(.*?)```", inspect.getdoc(predictions) or "", re.DOTALL)
-    assert block is not None
+    ours = partial(predictions, comparison)
+    monkeypatch.setattr(carft_sweep, "predictions", lambda _, **chosen: ours(**chosen))
+    block = known(re.search(r"```python\n(.*?)```", inspect.getdoc(predictions) or "", re.DOTALL))
     *lines, last = block[1].strip().splitlines()
     names: dict[str, Any] = {}
     exec("\n".join(lines), names)
@@ -170,7 +168,5 @@ def test_the_example_says_which_images_a_method_gains_and_loses(
     counted = {key: (row["gained"], row["lost"]) for key, row in table.iterrows()}
     outline = {"bell": (1, 0), "crane (1)": (0, 1), "key": (0, 0)}
     pixel = {"bell": (2, 0), "crane (1)": (0, 0)}
-    assert counted == {
-        **{("outline", name): counts for name, counts in outline.items()},
-        **{("pixel", name): counts for name, counts in pixel.items()},
-    }
+    of_outline = {("outline", name): counts for name, counts in outline.items()}
+    assert counted == of_outline | {("pixel", name): counts for name, counts in pixel.items()}

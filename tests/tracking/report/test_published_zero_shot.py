@@ -10,15 +10,9 @@ import pytest
 
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import RunRecord, Scalar
+from carft_sweep.tracking.report import published_zero_shot as published
 from carft_sweep.tracking.report import terminal as report
-from carft_sweep.tracking.report.published_zero_shot import (
-    Deviation,
-    check_zero_shot,
-    deviations,
-    published_table,
-    sentences,
-    warnings,
-)
+from carft_sweep.tracking.report.published_zero_shot import Deviation, check_zero_shot, sentences
 from carft_sweep.tracking.report.table import TableOptions
 from tests.tracking.made_up import arm, metrics, run
 
@@ -48,7 +42,7 @@ def fields(
 
 def calibrated(record: RunRecord, own: Mapping[str, Scalar] | None = None) -> list[Deviation]:
     images: Any = record.facts["images"]
-    return [*deviations(fields() if own is None else own, images, record.metrics)]
+    return [*published.deviations(fields() if own is None else own, images, record.metrics)]
 
 
 def points(record: RunRecord) -> dict[str, float]:
@@ -56,10 +50,8 @@ def points(record: RunRecord) -> dict[str, float]:
 
 
 def test_a_number_is_that_of_laions_file() -> None:
-    """One of each row and column, as `benchmark/benchmark.csv` of LAION-AI/CLIP_benchmark at
-    48de38c1 has it.
-    """
-    table, by_class = published_table(), "id/test/mean_per_class_top1"
+    """One of each row and column, by benchmark/benchmark.csv of CLIP_benchmark at 48de38c1."""
+    table, by_class = published.published_table(), "id/test/mean_per_class_top1"
     columns = [(split.family, split.metric) for split in table.columns]
     for model, family, metric, printed in (
         ("ViT-B-16 openai", "imagenet", "id/test/top1", 0.68352),
@@ -69,8 +61,8 @@ def test_a_number_is_that_of_laions_file() -> None:
         ("ViT-B-16 openai", "oxford_pets", by_class, 0.884512216368383),
         ("ViT-B-32-quickgelu laion400m_e32", "flowers102", by_class, 0.6628139602370955),
     ):
-        published = table.rows[model][columns.index((family, metric))]
-        assert published == pytest.approx(100 * printed, abs=0.005)
+        number = table.rows[model][columns.index((family, metric))]
+        assert number == pytest.approx(100 * printed, abs=0.005)
 
 
 def test_a_measured_model_differs_by_points_on_each_whole_set() -> None:
@@ -82,7 +74,7 @@ def test_a_measured_model_differs_by_points_on_each_whole_set() -> None:
         "17 June 2025) by, in points: +0.00 on ID test, +0.20 on v2, +0.00 on r, "
     )
     assert "on objectnet (LAION's class names are ObjectNet's own" in text
-    assert warnings(calibrated(measured)) == ()
+    assert published.warnings(calibrated(measured)) == ()
     part = zero_shot(images={**IMAGES, "id/test": 49_999, "ood/objectnet": 18_514})
     assert points(part).keys() == {f"ood/{name}/top1" for name in ("v2", "r", "a", "sketch")}
     assert points(zero_shot(images={})) == {}
@@ -97,8 +89,8 @@ def test_half_a_point_is_warned_of_and_two_of_objectnet_with_both_numbers() -> N
     ):
         every = calibrated(zero_shot({**EQUAL, metric: EQUAL[metric] + difference}))
         beyond = [deviation.split.metric for deviation in every if deviation.is_beyond]
-        assert (beyond, len(warnings(every))) == ([metric] * warned, warned)
-    (text,) = warnings(calibrated(zero_shot({**EQUAL, "ood/a/top1": 0.4507})))
+        assert (beyond, len(published.warnings(every))) == ([metric] * warned, warned)
+    (text,) = published.warnings(calibrated(zero_shot({**EQUAL, "ood/a/top1": 0.4507})))
     assert text == (
         "zero-shot ViT-B-16 (openai) on imagenet differs from LAION's table: -5.00 points on a "
         "(45.07, there 50.07; up to 0.5 is usual); look at images, transform and weights before "
@@ -106,17 +98,13 @@ def test_half_a_point_is_warned_of_and_two_of_objectnet_with_both_numbers() -> N
     )
 
 
-def test_other_templates_are_said_and_not_warned_of() -> None:
+def test_other_templates_are_said_and_not_warned_of_and_what_the_table_lacks_is_neither() -> None:
     every = calibrated(zero_shot({**EQUAL, "id/test/top1": 0.66}), fields(templates="photo"))
     (text,) = sentences(every)
     assert "-2.35 on ID test" in text
-    assert text.endswith(
-        "Its templates are photo, there openai: some difference is to be expected."
-    )
-    assert warnings(every) == ()
-
-
-def test_nothing_is_said_where_the_table_has_no_such_row() -> None:
+    note = "Its templates are photo, there openai: some difference is to be expected."
+    assert text.endswith(note)
+    assert published.warnings(every) == ()
     for subject in (
         ("builtin", None, "icon_shift"),
         ("ViT-B-16", "laion2b_s34b_b88k", "imagenet"),
@@ -124,7 +112,7 @@ def test_nothing_is_said_where_the_table_has_no_such_row() -> None:
         ("ViT-B-16", "openai", "icon_shift"),
     ):
         assert calibrated(zero_shot(), fields(subject)) == []
-    assert sentences([]) == warnings([]) == ()
+    assert sentences([]) == published.warnings([]) == ()
 
 
 def test_only_finished_zero_shot_models_count_and_each_number_once() -> None:
@@ -140,14 +128,14 @@ def test_only_finished_zero_shot_models_count_and_each_number_once() -> None:
 
 
 def test_before_anything_is_measured_the_numbers_to_expect_are_named() -> None:
-    every = [*deviations(fields(), IMAGES, metrics=None)]
+    every = [*published.deviations(fields(), IMAGES, metrics=None)]
     assert {deviation.measured for deviation in every} == {None}
     (text,) = sentences(every)
     assert text.startswith(
         "Expect of zero-shot ViT-B-16 (openai) on imagenet, by LAION's table (CLIP_benchmark, "
         "17 June 2025): ID test: 68.35, v2: 61.88, r: 77.67, a: 50.07, sketch: 48.14, objectnet ("
     )
-    assert warnings(every) == ()
+    assert published.warnings(every) == ()
 
 
 def test_the_table_says_it_below_and_warns_above() -> None:

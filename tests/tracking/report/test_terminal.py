@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -90,8 +91,7 @@ def test_colour_is_asked_for_and_never_in_the_way() -> None:
 def test_what_has_no_number_is_a_dash_and_nothing_at_all_still_gives_a_text() -> None:
     text = report.terminal(compare([run("car_ft", 0, trial=0), zero_shot()], sweep="s"), width=100)
     line = next(line for line in text.splitlines() if line.startswith("  car_ft"))
-    assert set(line.split()[2:]) == {"–"}
-    assert line.split()[1] == "0/1"
+    assert (line.split()[1], {*line.split()[2:]}) == ("0/1", {"–"})
     empty = compare([], sweep="s")
     nothing = "UNDECIDED: no trial has ended with a value to select on."
     assert nothing in report.terminal(empty, width=80)
@@ -99,19 +99,13 @@ def test_what_has_no_number_is_a_dash_and_nothing_at_all_still_gives_a_text() ->
     assert formats.to_csv(empty).startswith("setting,")
 
 
-def crowd(trials: int) -> Comparison:
-    """Fine-tuning and so many settings of CAR-FT, the best ones in the middle."""
-    runs = [zero_shot(), *arm("fine_tune", [0.6] * 3, [0.3] * 3)]
-    for trial in range(trials):
-        test = 0.7 - abs(trial - trials / 2) / 1000
-        own = {KL: trial}
-        merges = bent(test, 0.35)
-        runs += arm("car_ft", [test] * 3, [0.35] * 3, trial=trial, params=own, merges=merges)
-    return compare(runs, sweep="crowd")
-
-
-def test_of_many_trials_the_best_are_shown_with_what_they_are_compared_with() -> None:
-    comparison, every = crowd(80), TableOptions(max_trials=None)
+def test_of_many_trials_the_best_the_selected_and_what_they_are_compared_with_are_shown() -> None:
+    crowd = [zero_shot(), *arm("fine_tune", [0.6] * 3, [0.3] * 3)]
+    for trial in range(80):  # the best in the middle
+        own: dict[str, Any] = {"trial": trial, "params": {KL: trial}}
+        test = 0.7 - abs(trial - 40) / 1000
+        crowd += arm("car_ft", [test] * 3, [0.35] * 3, merges=bent(test, 0.35), **own)
+    comparison, every = compare(crowd, sweep="crowd"), TableOptions(max_trials=None)
     text = report.terminal(comparison, width=100)
     settings = re.compile(r"^..car_ft kl_weight=\S+", re.MULTILINE)
     assert len({*settings.findall(text)}) == 50
@@ -123,16 +117,11 @@ def test_of_many_trials_the_best_are_shown_with_what_they_are_compared_with() ->
     assert "settings, the best" not in everything
     assert "52 of 82 settings" in formats.markdown(comparison)
     assert formats.markdown(comparison, options=every).count("car_ft kl_weight") > 80
-
-
-def test_the_selected_setting_is_shown_even_when_its_value_is_not_among_the_best() -> None:
-    runs = [
-        run("car_ft", 0, metrics(0.7 - trial / 10_000, 0.3), trial=trial, params={KL: trial + 1})
-        for trial in range(80)
-    ]
+    heights = [metrics(0.7 - trial / 10_000, 0.3) for trial in range(80)]
+    runs = [run("car_ft", 0, own, trial=t, params={KL: t + 1}) for t, own in enumerate(heights)]
     spec = ComparisonSpec(rule=SelectionRule(within=0.5, strength={KL: 1}))
-    text = report.terminal(compare(runs, spec, sweep="s"), width=100)
-    assert "\n▸ car_ft kl_weight=80 " in text
+    chosen = report.terminal(compare(runs, spec, sweep="s"), width=100)
+    assert "\n▸ car_ft kl_weight=80 " in chosen
 
 
 def test_a_column_goes_by_header_or_metric_and_an_unknown_one_is_told_with_the_nearest() -> None:
@@ -173,6 +162,12 @@ def test_fractions_are_percent_and_the_rest_is_not() -> None:
         assert tables.Column(metric, metric).number(value) == text
 
 
+def test_a_shift_called_test_or_val_is_told_from_what_is_in_distribution() -> None:
+    names = {"ood/test/top1", "ood/val/top1", "ood/outline/top1", "ood/mean/top1", "id/val/top1"}
+    called = {"outline": "outline", "test": "OOD test", "val": "OOD val"}
+    assert shifts(names) == [(f"ood/{name}/top1", title) for name, title in called.items()]
+
+
 def test_of_many_baselines_the_best_are_shown_and_the_one_that_stands_for_their_algorithm() -> None:
     runs = [run("car_ft", 0, metrics(0.6, 0.4), trial=0, params={"optim.lr": 1})]
     for rate in range(60):
@@ -181,12 +176,6 @@ def test_of_many_baselines_the_best_are_shown_and_the_one_that_stands_for_their_
     rows = tables.visible_rows(compare(runs, sweep="random"), tables.TableOptions(max_trials=10))
     baselines = {row.setting for row in rows if row.arm.trial is None}
     assert baselines == {f"fine_tune lr={rate}" for rate in range(25, 35)}
-
-
-def test_a_shift_called_test_or_val_is_told_from_what_is_in_distribution() -> None:
-    names = {"ood/test/top1", "ood/val/top1", "ood/outline/top1", "ood/mean/top1", "id/val/top1"}
-    called = {"outline": "outline", "test": "OOD test", "val": "OOD val"}
-    assert shifts(names) == [(f"ood/{name}/top1", title) for name, title in called.items()]
 
 
 def test_the_table_of_power_has_a_line_for_each_claim_and_its_numbers() -> None:
