@@ -42,15 +42,16 @@ def test_a_run_is_kept_as_it_was_opened_and_opening_twice_is_opening_once(subjec
         seen = subject.see(RUN)
         assert (seen.name, seen.state, seen.started) == ("car_ft-0003-seed1", "running", NOW + 1)
         assert (seen.ended, seen.parent) == (None, SWEEP)
-        assert seen.params == {
-            "optim.lr": "1e-05",
-            "algorithm.kl_weight": "1",
-            "nothing": "null",
-            "flag": "true",
-            "e": "",
-        }
+        texts = {"optim.lr": "1e-05", "algorithm.kl_weight": "1", "nothing": "null"}
+        assert seen.params == {**texts, "flag": "true", "e": ""}
         assert seen.tags == {"carft.seed": "1", "free": "text"}
         assert (seen.history, seen.artifacts, seen.datasets) == ({}, {}, [])
+    # A parameter keeps its first value, and a tag tells of the other.
+    subject.tracker.start_run(replace(CHILD, params={"optim.lr": 0.5, "late": "x"}))
+    seen = subject.see(RUN)
+    assert (seen.params["optim.lr"], seen.params["late"]) == ("1e-05", "x")
+    changed = {name: text for name, text in seen.tags.items() if "changed" in name}
+    assert changed == {"carft.param_changed.optim.lr": "0.5"}
 
 
 def test_a_dataset_is_kept_once_with_all_contexts_and_a_digest_that_fits(subject: Subject) -> None:
@@ -77,15 +78,6 @@ def test_a_run_ends_at_its_time_and_may_be_opened_again(subject: Subject) -> Non
             assert (seen.state, seen.ended, seen.started) == (state, NOW + 60 + place, NOW + 1)
 
 
-def test_a_parameter_keeps_its_first_value_and_a_tag_tells_of_the_other(subject: Subject) -> None:
-    open_runs(subject)
-    subject.tracker.start_run(replace(CHILD, params={"optim.lr": 0.5, "late": "x"}))
-    seen = subject.see(RUN)
-    assert (seen.params["optim.lr"], seen.params["late"]) == ("1e-05", "x")
-    changed = {name: text for name, text in seen.tags.items() if "changed" in name}
-    assert changed == {"carft.param_changed.optim.lr": "0.5"}
-
-
 def test_a_metric_told_twice_is_one_point_and_an_infinite_value_a_tag(subject: Subject) -> None:
     open_runs(subject)
     values = [base.Metric("id/val/top1", 0.5, 1, NOW), base.Metric("id/val/top1", math.nan, 2, NOW)]
@@ -96,7 +88,9 @@ def test_a_metric_told_twice_is_one_point_and_an_infinite_value_a_tag(subject: S
     assert seen.tags["carft.not_finite.a/b"] == "-inf at step 7"
 
 
-def test_any_name_is_made_to_fit(subject: Subject) -> None:
+def test_any_name_is_made_to_fit_long_values_are_cut_and_many_are_sent_in_several_requests(
+    subject: Subject,
+) -> None:
     names = ("gap(id=ood)", "/lead//..", "wise_ft@0.5/top1%", "a\nb", "x" * 400, "", "..", "π")
     for number, name in enumerate(names):
         key = base.RunKey(f"sweep {number}")
@@ -107,9 +101,6 @@ def test_any_name_is_made_to_fit(subject: Subject) -> None:
         assert len(seen.params) == len(seen.history) == len(seen.tags) == 1, name
         assert set(seen.params) == set(seen.history) == set(seen.tags)
         assert set(seen.tags.values()) == {"u"}
-
-
-def test_long_values_are_cut_and_many_are_sent_in_several_requests(subject: Subject) -> None:
     numbered = {f"n{i}": str(i) for i in range(230)}
     long = replace(PARENT, params={**numbered, "p": "p" * 7000}, tags={**numbered, "t": "t" * 9000})
     for _ in range(2):
@@ -141,7 +132,9 @@ def test_runs_of_two_sweeps_and_an_arm_of_a_runs_name_are_kept_apart(subject: Su
     assert len({subject.tracker.run_id(key) for key in (*neighbours, RUN, SWEEP)}) == 4
 
 
-def test_a_run_that_was_removed_begins_anew(subject: Subject) -> None:
+def test_a_run_that_was_removed_begins_anew_and_a_replaced_one_keeps_what_somebody_noted(
+    subject: Subject,
+) -> None:
     open_runs(subject)
     subject.tracker.log_metrics(RUN, [base.Metric("m", 1.0, 0, NOW)])
     assert subject.tracker.run_id(RUN) is not None
@@ -153,10 +146,6 @@ def test_a_run_that_was_removed_begins_anew(subject: Subject) -> None:
     subject.tracker.start_run(replace(CHILD, params={"optim.lr": 0.5}))
     seen = subject.see(RUN)
     assert (seen.params, seen.history) == ({"optim.lr": "0.5"}, {})
-
-
-def test_a_run_that_is_replaced_keeps_what_somebody_noted_and_no_more(subject: Subject) -> None:
-    open_runs(subject)
     subject.tracker.log_metrics(RUN, [base.Metric("m", 1.0, 0, NOW)])
     subject.tracker.set_tags(RUN, {"reviewed by": "ada", "carft.old": "1"})
     for _ in range(2):

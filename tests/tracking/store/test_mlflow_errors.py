@@ -59,7 +59,6 @@ def test_an_upload_is_blamed_only_for_its_own_faults(status: int, kind: type[Exc
 
 
 validation: Any = untyped
-
 TEXT = st.text(max_size=300) | st.from_regex(r"[a-z/.(=@ ]{0,300}", fullmatch=True)
 
 
@@ -72,11 +71,6 @@ def test_mlflow_accepts_every_name(text: str) -> None:
     validation._validate_param_name(name)
     validation._validate_tag_name(name)
     assert len(name) <= validation.MAX_ENTITY_KEY_LENGTH
-
-
-def test_the_names_of_the_metrics_are_left_alone() -> None:
-    for name in ("id/val/top1", "ood/imagenet_r/top1", "wise_ft/gap/top1", "carft.state"):
-        assert limits.name(name) == name
 
 
 @given(st.floats(allow_nan=False))
@@ -95,15 +89,13 @@ def test_every_value_is_kept_or_told_of(values: list[float]) -> None:
         assert MlflowMetric(metric.name, metric.value, metric.timestamp, metric.step).key
 
 
-def test_limits_are_not_above_mlflows() -> None:
+def test_limits_are_not_above_mlflows_and_leave_metrics_alone_and_make_datasets_one() -> None:
     assert limits.TAG_LENGTH <= validation.MAX_TAG_VAL_LENGTH
     assert limits.DATASET_DIGEST_LENGTH <= validation.MAX_DATASET_DIGEST_SIZE
     assert limits.DATASET_NAME_LENGTH <= validation.MAX_DATASET_NAME_SIZE
-
-
-def test_datasets_that_differ_only_beyond_the_digests_limit_are_one() -> None:
+    for name in ("id/val/top1", "ood/imagenet_r/top1", "wise_ft/gap/top1", "carft.state"):
+        assert limits.name(name) == name
     first = DatasetInput("d", "0" * 36 + "a", "/x", "train")
     second = DatasetInput("d", "0" * 36 + "b", "/x", "test")
-    assert limits.datasets([first, second, first]) == [
-        DatasetInput("d", "0" * 36, "/x", "train,test")
-    ]
+    both = DatasetInput("d", "0" * 36, "/x", "train,test")
+    assert limits.datasets([first, second, first]) == [both]

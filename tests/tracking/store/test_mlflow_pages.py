@@ -10,17 +10,15 @@ from typing import Any
 from carft_sweep.tracking.store.base import RunsView
 from carft_sweep.tracking.store.mlflow_pages import artifact_source, run_page, runs_page, saved_view
 
+OOD, ID = "mean/ood/mean/top1", "mean/id/test/top1"
 VIEW = RunsView(
     "kl_weight: arms",
     "arm",
     tags=["carft.seeds"],
-    metrics=["mean/ood/mean/top1", "mean/id/test/top1"],
+    metrics=[OOD, ID],
     params=["algorithm.kl_weight"],
-    sort_by="mean/ood/mean/top1",
-    scatters=[
-        ("mean/id/test/top1", "mean/ood/mean/top1"),
-        ("algorithm.kl_weight", "mean/ood/mean/top1"),
-    ],
+    sort_by=OOD,
+    scatters=[(ID, OOD), ("algorithm.kl_weight", OOD)],
     lines=["train/loss"],
 )
 
@@ -46,12 +44,8 @@ def test_a_view_has_its_filter_columns_and_order_and_its_charts_in_one_section()
     own = {"name": VIEW.title, "createdAt": 5, "updatedAt": 5, "state": ""}
     assert {**json.loads(text), "state": ""} == own
     state = state_of(text)
-    columns = [
-        "tags.`carft.seeds`",
-        "metrics.`mean/ood/mean/top1`",
-        "metrics.`mean/id/test/top1`",
-        "params.`algorithm.kl_weight`",
-    ]
+    columns = ["tags.`carft.seeds`", *(f"metrics.`{name}`" for name in (OOD, ID))]
+    columns.append("params.`algorithm.kl_weight`")
     assert state["searchFilter"] == "tags.`carft.kind` = 'arm'"
     assert (state["orderByKey"], state["orderByAsc"]) == (columns[1], False)
     assert state["selectedColumns"] == columns
@@ -61,8 +55,6 @@ def test_a_view_has_its_filter_columns_and_order_and_its_charts_in_one_section()
     assert {chart["metricSectionId"] for chart in charts} == {section["uuid"]}
     assert [chart["type"] for chart in charts] == ["SCATTER", "SCATTER", "LINE"]
     assert [chart["xaxis"]["type"] for chart in charts[:2]] == ["METRIC", "PARAM"]
-
-
-def test_a_view_of_many_columns_fits_into_a_tag() -> None:
+    # One of many columns fits into a tag.
     names = [f"mean/ood/a shift with a long name {number}/top1" for number in range(100)]
     assert len(saved_view(RunsView("many", "arm", names, lines=names), "", 5)) < 5000

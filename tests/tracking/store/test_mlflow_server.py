@@ -6,8 +6,9 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,31 +75,25 @@ def test_a_server_that_takes_runs_is_reached_and_gets_them(
     assert stored.tags["carft.written_by"].startswith("mlflow 3")
 
 
-def test_a_wrong_password_is_said_at_once(
+def test_who_may_only_read_a_wrong_host_and_a_wrong_password_are_told_before_a_run_is_opened(
     mlflow_server: MlflowServer,
     store: MlflowStore,
     experiment: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for user, password in ((USER, PASSWORD), ("nobody", PASSWORD), ("", "")):
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-        refused(store.preflight, AccessDenied, r"denied access.*Set MLFLOW_TRACKING_USERNAME and")
-        for act in (
-            lambda: store.start_run(PARENT),
-            lambda: MlflowReader(mlflow_server.address, experiment),
-        ):
-            refused(act, AccessDenied, "denied access")
-
-
-def test_who_may_only_read_and_a_host_that_is_not_allowed_are_told_before_a_run_is_opened(
-    mlflow_server: MlflowServer, store: MlflowStore, experiment: str
 ) -> None:
     mlflow_server.post("experiments/create", {"name": experiment})
     store.check()
     refused(store.preflight, AccessDenied, r"Permission denied.*EDIT on the experiment")
     other = MlflowStore(mlflow_server.address.replace("127.0.0.1", "localhost"), experiment)
     refused(other.preflight, AccessDenied, r"Invalid Host.*--allowed-hosts")
+    store = MlflowStore(mlflow_server.address, experiment)  # which knows nothing yet
+    for user, password in ((USER, PASSWORD), ("nobody", PASSWORD), ("", "")):
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        refused(store.preflight, AccessDenied, r"denied access.*Set MLFLOW_TRACKING_USERNAME and")
+        refused(lambda: store.start_run(PARENT), AccessDenied, "denied access")
+        read = partial(MlflowReader, mlflow_server.address, experiment)
+        refused(read, AccessDenied, "denied access")
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(
@@ -157,11 +152,11 @@ def test_an_s3_store_without_keys_of_ours_is_no_fault_of_the_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An experiment whose files the client takes to the bucket itself."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "PROFILE"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, f"{note}.none")
+    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", f"{note}.none")
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", mlflow_server.store.address)
     place = f"s3://{mlflow_server.bucket}/own"
     MlflowClient(mlflow_server.address).create_experiment(experiment, artifact_location=place)
@@ -183,36 +178,35 @@ def direct(
     postgres.send_away(name)
 
 
-DIRECT: Mapping[str, tuple[Callable[[Postgres, str], str], type[Exception], str]] = {
-    "wrong password": (
-        lambda postgres, name: postgres.url(name, password=PASSWORD),
-        AccessDenied,
-        "MLflow's database at .*check user and password in MLFLOW_TRACKING_URI",
-    ),
-    "missing": (lambda postgres, _: postgres.url("nowhere"), TrackingError, "does not exist"),
-    "unknown host": (
-        lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/x",
-        ServiceUnreachable,
-        "does not answer: .*; MLFLOW_TRACKING_URI names it",
-    ),
-    "down": (
-        lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/x",
-        ServiceUnreachable,
-        "does not answer",
-    ),
-    "no rights": (
-        lambda postgres, name: postgres.url(name, postgres.new_user(PASSWORD), PASSWORD),
-        TrackingError,
-        "permission denied for table alembic_version",
-    ),
-}
+ACCESS = "MLflow's database at .*check user and password in MLFLOW_TRACKING_URI"
+NAMED = "does not answer: .*; MLFLOW_TRACKING_URI names it"
+RIGHTS = "permission denied for table alembic_version"
 
 
-@pytest.mark.parametrize("case", DIRECT)
+@pytest.mark.parametrize(
+    ("make_url", "kind", "expected"),
+    [
+        (lambda own, name: own.url(name, password=PASSWORD), AccessDenied, ACCESS),
+        (lambda own, _: own.url("nowhere"), TrackingError, "does not exist"),
+        (lambda *_: f"postgresql://u:{PASSWORD}@no-such-host.invalid/x", ServiceUnreachable, NAMED),
+        (
+            lambda *_: f"postgresql://u:{PASSWORD}@127.0.0.1:9/x",
+            ServiceUnreachable,
+            "does not answer",
+        ),
+        (lambda own, name: own.url(name, own.new_user(PASSWORD), PASSWORD), TrackingError, RIGHTS),
+    ],
+    ids=["wrong password", "missing", "unknown host", "down", "no rights"],
+)
 def test_a_database_of_mlflows_says_what_is_wrong(
-    postgres: Postgres, direct: str, experiment: str, monkeypatch: pytest.MonkeyPatch, case: str
+    postgres: Postgres,
+    direct: str,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    make_url: Callable[[Postgres, str], str],
+    kind: type[Exception],
+    expected: str,
 ) -> None:
-    make_url, kind, expected = DIRECT[case]
     url = make_url(postgres, direct)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     refused(MlflowStore(url, experiment).preflight, kind, expected)
