@@ -10,7 +10,6 @@ from pathlib import Path
 from carft_sweep.tracking.charts.data import ChartData
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.runs import RunRecord
-from carft_sweep.tracking.comparison.spec import ComparisonSpec, SelectionRule
 from tests.tracking.kept import with_folder
 from tests.tracking.made_up import KL, SHIFTS, bent, metrics, run, zero_shot
 
@@ -77,5 +76,4 @@ def searched(trials: int, seed: int = 0) -> ChartData:
         ood = 0.35 + good + 0.01 * math.log10(kl + 1) + rng.gauss(0, 0.01)
         measured = metrics(test, ood, val=test - 0.01)
         runs.append(run("car_ft", 0, measured, trial=trial, params=params, merges=bent(test, ood)))
-    comparison = compare(runs, ComparisonSpec(rule=SelectionRule()), sweep="searched")
-    return ChartData(comparison)
+    return ChartData(compare(runs, sweep="searched"))

@@ -53,9 +53,7 @@ def server_home(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def server(server_home: Path) -> Iterator[Server]:
-    """A real MLflow server, the only one of the session that tests share. It ends with all its
-    children.
-    """
+    """A real MLflow server, the only one that tests share, which ends with all its children."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # MLflow's code, and slower with it
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # of another one

@@ -49,10 +49,7 @@ def keep_predictions(
     class_names: Sequence[str] = (),
     units: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
-    """Write `predictions.parquet` with the columns of docs/metrics.md that are read here.
-
-    Where a split has no `units`, each of its images is one.
-    """
+    """Write `predictions.parquet` as docs/metrics.md has it; without `units` each image is one."""
     tables, of_split = [], pa.dictionary(pa.int32(), pa.string())
     for split, (values, labels) in predictions.items():
         images = [f"{split}-{number}" for number in range(len(labels))]

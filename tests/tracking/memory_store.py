@@ -50,9 +50,8 @@ class MemoryTracker(base.Tracker):
         if start.parent is not None:
             self._run(start.parent)
         earlier = self.runs.pop(start.key, None) if start.replaces else None
-        run = self.runs.setdefault(
-            start.key, MemoryRun(start.name, start.timestamp, parent=start.parent)
-        )
+        new = MemoryRun(start.name, start.timestamp, parent=start.parent)
+        run = self.runs.setdefault(start.key, new)
         run.name, run.state = start.name, "running"
         params = mlflow_limits.params(start.params)
         if earlier is not None:
@@ -122,9 +121,8 @@ class MemoryTracker(base.Tracker):
         self.closed = True
 
     def _run(self, key: base.RunKey) -> MemoryRun:
-        try:
-            return self.runs[key]
-        except KeyError:
+        if key not in self.runs:
             raise TrackingError(
                 f"{base.describe(key.name)} of sweep {key.sweep!r} was never opened"
-            ) from None
+            )
+        return self.runs[key]

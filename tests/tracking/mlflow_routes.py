@@ -71,9 +71,8 @@ def looked_at(route: Route) -> bool:
     below_api = re.fullmatch(r"/(?:ajax-)?api/\d\.0/(?:mlflow/)?(.*)", route.path)
     if route in OPEN | MUTATIONS or route.path.startswith(_OTHERS):
         return True
-    if below_api is None:
-        return False
-    return any(f"{below_api[1]}/".startswith(f"{name}/") for name in _CLOSED)
+    closed = tuple(f"{name}/" for name in _CLOSED)
+    return below_api is not None and f"{below_api[1]}/".startswith(closed)
 
 
 OPEN = frozenset(Route(method, _PARAMETER.sub("{}", path)) for method, path in open_routes())
@@ -101,9 +100,7 @@ print(json.dumps(found))
 
 
 def mlflow_routes() -> frozenset[Route]:
-    """Those of MLflow's own server with users, asked of its two applications, and as methods of
-    /graphql what may change something there.
-    """
+    """Those of MLflow's own server with users; /graphql has what may change it as methods."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "basic_auth.ini")
         config.write_text(

@@ -40,7 +40,6 @@ def points(values: Iterable[tuple[int, int, float]]) -> list[Point]:
 
 
 def look_into_memory(memory: MemoryTracker) -> Callable[[RunKey], Seen | None]:
-
     def look(key: RunKey) -> Seen | None:
         run = copy.deepcopy(memory.runs.get(key))
         if run is not None:

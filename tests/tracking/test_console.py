@@ -16,11 +16,8 @@ TITLE = "\x1b]0;owned\x07cat\x9b31m\r\x7f"
 WRITTEN = "\\x1b]0;owned\\x07cat\\x9b31m\\r\\x7f"
 
 
-def test_control_characters_are_written_out_and_text_is_left_alone() -> None:
+def test_control_characters_and_turns_of_direction_are_written_out_and_text_is_left_alone() -> None:
     assert printable(f"a\tb\n{TITLE} é 猫") == f"a\tb\n{WRITTEN} é 猫"
-
-
-def test_what_turns_the_direction_of_a_text_is_written_out() -> None:
     assert printable("a\u202egnp.exe\u2066b\u200f") == "a\\u202egnp.exe\\u2066b\\u200f"
     assert printable("\u05e9\u05dc\u05d5\u05dd") == "\u05e9\u05dc\u05d5\u05dd"
 
@@ -35,8 +32,7 @@ def test_what_rich_shows_has_no_escapes_but_those_of_its_styles() -> None:
     text = shown.getvalue()
     assert "\x1b[31m\\x1b]0;" in text, "the style is ours"
     assert "\x1b]" not in text
-    assert "\\x1b]0;title" in text
-    assert "\\x1b]0;line" in text
+    assert all(f"\\x1b]0;{words}" in text for words in ("title", "line"))
 
 
 @pytest.mark.parametrize(
@@ -53,8 +49,7 @@ def test_the_program_is_named_as_it_was_called_where_path_does_not_have_it(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "argv", [called])
-    assert program() == words
-    assert command("resume", "toy", None) == f"{words} resume toy"
+    assert (program(), command("resume", "toy", None)) == (words, f"{words} resume toy")
 
 
 def test_the_program_has_its_short_name_where_path_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

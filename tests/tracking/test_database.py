@@ -7,13 +7,8 @@ import time
 
 import pytest
 
-from carft_sweep.tracking.database import (
-    Database,
-    connect_args,
-    inspect_database,
-    parse_url,
-    remove_passwords,
-)
+from carft_sweep.tracking import database
+from carft_sweep.tracking.database import Database, inspect_database, parse_url
 from carft_sweep.tracking.errors import AccessDenied, ServiceUnreachable, TrackingError
 from tests.services.postgres import Postgres
 
@@ -24,23 +19,23 @@ def test_a_text_of_somebody_else_is_scrubbed() -> None:
     uri = "postgresql://u:s%40cret@db/m"
     text = f"({uri}) failed: s@cret, s%40cret, http://me:other@host/x, http://host/@x"
     shown = "(postgresql://db/m) failed: ***, ***, http://host/x, http://host/@x"
-    assert remove_passwords(text, uri) == shown
+    assert database.remove_passwords(text, uri) == shown
     # Too short to be told from a letter.
-    assert remove_passwords("a b", "postgresql://u:a@db/m") == "a b"
-    assert remove_passwords("a b", "no url") == "a b"
+    assert database.remove_passwords("a b", "postgresql://u:a@db/m") == "a b"
+    assert database.remove_passwords("a b", "no url") == "a b"
 
 
 def test_the_database_is_looked_into(postgres: Postgres) -> None:
     name = postgres.new_database()
-    database = Database(postgres.url(name), "Optuna's database", "V")
-    assert "sesame" not in str(database)
-    assert inspect_database(database).tables == set()
+    ours = Database(postgres.url(name), "Optuna's database", "V")
+    assert "sesame" not in str(ours)
+    assert inspect_database(ours).tables == set()
     for table in ("studies", "trials", "alembic_version"):
         postgres.sql(f"CREATE TABLE {table} (version_num text)", name)
-    schema = inspect_database(database)
+    schema = inspect_database(ours)
     assert (schema.is_optunas, schema.is_mlflows, schema.revision) == (True, False, None)
     postgres.sql("INSERT INTO alembic_version VALUES ('v1')", name)
-    assert inspect_database(database).revision == "v1"
+    assert inspect_database(ours).revision == "v1"
 
 
 def test_no_room_for_one_more_is_no_mistake(postgres: Postgres) -> None:
@@ -53,10 +48,10 @@ def test_no_room_for_one_more_is_no_mistake(postgres: Postgres) -> None:
 
 
 def test_who_accepts_and_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert connect_args(parse_url(HERE, "V"))["connect_timeout"] == 5
-    assert "connect_timeout" not in connect_args(parse_url(f"{HERE}?connect_timeout=9", "V"))
-    shortest = {"connect_timeout": 2}  # libpq's
-    monkeypatch.setattr("carft_sweep.tracking.database._OPTIONS", shortest)
+    usual, own = (parse_url(f"{HERE}{query}", "V") for query in ("", "?connect_timeout=9"))
+    assert database.connect_args(usual)["connect_timeout"] == 5
+    assert "connect_timeout" not in database.connect_args(own)
+    monkeypatch.setattr(database, "_OPTIONS", {"connect_timeout": 2})  # libpq's shortest
     start = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"postgresql://u:p@127.0.0.1:{server.getsockname()[1]}/x"

@@ -73,26 +73,24 @@ def test_a_shown_address_holds_no_password(uri: str, shown: str) -> None:
     assert location.without_password(uri) == shown
 
 
-def test_an_id_that_finds_no_room_names_its_file_and_leaves_nothing(
+def test_a_homes_id_is_made_once_no_two_are_alike_and_one_without_room_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        ids = {*threads.map(location.home_id, [tmp_path / "a"] * 8)}
+    assert len(ids) == 1
+    assert location.home_id(tmp_path / "b") not in ids
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
+
     def full(file: Path, text: str) -> None:
         file.touch()
         with Path("/dev/full").open("w") as device:
             device.write(text)
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'id'}'"):
-        location.home_id(tmp_path)
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_a_homes_id_is_made_once_and_no_two_are_alike(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        ids = {*threads.map(location.home_id, [tmp_path / "a"] * 8)}
-    assert len(ids) == 1
-    assert location.home_id(tmp_path / "b") not in ids
-    assert [file.name for file in (tmp_path / "a").iterdir()] == ["id"]
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'c' / 'id'}'"):
+        location.home_id(tmp_path / "c")
+    assert [*(tmp_path / "c").iterdir()] == []
 
 
 def test_where_nothing_can_be_linked_a_home_gets_its_id_under_a_lock(
@@ -110,10 +108,8 @@ def refuse(*_): raise OSError({errno.EPERM}, "Operation not permitted")
 os.link = refuse
 print(home_id(Path({str(tmp_path)!r})))
 """
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
+    command = [sys.executable, "-c", script]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     mine = location.home_id(tmp_path)
     assert {other.communicate(timeout=30)[0].strip() for other in processes} == {mine}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["id", "id.lock"]
@@ -135,23 +131,17 @@ def test_to_open_the_tracking_imports_no_mlflow_whose_telemetry_is_off(tmp_path:
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, env=environ, cwd=root)
-
-
-def test_what_the_user_chose_about_usage_reports_stands() -> None:
-    environ = {"RAY_USAGE_STATS_ENABLED": "1"}
-    location.stay_private(environ)
-    assert environ == {**location.QUIET, "RAY_USAGE_STATS_ENABLED": "1"}
-
-
-WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+    # What the user chose about usage reports stands.
+    chosen = {"RAY_USAGE_STATS_ENABLED": "1"}
+    location.stay_private(chosen)
+    assert chosen == {**location.QUIET, "RAY_USAGE_STATS_ENABLED": "1"}
 
 
 def git(folder: Path, *command: str) -> str:
-    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), **dict.fromkeys(WHO, "x")}
-    done = subprocess.run(
-        ["git", *command], cwd=folder, env=environ, check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+    who = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), **dict.fromkeys(who, "x")}
+    done = subprocess.check_output(["git", *command], cwd=folder, env=environ, text=True)
+    return done.strip()
 
 
 def committed(folder: Path) -> None:
@@ -163,7 +153,7 @@ def committed(folder: Path) -> None:
     git(folder, "commit", "--message", "first")
 
 
-def test_the_git_state_is_told(tmp_path: Path) -> None:
+def test_the_git_state_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     committed(tmp_path)
     below = tmp_path / "below"
     below.mkdir()
@@ -174,34 +164,27 @@ def test_the_git_state_is_told(tmp_path: Path) -> None:
     assert provenance_tags(below)["carft.git.dirty"] == "true"
     git(tmp_path, "checkout", "--detach", "--force", "HEAD")
     assert "mlflow.source.git.branch" not in provenance_tags(below)
+    # Sources that were sent without git are of the commit that is told.
+    for commit, dirty in (("0123abc-dirty", "true"), ("0123abc", "false")):
+        monkeypatch.setenv(SOURCE_COMMIT, commit)
+        tags = provenance_tags(tmp_path.parent)
+        assert (tags["mlflow.source.git.commit"], tags["carft.git.dirty"]) == ("0123abc", dirty)
 
 
 FILTER = '[filter "{name}"]\n\tclean = touch {ran}/filter; cat\n'
 ODD = FILTER.replace("{name}", "odd")
+WORKTREES = "[extensions]\n\tworktreeConfig = true\n"
+OTHER_FILE = f"[core]\n\tattributesFile = .git/odd\n{ODD}"
+PROCESS = '[filter "odd"]\n\tprocess = touch {ran}/filter\n'
+ATTRIBUTES = {name: {"../.gitattributes": f"file filter={name}\n"} for name in ("", "a.b", "odd")}
 BROUGHT = {
     "a monitor of the file system": {"config": "[core]\n\tfsmonitor = touch {ran}/monitor;\n"},
-    "a filter without a name": {
-        "../.gitattributes": "file filter=\n",
-        "config": FILTER.replace("{name}", ""),
-    },
-    "a filter with dots": {
-        "../.gitattributes": "file filter=a.b\n",
-        "config": FILTER.replace("{name}", "a.b"),
-    },
+    "a filter without a name": {**ATTRIBUTES[""], "config": FILTER.replace("{name}", "")},
+    "a filter with dots": {**ATTRIBUTES["a.b"], "config": FILTER.replace("{name}", "a.b")},
     "attributes that git does not track": {"info/attributes": "file filter=odd\n", "config": ODD},
-    "attributes of another file": {
-        "odd": "file filter=odd\n",
-        "config": f"[core]\n\tattributesFile = .git/odd\n{ODD}",
-    },
-    "a filter that is a process": {
-        "../.gitattributes": "file filter=odd\n",
-        "config": '[filter "odd"]\n\tprocess = touch {ran}/filter\n',
-    },
-    "settings of a worktree": {
-        "../.gitattributes": "file filter=odd\n",
-        "config": "[extensions]\n\tworktreeConfig = true\n",
-        "config.worktree": ODD,
-    },
+    "attributes of another file": {"odd": "file filter=odd\n", "config": OTHER_FILE},
+    "a filter that is a process": {**ATTRIBUTES["odd"], "config": PROCESS},
+    "settings of a worktree": {**ATTRIBUTES["odd"], "config": WORKTREES, "config.worktree": ODD},
 }
 PROMISED = """[core]
 	repositoryformatversion = 1
@@ -246,15 +229,6 @@ def test_git_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(subprocess, "run", counted)
     assert not [name for name in provenance_tags(tmp_path) if "git" in name]
     assert counted.call_count == 1
-
-
-@pytest.mark.parametrize(("commit", "dirty"), [("0123abc-dirty", "true"), ("0123abc", "false")])
-def test_sources_that_were_sent_without_git_are_of_the_commit_that_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str, dirty: str
-) -> None:
-    monkeypatch.setenv(SOURCE_COMMIT, commit)
-    tags = provenance_tags(tmp_path)
-    assert (tags["mlflow.source.git.commit"], tags["carft.git.dirty"]) == ("0123abc", dirty)
 
 
 def test_a_lock_is_held_once_and_can_be_taken_after_its_release(tmp_path: Path) -> None:

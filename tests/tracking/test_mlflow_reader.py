@@ -37,14 +37,9 @@ from tests.tracking.subjects import all_runs
 
 pytestmark = pytest.mark.xdist_group("ui")
 EXPERIMENT = "read"
-WHOLE: dict[str, Any] = {
-    "parameters": {"algorithm.kl_weight": {"values": [0.1, 0.3, 3.0]}},
-    "confirm_seeds": 1,
-}
-SMALL: dict[str, Any] = {
-    "parameters": {"algorithm.kl_weight": {"values": [3.0]}},
-    "baselines": ["zero_shot"],
-}
+KL = "algorithm.kl_weight"
+WHOLE: dict[str, Any] = {"parameters": {KL: {"values": [0.1, 0.3, 3.0]}}, "confirm_seeds": 1}
+SMALL: dict[str, Any] = {"parameters": {KL: {"values": [3.0]}}, "baselines": ["zero_shot"]}
 
 
 def sweep_on(
@@ -103,12 +98,6 @@ def test_through_a_server_it_is_the_same_too(server: Server, compare: Any, tmp_p
     assert served == {**of_home, "sweep": place}
 
 
-def test_without_a_name_the_sweeps_are_listed(swept: tuple[ToySweep, str], compare: Any) -> None:
-    assert compare(*from_server(swept[1])).startswith("toy@mine  done, begun 20")
-    (sweep,) = json.loads(compare("--json", *from_server(swept[1])))
-    assert (sweep["name"], sweep["home"], sweep["state"]) == ("toy", "mine", "done")
-
-
 def test_loaded_from_python_it_is_the_same_of_a_home_a_server_and_a_published_folder(
     swept: tuple[ToySweep, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,8 +116,7 @@ def test_loaded_from_python_it_is_the_same_of_a_home_a_server_and_a_published_fo
     alone = load_comparison("toy", home=toy.home.path, conditions="kl_weight>=0.3")
     assert alone == load_comparison("toy", home=toy.home.path, conditions=["kl_weight>=0.3"])
     spec = ComparisonSpec(rule=SelectionRule(metric="id/val/nll", goal="minimize"))
-    loaded = load_comparison("toy", home=toy.home.path, spec=spec)
-    assert loaded.rule.metric == "id/val/nll"
+    assert load_comparison("toy", home=toy.home.path, spec=spec).rule.metric == "id/val/nll"
 
 
 @pytest.fixture
@@ -181,7 +169,9 @@ def test_a_sweep_that_runs_is_compared_as_a_run_last_ended(copied: str, compare:
     assert "toy@mine cannot be compared: none of its runs has ended yet" in printed
 
 
-def test_no_file_but_those_beside_the_database_is_read(copied: str, tmp_path: Path) -> None:
+def test_no_file_but_those_beside_the_database_is_read_and_no_host_but_the_server_is_asked(
+    copied: str, tmp_path: Path, server: Server
+) -> None:
     """The row of a run in somebody else's database says where its files are."""
     private = tmp_path / "private"
     private.mkdir()
@@ -193,14 +183,11 @@ def test_no_file_but_those_beside_the_database_is_read(copied: str, tmp_path: Pa
         for uri in (f"{place}", f"file://{place}"):
             with pytest.raises(TrackingError, match="is not beside the database"):
                 reader._text(uri, COMPARISON_INPUT)
-
-
-def test_no_other_host_is_asked_than_the_server(server: Server) -> None:
-    reader = MlflowReader(server.address, "Default")
+    served = MlflowReader(server.address, "Default")
     hosts = ("http://127.0.0.1:9/x", "mlflow-artifacts://127.0.0.1:9/x")
-    for place in (*hosts, "file:///etc", "s3://a/b"):
+    for address in (*hosts, "file:///etc", "s3://a/b"):
         with pytest.raises(TrackingError, match="is not kept by the server itself"):
-            reader._text(place, COMPARISON_INPUT)
+            served._text(address, COMPARISON_INPUT)
 
 
 def test_a_file_without_end_is_not_read(
@@ -280,10 +267,16 @@ def test_what_is_not_there_is_said_with_what_is(
     assert [file.suffix for file in tmp_path.iterdir() if file.name != Path(empty).name] == []
 
 
-def test_sweeps_with_impossible_tags_and_times_are_listed(copied: str, compare: Any) -> None:
+def test_without_a_name_sweeps_are_listed_with_impossible_tags_and_times_too(
+    copied: str, compare: Any
+) -> None:
+    assert compare(*from_server(copied)).startswith("toy@mine  done, begun 20")
+    (sweep,) = json.loads(compare("--json", *from_server(copied)))
+    assert (sweep["name"], sweep["home"], sweep["state"]) == ("toy", "mine", "done")
     client, experiment = MlflowClient(copied), MlflowReader(copied, EXPERIMENT)._experiment
     client.create_run(experiment, tags={"carft.kind": "sweep"})
     tags = {"carft.kind": "sweep", "carft.sweep": "odd"}
     client.create_run(experiment, tags=tags, start_time=10**17)
-    assert "odd@  unknown, begun unknown UTC by" in compare(*from_server(copied))
-    assert "toy@mine" in compare(*from_server(copied))
+    listed = compare(*from_server(copied))
+    assert "odd@  unknown, begun unknown UTC by" in listed
+    assert "toy@mine" in listed

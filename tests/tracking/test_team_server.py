@@ -120,19 +120,16 @@ class Proxy:
             assert published in shown
             shown = shown.replace(published, own)
         # What a distribution's own nginx.conf has around it; as root its workers are others.
-        temporary = "".join(
-            f"{kind}_temp_path {folder / kind};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "".join(f"{kind}_temp_path {folder / kind};\n" for kind in kinds)
         user = "user root;\n" if os.getuid() == 0 else ""
         config = folder / "nginx.conf"
         config.write_text(
             f"{user}daemon off;\npid {folder / 'pid'};\nerror_log {self.log} warn;\n"
             f"events {{}}\nhttp {{\naccess_log off;\n{temporary}{shown}}}\n"
         )
-        self.process = start(
-            ["nginx", "-p", str(folder), "-c", str(config)], folder / "output", self._answers
-        )
+        command = ["nginx", "-p", str(folder), "-c", str(config)]
+        self.process = start(command, folder / "output", self._answers)
 
     def _answers(self) -> bool:
         try:
@@ -159,16 +156,14 @@ def client(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     return MlflowClient(proxy.address)
 
 
-def status(proxy: Proxy, path: str = EXPERIMENT, **how: Any) -> int:
+def status(proxy: Proxy, path: str = EXPERIMENT, method: str = "GET", **how: Any) -> int:
     """Of an answer through the proxy."""
-    asked = requests.request(
-        how.pop("method", "GET"), f"{proxy.address}{path}", verify=str(proxy.certificate), **how
-    )
-    return asked.status_code
+    url, certificate = f"{proxy.address}{path}", str(proxy.certificate)
+    return requests.request(method, url, verify=certificate, **how).status_code
 
 
 def test_what_is_told_and_kept_goes_through_whole_and_touches_no_other_disk(
-    proxy: Proxy, client: MlflowClient, tmp_path: Path
+    proxy: Proxy, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = MlflowStore(proxy.address, "through nginx")
     key = RunKey("kl_weight")
@@ -176,12 +171,15 @@ def test_what_is_told_and_kept_goes_through_whole_and_touches_no_other_disk(
     large = tmp_path / "checkpoint.bin"
     large.write_bytes(os.urandom(3_000_000))  # nginx itself lets 1 MB pass, and buffers 16 kB
     store.log_artifact(key, large)
-    run_id = store.run_id(key)
-    assert run_id is not None
     (tmp_path / "back").mkdir()
+    run_id = str(store.run_id(key))
     back = client.download_artifacts(run_id, large.name, str(tmp_path / "back"))
     assert Path(back).read_bytes() == large.read_bytes()
     assert "buffered to a temporary file" not in proxy.log.read_text()
+    # A certificate that nobody knows is said with its variable.
+    monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    with pytest.raises(TrackingError, match=r"TLS with .* MLFLOW_TRACKING_SERVER_CERT_PATH names"):
+        get(proxy.address, "/health")
 
 
 def test_strangers_are_refused(proxy: Proxy, team: str) -> None:
@@ -189,8 +187,8 @@ def test_strangers_are_refused(proxy: Proxy, team: str) -> None:
     assert status(proxy) == status(proxy, auth=(ADMIN, "a wrong password")) == 401
     origin = f"https://{NAME}:{proxy.secure}"
     for page, answer in {origin: 200, f"https://{FOREIGN}": 403}.items():
-        request = {"auth": AS_ADMIN, "headers": {"Origin": page}, "json": {"max_results": 1}}
-        assert status(proxy, SEARCH, method="POST", **request) == answer
+        own = {"headers": {"Origin": page}, "json": {"max_results": 1}}
+        assert status(proxy, SEARCH, "POST", auth=AS_ADMIN, **own) == answer
     foreign = {"Host": FOREIGN}
     with pytest.raises(requests.ConnectionError):  # nginx hangs up
         status(proxy, headers=foreign, auth=AS_ADMIN)
@@ -221,8 +219,7 @@ def test_a_user_reads_all_and_writes_where_she_is_let(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def as_admin(path: str, **body: str) -> None:
-        request = {"method": "POST", "auth": AS_ADMIN, "json": body}
-        assert status(proxy, path, **request) == 200
+        assert status(proxy, path, "POST", auth=AS_ADMIN, json=body) == 200
 
     as_admin("/api/2.0/mlflow/users/create", username=ADA, password=HERS)
     experiment = client.create_experiment("ours")
@@ -234,7 +231,6 @@ def test_a_user_reads_all_and_writes_where_she_is_let(
     output = capsys.readouterr().out
     assert "the server accepts us, and has the experiment ours" in output
     assert HERS not in output
-
     edit = {"resource_type": "experiment", "resource_id": experiment, "permission": "EDIT"}
     as_admin("/api/3.0/mlflow/users/permissions/grant", username=ADA, **edit)
     assert main(doctor) == 0
@@ -249,20 +245,12 @@ def test_users_are_added_as_the_page_says(client: MlflowClient, proxy: Proxy) ->
     hers = client.create_experiment("as the page says")
     shown = shown.replace(f'"{ADA}"', '"grace"')
     exec(compile(shown, "server.md", "exec"), {"experiment_id": hers})
-    tag = {"method": "POST", "auth": ("grace", HERS)}
+    grace = ("grace", HERS)
     body = {"experiment_id": hers, "key": "a", "value": "b"}
     path = "/api/2.0/mlflow/experiments/set-experiment-tag"
-    assert status(proxy, path, json=body, **tag) == 200
-    assert status(proxy, path, json={**body, "experiment_id": "0"}, **tag) == 403
-
-
-def test_a_certificate_that_nobody_knows_is_said_with_its_variable(
-    client: MlflowClient, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del client
-    monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    with pytest.raises(TrackingError, match=r"TLS with .* MLFLOW_TRACKING_SERVER_CERT_PATH names"):
-        get(proxy.address, "/health")
+    assert status(proxy, path, "POST", json=body, auth=grace) == 200
+    body["experiment_id"] = "0"
+    assert status(proxy, path, "POST", json=body, auth=grace) == 403
 
 
 @pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)

@@ -38,7 +38,9 @@ mlflow.models.set_model(Echo())
 pytestmark = pytest.mark.xdist_group("ui")  # which shares a server and MLflow's routes
 
 
-def test_each_route_of_mlflow_was_looked_at(routes: frozenset[Route]) -> None:
+def test_each_route_of_mlflow_was_looked_at_and_each_open_one_is_there(
+    routes: frozenset[Route],
+) -> None:
     new = sorted(route for route in routes if not looked_at(route))
     assert not new, (
         "MLflow has routes that nobody has looked at. They are closed. Where a page or MLflow's "
@@ -46,19 +48,29 @@ def test_each_route_of_mlflow_was_looked_at(routes: frozenset[Route]) -> None:
         "tracking/ui_app.py; else list it with the reason in tests/tracking/mlflow_routes.py, and "
         f"it stays closed: {new}"
     )
-
-
-def test_each_open_route_is_one_of_mlflows(routes: frozenset[Route]) -> None:
     existing = {Route(route.method, route.path.replace("/ajax-api/", "/api/")) for route in routes}
     gone = {route for route in OPEN if "/ajax-" not in route.path} - existing
     assert not gone, f"MLflow no longer has these: take them out of tracking/ui_app.py: {gone}"
 
 
-def test_every_other_route_is_closed(routes: frozenset[Route], server: Server) -> None:
+def test_every_other_route_is_closed_and_no_other_spelling_leads_to_the_assistant(
+    routes: frozenset[Route], server: Server
+) -> None:
     paths = closed_paths(routes)
     assert {path for path in paths if path.startswith(ASSISTANT)}
     statuses = answers(server.address, paths)
     assert {route: status for route, status in statuses.items() if status != 404} == {}
+    spellings = [
+        f"{ASSISTANT}/config/",
+        f"/{ASSISTANT}/config",
+        ASSISTANT.replace("assistant", "%61ssistant") + "/config",
+        f"/static-files/..{ASSISTANT}/config",
+        f"/static-files/%2e%2e{ASSISTANT}/config",
+        f"/api/2.0/mlflow-artifacts/artifacts/../../../..{ASSISTANT}/config",
+    ]
+    statuses = answers(server.address, spellings)
+    assert {route.method for route, status in statuses.items() if status < 400} <= {"OPTIONS"}
+    assert {route.path for route in statuses} == {*spellings}
 
 
 def test_the_list_of_the_gateway_is_empty_and_nothing_is_sent_on(server: Server) -> None:
@@ -67,20 +79,6 @@ def test_the_list_of_the_gateway_is_empty_and_nothing_is_sent_on(server: Server)
         answer = requests.get(proxy, params={"gateway_path": place}, timeout=10)
         assert (answer.status_code, answer.json()) == (200, {"endpoints": []})
         assert requests.post(proxy, json={"gateway_path": place}, timeout=10).status_code == 404
-
-
-def test_no_other_spelling_leads_to_the_assistant(server: Server) -> None:
-    paths = [
-        f"{ASSISTANT}/config/",
-        f"/{ASSISTANT}/config",
-        ASSISTANT.replace("assistant", "%61ssistant") + "/config",
-        f"/static-files/..{ASSISTANT}/config",
-        f"/static-files/%2e%2e{ASSISTANT}/config",
-        f"/api/2.0/mlflow-artifacts/artifacts/../../../..{ASSISTANT}/config",
-    ]
-    statuses = answers(server.address, paths)
-    assert {route.method for route, status in statuses.items() if status < 400} <= {"OPTIONS"}
-    assert {route.path for route in statuses} == {*paths}
 
 
 def test_nobody_chooses_the_folder_that_the_server_reads(server: Server, tmp_path: Path) -> None:
