@@ -201,16 +201,16 @@ def test_an_algorithm_that_breaks_a_law_is_told_which(
 
 
 def test_what_keeps_all_laws_passes_once_it_is_registered(teacher: Teacher) -> None:
-    things: list[tuple[Any, Any, Any]] = [
+    candidates: list[tuple[Any, Any, Any]] = [
         (Plain, ALGORITHMS, partial(check_algorithm, teacher=teacher)),
         (Halfway, MERGES, check_merge),
         (family(), FAMILIES, check_family),
     ]
-    for thing, registry, check in things:
-        with pytest.raises(BrokenContract, match=f"{thing.name}: it must be registered"):
-            check(thing)
-        registry.register(thing)
-        check(thing)
+    for candidate, registry, check in candidates:
+        with pytest.raises(BrokenContract, match=f"{candidate.name}: it must be registered"):
+            check(candidate)
+        registry.register(candidate)
+        check(candidate)
 
 
 class Halfway(Merge):
@@ -222,7 +222,7 @@ class Halfway(Merge):
 
     def state(self, point: MergePoint, zero_shot: State, tuned: State) -> State:
         del point
-        return {key: ((it + tuned[key]) / 2).to(it.dtype) for key, it in zero_shot.items()}
+        return {key: ((value + tuned[key]) / 2).to(value.dtype) for key, value in zero_shot.items()}
 
 
 def other_classes(_: Merge, __: MergePoint, teacher: Teacher, ___: Classifier) -> Classifier:
@@ -292,18 +292,18 @@ def grey(name: str, count: int, **broken: Any) -> Split:
 
 
 def family(
-    names: Sequence[str] = ("a", "b"), *, told: Mapping[str, Any] | None = None, **given: Any
+    names: Sequence[str] = ("a", "b"), *, claims: Mapping[str, Any] | None = None, **fields: Any
 ) -> Family:
-    digest = given.pop("digest", "a" * 64)
+    digest = fields.pop("digest", "a" * 64)
     train, val, test, shift = (
-        given.pop(name, grey(name, 4)) for name in ("train", "val", "test", "shift")
+        fields.pop(name, grey(name, 4)) for name in ("train", "val", "test", "shift")
     )
 
-    def opened(config: DataConfig) -> FamilyData:
+    def open_grey(config: DataConfig) -> FamilyData:
         del config
-        return FamilyData(tuple(names), train, val, test, {"x": shift}, digest, **given)
+        return FamilyData(tuple(names), train, val, test, {"x": shift}, digest, **fields)
 
-    return Family("grey", "Grey squares", opened, **(told or {}))
+    return Family("grey", "Grey squares", open_grey, **(claims or {}))
 
 
 @pytest.mark.parametrize(
@@ -330,9 +330,9 @@ def family(
         (family(extras={"mean": grey("e", 4)}), "and no extra mean"),
         (family(uneven="rare", train=grey("t", 1)), r"train: no image of the classes \[1\]"),
         (family(test=grey("test", 4, groups=("sea",))), "test: a group for each item"),
-        (family(told={"metrics": ("f1",)}), "metrics must be of macro_f1, "),
-        (family(told={"validated_by": "macro_f1"}), "validated_by must be a metric"),
-        (family(told={"ranked_by": "nll"}), "ranked_by must be top1 or one of its metrics"),
+        (family(claims={"metrics": ("f1",)}), "metrics must be of macro_f1, "),
+        (family(claims={"validated_by": "macro_f1"}), "validated_by must be a metric"),
+        (family(claims={"ranked_by": "nll"}), "ranked_by must be top1 or one of its metrics"),
         (family(test=grey("train", 4)), "test: units of another split"),
         (family(test=grey("test", 1)), r"test: no image of the classes \[1\]"),
         (family(train=grey("train", 4, size=16)), r"must be uint8 \[B, 3, 32, 32\]"),
@@ -350,14 +350,14 @@ def test_a_family_that_breaks_a_law_is_told_which(broken: Family, words: str) ->
 
 
 @pytest.mark.parametrize(
-    "told",
+    "allowed",
     [
-        family(("a", "a"), told={"shared_names": ("a",)}),
+        family(("a", "a"), claims={"shared_names": ("a",)}),
         family(uneven="rare animals", test=grey("test", 1), val=grey("val", 1)),
         family(extras={"val": grey("e", 4)}),
     ],
     ids=["a name that classes share", "classes that splits lack", "an extra validation set"],
 )
-def test_what_a_family_declares_is_allowed(told: Family, request: pytest.FixtureRequest) -> None:
-    FAMILIES.register(told)
-    check_family(told, DataConfig(family="grey", root=request.node.name))
+def test_what_a_family_declares_is_allowed(allowed: Family, request: pytest.FixtureRequest) -> None:
+    FAMILIES.register(allowed)
+    check_family(allowed, DataConfig(family="grey", root=request.node.name))

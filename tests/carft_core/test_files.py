@@ -112,8 +112,8 @@ def test_what_a_killed_process_wrote_goes_at_a_claim(toy_config: Config, tmp_pat
     for name in (*large, ".run.json.abcdefgh", "weights/last.safetensors"):
         (tmp_path / name).write_bytes(b"half a file")
     folder.claim(config, 0, identify(config, 0))
-    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
-    assert left == {"config.json", ".run.json.abcdefgh", "weights/last.safetensors"}
+    remaining = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert remaining == {"config.json", ".run.json.abcdefgh", "weights/last.safetensors"}
 
 
 def test_a_checkpoint_that_runs_code_is_not_run(tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 def numbers(report: EpochReport) -> dict[str, float]:
     """What a report says that does not depend on the clock."""
-    return {key: it for key, it in report.metrics.items() if not key.startswith("system/")}
+    return {key: value for key, value in report.metrics.items() if not key.startswith("system/")}
 
 
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     """Say whether two states are equal to the bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )

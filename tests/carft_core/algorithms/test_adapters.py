@@ -91,7 +91,7 @@ def test_loras_result_has_the_papers_sums_as_weights(teacher: Teacher, tower: st
     teacher = teacher if tower == "vit" else built_in_teacher()
     lora = Lora(of=ALGORITHMS["fine_tune"](), rank=2, alpha=3.0)
     model = started(lora, teacher)
-    trained = {name for name, it in model.named_parameters() if it.requires_grad}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     changes = {name for name in model.state_dict() if name.endswith((".0.up", ".0.down"))}
     assert trained == changes | {"head.weight"}
     generator = torch.Generator().manual_seed(0)
@@ -115,7 +115,7 @@ def test_loras_matrices_are_those_of_the_blocks(teacher: Teacher) -> None:
     lora = Lora(of=ALGORITHMS["fine_tune"]())
 
     def matrices(teacher: Teacher) -> set[str]:
-        names = (it.partition(".parametrizations.") for it in lora.build(teacher).state_dict())
+        names = (name.partition(".parametrizations.") for name in lora.build(teacher).state_dict())
         whole = (f"{layer}.{name.partition('.')[0]}" for layer, _, name in names if name)
         return {".".join(name.split(".")[-3:]) for name in whole}
 

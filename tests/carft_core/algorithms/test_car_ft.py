@@ -41,12 +41,12 @@ def logged(algorithm: CarFt, student: ImageClassifier, batch: Batch, teacher: Te
 
 def distributions(teacher: Teacher, *features: Tensor) -> list[NDArray[np.float64]]:
     """Over the contexts, by numpy."""
-    w_ctx, found = teacher.w_ctx.double().numpy(), []
+    w_ctx, probabilities = teacher.w_ctx.double().numpy(), []
     for rows in features:
         logits = teacher.scale * rows.detach().double().numpy() @ w_ctx.T
         exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found.append(exp / exp.sum(axis=1, keepdims=True))
-    return found
+        probabilities.append(exp / exp.sum(axis=1, keepdims=True))
+    return probabilities
 
 
 def moved(teacher: Teacher) -> ImageClassifier:
@@ -61,9 +61,9 @@ def moved(teacher: Teacher) -> ImageClassifier:
 def test_kl_and_entropy_are_the_papers_formulas(teacher: Teacher, batch: Batch) -> None:
     student = moved(teacher)
     p, q = distributions(teacher, batch.zero_shot(), student.features(batch.images))
-    for direction, one, two in (("teacher_student", p, q), ("student_teacher", q, p)):
+    for direction, target, other in (("teacher_student", p, q), ("student_teacher", q, p)):
         algorithm = CarFt.model_validate({"kl_direction": direction})
-        expected = (one * (np.log(one) - np.log(two))).sum(axis=1).mean()
+        expected = (target * (np.log(target) - np.log(other))).sum(axis=1).mean()
         assert expected > 1e-3
         _, logs = algorithm.loss(student, batch, teacher)
         assert float(logs["context_kl"].detach()) == pytest.approx(expected, rel=1e-4)

@@ -69,8 +69,8 @@ def test_the_loss_is_cross_entropy_and_the_distance_of_the_towers_outputs(teache
 def test_domains_of_one_image_have_no_covariance_and_are_left_out() -> None:
     features = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     numbers = torch.tensor([0, 0, 0, 1, 2, 2, 2])
-    both = torch.cat([features[:3], features[4:]])
-    expected = distance_of_domains(both, torch.tensor([0, 0, 0, 2, 2, 2]))
+    in_several = torch.cat([features[:3], features[4:]])
+    expected = distance_of_domains(in_several, torch.tensor([0, 0, 0, 2, 2, 2]))
     assert torch.equal(distance_of_domains(features, numbers), expected)
     for alone in ([0] * 7, [0, 0, 0, 0, 0, 0, 1], list(range(7))):
         distance = distance_of_domains(features, torch.tensor(alone))

@@ -78,9 +78,9 @@ def test_ldifs_is_of_the_tokens_at_all_depths(teacher: Teacher) -> None:
     student, batch = moved(teacher, 1), batch_for(teacher)
     _, logs = loss_of(Ldifs(ldifs_weight=3.0), student, batch, teacher)
     squares = []
-    for both in zip(*by_both(student, teacher, batch.images, tokens), strict=True):
-        one, two = (it / np.sqrt((it**2).sum(axis=1, keepdims=True)) for it in both)
-        squares.append(((one - two) ** 2).sum() / one.size)
+    for layers in zip(*by_both(student, teacher, batch.images, tokens), strict=True):
+        tuned, frozen = (layer / np.sqrt((layer**2).sum(axis=1, keepdims=True)) for layer in layers)
+        squares.append(((tuned - frozen) ** 2).sum() / tuned.size)
     assert np.mean(squares) > 1e-7
     assert logs["distance"] == pytest.approx(np.mean(squares), rel=1e-4)
     assert logs["loss"] == pytest.approx(logs["cross_entropy"] + 3 * logs["distance"])
@@ -98,8 +98,8 @@ def test_lipsum_fts_gap_is_of_the_energies_with_random_texts(teacher: Teacher) -
         tuned, frozen = (tower.features(batch.images).double().numpy() for tower in towers)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     gaps = [
-        sum((scale * one @ text - scale * two @ text) ** 2 for text in texts) / (2 * len(texts))
-        for one, two in zip(tuned, frozen, strict=True)
+        sum((scale * row @ text - scale * start @ text) ** 2 for text in texts) / (2 * len(texts))
+        for row, start in zip(tuned, frozen, strict=True)
     ]
     assert np.mean(gaps) > 1e-6
     assert logs["energy_gap"] == pytest.approx(np.mean(gaps), rel=1e-3)
@@ -131,17 +131,17 @@ def test_miros_variances_weigh_the_distance_at_each_depth_and_have_a_rate(teache
     _, logs = loss_of(method, model, batch, teacher)
     towers = by_both(model.classifier, teacher, batch.images, outputs_by_depth)
     expected = 0.0
-    for one, two, raw in zip(towers[0][1], towers[1][1], model.raw, strict=True):
+    for layer, frozen, raw in zip(towers[0][1], towers[1][1], model.raw, strict=True):
         variance = np.log1p(np.exp(raw.detach().double().numpy())) + 1e-5
         assert variance == pytest.approx(0.1, rel=0.8)
-        squares = (one.double().numpy() - two.double().numpy()) ** 2
+        squares = (layer.double().numpy() - frozen.double().numpy()) ** 2
         expected += (squares / variance + np.log(variance)).mean() / 2
     assert logs["information"] == pytest.approx(expected, rel=1e-5)
     assert logs["loss"] == pytest.approx(logs["cross_entropy"] + 0.7 * expected, rel=1e-5)
     start: Any = method.build(teacher)
-    assert all(torch.allclose(it, torch.tensor(0.1)) for it in start.variances())
-    *others, of_variances = method.groups(start, OptimConfig())
-    assert [group["lr_scale"] for group in others] == [1.0]
+    assert all(torch.allclose(variances, torch.tensor(0.1)) for variances in start.variances())
+    *of_weights, of_variances = method.groups(start, OptimConfig())
+    assert [group["lr_scale"] for group in of_weights] == [1.0]
     assert of_variances["lr_scale"] == 10
     assert [*map(id, of_variances["params"])] == [*map(id, start.raw)]
 
@@ -162,7 +162,7 @@ def test_miros_variances_weigh_the_distance_at_each_depth_and_have_a_rate(teache
 def test_weight_zero_is_fine_tuning(method: Algorithm, teacher: Teacher) -> None:
     loss, logs = method.loss(walked(method, teacher), batch_for(teacher), teacher)
     assert loss is logs["cross_entropy"]
-    others = [term for name, term in logs.items() if name != "cross_entropy"]
-    assert others
-    assert not any(term.requires_grad for term in others)
-    assert all(float(term) != 0 for term in others), "they are logged all the same"
+    terms = [term for name, term in logs.items() if name != "cross_entropy"]
+    assert terms
+    assert not any(term.requires_grad for term in terms)
+    assert all(float(term) != 0 for term in terms), "they are logged all the same"

@@ -32,7 +32,11 @@ def moved(teacher: Teacher) -> ContrastiveClip:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: it.grad.clone() for name, it in model.named_parameters() if it.grad is not None}
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 def test_loss_and_gradients_are_those_of_open_clip(teacher: Teacher) -> None:
@@ -120,8 +124,8 @@ def test_what_clip_holds_fixed_stays_so_and_nothing_is_shared(teacher: Teacher) 
     model = Flyp().build(fixed)
     groups = Flyp().groups(model, OptimConfig())
     trained = {id(parameter) for group in groups for parameter in group["params"]}
-    names = {name for name, it in model.named_parameters() if id(it) not in trained}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) not in trained}
     assert names == {"clip.visual.proj"}
-    theirs = {it.data_ptr() for it in (*teacher.clip.model.parameters(), *teacher.w_cls)}
-    assert not theirs & {it.data_ptr() for it in model.parameters()}
+    theirs = {tensor.data_ptr() for tensor in (*teacher.clip.model.parameters(), *teacher.w_cls)}
+    assert not theirs & {tensor.data_ptr() for tensor in model.parameters()}
     assert not [name for name in model.state_dict() if "tokens" in name]

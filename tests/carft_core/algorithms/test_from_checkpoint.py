@@ -131,11 +131,14 @@ def test_a_run_measures_what_the_one_that_trained_did(toy_config: Config, tmp_pa
     file = RunFolder(tmp_path / "ft").weights("last")
     config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}} | changes)
     result = trained(config, tmp_path / "file")
-    measured, others = (
-        {"unmerged": it.metrics, **{label: of["metrics"] for label, of in it.merges.items()}}
-        for it in (result, expected)
+    measured, original = (
+        {
+            "unmerged": record.metrics,
+            **{label: of["metrics"] for label, of in record.merges.items()},
+        }
+        for record in (result, expected)
     )
-    assert measured == others
+    assert measured == original
     assert measured["wise_ft@0"] != measured["unmerged"] == measured["wise_ft@1"]
     assert result.seed is None
     assert result.seconds == 0
@@ -154,10 +157,10 @@ def test_a_run_is_known_by_the_files_content_and_by_no_seed(
         config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": path}})
         return identify(config, seed).digest
 
-    one, copy = written(tmp_path / "a.pt", tuned), tmp_path / "b.pt"
-    copy.write_bytes(Path(one).read_bytes())
-    assert digest(one) == digest(str(copy)) == digest(one, seed=1)
+    original, copy = written(tmp_path / "a.pt", tuned), tmp_path / "b.pt"
+    copy.write_bytes(Path(original).read_bytes())
+    assert digest(original) == digest(str(copy)) == digest(original, seed=1)
     other = written(tmp_path / "c.pt", teacher.classifier.state_dict())
-    assert digest(one) != digest(other)
+    assert digest(original) != digest(other)
     with pytest.raises(RequestError, match=r"algorithm\.weights: which file"):
         digest("")

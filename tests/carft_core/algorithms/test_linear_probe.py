@@ -47,11 +47,11 @@ def test_the_gradient_vanishes_at_the_solution_about_another_centre() -> None:
     features, labels = problem()
     centre = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
     solution = logistic_regression(features, labels, centre, c=5.0, max_iter=1000)
-    x, v = features.double().numpy(), solution.weight.numpy()
-    exp = np.exp(x @ v.T)
+    rows, weight = features.double().numpy(), solution.weight.numpy()
+    exp = np.exp(rows @ weight.T)
     residual = exp / exp.sum(axis=1, keepdims=True) - np.eye(4)[labels.numpy()]
-    penalty = (v - centre.double().numpy()) / (5.0 * len(x))
-    gradient = residual.T @ x / len(x) + penalty
+    penalty = (weight - centre.double().numpy()) / (5.0 * len(rows))
+    gradient = residual.T @ rows / len(rows) + penalty
     assert np.abs(gradient).max() < 2 * CONVERGED
     assert solution.gradient == pytest.approx(np.abs(gradient).max(), rel=1e-6)
     little = logistic_regression(features, labels, centre, c=1e-6, max_iter=1000)
@@ -71,13 +71,13 @@ def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.Monkey
 def test_a_run_is_one_epoch_to_the_solution(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"algorithm": "linear_probe"})
     reports = list(epochs(config, 0, workdir=tmp_path / "solved"))
-    told = [(it.epoch, it.epochs, it.step, it.steps) for it in reports]
-    assert told == [(0, 1, 0, 1), (1, 1, 1, 1)]
-    before, after = (it.metrics for it in reports)
+    counts = [(report.epoch, report.epochs, report.step, report.steps) for report in reports]
+    assert counts == [(0, 1, 0, 1), (1, 1, 1, 1)]
+    before, after = (report.metrics for report in reports)
     assert after["id/val/top1"] > before["id/val/top1"]
     assert after["train/gradient"] <= CONVERGED
-    few = toy_config({"algorithm": {"name": "linear_probe", "max_iter": 1}})
-    assert "raise algorithm.max_iter" in trained(few, tmp_path / "few").warnings[0]
+    cut_short = toy_config({"algorithm": {"name": "linear_probe", "max_iter": 1}})
+    assert "raise algorithm.max_iter" in trained(cut_short, tmp_path / "few").warnings[0]
 
 
 def test_it_moves_the_head_alone_and_is_merged(toy_config: Config, tmp_path: Path) -> None:
@@ -132,5 +132,5 @@ def test_lp_ft_starts_where_the_linear_probe_ends_and_trains_tower_and_head(
     assert measured.items() <= start.metrics.items()
     result = finish(tmp_path / "lp_ft", lp_ft, 0)
     assert result.merges["wise_ft@0.5"]["metrics"] != result.metrics
-    one, two = (weights(tmp_path / name) for name in ("lp_ft", "probe"))
-    assert not any(torch.equal(one[key], two[key]) for key in ("head.weight", "visual.proj"))
+    tuned, probed = (weights(tmp_path / name) for name in ("lp_ft", "probe"))
+    assert not any(torch.equal(tuned[key], probed[key]) for key in ("head.weight", "visual.proj"))

@@ -33,14 +33,14 @@ def by_loops(teacher: Teacher, model: ImageClassifier, hidden: Tensor) -> tuple[
     """Return the cross-entropy and the distance, with the cells [B, n, n] that are hidden."""
     batch = batch_for(teacher)
     generator = batch.generator()
-    others = torch.randperm(len(batch.images), generator=generator)
+    sources = torch.randperm(len(batch.images), generator=generator)
     masked, side = batch.images.clone(), batch.images.shape[2]
     for image in range(len(masked)):
         for row in range(side):
             for column in range(side):
                 cell = row * hidden.shape[1] // side, column * hidden.shape[2] // side
                 if hidden[image][cell]:
-                    masked[image, :, row, column] = batch.images[others[image], :, row, column]
+                    masked[image, :, row, column] = batch.images[sources[image], :, row, column]
     with torch.no_grad():
         distance = (model.embed(masked) - teacher.classifier.embed(masked)).square().mean()
         return F.cross_entropy(model(batch.images), batch.labels).item(), distance.item()
@@ -71,7 +71,10 @@ def test_the_maps_are_those_of_attention_itself_and_make_the_outputs(teacher: Te
     visual, images = teacher.classifier.visual, batch_for(teacher).images
     inputs: list[Tensor] = []
     layers = attention_layers(visual)
-    hooks = [layer.register_forward_pre_hook(lambda _, x: inputs.append(x[0])) for layer in layers]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+        for layer in layers
+    ]
     with torch.no_grad(), attention_maps(visual) as maps:
         outputs = visual(images)
     for hook in hooks:

@@ -48,7 +48,9 @@ def test_every_term_of_autoft_is_its_formula_and_counts_by_its_weight(teacher: T
     wrong = logits.argmax(1) != labels
     assert 0 < wrong.sum() < len(wrong), "some are right and some wrong"
     start: dict[str, Tensor] = dict(teacher.classifier.named_parameters())
-    tuned: dict[str, Tensor] = {f"visual.{name}": it for name, it in clip.visual.named_parameters()}
+    tuned: dict[str, Tensor] = {
+        f"visual.{name}": parameter for name, parameter in clip.visual.named_parameters()
+    }
     tuned["head.weight"] = head.weight
     assert tuned.keys() == start.keys()
 
@@ -82,13 +84,18 @@ def test_the_terms_of_carot_are_their_formulas(teacher: Teacher) -> None:
     model, batch = built(walked(CaRot(), teacher), Averaged), batch_for(teacher)
     _, logs = loss_of(CaRot(), model, batch, teacher)
     clip: Any = model.model.clip
-    visual, text = (it.detach().double().numpy() for it in (clip.visual.proj, clip.text_projection))
+    visual, text = (
+        projection.detach().double().numpy()
+        for projection in (clip.visual.proj, clip.text_projection)
+    )
     cross, gram = visual @ text.T, visual.T @ visual - np.eye(visual.shape[1])
     assert logs["cross"] == pytest.approx(np.sqrt((cross**2).sum()), rel=1e-5)
     assert logs["orthogonality"] == pytest.approx(np.sqrt((gram**2).sum()), rel=1e-5)
     new, old = (
         scale * images @ texts.T
-        for scale, images, texts in (features(it, batch) for it in (model.model, model.average))
+        for scale, images, texts in (
+            features(module, batch) for module in (model.model, model.average)
+        )
     )
     expected = cross_entropy(old, new) + cross_entropy(old.T, new.T)
     assert logs["distillation"] == pytest.approx(expected, rel=1e-5)
@@ -156,7 +163,7 @@ def test_r_adapters_folded_tower_is_the_average_and_half_of_it_is_wise_ft(teache
     method, images = RAdapter(), batch_for(teacher).images
     model = built(method.build(teacher), Averaged)
     generator = torch.Generator().manual_seed(0)
-    adapters = [it for it in model.average.modules() if isinstance(it, Adapter)]
+    adapters = [module for module in model.average.modules() if isinstance(module, Adapter)]
     assert len(adapters) == 2 * (2 + 1), "two in each block of both towers"
     with torch.no_grad():
         for adapter in adapters:
@@ -176,12 +183,12 @@ def test_r_adapters_folded_tower_is_the_average_and_half_of_it_is_wise_ft(teache
 
 
 def test_an_adapter_is_dropped_for_some_images_in_training_alone() -> None:
-    adapter, x = Adapter(4, 0.5), torch.ones(200, 3, 4)
+    adapter, tokens = Adapter(4, 0.5), torch.ones(200, 3, 4)
     with torch.no_grad():
         adapter.matrix.copy_(torch.eye(4))
         torch.manual_seed(0)
-        trained, evaluated = adapter.train()(x), adapter.eval()(x)
-    torch.testing.assert_close(evaluated, 1.1 * x)
+        trained, evaluated = adapter.train()(tokens), adapter.eval()(tokens)
+    torch.testing.assert_close(evaluated, 1.1 * tokens)
     assert set(trained[:, 0, 0].mul(10).round().tolist()) == {10.0, 12.0}
     assert trained.eq(trained[:, :1, :1]).all(), "whole images"
 
@@ -194,7 +201,7 @@ def test_starfts_kl_is_the_formula_and_its_weight_sinks(teacher: Teacher) -> Non
     with torch.no_grad():
         texts = built(model, ContrastiveClip).text_features(tokens).double().numpy()
         zero_shot = (batch.zero_shot(), teacher.text_features(tokens))
-        old_images, old_texts = (it.double().numpy() for it in zero_shot)
+        old_images, old_texts = (rows.double().numpy() for rows in zero_shot)
     labels = batch.labels.numpy()
     own = labels[:, None] == labels
     old, new = (
@@ -218,14 +225,16 @@ def test_the_terms_of_tracer_are_their_formulas(teacher: Teacher) -> None:
     s, f, t = features(model.model, batch)
     s_a, f_a, t_a = features(model.average, batch)
     anchor, own, texts, images = s_a * f_a @ t_a.T, s * f @ t.T, s * f @ t_a.T, s * t @ f_a.T
-    entropies = [cross_entropy(it, it) for it in (anchor, anchor.T)]
+    entropies = [cross_entropy(logits, logits) for logits in (anchor, anchor.T)]
     expected = {
         "features": ((f - f_a) ** 2).mean() + ((t - t_a) ** 2).mean(),
         "relations": cross_entropy(anchor, own) + cross_entropy(anchor.T, own.T) - sum(entropies),
         "interaction": -np.trace(log_softmax(texts) + log_softmax(images)) / len(f),
         "exchange": cross_entropy(anchor, texts) + cross_entropy(anchor.T, images) - sum(entropies),
     }
-    expected = {name: it if name == "features" else it / 2 for name, it in expected.items()}
+    expected = {
+        name: value if name == "features" else value / 2 for name, value in expected.items()
+    }
     for name, value in expected.items():
         assert logs[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
     contrast = float(loss_of(Flyp(), model.model, batch, teacher)[0].detach())

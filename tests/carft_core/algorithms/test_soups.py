@@ -138,9 +138,9 @@ def test_members_that_make_no_soup_are_refused_and_have_no_order(toy_config: Con
     for name, members, message in cases:
         with pytest.raises(InvalidConfig, match=rf"algorithm\.members.*{message}"):
             toy_config({"algorithm": {"name": name, "members": members}})
-    one, two = (UniformSoup(members=order) for order in (DIGESTS, DIGESTS[::-1]))
-    assert one == two
-    assert one.members == DIGESTS
+    soup, turned = (UniformSoup(members=order) for order in (DIGESTS, DIGESTS[::-1]))
+    assert soup == turned
+    assert soup.members == DIGESTS
 
 
 @pytest.mark.parametrize("name", SOUPS)
@@ -154,7 +154,9 @@ def test_a_soup_leaves_its_members_and_has_their_shape(name: str, teacher: Teach
     before = copy.deepcopy([member.state_dict() for member in members])
     made = soup.combine(teacher, members).state_dict()
     assert not torch.equal(made["head.weight"], before[0]["head.weight"])
-    assert all(same(one.state_dict(), state) for one, state in zip(members, before, strict=True))
+    assert all(
+        same(member.state_dict(), state) for member, state in zip(members, before, strict=True)
+    )
     fitting, other = teacher.new_classifier(), teacher.new_classifier()
     other.head = torch.nn.Linear(32, 3, bias=True)
     with pytest.raises(RequestError, match=rf"run {'0' * 12} has another; .*differ: head\.bias"):
@@ -193,9 +195,9 @@ def test_a_uniform_soup_is_of_its_members_classifiers_and_holds_one_at_a_time(
     monkeypatch.setattr(models_module, "load_classifier", counting)
     soup = load(folder, config, open_setup(config)).state_dict()
     assert len(members) > 1
-    one, two = (weights(runs / digest) for digest in digests)
+    first, second = (weights(runs / digest) for digest in digests)
     for key, value in soup.items():
-        assert torch.allclose(value, (one[key] + two[key]) / 2, atol=1e-7)
+        assert torch.allclose(value, (first[key] + second[key]) / 2, atol=1e-7)
     shutil.rmtree(folder.path)
 
 

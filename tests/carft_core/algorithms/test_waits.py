@@ -24,7 +24,7 @@ class Watched(testing._OneDevice):
     """Collects the operations of a loss for which a GPU would be waited for."""
 
     in_loss = False
-    found: list[str]
+    operations: list[str]
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -38,7 +38,7 @@ class Watched(testing._OneDevice):
             to = (kwargs or {}).get("device") or tensors[0].device
             waits = any(item.device != torch.device(to) and item.ndim for item in tensors)
         if waits and self.in_loss:
-            self.found.append(name)
+            self.operations.append(name)
         return super().__torch_dispatch__(operation, types, args, kwargs)
 
 
@@ -56,9 +56,9 @@ def test_no_step_waits_but_where_it_is_known(
             Watched.in_loss = False
         return finished[-1]
 
-    monkeypatch.setattr(Watched, "found", [], raising=False)
+    monkeypatch.setattr(Watched, "operations", [], raising=False)
     monkeypatch.setattr(testing, "_OneDevice", Watched)
     monkeypatch.setattr(testing, "loss_and_terms", watched)
     testing.check_devices(cls, teacher)
-    assert Watched.found == WAITS.get(cls.name, [])
-    assert len(finished) == 2 * (cls().takes_steps and not Watched.found)
+    assert Watched.operations == WAITS.get(cls.name, [])
+    assert len(finished) == 2 * (cls().takes_steps and not Watched.operations)

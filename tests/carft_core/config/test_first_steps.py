@@ -55,11 +55,11 @@ def test_an_integer_default_of_a_float_is_the_same_run_in_the_worker(toy_config:
     assert json.dumps(again.as_dict()) == text
     digest = identify(config, 0).digest
     assert identify(again, 0).digest == digest
-    one, other = (
-        [evaluation_digest(digest, model, it) for model in models_of(it).values()]
-        for it in (config, again)
+    digests, digests_again = (
+        [evaluation_digest(digest, model, each) for model in models_of(each).values()]
+        for each in (config, again)
     )
-    assert one == other
+    assert digests == digests_again
     config = toy_config({"algorithm": {"name": "integer_default", "pairs": [[0.5, 2]]}})
     assert config.algorithm.model_dump()["pairs"] == ((0.5, 2.0),)
     with pytest.raises(RequestError, match=r"algorithm\.pairs\[0\]\[1\]: must be a valid number"):
@@ -94,7 +94,7 @@ def test_state_in_groups_and_buffers_is_resumed(toy_config: Config, tmp_path: Pa
     ALGORITHMS.register(Stateful)
     config, folder = toy_config({"algorithm": "stateful"}), tmp_path / "stopped"
     stopped(config, folder, after=1)
-    assert [it.epoch for it in epochs(config, 0, workdir=folder)] == [2]
+    assert [report.epoch for report in epochs(config, 0, workdir=folder)] == [2]
     trained(config, tmp_path / "whole")
     assert same(weights(folder), weights(tmp_path / "whole"))
 

@@ -104,11 +104,11 @@ def _refusals() -> Iterable[tuple[Registry[Any], Any, str]]:
     yield FAMILIES, Family("mine", "x", functools.partial(opens)), "must be a function"
 
 
-@pytest.mark.parametrize(("registry", "thing", "words"), list(_refusals()))
-def test_what_is_of_no_kind_is_refused(registry: Registry[Any], thing: Any, words: str) -> None:
+@pytest.mark.parametrize(("registry", "candidate", "words"), list(_refusals()))
+def test_what_is_of_no_kind_is_refused(registry: Registry[Any], candidate: Any, words: str) -> None:
     before, begin = dict(registry), "^(algorithm|merge|family) .* cannot be registered: "
     with pytest.raises(RequestError, match=f"{begin}.*{words}"):
-        registry.register(thing)
+        registry.register(candidate)
     assert dict(registry) == before
 
 

@@ -71,7 +71,7 @@ def test_some_hundred_images_of_ones_own_and_the_small_model_are_learned_by_defa
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    told = problems(
+    mistakes = problems(
         {
             "modle": {},
             "data": {"family": "icon_shfit"},
@@ -81,7 +81,7 @@ def test_every_mistake_is_told_at_once() -> None:
             "device": "gpu",
         }
     )
-    text = "\n".join(told)
+    text = "\n".join(mistakes)
     for expected in (
         "modle: unknown field 'modle'; did you mean 'model'?",
         "data.family: unknown family 'icon_shfit'; did you mean 'icon_shift",
@@ -161,8 +161,8 @@ def test_a_mistake_says_where_and_what_is_allowed(
 ) -> None:
     monkeypatch.setitem(MERGES, "halves", _Halves)
     fields = {"algorithm": "fine_tune", **data}
-    (told,) = problems({key: value for key, value in fields.items() if value is not None})
-    assert told.startswith(expected)
+    (mistake,) = problems({key: value for key, value in fields.items() if value is not None})
+    assert mistake.startswith(expected)
 
 
 @pytest.mark.parametrize("cls", [*ALGORITHMS.values(), *MERGES.values()])
@@ -175,7 +175,9 @@ def test_no_field_is_infinite_or_nan(cls: type[Algorithm | Merge]) -> None:
 
 def test_every_field_that_a_sweep_may_vary_exists() -> None:
     known = {name for name, _ in flatten(trial_config(FULL).as_dict())}
-    of_algorithms = {f"algorithm.{it}" for cls in ALGORITHMS.values() for it in cls.model_fields}
+    of_algorithms = {
+        f"algorithm.{field}" for cls in ALGORITHMS.values() for field in cls.model_fields
+    }
     assert known | of_algorithms <= {*field_names()}
     assert "algorithm.kl_weight" in field_names("car_ft")
     assert "algorithm.kl_weight" not in field_names("fine_tune")
@@ -186,7 +188,7 @@ def test_shifts_are_a_list_of_names_each_once() -> None:
         data = {"family": "image_folder", "shifts": value}
         return trial_config({"data": data, "algorithm": "fine_tune"}).data.shifts
 
-    assert [shifts(it) for it in (["v2", "r"], [], None)] == [("v2", "r"), (), None]
+    assert [shifts(names) for names in (["v2", "r"], [], None)] == [("v2", "r"), (), None]
     for wrong, words in ((["r", "r"], "r is in the list twice"), ("r", "must "), ([""], "")):
         with pytest.raises(InvalidConfig, match=rf"data\.shifts.*{words}"):
             shifts(wrong)
@@ -212,9 +214,9 @@ def test_an_algorithm_in_another_is_named_and_read_back(averaged: type[Algorithm
     config = trial_config({"algorithm": {"name": "averaged", "of": inner}})
     assert config.algorithm == averaged(of=CarFt(kl_weight=3.0))  # type: ignore[call-arg]
     plain = json.loads(json.dumps(config.as_dict()))
-    others = {"context_scale": None, "kl_direction": "teacher_student"}
-    assert plain["algorithm"]["of"] == inner | others
-    assert CarFt().model_dump(exclude={"name", "kl_weight"}).keys() == others.keys()
+    defaults = {"context_scale": None, "kl_direction": "teacher_student"}
+    assert plain["algorithm"]["of"] == inner | defaults
+    assert CarFt().model_dump(exclude={"name", "kl_weight"}).keys() == defaults.keys()
     assert trial_config(plain) == config
     by_name = {"name": "averaged", "of": "zero_shot"}
     whole = {"name": "averaged", "of": {"name": "zero_shot"}, "decay": 0.9}
@@ -255,9 +257,9 @@ def test_what_stands_beside_the_sections_is_of_the_kinds_that_it_says() -> None:
     config = trial_config({"algorithm": "fine_tune"})
     assert (config.deterministic, config.workers, config.precision) == (False, "auto", "auto")
     assert (config.compile, config.optim.grad_checkpointing) == ("auto", False)
-    given = {"deterministic": True, "workers": 0, "compile": False}
-    told = trial_config({"algorithm": "fine_tune", **given})
-    assert (told.deterministic, told.workers, told.compile) == (True, 0, False)
+    fields = {"deterministic": True, "workers": 0, "compile": False}
+    config = trial_config({"algorithm": "fine_tune", **fields})
+    assert (config.deterministic, config.workers, config.compile) == (True, 0, False)
     wrong = {"workers": "many", "precision": "fp16", "deterministic": 1, "compile": "yes"}
     assert problems({"algorithm": "fine_tune", **wrong}) == [
         "precision: must be 'auto', 'fp32', 'tf32' or 'bf16', got 'fp16'",

@@ -86,7 +86,7 @@ def test_files_of_a_package_and_its_imports_count(write: Write, edited: str, cou
     assert "my_deep" not in sys.modules  # read, not imported
     write({edited: f"{files[edited]}# edited"})
     assert (own_code.own_code_digest(mine) != before) == counts
-    for name in [it for it in sys.modules if it.startswith("my_")]:
+    for name in [module for module in sys.modules if module.startswith("my_")]:
         del sys.modules[name]
     assert (own_code.own_code_digest(imported("my_lab.methods").Mine) != before) == counts
 

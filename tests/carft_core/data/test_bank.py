@@ -49,9 +49,9 @@ def bank(views: str = "views", *, steps: int = 6) -> Bank:
 
 def reads(own: Bank, step: int = 0, features: Tensor = FEATURES) -> bool:
     """Whether a bank has these features of a step; it may have no others."""
-    found = own.read(step, ROWS[: len(features)])
-    assert found is None or torch.equal(found, features)
-    return found is not None
+    stored = own.read(step, ROWS[: len(features)])
+    assert stored is None or torch.equal(stored, features)
+    return stored is not None
 
 
 def files(cache: Path) -> list[Path]:
@@ -87,7 +87,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def last(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, float]:
     reports = list(epochs(config, seed, workdir=folder))
-    return {name: it for name, it in reports[-1].metrics.items() if not name.startswith("system/")}
+    return {
+        name: value for name, value in reports[-1].metrics.items() if not name.startswith("system/")
+    }
 
 
 def test_what_one_bank_keeps_another_of_the_same_views_reads(cache: Path) -> None:
@@ -214,10 +216,10 @@ def test_views_leave_features_a_quarter_of_all(cache: Path, bound: Callable[[flo
 
 
 def test_half_of_the_disks_free_bytes_is_left(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, kept in ((2 * SIZE - 2, 0), (2 * SIZE, 1)):
+    for free, stored in ((2 * SIZE - 2, 0), (2 * SIZE, 1)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         bank().write(0, ROWS, FEATURES)
-        assert len(files(cache)) == kept
+        assert len(files(cache)) == stored
 
 
 def test_at_a_bound_of_zero_or_where_nothing_can_be_written_nothing_is_kept_or_read(
@@ -239,12 +241,12 @@ def test_at_a_bound_of_zero_or_where_nothing_can_be_written_nothing_is_kept_or_r
             bank()
 
 
-def with_train(it: Teacher, train: Split) -> Teacher:
-    return replace(it, splits={**it.splits, "train": train})
+def with_train(teacher: Teacher, train: Split) -> Teacher:
+    return replace(teacher, splits={**teacher.splits, "train": train})
 
 
-def transformed(it: Teacher, **fields: Any) -> Teacher:
-    return replace(it, transform=replace(it.transform, **fields))
+def transformed(teacher: Teacher, **fields: Any) -> Teacher:
+    return replace(teacher, transform=replace(teacher.transform, **fields))
 
 
 def other_ids(split: Split) -> Split:
@@ -252,14 +254,14 @@ def other_ids(split: Split) -> Split:
 
 
 CHANGES: dict[str, Callable[[Teacher], Teacher]] = {
-    "weights": lambda it: replace(it, clip=replace(it.clip, digest="1" * 64)),
-    "data": lambda it: replace(it, digests={**it.digests, "train": "others"}),
-    "images": lambda it: with_train(it, other_ids(it.splits["train"])),
-    "rows": lambda it: with_train(it, it.splits["train"].subset(range(12))),
-    "size": lambda it: transformed(it, size=40),
-    "augmentation": lambda it: transformed(it, augmentation=AUGMENTATIONS["domainbed"]),
-    "precision": lambda it: replace(it, precision="bf16"),
-    "device": lambda it: replace(it, device=torch.device("cuda")),
+    "weights": lambda teacher: replace(teacher, clip=replace(teacher.clip, digest="1" * 64)),
+    "data": lambda teacher: replace(teacher, digests={**teacher.digests, "train": "others"}),
+    "images": lambda teacher: with_train(teacher, other_ids(teacher.splits["train"])),
+    "rows": lambda teacher: with_train(teacher, teacher.splits["train"].subset(range(12))),
+    "size": lambda teacher: transformed(teacher, size=40),
+    "augmentation": lambda teacher: transformed(teacher, augmentation=AUGMENTATIONS["domainbed"]),
+    "precision": lambda teacher: replace(teacher, precision="bf16"),
+    "device": lambda teacher: replace(teacher, device=torch.device("cuda")),
 }
 OF_THE_TEACHER = ("weights", "precision", "device")
 """What changes its features and not what it is shown."""
@@ -381,7 +383,7 @@ def test_of_other_images_than_the_batch_came_with_the_features_are_computed(
 
 
 CASES: dict[str, dict[str, Any]] = {
-    **{name: {"name": name} for name, it in ALGORITHMS.items() if it().takes_steps},
+    **{name: {"name": name} for name, algorithm in ALGORITHMS.items() if algorithm().takes_steps},
     "ema of car_ft": {"name": "ema", "of": {"name": "car_ft"}},
     "car_ft in parts": {"name": "car_ft"},
     "coral in parts": {"name": "coral"},
@@ -430,9 +432,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     views = Source.views
 
-    def counted(source: Source, rows: Sequence[int], **how: Any) -> Tensor:
-        sizes.extend([len(rows)] if how["seed"] is None else [])
-        return views(source, rows, **how)
+    def counted(source: Source, rows: Sequence[int], **place: Any) -> Tensor:
+        sizes.extend([len(rows)] if place["seed"] is None else [])
+        return views(source, rows, **place)
 
     monkeypatch.setattr(Source, "views", counted)
     return sizes
@@ -476,9 +478,9 @@ def pictures(root: Path, suffix: str, count: int, tests: int, seed: int = 0) -> 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     files: list[Path] = []
 
-    def counted(path: Path, **how: Any) -> Image.Image:
+    def counted(path: Path, **options: Any) -> Image.Image:
         files.append(path)
-        return read_rgb(path, **how)
+        return read_rgb(path, **options)
 
     monkeypatch.setattr(image_folder, "read_rgb", counted)
     return files
@@ -525,7 +527,9 @@ def test_images_that_others_of_their_size_replaced_are_neither_trained_nor_teste
     def run(name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         forget_data()  # as in a process of its own
         result = trained(config, tmp_path / name)
-        numbers = {key: it for key, it in result.metrics.items() if not key.startswith("system/")}
+        numbers = {
+            key: value for key, value in result.metrics.items() if not key.startswith("system/")
+        }
         return numbers, weights(tmp_path / name)
 
     before, digest = run("before"), identify(config, 0).digest

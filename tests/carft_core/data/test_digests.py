@@ -110,9 +110,9 @@ def declared(root: Path) -> FamilyData:
     return family.open(DataConfig(family="mine"))
 
 
-@pytest.mark.parametrize("opened", [fixed, declared], ids=lambda it: it.__name__)
+@pytest.mark.parametrize("read", [fixed, declared], ids=lambda function: function.__name__)
 def test_permuted_labels_of_own_images_are_other_data(
-    opened: Callable[[Path], FamilyData], tmp_path: Path
+    read: Callable[[Path], FamilyData], tmp_path: Path
 ) -> None:
     """Of class folders whose images have the same names, and other sizes."""
     for split in ("train", "test"):
@@ -121,20 +121,20 @@ def test_permuted_labels_of_own_images_are_other_data(
             folder.mkdir(parents=True)
             for image in range(4):
                 (folder / f"{image}.png").write_bytes(b"x" * (10 * size + image))
-    before = opened(tmp_path)
+    before = read(tmp_path)
     for old, new in (("bell", ".bell"), ("cat", "bell"), (".bell", "cat")):
         (tmp_path / "train" / old).rename(tmp_path / "train" / new)
     forget_data()
-    after = opened(tmp_path)
+    after = read(tmp_path)
     assert (after.class_names, {*after.train.ids}) == (before.class_names, {*before.train.ids})
     assert after.digest != before.digest
 
 
-def swapped(file: str, one: str, other: str) -> Edit:
+def swapped(file: str, old: str, new: str) -> Edit:
     def edit(root: Path) -> None:
         text = (root / file).read_text()
-        assert one in text
-        text = text.replace(one, "\0").replace(other, one).replace("\0", other)
+        assert old in text
+        text = text.replace(old, "\0").replace(new, old).replace("\0", new)
         (root / file).write_text(text)
 
     return edit
@@ -150,7 +150,9 @@ def reversed_mat(root: Path) -> None:
 CATEGORIES = wilds_tree.CATEGORIES[:2]
 TABLES: dict[str, Edit] = {
     "iwildcam": swapped(f"{wilds_tree.IWILDCAM}/metadata.csv", "train,0,0,0,", "train,0,1,0,"),
-    "fmow": swapped(f"{wilds_tree.FMOW}/rgb_metadata.csv", *(f",{it}," for it in CATEGORIES)),
+    "fmow": swapped(
+        f"{wilds_tree.FMOW}/rgb_metadata.csv", *(f",{category}," for category in CATEGORIES)
+    ),
     "stanford_cars": reversed_mat,
     "fgvc_aircraft": swapped(
         "fgvc-aircraft-2013b/data/images_variant_trainval.txt", " 707-320", " 727-200"
@@ -167,13 +169,13 @@ def test_permuted_labels_of_a_table_are_other_data(
     else:
         downstream_tree.make(tmp_path, family, monkeypatch)
 
-    def opened() -> FamilyData:
+    def read() -> FamilyData:
         forget_data()
         return FAMILIES[family].open(DataConfig(family=family, root=str(tmp_path)))
 
-    before = opened()
+    before = read()
     TABLES[family](tmp_path)
-    after = opened()
+    after = read()
     assert not np.array_equal(after.train.labels, before.train.labels)
     assert {*after.train.ids} == {*before.train.ids}
     assert after.digest_of_training != before.digest_of_training

@@ -52,9 +52,9 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_one_of_the_folders_may_be_listed_alone(folder: Path, listed: list[str]) -> None:
-    found = read_manifest(folder, ["b"])
-    assert (found.paths, found.sizes) == (("b/1.JPEG", "b/2.jpg"), (1, 2))
-    assert read_manifest(folder, ["b"]) == found
+    manifest = read_manifest(folder, ["b"])
+    assert (manifest.paths, manifest.sizes) == (("b/1.JPEG", "b/2.jpg"), (1, 2))
+    assert read_manifest(folder, ["b"]) == manifest
     assert listed == ["b"]
 
 
@@ -62,14 +62,14 @@ def test_images_stand_in_the_order_of_folders_and_names_and_are_looked_at_once(
     folder: Path, listed: list[str]
 ) -> None:
     before = sorted(folder.rglob("*"))
-    found = read_manifest(folder)
-    assert (found.sizes, found.empty) == ((3, 1, 2), ())
-    assert found.paths == ("a/3.png", "b/1.JPEG", "b/2.jpg")
-    assert dict(found.counts) == {"a": 1, "b": 2}
-    groups = {name: list(paths) for name, paths in found.groups()}
+    manifest = read_manifest(folder)
+    assert (manifest.sizes, manifest.empty) == ((3, 1, 2), ())
+    assert manifest.paths == ("a/3.png", "b/1.JPEG", "b/2.jpg")
+    assert dict(manifest.counts) == {"a": 1, "b": 2}
+    groups = {name: list(paths) for name, paths in manifest.groups()}
     assert groups == {"a": ["a/3.png"], "b": ["b/1.JPEG", "b/2.jpg"]}
     assert sorted(listed) == ["a", "b"]
-    assert read_manifest(folder) == found
+    assert read_manifest(folder) == manifest
     assert len(listed) == 2
     assert sorted(folder.rglob("*")) == before, "nothing is written into the data"
 
@@ -79,10 +79,10 @@ def test_deeper_folders_are_listed_as_they_are_asked_for(folder: Path, listed: l
     add(folder / "b" / "deep" / "4.jpg", b"4444")
     settle(folder / "b")
     settle(folder)
-    found = read_manifest(folder, ("b/deep", "a", "gone"))
-    assert found.paths == ("b/deep/4.jpg", "a/3.png")
+    manifest = read_manifest(folder, ("b/deep", "a", "gone"))
+    assert manifest.paths == ("b/deep/4.jpg", "a/3.png")
     listed.clear()
-    assert read_manifest(folder, ("b/deep", "a", "gone")) == found
+    assert read_manifest(folder, ("b/deep", "a", "gone")) == manifest
     assert listed == []
     assert read_manifest(folder, ["a", "b"]) == read_manifest(folder)
 
@@ -105,7 +105,7 @@ def test_only_a_folder_that_changed_is_listed_anew(
     second = read_manifest(folder)
     assert listed == ["b"]
     assert second.digest != first.digest
-    files = sorted(f"b/{one.name}" for one in (folder / "b").iterdir())
+    files = sorted(f"b/{file.name}" for file in (folder / "b").iterdir())
     assert list(second.paths) == ["a/3.png", *files]
     read_manifest(folder)
     assert listed == ["b", "b"], "another file may come within the same tick of the clock"
@@ -121,16 +121,16 @@ def test_a_class_folder_that_comes_or_goes_is_seen(folder: Path) -> None:
 
 
 def test_the_digest_knows_paths_and_sizes_not_places(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "moved"
-    other.mkdir()
+    moved = tmp_path / "moved"
+    moved.mkdir()
     for name in ("a", "b"):
-        (folder / name).rename(other / name)
-    again = read_manifest(other)
-    add(other / "b" / "2.jpg", b"333")
-    (other / "b" / "1.JPEG").unlink()
-    add(other / "b" / "1.JPEG", b"1")
-    settle(other, LONG_AGO + 1)
-    assert read_manifest(other).digest != again.digest
+        (folder / name).rename(moved / name)
+    again = read_manifest(moved)
+    add(moved / "b" / "2.jpg", b"333")
+    (moved / "b" / "1.JPEG").unlink()
+    add(moved / "b" / "1.JPEG", b"1")
+    settle(moved, LONG_AGO + 1)
+    assert read_manifest(moved).digest != again.digest
 
 
 def test_what_holds_nothing_is_told_and_links_are_followed(folder: Path, tmp_path: Path) -> None:

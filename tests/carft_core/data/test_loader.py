@@ -48,8 +48,8 @@ class Numbered(Source):
         self.calls.append(len(rows))
         if self.broken in rows:
             raise RequestError(f"item {self.broken} is broken")
-        told = 255 if seed is None else seed % 255
-        values = torch.tensor([[row, told, epoch] for row in rows]).byte()
+        number = 255 if seed is None else seed % 255
+        values = torch.tensor([[row, number, epoch] for row in rows]).byte()
         return values[:, :, None, None].expand(-1, -1, transform.size, transform.size)
 
 
@@ -157,9 +157,9 @@ def test_a_broken_image_is_told_in_its_own_words_after_the_batches_before_it(wor
 
 
 def test_workers_end_with_the_error_even_while_it_is_still_being_told() -> None:
-    with pytest.raises(RequestError) as told:
+    with pytest.raises(RequestError) as caught:
         loaded(numbered(9, broken=0), workers=2)
-    assert told.traceback
+    assert caught.traceback
     assert not multiprocessing.active_children()
 
 
@@ -285,10 +285,10 @@ def test_workers_that_are_not_forked_load_the_same() -> None:
             by_worker = list(loader.steps(batches_of(train, seed=1), range(3)))
     finally:
         multiprocessing.set_start_method(before, force=True)
-    here = loader_of(train).steps(batches_of(train, seed=1), range(3))
-    for one, other in zip(by_worker, here, strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.index, other.index)
+    by_this_process = loader_of(train).steps(batches_of(train, seed=1), range(3))
+    for theirs, ours in zip(by_worker, by_this_process, strict=True):
+        assert torch.equal(theirs.images, ours.images)
+        assert torch.equal(theirs.index, ours.index)
 
 
 def test_workers_are_sent_no_objects_by_the_row() -> None:
@@ -300,14 +300,14 @@ def test_workers_are_sent_no_objects_by_the_row() -> None:
         source=Files(Path("/images"), pa.array(names), read_plain),
     )
     sent = loader_of(split.subset(range(0, 50_000, 2)))._views
-    things: list[object] = []
+    pickled: list[object] = []
 
     class Watched(pickle.Pickler):
-        def persistent_id(self, thing: object) -> None:
-            things.append(thing)
+        def persistent_id(self, item: object) -> None:
+            pickled.append(item)
 
     Watched(io.BytesIO()).dump(sent)
-    assert len(things) < 200
+    assert len(pickled) < 200
 
 
 Batch = list[tuple[int, int]]
@@ -365,14 +365,14 @@ def test_a_batch_has_as_many_of_each_group_and_a_pass_has_each_item_once(
         members = [index for index, group in enumerate(groups) if group == name]
         for number in range(1, len(stream) // len(members) + 1):
             of_pass = stream[(number - 1) * len(members) : number * len(members)]
-            assert {told for _, told in of_pass} == {number}
+            assert {drawn_in for _, drawn_in in of_pass} == {number}
             assert sorted(item for item, _ in of_pass) == members
 
 
 def test_a_small_group_comes_round_while_a_large_one_is_in_its_first_pass() -> None:
-    batch = [pair for one in drawn(grouped([20, 3]), range(4)) for pair in one]
-    assert {number for item, number in batch if item < 20} == {1}
-    assert {number for item, number in batch if item >= 20} == {1, 2, 3}
+    pairs = [pair for batch in drawn(grouped([20, 3]), range(4)) for pair in batch]
+    assert {number for item, number in pairs if item < 20} == {1}
+    assert {number for item, number in pairs if item >= 20} == {1, 2, 3}
 
 
 def test_a_batch_takes_one_of_each_group_in_turn() -> None:

@@ -55,7 +55,7 @@ def unit_split(units_per_class: Sequence[int], views: int = 1) -> Split:
 
 def units_per_class(split: Split) -> dict[int, int]:
     pairs = set(zip(split.units, split.labels.tolist(), strict=True))
-    return {label: sum(label == other for _, other in pairs) for _, label in pairs}
+    return {label: sum(label == labelled for _, labelled in pairs) for _, label in pairs}
 
 
 COUNTS = st.lists(st.integers(2, 12), min_size=1, max_size=5)
@@ -81,16 +81,16 @@ def test_carving_divides_the_split_leaves_each_class_on_both_sides_and_no_drawin
 @given(COUNTS, FRACTIONS, FRACTIONS, st.integers(0, 9))
 @settings(deadline=None)
 def test_each_class_gives_its_share_to_within_half_a_unit_and_less_is_a_part_of_more(
-    counts: list[int], one: float, other: float, seed: int
+    counts: list[int], fraction: float, another: float, seed: int
 ) -> None:
     whole = unit_split(counts)
-    _, val = carve(whole, val_fraction=one, split_seed=seed)
-    kept = take_fraction(whole, one, seed)
+    _, val = carve(whole, val_fraction=fraction, split_seed=seed)
+    taken = take_fraction(whole, fraction, seed)
     for label, count in enumerate(counts):
-        for part, most in ((val, count - 1), (kept, count)):
+        for part, most in ((val, count - 1), (taken, count)):
             got = units_per_class(part)[label]
-            assert abs(got - count * one) <= 0.5 + 1e-9 or got in (1, most)
-    small, great = (set(take_fraction(whole, f, seed).ids) for f in sorted((one, other)))
+            assert abs(got - count * fraction) <= 0.5 + 1e-9 or got in (1, most)
+    small, great = (set(take_fraction(whole, f, seed).ids) for f in sorted((fraction, another)))
     assert small <= great
     assert take_fraction(whole, 1.0, seed) is whole
 
@@ -154,13 +154,13 @@ def config(root: Path | str, **fields: object) -> DataConfig:
 
 
 def test_val_is_carved_first_and_is_the_same_for_every_fraction_of_train(root: Path) -> None:
-    few, many = (open_data(config(root, val_fraction=0.2, train_fraction=f)) for f in (0.5, 1))
-    assert few.val is not None
-    assert many.val is not None
-    assert (len(few.train), len(few.val), len(few.id_test)) == (8, 4, 2)
-    assert few.val.ids == many.val.ids
-    assert not set(many.train.ids) & set(many.val.ids)
-    assert set(few.train.ids) < set(many.train.ids)
+    half, whole = (open_data(config(root, val_fraction=0.2, train_fraction=f)) for f in (0.5, 1))
+    assert half.val is not None
+    assert whole.val is not None
+    assert (len(half.train), len(half.val), len(half.id_test)) == (8, 4, 2)
+    assert half.val.ids == whole.val.ids
+    assert not set(whole.train.ids) & set(whole.val.ids)
+    assert set(half.train.ids) < set(whole.train.ids)
 
 
 def test_an_official_val_split_is_kept(root: Path) -> None:

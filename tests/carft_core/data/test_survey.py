@@ -80,15 +80,15 @@ def looked(root: Path, **data: object) -> Survey:
 
 
 def test_each_split_is_counted_beside_what_was_published(root: Path) -> None:
-    found = looked(root)
-    assert found.refusal is None
-    assert found.data is not None
-    assert len(found.data.val or ()) == 2
-    train = found.splits["train"]
+    report = looked(root)
+    assert report.refusal is None
+    assert report.data is not None
+    assert len(report.data.val or ()) == 2
+    train = report.splits["train"]
     assert (train.folder, train.images, train.published) == (root / "mine/train", 4, 4)
     assert (train.classes, train.expected_classes, train.status) == (2, 2, "ok")
-    assert list(found.splits) == ["train", "test", "shifts/fog-1", "shifts/fog-2", "shifts/snow"]
-    assert found.splits["test"].digest == train.digest
+    assert list(report.splits) == ["train", "test", "shifts/fog-1", "shifts/fog-2", "shifts/snow"]
+    assert report.splits["test"].digest == train.digest
     (root / "mine/test/1_1").unlink()
     less = looked(root).splits["test"]
     assert (less.images, less.status) == (3, "differs")
@@ -99,23 +99,23 @@ def test_each_split_is_counted_beside_what_was_published(root: Path) -> None:
 def test_of_data_that_cannot_be_opened_every_mistake_is_told(root: Path) -> None:
     for split in ("train", "test"):
         (root / "mine" / split / "1_1").unlink()
-    found = looked(root)
-    assert "train has a single image of one" in str(found.refusal)
-    assert (found.splits["train"].status, found.splits["shifts/snow"].status) == ("differs", "ok")
+    report = looked(root)
+    assert "train has a single image of one" in str(report.refusal)
+    assert (report.splits["train"].status, report.splits["shifts/snow"].status) == ("differs", "ok")
     shutil.rmtree(root / "mine/fog-2")
-    found = looked(root)
-    assert (found.data, found.splits) == (None, {})
+    report = looked(root)
+    assert (report.data, report.splits) == (None, {})
     lacking = "mine/fog-2 with <label>_<number>, 4 images; from https://example.org"
-    assert lacking in str(found.refusal)
+    assert lacking in str(report.refusal)
     assert "which folder holds the data" in str(survey(DataConfig(family="mine")).refusal)
     assert "did you mean 'mine'" in str(survey(DataConfig(family="mime")).refusal)
 
 
 def test_a_family_without_folders_or_test_is_counted_as_well(root: Path) -> None:
     FAMILIES.register(Family("plain", "without folders", open_domains))
-    found = survey(DataConfig(family="plain", root=str(root)))
-    assert list(found.splits) == ["train", "shifts/fog-1", "shifts/fog-2", "extras/snow"]
-    assert found.splits["train"].folder is found.splits["train"].published is None
+    report = survey(DataConfig(family="plain", root=str(root)))
+    assert list(report.splits) == ["train", "shifts/fog-1", "shifts/fog-2", "extras/snow"]
+    assert report.splits["train"].folder is report.splits["train"].published is None
 
 
 def in_memory(config: DataConfig) -> FamilyData:
@@ -147,7 +147,7 @@ PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "words"),
     [
         ({"labels": np.array([0, 1, 2, 7, 1, 7])}, "test: labels must be indices of the 3 classes"),
         ({"labels": np.array([0, 1, 2, -1, 1, 2])}, "that of test/3 is -1"),
@@ -159,12 +159,12 @@ PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
     ],
 )
 def test_data_that_break_the_contract_are_refused_wherever_they_are_opened(
-    memory: DataConfig, broken: dict[str, Any], said: str
+    memory: DataConfig, broken: dict[str, Any], words: str
 ) -> None:
     assert survey(memory).refusal is None
     saved(Path(str(memory.root)), "test", **broken)
-    assert said in str(survey(memory).refusal)
-    with pytest.raises(RequestError, match=re.escape(said)):
+    assert words in str(survey(memory).refusal)
+    with pytest.raises(RequestError, match=re.escape(words)):
         open_data(memory)
 
 

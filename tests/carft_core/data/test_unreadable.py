@@ -48,7 +48,7 @@ def spoil(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:700])
 
 
-def opened(root: Path, policy: str = "skip", **fields: object) -> FamilyData:
+def data_of(root: Path, policy: str = "skip", **fields: object) -> FamilyData:
     config = {"family": "image_folder", "root": str(root), "bad_files": policy, **fields}
     return open_data(DataConfig.model_validate(config))
 
@@ -58,7 +58,7 @@ def unread(root: Path, monkeypatch: pytest.MonkeyPatch) -> FamilyData:
     """The tree, opened without a look at its images."""
     with monkeypatch.context() as patch:
         patch.setattr(module, "READ_UNASKED", 0)
-        return opened(root, "refuse")
+        return data_of(root, "refuse")
 
 
 @pytest.fixture
@@ -76,30 +76,30 @@ def ids(data: FamilyData) -> set[str]:
 def test_all_bad_files_are_refused_beforehand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "shifts/dark/cat/1.png").write_bytes(b"")
     with pytest.raises(RequestError) as caught:
-        opened(root, "refuse")
+        data_of(root, "refuse")
     assert "shifts/dark/cat/1.png is empty" in str(caught.value)
     (root / "shifts/dark/cat/1.png").unlink()
     with pytest.raises(RequestError) as caught:
-        opened(root, "refuse")
+        data_of(root, "refuse")
     title, *named = str(caught.value).splitlines()
     assert title.startswith("data.bad_files: 3 images cannot be read")
     assert [line.split(" cannot")[0].strip() for line in named] == [str(root / bad) for bad in BAD]
     monkeypatch.setattr(module, "READ_UNASKED", 3)
     with pytest.raises(RequestError, match=r"bad_files: 3 images cannot be read"):
-        opened(root, "refuse")  # found before
+        data_of(root, "refuse")  # found before
     (root / BAD[0]).unlink()
     forget_data()
     with pytest.raises(RequestError, match=r"bad_files: 2 images cannot be read"):
-        opened(root, "refuse")
+        data_of(root, "refuse")
 
 
 def test_bad_files_are_left_out_named_and_counted(
     root: Path, toy_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = opened(toy_root, "refuse")
+    whole = data_of(toy_root, "refuse")
     (root / BAD[0]).write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        data = opened(root)
+        data = data_of(root)
     assert ids(whole) - ids(data) == {*BAD}
     bad = dict(zip(("train", "test", "shifts/dark"), BAD, strict=True))
     assert {name: [*skipped] for name, skipped in data.skipped.items()} == {
@@ -112,35 +112,35 @@ def test_bad_files_are_left_out_named_and_counted(
 
 def test_a_bad_file_moves_no_other_image(root: Path, toy_root: Path) -> None:
     """Neither between train and val nor in its view: only its own place is empty."""
-    whole, data = opened(toy_root, "refuse"), opened(root)
+    whole, data = data_of(toy_root, "refuse"), data_of(root)
     assert whole.val is not None
     assert data.val is not None
     assert [i for i in whole.train.ids if i in ids(data)] == [*data.train.ids]
     assert [i for i in whole.val.ids if i in ids(data)] == [*data.val.ids]
-    how: dict[str, Any] = {"transform": module.LOOKED_AT, "seed": 1, "epoch": 1}
+    place: dict[str, Any] = {"transform": module.LOOKED_AT, "seed": 1, "epoch": 1}
     for index, item in enumerate(data.train.ids):
-        theirs = whole.train.views([whole.train.ids.index(item)], **how)
-        assert torch.equal(data.train.views([index], **how), theirs)
+        theirs = whole.train.views([whole.train.ids.index(item)], **place)
+        assert torch.equal(data.train.views([index], **place), theirs)
 
 
 def test_images_are_looked_at_once_for_each_user_and_others_anew(
     root: Path, cache: Path, never_again: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = opened(root)
+    first = data_of(root)
     copied = shutil.copytree(root, root.with_name("more"))
     spoil(copied / "train/bell/2.png")
-    assert set(opened(copied).skipped["train"]) == {BAD[0], "train/bell/2.png"}
-    kept = len([*cache.rglob("*.json")])
+    assert set(data_of(copied).skipped["train"]) == {BAD[0], "train/bell/2.png"}
+    listed = len([*cache.rglob("*.json")])
     never_again()
     moved = root.with_name("moved")
     root.rename(moved)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        again = opened(moved)
+        again = data_of(moved)
     assert again.skipped == first.skipped
     assert caplog.text.count("left out of") == 3
-    assert set(opened(moved, shifts=["dark"]).skipped) == {"train", "test", "shifts/dark"}
-    assert len([*cache.rglob("*.json")]) == kept
+    assert set(data_of(moved, shifts=["dark"]).skipped) == {"train", "test", "shifts/dark"}
+    assert len([*cache.rglob("*.json")]) == listed
 
 
 def test_more_images_than_one_thread_takes_are_all_looked_at_once(
@@ -150,14 +150,14 @@ def test_more_images_than_one_thread_takes_are_all_looked_at_once(
     train, val = unread.train, unread.val
     assert val is not None
     spoil(root / train.ids[-1])
-    told: list[int] = []
-    found = {*module.bad_files(train, "d", told.append)}
-    assert found == {train.ids[-1], *({BAD[0]} & {*train.ids})}
+    counts: list[int] = []
+    bad = {*module.bad_files(train, "d", counts.append)}
+    assert bad == {train.ids[-1], *({BAD[0]} & {*train.ids})}
     every = len(train.whole or train)
     assert every > len(train)
-    assert told == [*range(5, every, 5), every]
+    assert counts == [*range(5, every, 5), every]
     never_again()  # for the other part of the whole
-    assert found | {*module.bad_files(val, "d")} == {train.ids[-1], BAD[0]}
+    assert bad | {*module.bad_files(val, "d")} == {train.ids[-1], BAD[0]}
 
 
 def test_of_a_train_and_the_test_carved_from_it_the_whole_is_looked_at_once(
@@ -165,25 +165,25 @@ def test_of_a_train_and_the_test_carved_from_it_the_whole_is_looked_at_once(
 ) -> None:
     declaration = Declaration.model_validate({"name": "mine", "test_fraction": 0.2})
     data = Declared(declaration, root / "a.yaml", "", {}).open(DataConfig(root=str(root)))
-    found = {*module.bad_files_of(data, "train")}
+    bad = {*module.bad_files_of(data, "train")}
     never_again()
-    assert found | {*module.bad_files_of(data, "test")} == {BAD[0]}
+    assert bad | {*module.bad_files_of(data, "test")} == {BAD[0]}
 
 
 def test_a_shift_may_lose_a_class_but_not_all_and_a_test_none(root: Path) -> None:
     for file in (root / "shifts/pale/cat").iterdir():
         spoil(file)
-    assert len(opened(root).shifts["pale"]) == 3
+    assert len(data_of(root).shifts["pale"]) == 3
     copied = shutil.copytree(root, root.with_name("none"))
     for file in (copied / "shifts/pale").rglob("*.png"):
         spoil(file)
     with pytest.raises(RequestError, match=r"shifts/pale has no image of anchor, cat"):
-        opened(copied)
+        data_of(copied)
     for file in (root / "test/cat").iterdir():
         spoil(file)
     forget_data()
     with pytest.raises(RequestError, match=r"bad_files: test has no image of cat that is whole"):
-        opened(root)
+        data_of(root)
 
 
 def test_what_cannot_be_read_now_is_not_kept(root: Path, unread: FamilyData, cache: Path) -> None:
@@ -204,28 +204,28 @@ def test_skipped_images_of_train_make_it_another_run_and_others_another_evaluati
     forget_data()
     digest = identify(config, 0).digest
     assert identify(skipping, 0).digest == digest
-    one, other = (evaluation_digest(digest, None, it) for it in (config, skipping))
-    assert one != other
+    whole, skipped = (evaluation_digest(digest, None, each) for each in (config, skipping))
+    assert whole != skipped
 
 
 def test_a_damaged_cache_is_made_anew(
     root: Path, unread: FamilyData, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = unread.id_test
-    found = module.bad_files(split, "d")
+    bad = module.bad_files(split, "d")
     for file in [*cache.rglob("*.json")]:
         file.write_bytes(b"[")
         file.with_suffix(".part").write_text('["5", {}]')
-    assert module.bad_files(split, "d") == found == {BAD[1]: found[BAD[1]]}
+    assert module.bad_files(split, "d") == bad == {BAD[1]: bad[BAD[1]]}
     monkeypatch.setenv("CARFT_CACHE", str(root / BAD[0]))  # a file, so nothing can be kept
-    assert module.bad_files(split, "d") == found
+    assert module.bad_files(split, "d") == bad
 
 
 def test_a_run_says_what_it_skipped(root: Path, toy_config: Config, tmp_path: Path) -> None:
-    there = {"data.root": str(root), "optim.epochs": 1, "workers": 2}
+    changes = {"data.root": str(root), "optim.epochs": 1, "workers": 2}
     with pytest.raises(RequestError, match=r"\.png cannot be read as an image"):
-        train(toy_config(there), 0)
-    result = trained(toy_config({**there, "data.bad_files": "skip"}), tmp_path / "run")
+        train(toy_config(changes), 0)
+    result = trained(toy_config({**changes, "data.bad_files": "skip"}), tmp_path / "run")
     assert result.facts["skipped"] == {"train": [BAD[0]], "test": [BAD[1]], "shifts/dark": [BAD[2]]}
     assert (
         f"1 image of test cannot be read and was skipped, all numbers are of the others: {BAD[1]}"

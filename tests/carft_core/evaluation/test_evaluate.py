@@ -51,7 +51,10 @@ class Noise(Source):
         shape = (3, transform.size, transform.size)
         generators = [torch.Generator().manual_seed(row) for row in rows]
         return torch.stack(
-            [torch.randint(256, shape, dtype=torch.uint8, generator=it) for it in generators]
+            [
+                torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+                for generator in generators
+            ]
         )
 
 
@@ -80,8 +83,8 @@ def classifier() -> ImageClassifier:
 SPLIT = noise_split([0, 1, 2, 3, 4, 5, 0, 1, 2])
 
 
-def predicted(classifier: ImageClassifier, split: Split = SPLIT, **how: Any) -> Predictions:
-    teacher = bare_teacher(split, TRANSFORM, **{"batch_size": 4, **how})
+def predicted(classifier: ImageClassifier, split: Split = SPLIT, **settings: Any) -> Predictions:
+    teacher = bare_teacher(split, TRANSFORM, **{"batch_size": 4, **settings})
     (made,) = predict([classifier], "id/test", teacher)
     return made
 
@@ -135,16 +138,16 @@ def test_classes_that_cannot_occur_or_are_alike_are_not_told(classifier: ImageCl
 
 def test_a_part_is_the_items_of_its_classes_among_these_alone() -> None:
     whole = random_predictions(items=40)
-    some = joined("id/test_r", [whole], (1, 4))
-    kept = [index for index, label in enumerate(whole.labels.tolist()) if label in (1, 4)]
-    assert some.split == "id/test_r"
-    assert some.ids == [whole.ids[index] for index in kept]
-    assert some.units == [whole.units[index] for index in kept]
-    assert torch.equal(some.features, whole.features[kept])
-    assert torch.equal(some.logits[:, [1, 4]], whole.logits[kept][:, [1, 4]])
-    assert torch.isneginf(some.logits[:, [0, 2, 3, 5]]).all()
-    accurate = (whole.logits[kept][:, 4] > whole.logits[kept][:, 1]) == (some.labels == 4)
-    assert split_metrics(some)["top1"] == float(accurate.double().mean())
+    part = joined("id/test_r", [whole], (1, 4))
+    rows = [index for index, label in enumerate(whole.labels.tolist()) if label in (1, 4)]
+    assert part.split == "id/test_r"
+    assert part.ids == [whole.ids[index] for index in rows]
+    assert part.units == [whole.units[index] for index in rows]
+    assert torch.equal(part.features, whole.features[rows])
+    assert torch.equal(part.logits[:, [1, 4]], whole.logits[rows][:, [1, 4]])
+    assert torch.isneginf(part.logits[:, [0, 2, 3, 5]]).all()
+    accurate = (whole.logits[rows][:, 4] > whole.logits[rows][:, 1]) == (part.labels == 4)
+    assert split_metrics(part)["top1"] == float(accurate.double().mean())
 
 
 def test_a_set_of_corruptions_has_a_mean_of_its_own_and_is_in_no_other() -> None:
@@ -157,14 +160,14 @@ def test_a_set_of_corruptions_has_a_mean_of_its_own_and_is_in_no_other() -> None
     corruptions = ("ood/c-fog-1", "ood/c-fog-2")
     outside, own_means = {*corruptions, "ood/c"}, {"ood/c": corruptions}
     zero_shot = {name: {"top1": 0.4 if name == "ood/v2" else 0.9} for name in tuned}
-    found = summary(tuned, zero_shot, outside=outside, own_means=own_means)
-    assert found["ood/c-fog-2/top1"] == 0.1
-    assert found["ood/c/top1"] == pytest.approx(0.3)
-    assert found["ood/c/nll"] == pytest.approx(3.0)
-    assert (found["ood/mean/top1"], found["ood/mean/macro_f1"]) == (0.6, 0.2)
-    assert found["gap/top1"] == pytest.approx(0.3)
-    assert found["gain/ood/top1"] == pytest.approx(0.2)
-    assert "ood/mean/nll" not in found
+    metrics = summary(tuned, zero_shot, outside=outside, own_means=own_means)
+    assert metrics["ood/c-fog-2/top1"] == 0.1
+    assert metrics["ood/c/top1"] == pytest.approx(0.3)
+    assert metrics["ood/c/nll"] == pytest.approx(3.0)
+    assert (metrics["ood/mean/top1"], metrics["ood/mean/macro_f1"]) == (0.6, 0.2)
+    assert metrics["gap/top1"] == pytest.approx(0.3)
+    assert metrics["gain/ood/top1"] == pytest.approx(0.2)
+    assert "ood/mean/nll" not in metrics
     del tuned["ood/v2"]
     alone = summary(tuned, tuned, outside=corruptions)
     assert not any(name.startswith(("ood/mean", "gap", "gain")) for name in alone)
@@ -187,18 +190,20 @@ def test_further_metrics_are_told_when_asked_for_those_of_groups_where_there_are
 
 
 def test_splits_taken_together_are_all_their_items_with_their_groups() -> None:
-    one = replace(random_predictions("ood/x", items=4), groups=("a",) * 4)
-    two = replace(random_predictions("ood/y", items=3), groups=("b",) * 3)
-    both = joined("ood/all", [one, two], None)
-    assert both.split == "ood/all"
-    assert both.ids == [*one.ids, *two.ids]
-    assert both.units == [*one.units, *two.units]
-    assert both.groups == ["a"] * 4 + ["b"] * 3
+    first = replace(random_predictions("ood/x", items=4), groups=("a",) * 4)
+    second = replace(random_predictions("ood/y", items=3), groups=("b",) * 3)
+    union = joined("ood/all", [first, second], None)
+    assert union.split == "ood/all"
+    assert union.ids == [*first.ids, *second.ids]
+    assert union.units == [*first.units, *second.units]
+    assert union.groups == ["a"] * 4 + ["b"] * 3
     for name in ("labels", "logits", "features"):
-        assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
-    assert joined("ood/all", [one, replace(two, groups=None)], None).groups is None
-    hits = 4 * split_metrics(one)["top1"] + 3 * split_metrics(two)["top1"]
-    assert split_metrics(both)["top1"] == pytest.approx(hits / 7)
+        assert torch.equal(
+            getattr(union, name), torch.cat([getattr(first, name), getattr(second, name)])
+        )
+    assert joined("ood/all", [first, replace(second, groups=None)], None).groups is None
+    hits = 4 * split_metrics(first)["top1"] + 3 * split_metrics(second)["top1"]
+    assert split_metrics(union)["top1"] == pytest.approx(hits / 7)
 
 
 def test_neither_batch_size_nor_workers_change_anything(classifier: ImageClassifier) -> None:
@@ -292,13 +297,13 @@ def test_the_context_probe_is_the_divergence_from_the_teacher_and_the_students_e
     # nothing is seen without CLIP's scale.
     near = F.normalize(teacher + 0.05 * student, dim=1)
     alike = F.normalize(directions(2, 1) + 0.05 * directions(3, 9), dim=1)
-    scaled, without = (context_probe(teacher, near, alike, it)["kl"] for it in (100.0, 1.0))
+    scaled, without = (context_probe(teacher, near, alike, scale)["kl"] for scale in (100.0, 1.0))
     assert scaled > 1000 * without
 
 
-def table(path: Path, items: Sequence[Predictions], **how: Any) -> pa.Table:
+def table(path: Path, items: Sequence[Predictions], **options: Any) -> pa.Table:
     """What is read of predictions that were written."""
-    write_predictions(path / "deep" / "p.parquet", items, **how)
+    write_predictions(path / "deep" / "p.parquet", items, **options)
     return pq.read_table(path / "deep" / "p.parquet")
 
 
@@ -337,8 +342,8 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_top5_lists_only_classes_that_can_occur_and_of_equals_the_first(tmp_path: Path) -> None:
     for classes, possible, length in ((3, None, 3), (9, 2, 2), (9, 7, 5)):
-        found = table(tmp_path, [random_predictions("ood/x", 4, classes, possible)])
-        for top in found["top5"].to_pylist():
+        written = table(tmp_path, [random_predictions("ood/x", 4, classes, possible)])
+        for top in written["top5"].to_pylist():
             assert len(set(top)) == length
             assert max(top) < (possible or classes)
     item = random_predictions(items=1)
@@ -356,11 +361,11 @@ def test_logits_are_kept_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("always", 0, 9),
         ("never", 10**6, 0),
     ]
-    for logits, limit, kept in cases:
+    for logits, limit, stored in cases:
         monkeypatch.setattr(predictions, "LOGITS_LIMIT", limit)
         column = table(tmp_path, items, logits=logits)["logits"]
-        assert column.slice(9 - kept).null_count == 0
-        assert column.null_count == 9 - kept
+        assert column.slice(9 - stored).null_count == 0
+        assert column.null_count == 9 - stored
 
 
 def test_logits_beyond_the_range_of_fp16_stay_finite(tmp_path: Path) -> None:

@@ -50,10 +50,12 @@ def everything(classifier: Classifier, setup: RunSetup) -> dict[str, Predictions
     made["id/test_ends"] = replace(
         ends, split="id/test_ends", logits=mask_logits(ends.logits, (0, 2))
     )
-    both: dict[str, Any] = {it: [*getattr(dark, it), *getattr(pale, it)] for it in ("ids", "units")}
+    union: dict[str, Any] = {
+        name: [*getattr(dark, name), *getattr(pale, name)] for name in ("ids", "units")
+    }
     for name in ("labels", "logits", "features"):
-        both[name] = torch.cat([getattr(dark, name), getattr(pale, name)])
-    made["ood/both"] = Predictions(split="ood/both", **both)
+        union[name] = torch.cat([getattr(dark, name), getattr(pale, name)])
+    made["ood/both"] = Predictions(split="ood/both", **union)
     return {name: made[name] for name in (*ORDER, OTHER_TASK)}
 
 
@@ -69,9 +71,9 @@ def expected_metrics(classifier: Classifier, setup: RunSetup) -> dict[str, float
         features = theirs[name].features, ours[name].features
         probe = context_probe(*features, teacher.w_ctx, teacher.scale)
         metrics |= {f"context/{name}/{key}": value for key, value in probe.items()}
-    kept, before = (top1(of[OTHER_TASK].logits, of[OTHER_TASK].labels) for of in (ours, theirs))
-    metrics |= {f"{OTHER_TASK}/top1": kept, "retention/mean/top1": kept}
-    return metrics | {"retention/gain/top1": kept - before}
+    after, before = (top1(of[OTHER_TASK].logits, of[OTHER_TASK].labels) for of in (ours, theirs))
+    metrics |= {f"{OTHER_TASK}/top1": after, "retention/mean/top1": after}
+    return metrics | {"retention/gain/top1": after - before}
 
 
 @pytest.fixture
@@ -80,9 +82,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, int]]:
     counts: Counter[tuple[int, int]] = Counter()
     views = Source.views
 
-    def counted(self: Source, rows: Sequence[int], **how: Any) -> Tensor:
+    def counted(self: Source, rows: Sequence[int], **place: Any) -> Tensor:
         counts.update((id(self), row) for row in rows)
-        return views(self, rows, **how)
+        return views(self, rows, **place)
 
     monkeypatch.setattr(Source, "views", counted)
     return counts
@@ -99,7 +101,9 @@ def test_metrics_and_tables_are_those_of_each_model_by_itself(
         "wise_ft@0": setup.teacher.classifier,
         "wise_ft@0.5": moved_classifier(setup, 1.02),
     }
-    models = {label: lambda it=it: it for label, it in classifiers.items()}
+    models = {
+        label: lambda classifier=classifier: classifier for label, classifier in classifiers.items()
+    }
     files = {label: tmp_path / label for label in ("unmerged", "wise_ft@0")}
     measured = measure(models, setup, toy_config(), files)
     assert list(measured) == list(classifiers)
@@ -138,7 +142,10 @@ def test_each_image_is_read_once_for_all_models_that_fit_into_memory(
     setup, config = measured_task(toy_config()), toy_config()
     images = sum(len(split) for split in setup.measured().values())
     classifiers = [moved_classifier(setup, factor) for factor in (1.0, 1.1, 1.2)]
-    models: Any = {str(number): lambda it=it: it for number, it in enumerate(classifiers)}
+    models: Any = {
+        str(number): lambda classifier=classifier: classifier
+        for number, classifier in enumerate(classifiers)
+    }
     together = measure(models, setup, config, {})
     assert reads.total() == images
     of_one = sum(tensor.nbytes for tensor in classifiers[0].state_dict().values())
@@ -205,8 +212,8 @@ def test_what_no_clip_is_needed_for_is_measured(toy_config: Config, tmp_path: Pa
     whole = measure(models, setup, toy_config(), {})["it"]
     assert not [*tmp_path.rglob("*.parquet")], "without a file nothing is written"
     classifier.clip_features = False
-    found = measure(models, setup, toy_config(), {"it": file})["it"]
+    measured = measure(models, setup, toy_config(), {"it": file})["it"]
     lost = {name for name in whole if name.startswith(("context/", "retention/"))}
     assert lost
-    assert found == {name: value for name, value in whole.items() if name not in lost}
+    assert measured == {name: value for name, value in whole.items() if name not in lost}
     assert dict.fromkeys(pq.read_table(file)["split"].to_pylist()) == dict.fromkeys(ORDER)

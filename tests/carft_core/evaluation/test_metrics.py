@@ -136,8 +136,8 @@ def test_kl_of_two_coins_is_that_computed_by_hand_on_average_over_items() -> Non
     expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
     assert kl_divergence(p, q) == pytest.approx(expected, rel=1e-12)
     assert kl_divergence(q, p) != pytest.approx(expected, rel=1e-2)
-    both = kl_divergence(torch.cat([p, q]), torch.cat([q, q]))
-    assert both == pytest.approx(expected / 2, rel=1e-12)
+    mean = kl_divergence(torch.cat([p, q]), torch.cat([q, q]))
+    assert mean == pytest.approx(expected / 2, rel=1e-12)
 
 
 def test_kl_adds_nothing_where_p_is_zero_and_everything_where_only_q_is() -> None:
@@ -155,8 +155,8 @@ def test_kl_adds_nothing_where_p_is_zero_and_everything_where_only_q_is() -> Non
 @given(st.integers(0, 2**32), st.integers(1, 9), st.floats(0.01, 50))
 def test_kl_is_never_negative_and_zero_for_equals(seed: int, contexts: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    given = scale * torch.randn(2, 6, contexts, generator=generator)
-    p, q = torch.log_softmax(given, dim=2)
+    logits = scale * torch.randn(2, 6, contexts, generator=generator)
+    p, q = torch.log_softmax(logits, dim=2)
     assert kl_divergence(p, q) >= 0
     assert kl_divergence(p, p) == 0
     assert 0 <= entropy(p) <= math.log(contexts) + 1e-6
@@ -185,15 +185,15 @@ def test_accuracies_by_class_and_by_group_of_five_items() -> None:
 @given(data=predictions(), number=st.integers(1, 5), seed=st.integers(0, 99))
 def test_others_are_those_of_sklearn(data: tuple[Tensor, Tensor], number: int, seed: int) -> None:
     logits, labels = data
-    told, true = logits.argmax(dim=1).numpy(), labels.numpy()
+    predicted, true = logits.argmax(dim=1).numpy(), labels.numpy()
     of: dict[str, Any] = {"average": "macro", "labels": np.unique(true), "zero_division": 0}
-    f1 = sklearn_metrics.f1_score(true, told, **of)
+    f1 = sklearn_metrics.f1_score(true, predicted, **of)
     assert macro_f1(logits, labels) == pytest.approx(f1)
-    per_class = sklearn_metrics.recall_score(true, told, **of)
+    per_class = sklearn_metrics.recall_score(true, predicted, **of)
     assert mean_per_class_top1(logits, labels) == pytest.approx(per_class)
     group = np.random.default_rng(seed).integers(number, size=len(true))
-    accuracies = [(told == true)[group == one].mean() for one in np.unique(group)]
-    names = [f"group {one}" for one in group]
+    accuracies = [(predicted == true)[group == member].mean() for member in np.unique(group)]
+    names = [f"group {member}" for member in group]
     assert mean_group_top1(logits, labels, names) == pytest.approx(np.mean(accuracies))
     assert worst_group_top1(logits, labels, names) == pytest.approx(min(accuracies))
 
@@ -210,7 +210,7 @@ class MacTensor(Tensor):
         if function is Tensor.cpu:
             return args[0].as_subclass(Tensor)
         # A tensor that is made beside it lies on MPS too.
-        kwargs = {key: it for key, it in (kwargs or {}).items() if key != "device"}
+        kwargs = {key: value for key, value in (kwargs or {}).items() if key != "device"}
         out = super().__torch_function__(function, types, args, kwargs)
         if isinstance(out, Tensor) and out.dtype == torch.float64:
             raise TypeError("the MPS framework doesn't support float64")

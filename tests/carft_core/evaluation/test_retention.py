@@ -38,13 +38,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def config(root: Path, tiny_clip_files: Path) -> Config:
     """`config("oxford_pets", algorithm="zero_shot")`: of DTD, measured on these others."""
 
-    def build(*others: str, family: str = "dtd", **changes: Any) -> TrialConfig:
+    def build(*tasks: str, family: str = "dtd", **changes: Any) -> TrialConfig:
         fields = {
             "model": {"name": str(tiny_clip_files)},
             "data": {"family": family, **({} if "icon" in family else {"root": str(root)})},
             "algorithm": "fine_tune",
             "optim": {"lr": 1e-2, "steps": 2, "batch_size": 16, "warmup": 0},
-            "eval": {"retention": list(others)},
+            "eval": {"retention": list(tasks)},
             "device": "cpu",
         }
         return trial_config(fields | changes)
@@ -81,7 +81,7 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
     folder, result = tuned
     setup = open_setup(config(family="oxford_pets"))
     classifier = setup.teacher.new_classifier().eval()
-    state = {name: it for name, it in weights(folder / "run").items() if "visual." in name}
+    state = {name: value for name, value in weights(folder / "run").items() if "visual." in name}
     classifier.load_state_dict(state, strict=False)
     test, transform = setup.data.id_test, setup.teacher.transform
     views = test.views(range(len(test)), transform=transform, seed=None, epoch=0)
@@ -90,9 +90,9 @@ def test_the_tuned_tower_is_measured_with_the_other_tasks_zero_shot_head(
     right = (logits.argmax(dim=1) == test.labels).double().mean()
     assert result.metrics["retention/oxford_pets/top1"] == float(right)
     table = pq.read_table(folder / "run/evaluations/unmerged/predictions.parquet").to_pandas()
-    kept = table[table.split == "retention/oxford_pets"]
-    assert list(kept.id) == list(test.ids)
-    assert (kept.prediction == kept.label).mean() == float(right)
+    rows = table[table.split == "retention/oxford_pets"]
+    assert list(rows.id) == list(test.ids)
+    assert (rows.prediction == rows.label).mean() == float(right)
 
 
 def test_the_mean_is_over_tasks_and_the_gain_since_zero_shot(tuned: tuple[Path, RunResult]) -> None:
@@ -107,8 +107,8 @@ def test_the_mean_is_over_tasks_and_the_gain_since_zero_shot(tuned: tuple[Path, 
     assert metrics["retention/gain/top1"] == pytest.approx(gain)
     assert not any("retention" in name and name.startswith("context") for name in metrics)
     assert not any(name.startswith("ood/") for name in metrics), "the tasks are no shifts"
-    facts, others = result.facts, {"retention/cifar10": 10, "retention/oxford_pets": 37}
-    assert facts["images"] == {"id/val": 47, "id/test": 47, **others}
+    facts, tested = result.facts, {"retention/cifar10": 10, "retention/oxford_pets": 37}
+    assert facts["images"] == {"id/val": 47, "id/test": 47, **tested}
     assert re.fullmatch(r"Retention\(cifar10=\w{12}, oxford_pets=\w{12}\)", facts["retention"])
     assert any(note.startswith("oxford_pets: test has 37 images") for note in facts["data_notes"])
 
@@ -119,8 +119,8 @@ def test_another_task_is_measured_without_training(
     folder, result = tuned
     more, none = config("oxford_pets", "dtd"), config()
     assert identify(more, 0).digest == identify(none, 0).digest == result.digest
-    found = {evaluation_digest("x", None, one) for one in (more, none, config("cifar10"))}
-    assert len(found) == 3
+    digests = {evaluation_digest("x", None, asked) for asked in (more, none, config("cifar10"))}
+    assert len(digests) == 3
     assert not is_complete(folder / "run", more)
     before = (folder / "run/weights/last.safetensors").read_bytes()
     again = finish(folder / "run", more, 0).metrics
@@ -163,9 +163,9 @@ def test_data_that_are_not_there_are_told_at_once(
         opened_others(config(eval=elsewhere))
     with pytest.raises(RequestError, match=r"eval\.retention_root: which folder holds the data"):
         opened_others(config("cifar10", family="icon_shift_dev"))
-    given = {**elsewhere, "retention_root": str(root)}
-    others = opened_others(config(family="icon_shift_dev", eval=given))
-    assert len(others["cifar10"].id_test) == 10
+    places = {**elsewhere, "retention_root": str(root)}
+    tasks = opened_others(config(family="icon_shift_dev", eval=places))
+    assert len(tasks["cifar10"].id_test) == 10
 
 
 @pytest.mark.usefixtures("registries")

@@ -40,7 +40,7 @@ def workdir(config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def said(folder: Path, root: Path, split: str) -> tuple[torch.Tensor, list[str]]:
+def classified(folder: Path, root: Path, split: str) -> tuple[torch.Tensor, list[str]]:
     """Logits of an export's images, by plain open_clip and a matrix."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     head = load_file(folder / "head.safetensors")["weight"]
@@ -64,7 +64,7 @@ def check_said(exported: Path, workdir: Path, root: Path, label: str = "unmerged
     """Plain open_clip says of an export what the run has stored."""
     for split, folder in {"id/test": "test", "ood/dark": "shifts/dark"}.items():
         rows = stored(workdir, label, split)
-        logits, ids = said(exported, root, folder)
+        logits, ids = classified(exported, root, folder)
         assert set(ids) == set(rows)
         for row, values in zip((rows[name] for name in ids), logits, strict=True):
             assert torch.allclose(torch.tensor(row["logits"]), values, atol=0.02)
@@ -117,14 +117,14 @@ def test_the_contexts_are_those_of_training(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:
     export(workdir, config, tmp_path)  # an empty folder is filled
-    told = json.loads((tmp_path / "classes.json").read_text())
-    kept = load_file(tmp_path / "contexts.safetensors")
+    written = json.loads((tmp_path / "classes.json").read_text())
+    stored = load_file(tmp_path / "contexts.safetensors")
     clip = open_model(config.model.name)
-    for row, template in zip(kept["w_ctx"], told["contexts"], strict=True):
-        texts = [template.replace("{}", name) for name in told["classes"]]
+    for row, template in zip(stored["w_ctx"], written["contexts"], strict=True):
+        texts = [template.replace("{}", name) for name in written["classes"]]
         mean = clip.encode_text(texts).mean(dim=0)
         assert torch.allclose(row, mean / mean.norm(), atol=1e-6)
-    assert float(kept["logit_scale"]) == pytest.approx(clip.logit_scale)
+    assert float(stored["logit_scale"]) == pytest.approx(clip.logit_scale)
 
 
 def test_the_same_export_again_has_the_same_files_and_no_path_of_this_machine(
@@ -154,8 +154,8 @@ def test_no_field_tells_a_path_of_here(workdir: Path, toy_config: Config, tmp_pa
 def test_the_card_is_one_of_the_hub_and_holds_what_was_measured(
     workdir: Path, config: TrialConfig, tmp_path: Path
 ) -> None:
-    other = MeasuredRow("zero_shot | plain", {"id/test/top1": 0.125, "ood/mean/top1": 0.25}, 3)
-    export(workdir, config, tmp_path / "my-model", label="wise_ft@0.5", rows=[other])
+    measured = MeasuredRow("zero_shot | plain", {"id/test/top1": 0.125, "ood/mean/top1": 0.25}, 3)
+    export(workdir, config, tmp_path / "my-model", label="wise_ft@0.5", rows=[measured])
     text = (tmp_path / "my-model" / "README.md").read_text()
     metrics = json.loads(RunFolder(workdir).metrics("wise_ft@0.5").read_text())["metrics"]
     data = ModelCard(text).data

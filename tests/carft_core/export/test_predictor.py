@@ -57,8 +57,8 @@ def test_it_says_of_every_image_what_the_run_said(
     rows = pq.read_table(RunFolder(exported / "run").predictions("unmerged")).to_pylist()
     tested: list[dict[str, Any]] = [row for row in rows if row["split"] == "id/test"]
     assert len(tested) == 12
-    told = predictor.predict([form(toy_root / row["id"]) for row in tested])
-    for row, prediction in zip(tested, told, strict=True):
+    predictions = predictor.predict([form(toy_root / row["id"]) for row in tested])
+    for row, prediction in zip(tested, predictions, strict=True):
         assert [CLASSES.index(guess.name) for guess in prediction.classes] == row["top5"]
         assert prediction.classes[0].probability == pytest.approx(row["confidence"], abs=1e-5)
         assert sum(guess.probability for guess in prediction.classes) == pytest.approx(1)
@@ -75,21 +75,21 @@ def test_contexts_are_the_softmax_over_the_templates(
     with torch.no_grad():
         features = classifier.eval().features(teacher.transform.normalise(views))
         expected = teacher.context_log_probs(features).exp()[0]
-    (told,) = predictor.predict([toy_root / test.ids[0]], contexts=2)
-    for guess in told.contexts:
+    (prediction,) = predictor.predict([toy_root / test.ids[0]], contexts=2)
+    for guess in prediction.contexts:
         place = teacher.contexts.templates.index(guess.name)
         assert guess.probability == pytest.approx(float(expected[place]), abs=1e-5)
     two = expected.sort(descending=True).values[:2].tolist()
-    assert [guess.probability for guess in told.contexts] == pytest.approx(two, abs=1e-5)
+    assert [guess.probability for guess in prediction.contexts] == pytest.approx(two, abs=1e-5)
 
 
 def test_so_many_are_told_as_are_asked_for_and_there(predictor: Predictor, image: Path) -> None:
-    (told,) = predictor.predict([image], top=99, contexts=0)
-    assert {guess.name for guess in told.classes} == set(CLASSES)
-    assert told.contexts == ()
+    (prediction,) = predictor.predict([image], top=99, contexts=0)
+    assert {guess.name for guess in prediction.classes} == set(CLASSES)
+    assert prediction.contexts == ()
     assert predictor.predict([]) == []
-    many = predictor.predict([image] * 70, top=1)
-    assert [prediction.classes[0].name for prediction in many] == [told.classes[0].name] * 70
+    names = [each.classes[0].name for each in predictor.predict([image] * 70, top=1)]
+    assert names == [prediction.classes[0].name] * 70
 
 
 def test_it_needs_nothing_that_it_was_trained_on_and_no_tokenizer(
@@ -137,7 +137,7 @@ def test_an_export_that_is_damaged_is_refused_by_name(
         write_json(file, {**read_json(file), **change})
     else:
         tensors = {**load_weights(file), **change}
-        save_weights(file, {key: it for key, it in tensors.items() if it is not None})
+        save_weights(file, {key: value for key, value in tensors.items() if value is not None})
     with pytest.raises(RequestError, match=name):
         Predictor.load(tmp_path / "model")
 
@@ -146,7 +146,7 @@ def test_an_export_whose_files_do_not_fit_together_is_named(exported: Path, tmp_
     shutil.copytree(exported / "model", tmp_path / "model")
     file = tmp_path / "model" / "open_clip_model.safetensors"
     tensors = load_weights(file)
-    save_weights(file, {name: torch.full_like(it, 1e38) for name, it in tensors.items()})
+    save_weights(file, {name: torch.full_like(value, 1e38) for name, value in tensors.items()})
     with pytest.raises(RequestError, match=r"model: the model gives NaN"):
         Predictor.load(tmp_path / "model")
     file = tmp_path / "model" / "contexts.safetensors"
@@ -173,7 +173,12 @@ def test_one_image_is_held_at_a_time(
 def test_a_reason_stands_for_an_image_that_is_no_image(predictor: Predictor, image: Path) -> None:
     pictures: list[Picture] = [b"%!PS-Adobe-3.0 EPSF-3.0", *[image] * 64, b"", image]
     outcomes = list(predictor.attempt(pictures, top=1))
-    assert [isinstance(one, RequestError) for one in outcomes] == [True, *[False] * 64, True, False]
+    assert [isinstance(outcome, RequestError) for outcome in outcomes] == [
+        True,
+        *[False] * 64,
+        True,
+        False,
+    ]
     (alone,) = predictor.predict([image], top=1)
     for outcome in (outcomes[1], outcomes[-1]):
         assert isinstance(outcome, Prediction)

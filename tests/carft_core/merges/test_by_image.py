@@ -47,13 +47,13 @@ def test_outputs_are_mixed_by_it(teacher: Teacher) -> None:
     tuned, images, merge = teacher.new_classifier(), batch_for(teacher).images, Dawin()
     tuned.head.weight.mul_(-0.5)
     mixed = merge.model(merge.points()[0], teacher, tuned)
-    both = [
+    probabilities = [
         torch.softmax(part(images) / temperature(part, teacher), dim=1)
         for part in (teacher.classifier, tuned)
     ]
-    entropies = [torch.special.entr(part).sum(dim=1).tolist() for part in both]
+    entropies = [torch.special.entr(part).sum(dim=1).tolist() for part in probabilities]
     share = torch.tensor(by_images(*entropies))[:, None]
-    expected = (1 - share) * both[0] + share * both[1]
+    expected = (1 - share) * probabilities[0] + share * probabilities[1]
     torch.testing.assert_close(mixed(images).exp(), expected, rtol=1e-4, atol=1e-6)
 
 

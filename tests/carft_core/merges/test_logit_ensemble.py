@@ -75,7 +75,9 @@ def test_a_run_measures_the_sum_of_the_logits_that_it_stores_in_one_pass(
     monkeypatch.setattr(classifier, "tower_outputs", counting)
     setup, folder = open_setup(config), RunFolder(tmp_path)
     splits = setup.measured().items()
-    cached = [len(it) for name, it in splits if setup.teacher.cached_features(name) is not None]
+    cached = [
+        len(split) for name, split in splits if setup.teacher.cached_features(name) is not None
+    ]
     result = finish(tmp_path, config, 0)
     assert sum(images) == 2 * sum(len(split) for _, split in splits) - sum(cached)
 

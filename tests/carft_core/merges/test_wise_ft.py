@@ -45,8 +45,10 @@ def test_batch_norm_statistics_are_interpolated_and_counts_are_the_tuned_models(
     assert int(mixed["1.num_batches_tracked"]) == 1
     assert all(interpolate(before, after, 0.0)[k] is before[k] for k in before)
     assert all(interpolate(before, after, 1.0)[k] is after[k] for k in after)
-    one, two = ({"w": torch.tensor([it], dtype=torch.float16)} for it in (1.0, 1.0009765625))
-    assert float(interpolate(one, two, 0.75)["w"]) == pytest.approx(1.0009765625), "in fp32"
+    low, high = (
+        {"w": torch.tensor([number], dtype=torch.float16)} for number in (1.0, 1.0009765625)
+    )
+    assert float(interpolate(low, high, 0.75)["w"]) == pytest.approx(1.0009765625), "in fp32"
 
 
 def test_models_that_differ_are_refused_by_the_names_of_their_tensors() -> None:

@@ -164,12 +164,12 @@ def test_an_open_clip_name_opens_with_a_training_checkpoint_as_by_open_clip(
     path = tmp_path / "training.pt"
     prefixed = {f"module.{key}": value for key, value in state.items()}
     torch.save({"epoch": 1, "name": "x", "state_dict": prefixed, "optimizer": {}}, path)
-    opened = open_model(registered, str(path))
-    assert same(opened.model.state_dict(), tiny_clip.model.state_dict())
+    ours = open_model(registered, str(path))
+    assert same(ours.model.state_dict(), tiny_clip.model.state_dict())
     reference = open_clip.create_model(registered, pretrained=str(path)).eval()
     with torch.no_grad():
         expected = reference.encode_image(images())
-    assert torch.equal(opened.model.encode_image(images()), expected)  # type: ignore[operator]
+    assert torch.equal(ours.model.encode_image(images()), expected)  # type: ignore[operator]
 
 
 def test_weights_of_the_plain_layout_fit_a_model_with_a_text_tower_of_its_own(
@@ -179,9 +179,9 @@ def test_weights_of_the_plain_layout_fit_a_model_with_a_text_tower_of_its_own(
     # Checkpoints of old text towers carry the positions, which no model asks for any more.
     state["text.transformer.embeddings.position_ids"] = torch.arange(77)
     save_file(state, folder / "open_clip_model.safetensors")
-    opened = open_model(str(folder))
-    assert isinstance(opened.model, open_clip.CustomTextCLIP)
-    assert torch.equal(opened.encode_text(TEXTS), tiny_clip.encode_text(TEXTS))
+    clip = open_model(str(folder))
+    assert isinstance(clip.model, open_clip.CustomTextCLIP)
+    assert torch.equal(clip.encode_text(TEXTS), tiny_clip.encode_text(TEXTS))
 
 
 def test_a_checkpoint_for_another_image_size_is_refused_not_resized(
@@ -212,8 +212,8 @@ def test_a_tag_or_config_decides_activation_and_preprocessing_but_no_size(
     assert quick.transform.mean == (0.1, 0.2, 0.3)
     assert plain.transform == Transform(32, open_clip.OPENAI_DATASET_MEAN, HALF, "bilinear")
     preprocess = {"size": 99, "mean": HALF, "std": HALF, "interpolation": "bilinear"}
-    opened = open_model(str(edited("", preprocess_cfg=preprocess)))
-    assert opened.transform == Transform(32, HALF, HALF, "bilinear")
+    configured = open_model(str(edited("", preprocess_cfg=preprocess)))
+    assert configured.transform == Transform(32, HALF, HALF, "bilinear")
 
 
 @pytest.mark.parametrize(
@@ -325,9 +325,9 @@ def test_a_tokenizer_of_a_models_own_is_open_clips_and_loaded_without_running_it
     options = {"clean": "canonicalize"}
     folder = edited("text_cfg", hf_tokenizer_name="x", tokenizer_kwargs=options)
     assert isinstance(open_model(str(folder)).tokenizer, open_clip.tokenizer.HFTokenizer)
-    ((name, given),) = loaded
+    ((name, arguments),) = loaded
     assert name == str(folder)
-    assert given["trust_remote_code"] is False
+    assert arguments["trust_remote_code"] is False
 
 
 @pytest.mark.parametrize("hf", [{}, {"hf_tokenizer_name": "x"}])

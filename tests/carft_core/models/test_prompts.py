@@ -111,9 +111,9 @@ def test_no_invalid_set_can_be_made_and_the_digest_is_of_templates_in_order_only
         TemplateSet("none", ())
     with pytest.raises(InvalidConfig, match=r"bad\[1\]: 'b' has no .*\nbad\[2\]: .*twice"):
         TemplateSet("bad", ("a {}", "b", "a {}"))
-    one = TemplateSet("one", ("a {}", "b {}"), ("x",))
-    assert one.digest == TemplateSet("two", ("a {}", "b {}")).digest
-    assert one.digest != TemplateSet("one", ("b {}", "a {}"), ("x",)).digest
+    templates = TemplateSet("one", ("a {}", "b {}"), ("x",))
+    assert templates.digest == TemplateSet("two", ("a {}", "b {}")).digest
+    assert templates.digest != TemplateSet("one", ("b {}", "a {}"), ("x",)).digest
 
 
 @pytest.mark.parametrize("name", ["openai", "simple", "domain_words"])
@@ -234,8 +234,10 @@ def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_a
     first = text_features(tiny_clip, THREE, NAMES, device=CPU)
     monkeypatch.setattr(prompts, "_encoded", never)
     renamed = dataclasses.replace(THREE, name="other", domains=("sketch",))
-    kept = [text_features(tiny_clip, it, NAMES, device=CPU) for it in (THREE, renamed)]
-    assert all(torch.equal(features, computed) for features in (first, *kept))
+    stored = [
+        text_features(tiny_clip, templates, NAMES, device=CPU) for templates in (THREE, renamed)
+    ]
+    assert all(torch.equal(features, computed) for features in (first, *stored))
     assert len(kept_files(cache)) == 1
 
 
@@ -245,8 +247,8 @@ def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_a
         lambda clip, *rest: (dataclasses.replace(clip, digest="0" * 64), *rest),
         lambda clip, _, names: (clip, TemplateSet("three", ("{}", "a {}", "art of a {}")), names),
         lambda clip, _, names: (clip, TemplateSet("three", THREE.templates[::-1]), names),
-        lambda *it: (*it[:2], [*NAMES[:-1], "shark"]),
-        lambda *it: (*it[:2], NAMES[::-1]),
+        lambda *asked: (*asked[:2], [*NAMES[:-1], "shark"]),
+        lambda *asked: (*asked[:2], NAMES[::-1]),
         None,
     ],
     ids=["clip", "template", "order of templates", "class", "order of classes", "revision"],
@@ -282,7 +284,7 @@ def test_a_damaged_file_is_computed_anew_and_mended(
             assert torch.equal(text_features(tiny_clip, THREE, NAMES, device=CPU), expected)
 
 
-HELD_OUT = [(name, domain) for name, found in FOLDERS.items() for domain in found]
+HELD_OUT = [(name, domain) for name, folders in FOLDERS.items() for domain in folders]
 
 
 def contexts(family: str, test: str | None, named: str | None = None) -> TemplateSet:
@@ -298,19 +300,19 @@ def marked(templates: TemplateSet, family: str, test: str | None) -> list[str]:
 
 @pytest.mark.parametrize(("family", "domain"), HELD_OUT)
 def test_a_familys_own_contexts_never_name_what_is_held_out(family: str, domain: str) -> None:
-    found = contexts(family, domain)
-    assert named_domains(found, [domain]) == ()
-    assert marked(found, family, domain) == []
-    assert len(found.templates) > 5
+    templates = contexts(family, domain)
+    assert named_domains(templates, [domain]) == ()
+    assert marked(templates, family, domain) == []
+    assert len(templates.templates) > 5
 
 
 def test_what_names_the_held_out_domain_goes_and_all_else_stays() -> None:
     everything = template_set("domain_words").templates
-    found = contexts("pacs", "sketch")
-    assert set(everything) - set(found.templates) == {"a sketch of a {}"}
-    assert "sketch" not in found.domains
-    assert {"cartoon", "photo", "art painting"} <= set(found.domains)
-    assert found.name == "known_domain_words without sketch"
+    known = contexts("pacs", "sketch")
+    assert set(everything) - set(known.templates) == {"a sketch of a {}"}
+    assert "sketch" not in known.domains
+    assert {"cartoon", "photo", "art painting"} <= set(known.domains)
+    assert known.name == "known_domain_words without sketch"
     assert len({contexts("domain_net", domain).digest for domain in FOLDERS["domain_net"]}) == 6
 
 
@@ -372,9 +374,9 @@ BRACES = "has other braces; the class is written {}"
     ],
 )
 def test_each_mistake_in_a_template_has_its_message(template: str, message: str) -> None:
-    ((index, found),) = mistakes(["a {}", template])
+    ((index, mistake),) = mistakes(["a {}", template])
     assert index == 1
-    assert message in found
+    assert message in mistake
 
 
 @given(st.text("{} ab", max_size=8))

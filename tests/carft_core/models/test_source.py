@@ -53,11 +53,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that the hub's cache was asked for; it has all of them."""
     asked: list[str] = []
 
-    def found(repo: str, file: str) -> str:
+    def look_up(repo: str, file: str) -> str:
         asked.append(f"{repo}/{file}")
         return "/somewhere"
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look_up)
     return asked
 
 
@@ -357,11 +357,11 @@ def test_a_model_of_the_hub_takes_its_tokenizer_from_no_unknown_repository(
     offline: Path, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch, repo: str, is_taken: bool
 ) -> None:
     set_text(put_in_hub(offline, "org/tiny", tiny_clip_files), hf_tokenizer_name=repo)
-    opened: list[dict[str, object]] = []
-    monkeypatch.setattr(open_clip, "get_tokenizer", lambda _, **options: opened.append(options))
+    opening: list[dict[str, object]] = []
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda _, **options: opening.append(options))
     if is_taken:
         open_model("hf-hub:org/tiny")
     else:
         with pytest.raises(RequestError, match=f"tokenizer is that of another repository, {repo}"):
             open_model("hf-hub:org/tiny")
-    assert opened == ([{"trust_remote_code": False}] if is_taken else [])
+    assert opening == ([{"trust_remote_code": False}] if is_taken else [])

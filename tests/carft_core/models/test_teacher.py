@@ -80,35 +80,35 @@ def test_a_damaged_file_is_computed_anew(setup: RunSetup, cache: Path, damage: s
     assert file.is_dir() or file.read_bytes() == whole
 
 
-def order_changed(it: Teacher) -> Teacher:
-    return replace(it, splits={"id/val": it.splits["id/val"].subset([1, 0, 2, 3, 4, 5])})
+def order_changed(teacher: Teacher) -> Teacher:
+    return replace(teacher, splits={"id/val": teacher.splits["id/val"].subset([1, 0, 2, 3, 4, 5])})
 
 
-def transformed(it: Teacher, **fields: Any) -> Teacher:
-    return replace(it, transform=replace(it.transform, **fields))
+def transformed(teacher: Teacher, **fields: Any) -> Teacher:
+    return replace(teacher, transform=replace(teacher.transform, **fields))
 
 
 @pytest.mark.parametrize(
     ("change", "decides"),
     [
-        (lambda it: replace(it, digests={**it.digests, "id/val": "0" * 64}), True),
-        (lambda it: replace(it, clip=replace(it.clip, digest="0" * 64)), True),
-        (lambda it: transformed(it, interpolation="bilinear"), True),
-        (lambda it: replace(it, precision="bf16"), True),
-        (lambda it: replace(it, device=torch.device("meta")), True),
+        (lambda known: replace(known, digests={**known.digests, "id/val": "0" * 64}), True),
+        (lambda known: replace(known, clip=replace(known.clip, digest="0" * 64)), True),
+        (lambda known: transformed(known, interpolation="bilinear"), True),
+        (lambda known: replace(known, precision="bf16"), True),
+        (lambda known: replace(known, device=torch.device("meta")), True),
         (order_changed, True),
-        (lambda it: transformed(it, augmentation=AUGMENTATIONS["domainbed"]), False),
-        (lambda it: replace(it, batch_size=2, workers=2), False),
-        (lambda it: replace(it, w_ctx=-it.w_ctx, class_names=("a", "b", "c")), False),
+        (lambda known: transformed(known, augmentation=AUGMENTATIONS["domainbed"]), False),
+        (lambda known: replace(known, batch_size=2, workers=2), False),
+        (lambda known: replace(known, w_ctx=-known.w_ctx, class_names=("a", "b", "c")), False),
     ],
 )
 def test_whatever_decides_a_feature_and_nothing_else_is_a_part_of_the_key(
     setup: RunSetup, change: Callable[[Teacher], Teacher], decides: bool
 ) -> None:
     features = setup.teacher.features("id/val")
-    kept = change(setup.teacher).cached_features("id/val")
-    assert (kept is None) == decides
-    assert kept is None or torch.equal(kept, features)
+    stored = change(setup.teacher).cached_features("id/val")
+    assert (stored is None) == decides
+    assert stored is None or torch.equal(stored, features)
 
 
 def test_so_are_libraries_that_make_views(setup: RunSetup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,9 @@ def test_it_names_drawings_it_has_not_seen(model: open_clip.CLIP) -> None:
     data = ICON_SHIFT_DEV.open(DataConfig(family="icon_shift_dev"))
     tokenizer = open_clip.get_tokenizer(NAME)
     tokens = [tokenizer([t.format(name) for t in ICON_TEMPLATES]) for name in data.class_names]
-    features = torch.stack([model.encode_text(it, normalize=True).mean(0) for it in tokens])
+    features = torch.stack(
+        [model.encode_text(prompts, normalize=True).mean(0) for prompts in tokens]
+    )
     transform = Transform(32, tuple(model.visual.image_mean), tuple(model.visual.image_std))
     for name, split in {"id/test": data.id_test, **data.shifts}.items():
         rows = range(0, len(split), 4)
@@ -161,19 +163,19 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
 
 def test_what_a_recipe_says_of_later_steps_may_change(tmp_path: Path) -> None:
     recipe = replace(SHORT, steps=100, cooldown=20, all_concepts_from=50)
-    other = replace(recipe, steps=90, cooldown=10, all_concepts_from=60)
-    assert tiny_clip.so_far(recipe, 50) == tiny_clip.so_far(other, 50)
-    assert tiny_clip.so_far(recipe, 51) != tiny_clip.so_far(other, 51)
+    changed = replace(recipe, steps=90, cooldown=10, all_concepts_from=60)
+    assert tiny_clip.so_far(recipe, 50) == tiny_clip.so_far(changed, 50)
+    assert tiny_clip.so_far(recipe, 51) != tiny_clip.so_far(changed, 51)
     shorter = replace(recipe, steps=90, cooldown=10)
     assert tiny_clip.so_far(recipe, 80) == tiny_clip.so_far(shorter, 80)
     assert tiny_clip.so_far(recipe, 81) != tiny_clip.so_far(shorter, 81)
     training = tiny_clip.Training("builtin", recipe)
     training.step = 50
     training.save(tmp_path / "last.pt")
-    training.step, training.recipe = 0, other
+    training.step, training.recipe = 0, changed
     training.resume(tmp_path / "last.pt")
     assert training.step == 50
-    training.recipe = replace(other, lr=1.0)
+    training.recipe = replace(changed, lr=1.0)
     with pytest.raises(SystemExit, match="another recipe"):
         training.resume(tmp_path / "last.pt")
 
@@ -183,12 +185,12 @@ def test_an_export_is_an_open_clip_model(name: str, tmp_path: Path) -> None:
     shutil.copy(BUILTIN[name] / "open_clip_config.json", tmp_path)
     tokenizer = open_clip.get_tokenizer(tiny_clip.model_name(name))
     tiny_clip.export(model, tokenizer, _corpus(20), tmp_path / WEIGHTS)
-    opened = open_clip.create_model(f"local-dir:{tmp_path}").train()
-    assert torch.equal(opened.logit_scale, model.logit_scale.half().float())
+    loaded = open_clip.create_model(f"local-dir:{tmp_path}").train()
+    assert torch.equal(loaded.logit_scale, model.logit_scale.half().float())
     views = torch.rand(2, 3, 32, 32)
-    assert torch.equal(opened.encode_image(views), opened.encode_image(views))
+    assert torch.equal(loaded.encode_image(views), loaded.encode_image(views))
     text = tokenizer(["an icon of a thing 7"])
-    assert torch.allclose(opened.encode_text(text), model.encode_text(text), atol=0.02)
+    assert torch.allclose(loaded.encode_text(text), model.encode_text(text), atol=0.02)
 
 
 def test_a_distilled_model_keeps_the_text_tower_and_nears_the_teacher(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_distilled_model_keeps_the_text_tower_and_nears_the_teacher(tmp_path: 
             assert torch.equal(value, trained.state_dict()[key]), key
     views = torch.rand(16, 3, 32, 32)
     models = (teacher, untrained, trained)
-    goal, before, after = (it.encode_image(views, normalize=True) for it in models)
+    goal, before, after = (clip.encode_image(views, normalize=True) for clip in models)
     assert (after * goal).sum(dim=1).mean() > (before * goal).sum(dim=1).mean() + 0.1
 
 

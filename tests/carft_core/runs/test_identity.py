@@ -106,7 +106,7 @@ def test_a_micro_batch_is_inside_where_the_image_tower_draws_at_random(
     def config(micro_batch: int, **fields: Any) -> TrialConfig:
         return toy_config({"model": model, "optim.micro_batch": micro_batch, **fields})
 
-    nll = [trained(config(it), tmp_path / str(it)).metrics["id/val/nll"] for it in (4, 8)]
+    nll = [trained(config(size), tmp_path / str(size)).metrics["id/val/nll"] for size in (4, 8)]
     assert nll[0] != pytest.approx(nll[1], rel=1e-4)
     assert len({identify(config(size), 0).digest for size in (2, 4, 8)}) == 3
     probes = {identify(config(size, algorithm="linear_probe"), 0).digest for size in (4, 8)}
@@ -169,9 +169,9 @@ def test_a_split_that_follows_the_seed_is_that_number(toy_config: Config, tmp_pa
     with pytest.raises(ValueError, match="see for_seed"):
         open_data(follows.data)
     config = toy_config({**ZERO_SHOT, "data.split_seed": "seed"})
-    found = trained(config, tmp_path, 4)
+    result = trained(config, tmp_path, 4)
     assert RunFolder(tmp_path).claimed()["config"]["data"]["split_seed"] == 4
-    assert finish(tmp_path, config, 4).metrics == found.metrics
+    assert finish(tmp_path, config, 4).metrics == result.metrics
     assert is_complete(tmp_path, config)
 
 
@@ -197,8 +197,8 @@ def test_a_field_that_is_none_or_false_stands_in_no_identity(toy_config: Config)
 
 def test_moving_data_changes_nothing(toy_config: Config, toy_root: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_root, tmp_path / "elsewhere")
-    there = toy_config({"data.root": str(tmp_path / "elsewhere")})
-    assert identify(there, 0).digest == identify(toy_config(), 0).digest
+    moved = toy_config({"data.root": str(tmp_path / "elsewhere")})
+    assert identify(moved, 0).digest == identify(toy_config(), 0).digest
 
 
 def test_an_evaluation_is_named_by_run_model_and_what_is_measured(toy_config: Config) -> None:
@@ -206,10 +206,10 @@ def test_an_evaluation_is_named_by_run_model_and_what_is_measured(toy_config: Co
         named = {name.replace("__", "."): value for name, value in changes.items()}
         return evaluation_digest(training, model, toy_config(named))
 
-    one = digest()
-    assert digest(eval={"batch_size": 2}) == digest(data__shifts=["dark", "pale"]) == one
-    assert digest(wise_ft(0.5, 0.9)) == one, "another point of the merge is another evaluation"
-    others = [
+    usual = digest()
+    assert digest(eval={"batch_size": 2}) == digest(data__shifts=["dark", "pale"]) == usual
+    assert digest(wise_ft(0.5, 0.9)) == usual, "another point of the merge is another evaluation"
+    changed = [
         digest(wise_ft(0.6)),
         digest(None),
         digest(training="b" * 64),
@@ -219,9 +219,9 @@ def test_an_evaluation_is_named_by_run_model_and_what_is_measured(toy_config: Co
         digest(prompts__contexts="openai"),
         digest(eval={"context_probe": False}),
     ]
-    assert len({one, *others}) == 1 + len(others)
+    assert len({usual, *changed}) == 1 + len(changed)
     openai = digest(eval={"context_probe": False}, prompts__contexts="openai")
-    assert openai == others[-1], "contexts are in an evaluation that probes them"
+    assert openai == changed[-1], "contexts are in an evaluation that probes them"
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

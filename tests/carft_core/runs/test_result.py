@@ -70,7 +70,7 @@ def test_end_points_cost_no_forward_pass(
     encode = Teacher._encode_images
 
     def counted(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
-        passes.append((len(self.splits[name]), len({id(it) for it in classifiers})))
+        passes.append((len(self.splits[name]), len({id(classifier) for classifier in classifiers})))
         return encode(self, classifiers, name)
 
     monkeypatch.setattr(Teacher, "_encode_images", counted)
@@ -112,8 +112,8 @@ def test_the_zero_shot_row_is_that_of_its_classifier(toy_config: Config, tmp_pat
     test, transform = setup.data.id_test, setup.teacher.transform
     views = test.views(range(len(test)), transform=transform, seed=None, epoch=0)
     with torch.no_grad():
-        told = setup.teacher.classifier(transform.normalise(views)).argmax(dim=1)
-    assert result.metrics["id/test/top1"] == float((told == test.labels).double().mean())
+        predicted = setup.teacher.classifier(transform.normalise(views)).argmax(dim=1)
+    assert result.metrics["id/test/top1"] == float((predicted == test.labels).double().mean())
     assert result.metrics["gain/ood/top1"] == 0
     assert result.seed is None
     assert result.merges == {}

@@ -33,8 +33,8 @@ def test_auto_compiles_long_runs_on_cuda() -> None:
         (True, CPU, 1, True),
         (False, CUDA, 10 * IMAGES_THAT_PAY, False),
     ]
-    for *how, expected in rows:
-        assert should_compile(*how) is expected
+    for *asked, expected in rows:
+        assert should_compile(*asked) is expected
 
 
 @pytest.mark.slow
@@ -48,9 +48,9 @@ def test_what_cannot_be_compiled_is_trained_as_it_is_written_and_says_so(
     result = trained(toy_config({"compile": True}), tmp_path / "one")
     (warning,) = result.warnings
     assert "no code: for GraphModule" in warning
-    assert [it.getMessage() for it in caplog.records].count(warning) == 1
-    told = json.loads((tmp_path / "one" / "trained.json").read_text())
-    assert told["warnings"] == result.warnings
+    assert [record.getMessage() for record in caplog.records].count(warning) == 1
+    recorded = json.loads((tmp_path / "one" / "trained.json").read_text())
+    assert recorded["warnings"] == result.warnings
     plain = trained(toy_config(), tmp_path / "two")
     assert plain.warnings == []
     assert plain.digest == result.digest

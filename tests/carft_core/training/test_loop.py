@@ -112,12 +112,12 @@ def test_a_checkpoint_that_does_not_fit_costs_a_start_from_the_beginning(
             return next(reports).epoch
 
     changes: list[Callable[[dict[str, Any]], object]] = [
-        lambda kept: kept.pop("best"),
-        lambda kept: kept["model"].popitem(),
-        lambda kept: kept["model"].update(dict.fromkeys(kept["model"], torch.zeros(3))),
-        lambda kept: kept["optimiser"].update(state=3),
-        lambda kept: kept["optimiser"].update(param_groups=[]),
-        lambda kept: kept["optimiser"]["state"][0].update(exp_avg=torch.zeros(2, 3)),
+        lambda saved: saved.pop("best"),
+        lambda saved: saved["model"].popitem(),
+        lambda saved: saved["model"].update(dict.fromkeys(saved["model"], torch.zeros(3))),
+        lambda saved: saved["optimiser"].update(state=3),
+        lambda saved: saved["optimiser"].update(param_groups=[]),
+        lambda saved: saved["optimiser"]["state"][0].update(exp_avg=torch.zeros(2, 3)),
     ]
     assert first() == 0
     for change in changes:
@@ -144,14 +144,14 @@ def test_a_state_of_another_shape_is_refused_where_the_optimiser_has_none(name: 
         return torch.zeros(())
 
     optimiser.step(closure)  # type: ignore[arg-type]  # a tensor is a float to it
-    kept: dict[str, Any] = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    kept |= {"step": 1, "best": 0.0, "history": []}
-    restore(kept, model, optimiser)
+    progress: dict[str, Any] = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+    progress |= {"step": 1, "best": 0.0, "history": []}
+    restore(progress, model, optimiser)
     if name in OPTIMISERS:
-        (state,) = kept["optimiser"]["state"].values()
+        (state,) = progress["optimiser"]["state"].values()
         state |= {key: torch.zeros(1) for key in state if key != "step"}
         with pytest.raises(DamagedCheckpoint, match="does not fit its parameter"):
-            restore(kept, model, optimiser)
+            restore(progress, model, optimiser)
 
 
 def test_the_state_of_an_optimiser_is_loaded_where_the_run_trains() -> None:
@@ -159,11 +159,11 @@ def test_the_state_of_an_optimiser_is_loaded_where_the_run_trains() -> None:
     optimiser = torch.optim.SGD(model.parameters(), momentum=0.9)
     model(torch.ones(4)).sum().backward()
     optimiser.step()
-    kept: dict[str, Any] = {"model": {}, "optimiser": optimiser.state_dict()}
+    progress: dict[str, Any] = {"model": {}, "optimiser": optimiser.state_dict()}
     with other_device() as device:
-        there = on_device(model, device)
-        optimiser = torch.optim.SGD(there.parameters(), momentum=0.9)
-        restore({**kept, "step": 1, "best": 0.0, "history": []}, nn.Module(), optimiser)
+        moved = on_device(model, device)
+        optimiser = torch.optim.SGD(moved.parameters(), momentum=0.9)
+        restore({**progress, "step": 1, "best": 0.0, "history": []}, nn.Module(), optimiser)
         (state,) = optimiser.state.values()
         assert state["momentum_buffer"].device == device
 
@@ -291,10 +291,12 @@ def test_no_more_than_a_micro_batch_is_held_at_once(
         return loss(self, model, batch, teacher)
 
     monkeypatch.setattr(CarFt, "loss", counting)
-    one = {"optim": {"lr": 1e-3, "steps": 1, "batch_size": 8}}
-    _, parts = epochs(toy_config({**one, "optim.micro_batch": 3}), 0, workdir=tmp_path / "parts")
+    one_step = {"optim": {"lr": 1e-3, "steps": 1, "batch_size": 8}}
+    _, parts = epochs(
+        toy_config({**one_step, "optim.micro_batch": 3}), 0, workdir=tmp_path / "parts"
+    )
     assert seen == [3, 3, 2]
-    _, whole = epochs(toy_config(one), 0, workdir=tmp_path / "whole")
+    _, whole = epochs(toy_config(one_step), 0, workdir=tmp_path / "whole")
     for name in ("train/loss", "train/cross_entropy", "train/teacher_context_entropy"):
         assert parts.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5)
 
@@ -347,15 +349,15 @@ def test_epochs_may_be_so_many_steps(toy_config: Config, tmp_path: Path) -> None
     optim = {"lr": 1e-3, "steps": 5, "steps_per_epoch": 2, "batch_size": 8}
     config = toy_config({"optim": optim})
     assert [report.step for report in epochs(config, 0, workdir=tmp_path)] == [0, 2, 4, 5]
-    one = toy_config({"optim": {**optim, "steps_per_epoch": 5}})
-    assert same(weights(tmp_path), ended(one, tmp_path / "one"))
+    whole = toy_config({"optim": {**optim, "steps_per_epoch": 5}})
+    assert same(weights(tmp_path), ended(whole, tmp_path / "one"))
 
 
 def test_the_result_is_the_last_or_the_best_epoch(toy_config: Config, tmp_path: Path) -> None:
     config = toy_config({"optim.epochs": 3, "keep": {"result": "best_val"}})
     result = trained(config, tmp_path)
-    kept = {file.stem for file in (tmp_path / "weights").iterdir()}
-    assert kept == {"last", "best_val"}
+    names = {file.stem for file in (tmp_path / "weights").iterdir()}
+    assert names == {"last", "best_val"}
     history = RunFolder(tmp_path).history()[1:]
     assert result.metrics["id/val/top1"] == max(h["metrics"]["id/val/top1"] for h in history)
     last = finish(tmp_path, toy_config({"optim.epochs": 3}), 0)
@@ -398,13 +400,13 @@ def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="holds another run"):
         train(toy_config(), 1, workdir=tmp_path / "all")
     assert not RunFolder(tmp_path / "all").checkpoint.exists()
-    kept = [file.name for file in (tmp_path / "all" / "weights").iterdir()]
-    assert kept == ["last.safetensors"], "B14: each improvement was written too"
+    names = [file.name for file in (tmp_path / "all" / "weights").iterdir()]
+    assert names == ["last.safetensors"], "B14: each improvement was written too"
     lean, folder = toy_config({"keep": {"weights": False, "predictions": False}}), tmp_path / "lean"
     train(lean, 0, workdir=folder)
-    left = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
+    remaining = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
     own = {f"{name}.json" for name in ("config", "history", "trained")}
-    assert left == own | {"evaluations/unmerged/metrics.json"}
+    assert remaining == own | {"evaluations/unmerged/metrics.json"}
     assert is_complete(folder, lean)
     assert list(epochs(lean, 0, workdir=folder)) == []
     assert train(lean, 0, workdir=folder) == read_result(folder, lean)
@@ -433,8 +435,8 @@ def test_one_set_of_workers_serves_a_run(
         start(process)
 
     monkeypatch.setattr(BaseProcess, "start", counted)
-    both = trained(config.model_copy(update={"workers": 2}), tmp_path / "both")
+    by_workers = trained(config.model_copy(update={"workers": 2}), tmp_path / "both")
     assert len(processes) == 2
     assert not any(process.is_alive() for process in processes)
     assert same(weights(tmp_path / "alone"), weights(tmp_path / "both"))
-    assert (alone.metrics, alone.merges) == (both.metrics, both.merges)
+    assert (alone.metrics, alone.merges) == (by_workers.metrics, by_workers.merges)

@@ -46,9 +46,9 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cost(config: TrialConfig, ranks: int = 1) -> RunCost:
-    found = run_cost(config, ranks)
-    assert found is not None
-    return found
+    costs = run_cost(config, ranks)
+    assert costs is not None
+    return costs
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +146,11 @@ def test_a_search_over_rates_and_weights_computes_one_cost(
         return run_cost(toy_config({"algorithm.kl_weight": kl_weight, **changes}))
 
     first = cost()
-    for same in (cost(3.0), cost(lr=1e-5), cost(epochs=7), cost(micro_batch=8)):
-        assert same == first
+    for equal in (cost(3.0), cost(lr=1e-5), cost(epochs=7), cost(micro_batch=8)):
+        assert equal == first
     assert len(computed) == 1
-    others = [cost(0.0), cost(batch_size=16), cost(micro_batch=4), cost(grad_checkpointing=True)]
-    assert len({first, *others}) == len(computed) == 5
+    unequal = [cost(0.0), cost(batch_size=16), cost(micro_batch=4), cost(grad_checkpointing=True)]
+    assert len({first, *unequal}) == len(computed) == 5
 
 
 def test_the_largest_fitting_part_is_found(
@@ -192,12 +192,12 @@ def test_the_predictions_of_a_large_split_count(
             compute(logits, labels)
         taken.append(counted.peak)
     assert max(taken) == pytest.approx(taken[-1], rel=0.02)
-    few = fine_tuned()
+    usual = fine_tuned()
     monkeypatch.setattr(memory, "_most_items", lambda _: 10**6)
-    many = fine_tuned()
+    large = fine_tuned()
     # Two models' features, and logits, of three classes, each of which is among the greatest too.
-    assert many.evaluation == pytest.approx(10**6 * (2 * 32 * 4 + 3 * (20 + 12)), rel=0.1)
-    assert many.training == few.training
+    assert large.evaluation == pytest.approx(10**6 * (2 * 32 * 4 + 3 * (20 + 12)), rel=0.1)
+    assert large.training == usual.training
 
 
 def test_a_balanced_step_has_a_batch_of_each_domain(pacs_config: Config) -> None:
@@ -214,7 +214,7 @@ def test_what_looks_at_numbers_is_unknown_and_remembered_as_that(
     toy_config: Config, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = toy_config(PLAIN)
-    look = staticmethod(lambda *given: float(given[1].images.sum()))
+    look = staticmethod(lambda *arguments: float(arguments[1].images.sum()))
     monkeypatch.setattr(type(config.algorithm), "loss", look)
     assert run_cost(config) is run_cost(config) is None
     assert len([*empty_cache.glob("run_cost/*.json")]) == 1
@@ -225,16 +225,16 @@ def test_what_the_cache_does_not_give_is_computed_again(
 ) -> None:
     """A damaged file, and one of another account's."""
     config = toy_config({**PLAIN, "algorithm": "zero_shot"})
-    found = cost(config)
+    costs = cost(config)
     (file,) = empty_cache.glob("run_cost/*.json")
     file.write_text('{"training": 1}')
-    assert run_cost(config) == found
+    assert run_cost(config) == costs
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(memory, "read_json", refuse)
-    assert run_cost(config) == found
+    assert run_cost(config) == costs
 
 
 def test_a_probe_takes_what_its_solution_does(
@@ -263,10 +263,10 @@ def test_a_probe_counts_wherever_one_is_solved(
     algorithm: str, toy_config: Config, fine_tuned: Callable[..., RunCost]
 ) -> None:
     fields = {"name": algorithm} | ({"of": "lp_ft"} if algorithm == "ema" else {})
-    found, plain = cost(toy_config({**PLAIN, "algorithm": fields})), fine_tuned()
-    assert plain.solving == plain.objective == 0 < found.objective
-    assert found.solving > 2**25 * 8 / 1000 > 0
-    assert (found.step > 0) == (found.training > 0) == (algorithm != "linear_probe")
+    probed, plain = cost(toy_config({**PLAIN, "algorithm": fields})), fine_tuned()
+    assert plain.solving == plain.objective == 0 < probed.objective
+    assert probed.solving > 2**25 * 8 / 1000 > 0
+    assert (probed.step > 0) == (probed.training > 0) == (algorithm != "linear_probe")
 
 
 def test_each_of_several_gpus_has_its_images_and_a_copy_of_all_gradients(
@@ -275,8 +275,8 @@ def test_each_of_several_gpus_has_its_images_and_a_copy_of_all_gradients(
     half, two = fine_tuned(batch_size=64), fine_tuned(2, batch_size=128)
     assert two.step == half.step
     assert two.training == half.training  # activations are gone when gradients are exchanged
-    few, shared = fine_tuned(batch_size=1), fine_tuned(2, batch_size=2)
+    single, shared = fine_tuned(batch_size=1), fine_tuned(2, batch_size=2)
     clip = open_shapes(str(toy_config().model.name), None)
     trained = sum(p.numel() for p in clip.image_tower.parameters()) * 4
     # Those in channels_last are copied once more, on the way into one row.
-    assert trained < shared.training - few.training < 1.3 * trained
+    assert trained < shared.training - single.training < 1.3 * trained

@@ -38,8 +38,8 @@ def test_auto_is_bf16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyP
     gpus = {0: T4, 1: V100, 2: A100, 3: H100}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpus[device.index])
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    found = [resolve_precision("auto", torch.device("cuda", number)) for number in gpus]
-    assert found == ["fp32", "fp32", "bf16", "bf16"]
+    precisions = [resolve_precision("auto", torch.device("cuda", number)) for number in gpus]
+    assert precisions == ["fp32", "fp32", "bf16", "bf16"]
 
 
 def test_what_is_named_is_taken_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,13 +97,13 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
         raise RuntimeError("no deterministic kernel, and none was asked for")
 
 
-@pytest.mark.parametrize(("others", "context"), [(0, 500), (30_000, 1024)])
+@pytest.mark.parametrize(("elsewhere", "context"), [(0, 500), (30_000, 1024)])
 def test_on_cuda_memory_is_what_was_reserved_and_the_context(
-    monkeypatch: pytest.MonkeyPatch, others: int, context: int
+    monkeypatch: pytest.MonkeyPatch, elsewhere: int, context: int
 ) -> None:
     """What another process holds of a shared GPU is not this one's."""
     reserved, peak, total = 2_000, 5_000, 80_000
-    free = total - reserved - 500 - others
+    free = total - reserved - 500 - elsewhere
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * MIB, total * MIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved * MIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: peak * MIB)

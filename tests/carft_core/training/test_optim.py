@@ -31,7 +31,7 @@ def test_the_rate_warms_up_linearly_and_ends_near_zero() -> None:
     assert rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
     assert rates[2:] == sorted(rates[2:], reverse=True)
     # Below one it is a fraction of the steps.
-    assert [warmup_steps(it, 100) for it in (0.1, 0.0, 1.0, 30.0)] == [10, 0, 1, 30]
+    assert [warmup_steps(warmup, 100) for warmup in (0.1, 0.0, 1.0, 30.0)] == [10, 0, 1, 30]
 
 
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 600))
@@ -47,9 +47,9 @@ def test_norms_and_biases_are_decayed_as_in_wise_ft_unless_asked_otherwise() -> 
     everything = decay_groups(model.named_parameters(), OptimConfig(weight_decay=0.1))
     assert [group["weight_decay"] for group in everything] == [0.1]
     optim = OptimConfig(weight_decay=0.1, decay_norms_and_biases=False)
-    some = decay_groups(model.named_parameters(), optim, lr_scale=0.5)
-    assert [(len(group["params"]), group["weight_decay"]) for group in some] == [(1, 0.1), (3, 0)]
-    assert {group["lr_scale"] for group in some} == {0.5}
+    groups = decay_groups(model.named_parameters(), optim, lr_scale=0.5)
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (3, 0)]
+    assert {group["lr_scale"] for group in groups} == {0.5}
 
 
 def test_what_is_in_no_group_is_frozen_and_what_is_frozen_in_none() -> None:
@@ -77,19 +77,19 @@ def schedule(*, balanced: bool = False, **optim: int) -> Schedule:
 
 
 def test_an_epoch_is_a_pass_and_steps_cut_the_last_one() -> None:
-    found = schedule(epochs=3, batch_size=4)
-    assert (found.steps, found.per_epoch, found.epochs) == (9, 3, 3)
-    assert [found.of_epoch(epoch) for epoch in (1, 2, 3)] == [range(3), range(3, 6), range(6, 9)]
-    found = schedule(steps=4, batch_size=4)
-    assert (found.steps, found.epochs, found.of_epoch(2)) == (4, 2, range(3, 4))
-    found = schedule(balanced=True, epochs=2, batch_size=2)  # as many of each group
-    assert (found.per_epoch, found.steps) == (3, 6)
+    plan = schedule(epochs=3, batch_size=4)
+    assert (plan.steps, plan.per_epoch, plan.epochs) == (9, 3, 3)
+    assert [plan.of_epoch(epoch) for epoch in (1, 2, 3)] == [range(3), range(3, 6), range(6, 9)]
+    plan = schedule(steps=4, batch_size=4)
+    assert (plan.steps, plan.epochs, plan.of_epoch(2)) == (4, 2, range(3, 4))
+    plan = schedule(balanced=True, epochs=2, batch_size=2)  # as many of each group
+    assert (plan.per_epoch, plan.steps) == (3, 6)
 
 
 def test_steps_per_epoch_say_what_an_epoch_is_and_need_the_number_of_all_steps() -> None:
-    found = schedule(steps=5000, steps_per_epoch=300, batch_size=4)
-    assert (found.steps, found.per_epoch, found.epochs) == (5000, 300, 17)
-    assert (found.of_epoch(1), found.of_epoch(17)) == (range(300), range(4800, 5000))
+    plan = schedule(steps=5000, steps_per_epoch=300, batch_size=4)
+    assert (plan.steps, plan.per_epoch, plan.epochs) == (5000, 300, 17)
+    assert (plan.of_epoch(1), plan.of_epoch(17)) == (range(300), range(4800, 5000))
     assert schedule(steps=3, steps_per_epoch=300).of_epoch(1) == range(3)
     with pytest.raises(InvalidConfig, match="steps_per_epoch needs steps"):
         schedule(steps_per_epoch=3, epochs=2)

@@ -44,19 +44,19 @@ def test_every_row_of_a_batch_is_of_one_rank() -> None:
 
 def _exchange() -> dict[str, Any]:
     world = current_ranks()
-    both, one, none = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
-    both.grad = torch.full((2, 2), 1.0 + world.rank).to(memory_format=torch.contiguous_format)
+    common, single, unused = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
+    common.grad = torch.full((2, 2), 1.0 + world.rank).to(memory_format=torch.contiguous_format)
     if world.rank == 1:
-        one.grad = torch.eye(2)
-    values = world.sum_gradients([both, one, none], {"loss": torch.tensor(0.25)})
+        single.grad = torch.eye(2)
+    values = world.sum_gradients([common, single, unused], {"loss": torch.tensor(0.25)})
     rows = torch.arange(5.0)[:, None].expand(5, 3)
     state = {"same": torch.ones(3), "other": torch.ones(3) * (1 + world.rank)}
     differing = world.differing(state)
     world.copy(state)
     return {
-        "both": both.grad.tolist(),
-        "one": None if one.grad is None else one.grad.tolist(),
-        "none": none.grad,
+        "both": common.grad.tolist(),
+        "one": None if single.grad is None else single.grad.tolist(),
+        "none": unused.grad,
         "loss": float(values["loss"]),
         "rows": world.gather(world.shard(rows), 5)[:, 2].tolist(),
         "single": world.gather(world.shard(rows[:1]), 1).tolist(),
@@ -141,20 +141,20 @@ CASES: dict[str, dict[str, Any]] = {
 
 def check_equal(config: TrialConfig, folder: Path, stop_after: int | None = None) -> None:
     expected = recorded(config, folder / "one", stop_after)
-    both = on_ranks(2, lambda: recorded(config, folder / "two", stop_after))
-    for result in both:
+    results = on_ranks(2, lambda: recorded(config, folder / "two", stop_after))
+    for result in results:
         assert len(result["reports"]) == len(expected["reports"])
         for ours, theirs in zip(result["reports"], expected["reports"], strict=True):
             assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-5)
         assert result["metrics"] == pytest.approx(expected["metrics"], rel=2e-3, abs=1e-4)
         assert result["merges"].keys() == expected["merges"].keys()
     if config.algorithm.trains and config.optim.name == "sgd":
-        one, two = (weights(folder / it) for it in ("one", "two"))
-        torch.testing.assert_close(two, one, rtol=RELATIVE, atol=ABSOLUTE)
+        alone, together = (weights(folder / name) for name in ("one", "two"))
+        torch.testing.assert_close(together, alone, rtol=RELATIVE, atol=ABSOLUTE)
     places = (folder / "one", folder / "two")
     claims = [RunFolder(place).claimed() for place in places]
     assert claims[0] == claims[1]
-    files = [{it.relative_to(place) for it in place.rglob("*")} for place in places]
+    files = [{path.relative_to(place) for path in place.rglob("*")} for place in places]
     assert files[0] == files[1]
 
 

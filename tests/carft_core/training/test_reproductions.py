@@ -49,7 +49,7 @@ def test_b2_no_graph_outlives_its_micro_batch(
 
     def watched(self: FineTune, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         at_loss.append(len(alive))
-        with torch.autograd.graph.saved_tensors_hooks(packed, lambda it: it.tensor):
+        with torch.autograd.graph.saved_tensors_hooks(packed, lambda activation: activation.tensor):
             made = loss(self, model, batch, teacher)
         assert alive, "the hooks see what a graph keeps"
         return made

@@ -47,17 +47,17 @@ class WrittenOut:
 
     def step(self, gradients: Callable[[], list[Tensor]], lr: float) -> None:
         g = gradients()
-        norm = math.sqrt(sum(float(it.double().square().sum()) for it in g))
+        norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in g))
         weights = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
-            for p, it in zip(self.parameters, g, strict=True):
-                p.copy_(p + self.rho * it / norm)
+            for p, gradient in zip(self.parameters, g, strict=True):
+                p.copy_(p + self.rho * gradient / norm)
         sharp = gradients()
         self.t += 1
         with torch.no_grad():
-            for i, (p, w, it) in enumerate(zip(self.parameters, weights, sharp, strict=True)):
-                self.first[i] = 0.9 * self.first[i] + 0.1 * it
-                self.second[i] = 0.999 * self.second[i] + 0.001 * it * it
+            for i, (p, w, gradient) in enumerate(zip(self.parameters, weights, sharp, strict=True)):
+                self.first[i] = 0.9 * self.first[i] + 0.1 * gradient
+                self.second[i] = 0.999 * self.second[i] + 0.001 * gradient * gradient
                 m = self.first[i] / (1 - 0.9**self.t)
                 v = self.second[i] / (1 - 0.999**self.t)
                 p.copy_(w - lr * (m / (v.sqrt() + 1e-8) + self.decays[i] * w))
@@ -107,8 +107,8 @@ def gradients_of(model: nn.Module, step: int) -> list[Tensor]:
 
 
 def check_close(ours: nn.Module, theirs: nn.Module) -> None:
-    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+    for our, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-9, atol=1e-12)
 
 
 def test_sam_is_its_two_steps_with_decay_and_a_rate_that_changes() -> None:
@@ -140,9 +140,9 @@ def test_spd_is_adams_step_and_the_projection_written_out() -> None:
         tensors = zip(theirs.parameters(), gradients, before, starts, strict=True)
         for p, gradient, old, start in tensors:
             new = p.detach().numpy()  # shares its memory
-            now, then = (np.linalg.norm(it - start) for it in (new, old))
-            if np.sum(gradient.numpy() * (old - start)) > 0 and now > then:
-                new -= 0.3 * (now - then) / now * (new - start)
+            now, earlier = (np.linalg.norm(parameter - start) for parameter in (new, old))
+            if np.sum(gradient.numpy() * (old - start)) > 0 and now > earlier:
+                new -= 0.3 * (now - earlier) / now * (new - start)
                 projected += 1
         check_close(ours, theirs)
     assert projected > 10
@@ -265,8 +265,8 @@ def test_a_run_with_sam_is_its_clipped_scheduled_steps(toy_config: Config, tmp_p
             loss = F.cross_entropy(theirs(images), labels)
             losses.append(float(loss.detach()))
             whole = torch.autograd.grad(loss, parameters)
-            size = float(torch.stack([it.norm() for it in whole]).norm())
-            return [it * min(1.0, 0.5 / (size + 1e-6)) for it in whole]
+            size = float(torch.stack([gradient.norm() for gradient in whole]).norm())
+            return [gradient * min(1.0, 0.5 / (size + 1e-6)) for gradient in whole]
 
         written.step(gradients, learning_rate(step, steps=run.steps, warmup=warmup, peak=1e-3))
         assert size > 0.5  # else nothing is clipped

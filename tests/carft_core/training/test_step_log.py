@@ -150,10 +150,10 @@ def test_samples_have_the_names_and_units_of_mlflows_monitors(
     training = Training(tmp_path, torch.device("cuda"))
     training.steps(1, EVERY)
     (point,) = read_points(tmp_path)
-    system = {name: it for name, it in point["metrics"].items() if not name.endswith("_step")}
+    system = {name: value for name, value in point["metrics"].items() if not name.endswith("_step")}
     ours = {name.removeprefix("system/"): value for name, value in system.items()}
     assert ours.keys() == theirs.keys() - {name for name in theirs if "power" in name}
-    assert {name: it for name, it in ours.items() if "gpu" in name}.items() <= theirs.items()
+    assert {name: value for name, value in ours.items() if "gpu" in name}.items() <= theirs.items()
     share, megabytes = "system_memory_usage_percentage", "system_memory_usage_megabytes"
     sizes = [of[megabytes] / of[share] for of in (ours, theirs)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
@@ -176,13 +176,13 @@ def test_points_change_no_number_and_their_mean_is_that_of_the_epoch(
     assert not (tmp_path / "without" / "steps.jsonl").exists()
     monkeypatch.setattr(step_log, "EVERY", 0.0)
     train(config, 0, workdir=tmp_path / "with")
-    one, other = (RunFolder(tmp_path / name) for name in ("without", "with"))
-    assert same(weights(one.path), weights(other.path))
-    losses = series(other.path, "train/loss_step")
-    history = other.history()
+    plain, logged = (RunFolder(tmp_path / name) for name in ("without", "with"))
+    assert same(weights(plain.path), weights(logged.path))
+    losses = series(logged.path, "train/loss_step")
+    history = logged.history()
     assert [*losses] == list(range(1, history[-1]["step"] + 1))
     for before, epoch in itertools.pairwise(history):
-        assert epoch["metrics"]["train/lr"] == series(other.path, "train/lr_step")[epoch["step"]]
+        assert epoch["metrics"]["train/lr"] == series(logged.path, "train/lr_step")[epoch["step"]]
         own = [losses[step] for step in range(before["step"] + 1, epoch["step"] + 1)]
         images = [7] * (len(own) - 1) + [18 - 7 * (len(own) - 1)]
         mean = sum(loss * count for loss, count in zip(own, images, strict=True)) / sum(images)
@@ -215,8 +215,8 @@ def test_one_of_the_ranks_of_a_run_writes_its_points(
     config = toy_config({"algorithm": "fine_tune", "optim.batch_size": 7})
     train(config, 0, workdir=tmp_path / "one")
     on_ranks(2, lambda: train(config, 0, workdir=tmp_path / "two") and None)
-    one, two = (series(tmp_path / name, "train/loss_step") for name in ("one", "two"))
-    assert [*one] == [*two]
-    assert two == pytest.approx(one, rel=2e-4, abs=2e-5)
+    alone, together = (series(tmp_path / name, "train/loss_step") for name in ("one", "two"))
+    assert [*alone] == [*together]
+    assert together == pytest.approx(alone, rel=2e-4, abs=2e-5)
     lines = (tmp_path / "two" / "steps.jsonl").read_text().splitlines()
-    assert len(lines) == len(one)
+    assert len(lines) == len(alone)

@@ -40,14 +40,20 @@ def root(tmp_path: Path) -> Path:
 
 
 def declare(root: Path, **keys: Any) -> Declared:
-    given = {"name": "mine", "root": root.name, "train": ["one", "two"], "test": "held_out", **keys}
-    given = {key: value for key, value in given.items() if value is not None}
-    lines: Mapping[Route, int] = {(key,): line for line, key in enumerate(given, 1)}
-    declaration = Declaration.model_validate(given)
+    fields = {
+        "name": "mine",
+        "root": root.name,
+        "train": ["one", "two"],
+        "test": "held_out",
+        **keys,
+    }
+    fields = {key: value for key, value in fields.items() if value is not None}
+    lines: Mapping[Route, int] = {(key,): line for line, key in enumerate(fields, 1)}
+    declaration = Declaration.model_validate(fields)
     return Declared(declaration, root.parent / "mine.family.yaml", "", lines)
 
 
-def opened(root: Path, **keys: Any) -> FamilyData:
+def data_of(root: Path, **keys: Any) -> FamilyData:
     return declare(root, **keys).open(DataConfig(family="mine"))
 
 
@@ -58,7 +64,7 @@ def night(**rules: Any) -> dict[str, Any]:
 
 def refusal(root: Path, **keys: Any) -> list[str]:
     with pytest.raises(RequestError) as caught:
-        opened(root, **keys)
+        data_of(root, **keys)
     first, *rest = str(caught.value).splitlines()
     assert first == f"data.family: mine is not as declared in {root}:"
     return [line.removeprefix("  mine.family.yaml") for line in rest]
@@ -66,12 +72,12 @@ def refusal(root: Path, **keys: Any) -> list[str]:
 
 def counts(data: FamilyData, split: Split) -> dict[str, int]:
     labels = split.labels.tolist()
-    found = {name: labels.count(index) for index, name in enumerate(data.class_names)}
-    return {name: count for name, count in found.items() if count}
+    images = {name: labels.count(index) for index, name in enumerate(data.class_names)}
+    return {name: count for name, count in images.items() if count}
 
 
 def test_folders_of_any_name_are_joined_and_named(root: Path) -> None:
-    data = opened(root, class_names={"cat": "tabby"})
+    data = data_of(root, class_names={"cat": "tabby"})
     assert data.class_names == ("tabby", "hot dog", "zebra")
     assert counts(data, data.train) == {"tabby": 6, "hot dog": 4, "zebra": 4}
     assert counts(data, data.id_test) == dict.fromkeys(data.class_names, 2)
@@ -85,7 +91,7 @@ def test_a_shift_knows_some_classes_and_names_them_its_own_way(root: Path) -> No
         "few": {"folders": "shifts/night", "classes": ["cat"]},
         "part": {"folders": "held_out", "exclude": ["hot_dog"]},
     }
-    data = opened(root, shifts=shifts)
+    data = data_of(root, shifts=shifts)
     assert counts(data, data.shifts["night"]) == {"cat": 2, "zebra": 1}
     assert (data.shifts["night"].classes, data.shifts["few"].classes) == ((0, 2), (0,))
     assert counts(data, data.shifts["part"]) == {"cat": 2, "zebra": 2}
@@ -94,19 +100,19 @@ def test_a_shift_knows_some_classes_and_names_them_its_own_way(root: Path) -> No
 @pytest.mark.parametrize("keys", [{"exclude": ["zebra"]}, {"classes": ["hot_dog", "cat"]}])
 def test_a_family_may_have_some_of_the_classes(root: Path, keys: dict[str, Any]) -> None:
     shift = {"night": {"folders": "held_out"}}
-    data = opened(root, **keys, shifts=shift)
+    data = data_of(root, **keys, shifts=shift)
     assert data.class_names == ("cat", "hot dog")
     for split in (data.train, data.id_test, data.shifts["night"]):
         assert counts(data, split).keys() == {"cat", "hot dog"}
         assert split.classes is None
-    assert data.digest == opened(root, exclude="zebra", shifts=shift).digest
+    assert data.digest == data_of(root, exclude="zebra", shifts=shift).digest
     fill(root, "held_out", {"junk": 1})  # of the test alone
-    assert len(opened(root, exclude="junk").class_names) == 3
+    assert len(data_of(root, exclude="junk").class_names) == 3
 
 
 def test_the_root_itself_may_be_a_folder_of_classes(tmp_path: Path) -> None:
     fill(tmp_path / "images", ".", dict.fromkeys(NAMES, 5))
-    data = opened(tmp_path / "images", train=".", test=None, test_fraction=0.2)
+    data = data_of(tmp_path / "images", train=".", test=None, test_fraction=0.2)
     assert counts(data, data.id_test) == dict.fromkeys(data.class_names, 1)
     assert counts(data, data.train) == dict.fromkeys(data.class_names, 4)
     assert not set(data.id_test.ids) & set(data.train.ids)
@@ -131,17 +137,17 @@ def test_data_root_goes_before_the_declared_root(root: Path, tmp_path: Path) -> 
     data = declare(root).open(DataConfig(family="mine", root=str(moved)))
     assert len(data.train) == 14
     with pytest.raises(RequestError, match=r"mine\.family\.yaml:2: root: .*images does not exist"):
-        opened(root)
+        data_of(root)
     with pytest.raises(RequestError, match=r"^data\.root: .*gone does not exist"):
         declare(root).open(DataConfig(family="mine", root=str(tmp_path / "gone")))
 
 
 def test_the_digest_is_of_the_content_and_not_of_the_place(root: Path, tmp_path: Path) -> None:
     keys = night(classes=["cat"])
-    before = opened(root, **keys).digest
+    before = data_of(root, **keys).digest
     moved = shutil.copytree(root, tmp_path / "elsewhere" / "pictures")
-    assert opened(moved, **keys).digest == before
-    assert opened(root, **keys, summary="another word for it").digest == before
+    assert data_of(moved, **keys).digest == before
+    assert data_of(root, **keys, summary="another word for it").digest == before
     changes: list[dict[str, Any]] = [
         {"shifts": None},
         {"class_names": {"cat": "tabby"}},
@@ -150,10 +156,10 @@ def test_the_digest_is_of_the_content_and_not_of_the_place(root: Path, tmp_path:
         {"train": "held_out", "test": "one"},
         {"shifts": {"dark": keys["shifts"]["night"]}},
     ]
-    others = [opened(root, **{**keys, **change}).digest for change in changes]
+    digests = [data_of(root, **{**keys, **change}).digest for change in changes]
     (root / "one" / "cat" / "0.png").write_bytes(b"another size")
-    others.append(opened(root, **keys).digest)
-    assert len({before, *others}) == 8
+    digests.append(data_of(root, **keys).digest)
+    assert len({before, *digests}) == 8
 
 
 def test_the_fixed_layout_declared_has_the_same_splits(tmp_path: Path) -> None:
@@ -161,29 +167,31 @@ def test_the_fixed_layout_declared_has_the_same_splits(tmp_path: Path) -> None:
         fill(tmp_path / "images", folder, dict.fromkeys(NAMES, 2))
     fixed = IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(tmp_path / "images")))
     shifts = {"dark": "shifts/dark"}
-    said = opened(tmp_path / "images", train="train", val="val", test="test", shifts=shifts)
-    assert said.class_names == fixed.class_names
-    one, other = ((it.train, it.val, it.test, it.shifts["dark"]) for it in (said, fixed))
-    for left, right in zip(one, other, strict=True):
-        assert left is not None
-        assert right is not None
-        assert left.ids == right.ids
-        assert left.labels.tolist() == right.labels.tolist()
+    declared = data_of(tmp_path / "images", train="train", val="val", test="test", shifts=shifts)
+    assert declared.class_names == fixed.class_names
+    ours, theirs = (
+        (data.train, data.val, data.test, data.shifts["dark"]) for data in (declared, fixed)
+    )
+    for our_split, their_split in zip(ours, theirs, strict=True):
+        assert our_split is not None
+        assert their_split is not None
+        assert our_split.ids == their_split.ids
+        assert our_split.labels.tolist() == their_split.labels.tolist()
 
 
 def test_a_file_may_say_what_classes_are_called(root: Path) -> None:
     (root.parent / "names.json").write_text(
         '{"cat": "tabby cat", "hot_dog": "sausage", "zebra": "striped horse"}'
     )
-    data = opened(root, class_names_file="names.json")
+    data = data_of(root, class_names_file="names.json")
     assert data.class_names == ("tabby cat", "sausage", "striped horse")
     (root.parent / "names.json").write_text('{"cat": "tabby cat"}')
     assert refusal(root, class_names_file="names.json") == [
         ":5: class_names_file: names.json has no name for the class folder 'hot_dog'",
         ":5: class_names_file: names.json has no name for the class folder 'zebra'",
     ]
-    (said,) = refusal(root, class_names_file="none.json")
-    assert said.endswith("none.json cannot be read: No such file or directory")
+    (line,) = refusal(root, class_names_file="none.json")
+    assert line.endswith("none.json cannot be read: No such file or directory")
 
 
 THERE, CLASSES = "; there are held_out, one, shifts, two", "there are cat, hot_dog, zebra"
@@ -218,28 +226,28 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "begin", "said"), WRONG, ids=lambda value: str(value)[:40])
-def test_a_misfit_is_told_by_line(root: Path, keys: dict[str, Any], begin: str, said: str) -> None:
-    found = refusal(root, **keys)
+@pytest.mark.parametrize(("keys", "begin", "part"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_misfit_is_told_by_line(root: Path, keys: dict[str, Any], begin: str, part: str) -> None:
+    lines = refusal(root, **keys)
     begin = begin.replace("ROOT", str(root))
-    assert any(line.startswith(begin) and said in line for line in found)
-    assert len(found) == (2 if keys.get("test") in ("two", "shifts/night") else 1)
+    assert any(line.startswith(begin) and part in line for line in lines)
+    assert len(lines) == (2 if keys.get("test") in ("two", "shifts/night") else 1)
 
 
 def test_everything_wrong_comes_at_once_in_the_order_of_the_lines(root: Path) -> None:
     (root / "one" / "cat" / "0.png").write_bytes(b"")
     (root / "held_out" / "cat" / "broken.jpg").symlink_to(root / "nowhere")
     (root / "one" / "empty").mkdir()
-    found = refusal(root, shifts={"x": "nowhere"}, class_names={"catt": "x"})
-    assert [line.split(" ")[0] for line in found] == [":3:", ":3:", ":4:", ":4:", ":5:", ":6:"]
-    assert found[0] == ":3: train: one/cat/0.png is empty"
-    assert found[1].startswith(":3: train: has class folders without images: empty; `exclude`")
-    assert found[3] == ":4: test: held_out/cat/broken.jpg is a link to nothing"
+    lines = refusal(root, shifts={"x": "nowhere"}, class_names={"catt": "x"})
+    assert [line.split(" ")[0] for line in lines] == [":3:", ":3:", ":4:", ":4:", ":5:", ":6:"]
+    assert lines[0] == ":3: train: one/cat/0.png is empty"
+    assert lines[1].startswith(":3: train: has class folders without images: empty; `exclude`")
+    assert lines[3] == ":4: test: held_out/cat/broken.jpg is a link to nothing"
     for index in range(30):
         (root / "one" / "cat" / f"e{index}.png").touch()
-    found = refusal(root)
-    assert len(found) == 21
-    assert found[-1] == "  and 14 more"
+    lines = refusal(root)
+    assert len(lines) == 21
+    assert lines[-1] == "  and 14 more"
 
 
 def test_a_domain_cannot_be_held_out(root: Path) -> None:
@@ -277,19 +285,19 @@ def test_a_shift_has_each_image_once_under_its_class_or_not_at_all(
     declared = Declaration.model_validate(
         {"name": "x", "train": train, "test_fraction": 0.5, "shifts": {"s": rules}}
     )
-    told: list[Route] = []
-    found = Reader(declared, root, lambda route, _: told.append(route)).read()
+    complaints: list[Route] = []
+    reading = Reader(declared, root, lambda route, _: complaints.append(route)).read()
     known = {name for tree in trees for name in tree}
-    assert set(found.classes) == known
+    assert set(reading.classes) == known
     expected: dict[str, int] = {}
     for folder, count in shift.items():
         target = rename.get(folder, folder)
         wanted = target in known and (only is None or target in only)
         if wanted and not {folder, target} & exclude:
             expected[target] = expected.get(target, 0) + count
-    listing = found.splits["shifts/s"]
+    listing = reading.splits["shifts/s"]
     assert {name: len(files) for name, files in listing.items()} == expected
     assert list(listing) == sorted(expected)
-    if not told:  # then nothing was lost silently but what was to be left out
+    if not complaints:  # then nothing was lost silently but what was to be left out
         lost = {folder for folder in shift if rename.get(folder, folder) not in expected}
-        assert only is not None or all({one, rename.get(one, one)} & exclude for one in lost)
+        assert only is not None or all({name, rename.get(name, name)} & exclude for name in lost)

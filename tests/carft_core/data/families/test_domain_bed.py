@@ -44,7 +44,7 @@ IMAGES = 50
 """Of each domain of the tree."""
 
 
-def opened(place: Path, test: str = "sketch", **more: Any) -> FamilyData:
+def data_of(place: Path, test: str = "sketch", **more: Any) -> FamilyData:
     fields = {"family": "pacs", "root": str(place), "test_domain": test, "val_fraction": 0.2}
     return open_data(DataConfig.model_validate(fields | more))
 
@@ -85,9 +85,9 @@ def by_description(count: int, fraction: float, trial_seed: int, environment: in
 
 
 def test_a_domain_is_divided_as_domainbed_divides_it_to_the_index() -> None:
-    for (seed, environment), kept in OUT.items():
+    for (seed, environment), held_out in OUT.items():
         parts = divided(IMAGES, 0.2, trial_seed=seed, environment=environment)
-        assert list(parts.kept) == kept
+        assert list(parts.kept) == held_out
         assert sorted(parts.kept + parts.train) == list(range(IMAGES))
     assert list(divided(IMAGES, 0.2, trial_seed=0, environment=0).train) == IN_0_0
     assert (seed_hash(0, 0), seed_hash(2, 3)) == (894182419, 1709828778)
@@ -100,37 +100,37 @@ def test_a_domain_is_divided_as_domainbed_divides_it_to_the_index() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_images_of_a_run_are_those_of_domainbeds_run(pacs_root: Path, seed: int) -> None:
-    data = opened(pacs_root, "cartoon", split_seed=seed)
+    data = data_of(pacs_root, "cartoon", split_seed=seed)
     assert data.val is not None
     listed = {domain: theirs(pacs_root, domain) for domain in DOMAINS}
-    kept = {
+    held_out = {
         domain: [listed[domain][at] for at in by_description(IMAGES, 0.2, seed, place)]
         for place, domain in enumerate(DOMAINS)
     }
     training = [domain for domain in DOMAINS if domain != "cartoon"]
-    assert list(data.val.ids) == [item for domain in training for item in kept[domain]]
-    assert list(data.extras["cartoon_out"].ids) == kept["cartoon"]
+    assert list(data.val.ids) == [item for domain in training for item in held_out[domain]]
+    assert list(data.extras["cartoon_out"].ids) == held_out["cartoon"]
     for domain in training:
         mine = {item for item in data.train.ids if item.startswith(f"{domain}/")}
-        assert mine == set(listed[domain]) - set(kept[domain])
-    assert {*data.shifts["cartoon"].ids} == set(listed["cartoon"]) - set(kept["cartoon"])
+        assert mine == set(listed[domain]) - set(held_out[domain])
+    assert {*data.shifts["cartoon"].ids} == set(listed["cartoon"]) - set(held_out["cartoon"])
 
 
 @pytest.mark.parametrize("family", FOLDERS)
 def test_classes_and_images_are_in_torchvisions_order(family: str, tmp_path: Path) -> None:
     domain_bed_tree.make(tmp_path, family, per_class=1)
-    found = FOLDERS[family]
-    domain = next(iter(found))
-    data = opened(tmp_path, domain, family=family, val_fraction=0.5)
-    there = [ImageFolder(str(tmp_path / folder.names[0])) for folder in found.values()]
-    assert all(tuple(folder.classes) == class_folders(family) for folder in there)
+    folders = FOLDERS[family]
+    domain = next(iter(folders))
+    data = data_of(tmp_path, domain, family=family, val_fraction=0.5)
+    theirs = [ImageFolder(str(tmp_path / folder.names[0])) for folder in folders.values()]
+    assert all(tuple(folder.classes) == class_folders(family) for folder in theirs)
     labels = {
         item: label
         for split in (data.shifts[domain], data.extras[f"{domain}_out"])
         for item, label in zip(split.ids, split.labels.tolist(), strict=True)
     }
-    ids = [f"{domain}/{Path(path).parent.name}/{Path(path).name}" for path, _ in there[0].samples]
-    assert [labels[item] for item in ids] == there[0].targets
+    ids = [f"{domain}/{Path(path).parent.name}/{Path(path).name}" for path, _ in theirs[0].samples]
+    assert [labels[item] for item in ids] == theirs[0].targets
 
 
 @pytest.mark.parametrize(
@@ -144,10 +144,10 @@ def test_classes_and_images_are_in_torchvisions_order(family: str, tmp_path: Pat
     ],
 )
 def test_the_sizes_are_the_papers(family: str, domains: int, classes: int, images: int) -> None:
-    found = FAMILIES[family]
-    assert (len(found.domains), len(class_folders(family))) == (domains, classes)
-    assert list(found.folders) == list(found.domains) == sorted(found.domains)
-    assert sum(folder.images for folder in found.folders.values()) == images
+    declared = FAMILIES[family]
+    assert (len(declared.domains), len(class_folders(family))) == (domains, classes)
+    assert list(declared.folders) == list(declared.domains) == sorted(declared.domains)
+    assert sum(folder.images for folder in declared.folders.values()) == images
     assert list(class_folders(family)) == sorted(set(class_folders(family)))
 
 
@@ -165,7 +165,7 @@ def test_classes_have_names_for_prompts() -> None:
 
 
 def test_one_domain_is_measured_and_the_others_train_and_validate(pacs_root: Path) -> None:
-    data = opened(pacs_root)
+    data = data_of(pacs_root)
     assert data.test is None
     assert data.val is not None
     assert Counter(data.train.groups) == dict.fromkeys(DOMAINS[:3], 40)
@@ -182,34 +182,34 @@ def test_one_domain_is_measured_and_the_others_train_and_validate(pacs_root: Pat
 
 
 def test_the_digest_is_of_the_whole_set_and_of_no_place(pacs_root: Path, tmp_path: Path) -> None:
-    digest = opened(pacs_root).digest
-    assert opened(pacs_root, "photo", split_seed=3).digest == digest
+    digest = data_of(pacs_root).digest
+    assert data_of(pacs_root, "photo", split_seed=3).digest == digest
     moved = shutil.copytree(pacs_root, tmp_path / "moved")
-    assert opened(moved).digest == digest
+    assert data_of(moved).digest == digest
     less = moved.rename(tmp_path / "less")
     (less / "PACS" / "photo" / "dog" / "0.jpg").unlink()
-    assert opened(less).digest != digest
+    assert data_of(less).digest != digest
 
 
 def test_office_homes_real_world_may_be_written_as_mirrors_do(tmp_path: Path) -> None:
     domain_bed_tree.make(tmp_path, "office_home", per_class=2)
-    usual = opened(tmp_path, "real_world", family="office_home")
+    usual = data_of(tmp_path, "real_world", family="office_home")
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "office_home", moved / "office_home")
     (moved / "office_home" / "Real World").rename(moved / "office_home" / "RealWorld")
-    other = opened(moved, "real_world", family="office_home")
-    assert other.digest == usual.digest
-    assert other.shifts["real_world"].ids == usual.shifts["real_world"].ids
-    assert other.shifts["real_world"].ids[0].startswith("real_world/")
+    renamed = data_of(moved, "real_world", family="office_home")
+    assert renamed.digest == usual.digest
+    assert renamed.shifts["real_world"].ids == usual.shifts["real_world"].ids
+    assert renamed.shifts["real_world"].ids[0].startswith("real_world/")
 
 
 def test_shifts_may_be_left_out_and_then_their_union_is_too(pacs_root: Path) -> None:
-    data = opened(pacs_root, shifts=[])
+    data = data_of(pacs_root, shifts=[])
     assert [*data.measured()] == ["ood/sketch_out"]
     assert data.derived == {}
-    assert opened(pacs_root, shifts=["sketch"]).digest == opened(pacs_root).digest
+    assert data_of(pacs_root, shifts=["sketch"]).digest == data_of(pacs_root).digest
     with pytest.raises(RequestError, match="unknown shift 'sketch_out'"):
-        opened(pacs_root, shifts=["sketch_out"])
+        data_of(pacs_root, shifts=["sketch_out"])
 
 
 @pytest.mark.usefixtures("cache")
@@ -218,17 +218,17 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
 ) -> None:
     bad = "photo/dog/7.jpg"
     (copied / "PACS" / bad).write_bytes(b"no image")
-    whole, data = opened(pacs_root), opened(copied, bad_files="skip")
+    whole, data = data_of(pacs_root), data_of(copied, bad_files="skip")
     ((where, skipped),) = data.skipped.items()
     assert list(skipped) == [bad]
-    full, left = ({"train": it.train, "val": it.val}[where] for it in (whole, data))
+    full, read = ({"train": each.train, "val": each.val}[where] for each in (whole, data))
     assert full is not None
-    assert left is not None
-    assert set(full.ids) - set(left.ids) == {bad}
+    assert read is not None
+    assert set(full.ids) - set(read.ids) == {bad}
     monkeypatch.setattr(unreadable, "_bad_files", lambda *_: pytest.fail("looked at again"))
-    other = opened(copied, "photo", split_seed=1, bad_files="skip")
-    assert [list(found) for found in other.skipped.values()] == [[bad]]
-    assert set(other.skipped) <= {"shifts/photo", "extras/photo_out"}
+    again = data_of(copied, "photo", split_seed=1, bad_files="skip")
+    assert [list(files) for files in again.skipped.values()] == [[bad]]
+    assert set(again.skipped) <= {"shifts/photo", "extras/photo_out"}
 
 
 @pytest.mark.parametrize(
@@ -246,14 +246,14 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
 )
 def test_what_cannot_be_is_refused(pacs_root: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError) as caught:
-        opened(pacs_root, **fields)
+        data_of(pacs_root, **fields)
     assert str(caught.value).startswith(message)
 
 
 def test_a_missing_domain_is_named_with_where_to_get_it(pacs_root: Path, tmp_path: Path) -> None:
     shutil.copytree(pacs_root / "PACS" / "photo", tmp_path / "PACS" / "photo")
     with pytest.raises(RequestError) as caught:
-        opened(tmp_path)
+        data_of(tmp_path)
     lines = str(caught.value).splitlines()[1:]
     lacking = ["PACS/art_painting", "PACS/cartoon", "PACS/sketch"]
     assert [line.split()[0] for line in lines] == lacking
@@ -268,7 +268,7 @@ def test_every_mistake_in_the_folders_comes_at_once(copied: Path) -> None:
     (root / "cartoon" / "horse" / "4.jpg").unlink()
     (root / "cartoon" / "horse" / "4.jpg").touch()
     with pytest.raises(RequestError) as caught:
-        opened(copied)
+        data_of(copied)
     for expected in (
         "data.root: pacs cannot be used:",
         "photo: lacks 1 of 7 class folders: dog",
@@ -298,7 +298,7 @@ def test_a_folder_no_disk_gives_is_named(copied: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("carft_sweep.carft_core.data.folders.read_manifest", refusing)
     message = f"^data.root: {copied}/PACS/art_painting cannot be read: Permission denied$"
     with pytest.raises(RequestError, match=message):
-        opened(copied)
+        data_of(copied)
 
 
 Config = Callable[..., TrialConfig]
@@ -315,8 +315,8 @@ def finished(pacs_config: Config, tmp_path_factory: pytest.TempPathFactory) -> F
 
 @pytest.mark.parametrize("family", DOMAIN_BED, ids=lambda family: family.name)
 def test_the_defaults_are_domainbeds_budget_and_batches(family: Family) -> None:
-    given = {"data": {"family": family.name}, "algorithm": "car_ft"}
-    config, by_epochs = trial_config(given), trial_config({**given, "optim": {"epochs": 3}})
+    fields = {"data": {"family": family.name}, "algorithm": "car_ft"}
+    config, by_epochs = trial_config(fields), trial_config({**fields, "optim": {"epochs": 3}})
     assert (config.optim.steps, config.optim.epochs, config.optim.batch_size) == (5000, None, 32)
     assert config.optim.steps_per_epoch == (1000 if family.name == "domain_net" else 300)
     assert config.data.balanced

@@ -50,21 +50,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def opened(name: str, root: Path, **fields: Any) -> FamilyData:
+def data_of(name: str, root: Path, **fields: Any) -> FamilyData:
     return FAMILIES[name].open(DataConfig(family=name, root=str(root), **fields))
 
 
 def refusal(name: str, root: Path, **fields: Any) -> str:
     with pytest.raises(RequestError) as caught:
-        opened(name, root, **fields)
+        data_of(name, root, **fields)
     return str(caught.value)
 
 
-def copied(root: Path, name: str, there: Path) -> Path:
+def copied(root: Path, name: str, target: Path) -> Path:
     """The folder of one of them, in a data root of its own, with links in the place of images."""
     folder = TASKS[name].folder
-    shutil.copytree(root / folder, there / folder, copy_function=_linked)
-    return there / folder
+    shutil.copytree(root / folder, target / folder, copy_function=_linked)
+    return target / folder
 
 
 def _linked(source: str, target: str) -> str:
@@ -133,7 +133,7 @@ def test_lists_are_torchvisions_own_where_it_has_them(root: Path) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_image_has_the_label_that_its_own_class_has(root: Path, name: str) -> None:
-    data = opened(name, root)
+    data = data_of(name, root)
     classes = TASKS[name].classes()
     assert data.class_names == tuple(classes.values())
     each = 2 if name == "caltech101" else 1
@@ -180,7 +180,7 @@ def test_pixels_and_files_are_seen_as_torchvision_gives_them(root: Path, tmp_pat
         ours = test.views([row], transform=PLAIN, seed=None, epoch=0)[0]
         return torch.equal(ours, evaluation_view(image, PLAIN))
 
-    test = opened("cifar100", root).id_test
+    test = data_of("cifar100", root).id_test
     image, label = datasets.CIFAR100(str(root), train=False)[7]
     assert test.labels[7] == label
     assert seen(test, 7, image)
@@ -191,24 +191,24 @@ def test_pixels_and_files_are_seen_as_torchvision_gives_them(root: Path, tmp_pat
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a camera; torchvision does not turn it back
     Image.new("RGB", (20, 10), "red").save(file, exif=exif)
-    test = opened("dtd", tmp_path).id_test
+    test = data_of("dtd", tmp_path).id_test
     assert test.ids[3] == f"dtd/{file.relative_to(folder).as_posix()}"
     assert seen(test, 3, theirs[3][0])
 
 
 def test_a_missing_folder_or_list_is_named_with_its_source(root: Path, tmp_path: Path) -> None:
     for name, task in TASKS.items():
-        told = refusal(name, tmp_path)
-        assert f"{tmp_path} lacks folders:\n  {task.folder} with {', '.join(task.needs)}" in told
-        assert f"{task.test_images:,} images; from {task.origin}" in told
+        message = refusal(name, tmp_path)
+        assert f"{tmp_path} lacks folders:\n  {task.folder} with {', '.join(task.needs)}" in message
+        assert f"{task.test_images:,} images; from {task.origin}" in message
     with pytest.raises(RequestError, match="--data-root or CARFT_DATA; dtd looks there for dtd"):
         FAMILIES["dtd"].open(DataConfig(family="dtd"))
     folder = tmp_path / "SUN397"
     folder.mkdir()
     shutil.copy(root / "SUN397/ClassName.txt", folder)
-    told = refusal("sun397", tmp_path)
-    assert f"{folder} lacks Training_01.txt, Testing_01.txt; from https://vision" in told
-    assert "Partitions.zip" in told
+    message = refusal("sun397", tmp_path)
+    assert f"{folder} lacks Training_01.txt, Testing_01.txt; from https://vision" in message
+    assert "Partitions.zip" in message
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ def test_a_missing_folder_or_list_is_named_with_its_source(root: Path, tmp_path:
 def test_another_checksum_is_told(root: Path, tmp_path: Path, name: str, file: str) -> None:
     folder = copied(root, name, tmp_path)
     (folder / file).write_bytes(b"another")
-    told = refusal(name, tmp_path)
-    assert f"data.root: {folder} is not {TASKS[name].title} as published, or is damaged" in told
-    assert "torchvision finds files missing, or of another checksum" in told
-    assert "download=True" not in told
+    message = refusal(name, tmp_path)
+    assert f"data.root: {folder} is not {TASKS[name].title} as published, or is damaged" in message
+    assert "torchvision finds files missing, or of another checksum" in message
+    assert "download=True" not in message
 
 
 def test_images_and_classes_that_are_not_there_are_named(root: Path, tmp_path: Path) -> None:
@@ -228,15 +228,15 @@ def test_images_and_classes_that_are_not_there_are_named(root: Path, tmp_path: P
     (folder / "images/waffles/9.jpg").unlink()
     (folder / "images/waffles/0.jpg").unlink()
     (folder / "images/waffles/0.jpg").touch()
-    told = refusal("food101", tmp_path)
-    assert "lacks 1 of its images: food-101/images/waffles/9.jpg" in told
-    assert "has files that are empty or links to nothing: food-101/images/waffles/0.jpg" in told
+    message = refusal("food101", tmp_path)
+    assert "lacks 1 of its images: food-101/images/waffles/9.jpg" in message
+    assert "has files that are empty or links to nothing: food-101/images/waffles/0.jpg" in message
     listed = json.loads((folder / "meta/train.json").read_text())
     listed["wafles"] = listed.pop("waffles")
     (folder / "meta/train.json").write_text(json.dumps(listed))
-    told = refusal("food101", tmp_path)
-    assert "train has no image of 1 of 101 classes: waffles" in told
-    assert "train has classes that are none of it: wafles; did you mean 'waffles'?" in told
+    message = refusal("food101", tmp_path)
+    assert "train has no image of 1 of 101 classes: waffles" in message
+    assert "train has classes that are none of it: wafles; did you mean 'waffles'?" in message
     (folder / "meta/test.json").write_text("{")
     assert "is damaged (JSONDecodeError: " in refusal("food101", tmp_path)
 
@@ -244,19 +244,19 @@ def test_images_and_classes_that_are_not_there_are_named(root: Path, tmp_path: P
 def test_domains_and_shifts_are_refused_and_no_shifts_are_fine(root: Path) -> None:
     assert "data.test_domain: dtd has no domains" in refusal("dtd", root, test_domain="x")
     assert "data.shifts: dtd has no shifts" in refusal("dtd", root, shifts=("x",))
-    assert not opened("dtd", root, shifts=()).shifts
+    assert not data_of("dtd", root, shifts=()).shifts
 
 
 def test_the_digest_knows_content_not_place(root: Path, tmp_path: Path) -> None:
-    assert len({opened(name, root).digest for name in TASKS}) == len(TASKS)
+    assert len({data_of(name, root).digest for name in TASKS}) == len(TASKS)
     folder = copied(root, "oxford_pets", tmp_path)
-    before = opened("oxford_pets", tmp_path).digest
-    assert before == opened("oxford_pets", root).digest
+    before = data_of("oxford_pets", tmp_path).digest
+    assert before == data_of("oxford_pets", root).digest
     file = next((folder / "images").glob("*_9.jpg"))
     file.unlink()
     Image.new("RGB", (50, 50)).save(file)
     _open_data.cache_clear()  # as in the next process
-    assert opened("oxford_pets", tmp_path).digest != before
+    assert data_of("oxford_pets", tmp_path).digest != before
 
 
 def test_few_shots_are_of_each_class_nested(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,10 @@ def report() -> FamilyData:
 
 
 def by_split(rows: Rows, column: str) -> dict[str, set[str]]:
-    found = defaultdict(set)
+    values = defaultdict(set)
     for row in rows:
-        found[row["split"]].add(row[column])
-    return found
+        values[row["split"]].add(row[column])
+    return values
 
 
 def test_the_digest_beside_the_file_is_the_files_own() -> None:
@@ -93,13 +93,15 @@ def test_the_digest_beside_the_file_is_the_files_own() -> None:
 
 def test_splits_of_the_id_style_are_by_designer(rows: Rows) -> None:
     designers, styles = by_split(rows, "designer"), by_split(rows, "style")
-    others = [found for name, found in designers.items() if name != "train"]
-    assert all(designers["train"].isdisjoint(found) for found in others)
+    evaluated = [drawers for name, drawers in designers.items() if name != "train"]
+    assert all(designers["train"].isdisjoint(drawers) for drawers in evaluated)
     assert not designers["val"] & designers["test"]
     assert all(styles[split] == {"solid"} for split in ID_SPLITS)
     assert not any("solid" in styles[shift] for shift in SHIFTS)
     # No designer alone carries more than a third of the OOD mean.
-    alone = Counter(name for it in SHIFTS if len(designers[it]) == 1 for name in designers[it])
+    alone = Counter(
+        name for shift in SHIFTS if len(designers[shift]) == 1 for name in designers[shift]
+    )
     assert all(3 * count <= len(SHIFTS) for count in alone.values())
 
 
@@ -137,7 +139,7 @@ def test_a_drawing_in_several_styles_is_one_unit(rows: Rows) -> None:
         if row["set"].startswith("fluent-emoji"):
             styles[row["unit"]].add(row["style"])
     assert styles
-    assert sum(found == {"3d", "flat", "black"} for found in styles.values()) > len(styles) / 2
+    assert sum(drawn == {"3d", "flat", "black"} for drawn in styles.values()) > len(styles) / 2
 
 
 def test_no_training_drawing_is_a_near_copy_of_an_evaluation_drawing(packed: Packed) -> None:
@@ -159,10 +161,10 @@ def _icon(draw: Callable[[ImageDraw.ImageDraw], None], colour: str = "black") ->
     return np.array(icon.resize((48, 48), Image.Resampling.BOX))
 
 
-def _cup(width: int, left: int = 20, scale: float = 1) -> Callable[[ImageDraw.ImageDraw], None]:
+def _cup(width: int, indent: int = 20, scale: float = 1) -> Callable[[ImageDraw.ImageDraw], None]:
     def draw(pen: ImageDraw.ImageDraw) -> None:
         def box(x: int, y: int, right: int, bottom: int) -> tuple[float, float, float, float]:
-            return left + scale * x, 40 + scale * y, left + scale * right, 40 + scale * bottom
+            return indent + scale * x, 40 + scale * y, indent + scale * right, 40 + scale * bottom
 
         pen.rectangle(box(0, 0, 100, 100), outline=255, width=width)
         pen.ellipse(box(90, 20, 140, 70), outline=255, width=width)
@@ -207,8 +209,8 @@ def test_a_training_drawing_that_copies_an_evaluation_drawing_is_left_out() -> N
     splits = [item.split for item in items]
     copy = splits.index("train")
     pixels[copy] = pixels[splits.index("outline")]
-    kept = {item.drawing.id for item in choose_items(items, pixels, plan)}
-    assert kept == {item.drawing.id for item in items} - {items[copy].drawing.id}
+    chosen = {item.drawing.id for item in choose_items(items, pixels, plan)}
+    assert chosen == {item.drawing.id for item in items} - {items[copy].drawing.id}
 
 
 def _scribble(draw: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], None]:
@@ -295,7 +297,7 @@ def test_the_pretraining_sees_no_benchmark_drawing(drawings: list[Drawing]) -> N
     assert {style for _, concept, style in seen if concept in table} == {"outline"}
     # A name that merely contains a class is held out as well; their other drawings are not.
     assert not any(designer in held_out and "rocket" in concept for designer, concept, _ in seen)
-    assert ("phosphor", "windmill") in {it[:2] for it in seen}
+    assert ("phosphor", "windmill") in {drawn[:2] for drawn in seen}
     assert not any(pair.drawing.set == "openmoji" for pair in pairs)
     items = benchmark_items(drawings, classes, plan)
     assert items

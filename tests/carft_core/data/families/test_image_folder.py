@@ -62,18 +62,18 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(root: Path | str) -> FamilyData:
+def data_of(root: Path | str) -> FamilyData:
     return IMAGE_FOLDER.open(DataConfig(family="image_folder", root=str(root)))
 
 
 def refusal(root: Path) -> str:
     with pytest.raises(RequestError) as caught:
-        opened(root)
+        data_of(root)
     return str(caught.value)
 
 
 def test_a_tree_is_read_into_splits_with_classes_in_order(root: Path) -> None:
-    data = opened(root)
+    data = data_of(root)
     assert data.class_names == ("cat", "hot dog", "zebra")
     assert (data.val, list(data.shifts)) == (None, ["art", "sketch"])
     test = data.id_test
@@ -81,21 +81,21 @@ def test_a_tree_is_read_into_splits_with_classes_in_order(root: Path) -> None:
     assert test.ids == tuple(f"test/{name}/{number}.png" for name in names for number in (0, 1))
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert (test.units, test.classes) == (test.ids, None)
-    assert opened(root) is data, "a process reads a root once"
+    assert data_of(root) is data, "a process reads a root once"
 
 
 def test_an_official_val_and_images_in_deeper_folders_and_links_are_read(root: Path) -> None:
     shutil.copytree(root / "test", root / "val")
     add(root, "test/cat/deep/er/x.png")
     (root / "test/cat/linked.png").symlink_to(root / "train/cat/0.png")
-    data = opened(root)
+    data = data_of(root)
     assert {"test/cat/deep/er/x.png", "test/cat/linked.png"} < {*data.id_test.ids}
     assert data.val is not None
     assert data.val.ids[0] == "val/cat/0.png"
 
 
 def test_hidden_files_and_other_files_are_left_out(root: Path) -> None:
-    before = opened(root)
+    before = data_of(root)
     for number, folder in enumerate(("train", "shifts/art")):
         (root / folder / f"cat/IMG_{number}.HEIC").write_bytes(b"of a phone")
     add(root, "test/cat/._0.png")
@@ -123,9 +123,9 @@ def test_what_makes_accuracies_coarse_or_unlike_is_said(root: Path) -> None:
 
 def opened_freshly(root: Path) -> FamilyData:
     """As a new process would see the tree: a process reads a root once."""
-    other = root.parent / f"{root.name}-{len(list(root.parent.iterdir()))}"
-    other.symlink_to(root, target_is_directory=True)
-    return opened(other)
+    alias = root.parent / f"{root.name}-{len(list(root.parent.iterdir()))}"
+    alias.symlink_to(root, target_is_directory=True)
+    return data_of(alias)
 
 
 def test_every_format_of_torchvision_is_read_whatever_the_case_of_its_name(root: Path) -> None:
@@ -133,7 +133,7 @@ def test_every_format_of_torchvision_is_read_whatever_the_case_of_its_name(root:
     for number, extension in enumerate((*EXTENSIONS, ".JPG")):
         image = noise(9, 9).convert("L" if extension == ".pgm" else "RGB")
         add(root, f"test/cat/more{number}{extension}", image)
-    test = opened(root).id_test
+    test = data_of(root).id_test
     views = test.views(range(len(test)), transform=PLAIN, seed=None, epoch=0)
     assert len(views) == 6 + len(EXTENSIONS) + 1
 
@@ -156,7 +156,7 @@ NAMED = '{"cat": "a cat", "hot_dog": "b", "zebra": "z"}'
 )
 def test_the_digest_depends_on(root: Path, change: Callable[[Path], object], trains: bool) -> None:
     """That of training only on what trains, so that another test or shift trains nothing again."""
-    before = opened(root)
+    before = data_of(root)
     change(root)
     after = opened_freshly(root)
     assert after.digest != before.digest
@@ -182,7 +182,7 @@ def test_an_image_beside_a_carved_test_is_of_training(root: Path, where: str, tr
 def test_names_come_from_a_json_mapping(root: Path) -> None:
     names = {"cat": "tabby cat", "hot_dog": ["hotdog", "red hot"], "zebra": "zebra", "cow": "cow"}
     (root / "classes.json").write_text(json.dumps(names))
-    assert opened(root).class_names == ("tabby cat", "hotdog", "zebra")
+    assert data_of(root).class_names == ("tabby cat", "hotdog", "zebra")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_root_that_is_missing_or_no_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"data\.root: which folder.*train/<class>/<image>"):
         IMAGE_FOLDER.open(DataConfig(family="image_folder"))
     with pytest.raises(RequestError, match=r"data\.root: .* cannot be read: File name too long"):
-        opened("x" * 300)
+        data_of("x" * 300)
     assert "does not exist" in refusal(tmp_path / "nowhere")
     assert "is not a folder" in refusal(add(tmp_path, "one.png"))
 
@@ -287,7 +287,7 @@ def test_a_mended_tree_is_read_again(root: Path) -> None:
     (root / "test/cat/0.png").write_bytes(b"")
     refusal(root)
     add(root, "test/cat/0.png")
-    assert len(opened(root).id_test) == 6
+    assert len(data_of(root).id_test) == 6
 
 
 def test_a_forbidden_folder_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +319,12 @@ def truncated(kind: str) -> bytes:
         ("page.png", b"<html>404</html>"),
         ("gone.png", None),
     ],
-    ids=lambda it: it if isinstance(it, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_broken_image_is_named_at_its_turn(root: Path, name: str, content: bytes | None) -> None:
     file = root / "test/cat" / name
     file.write_bytes(content or b"there at first")
-    test = opened(root).id_test
+    test = data_of(root).id_test
     if content is None:
         file.unlink()
     with pytest.raises(RequestError) as caught:
@@ -333,7 +333,7 @@ def test_a_broken_image_is_named_at_its_turn(root: Path, name: str, content: byt
     assert "Traceback" not in str(caught.value)
 
 
-def one(mode: str, colour: int | tuple[int, ...]) -> Image.Image:
+def pixel(mode: str, colour: int | tuple[int, ...]) -> Image.Image:
     return Image.new(mode, (1, 1), colour)
 
 
@@ -345,37 +345,37 @@ def shades(*values: int) -> list[tuple[int, ...]]:
     return [(value, value, value) for value in values]
 
 
-PALETTE = one("P", 1)
+PALETTE = pixel("P", 1)
 PALETTE.putpalette([0, 0, 0, 9, 8, 7])
 WHITE = (255, 255, 255)
 
 
 @pytest.mark.parametrize(
-    ("image", "how", "expected"),
+    ("image", "options", "expected"),
     [
-        (one("L", 77), {}, shades(77)),
-        (one("1", 1), {}, [WHITE]),
+        (pixel("L", 77), {}, shades(77)),
+        (pixel("1", 1), {}, [WHITE]),
         *(
             (grey(np.uint16, 0, 257, 32768, 65535), {"format": kind}, shades(0, 1, 128, 255))
             for kind in ("PNG", "TIFF")
         ),
         (grey(np.int32, -5, 65535, 99999), {"format": "TIFF"}, shades(0, 255, 255)),
-        (one("RGBA", (10, 20, 30, 0)), {}, [WHITE]),  # transparent pixels are white
-        (one("RGBA", (10, 20, 30, 255)), {}, [(10, 20, 30)]),
-        (one("RGBA", (0, 0, 0, 128)), {}, [(127, 127, 127)]),
-        (one("LA", (40, 0)), {}, [WHITE]),
+        (pixel("RGBA", (10, 20, 30, 0)), {}, [WHITE]),  # transparent pixels are white
+        (pixel("RGBA", (10, 20, 30, 255)), {}, [(10, 20, 30)]),
+        (pixel("RGBA", (0, 0, 0, 128)), {}, [(127, 127, 127)]),
+        (pixel("LA", (40, 0)), {}, [WHITE]),
         (PALETTE, {}, [(9, 8, 7)]),
         (PALETTE, {"transparency": 1}, [WHITE]),
-        (one("CMYK", (0, 255, 255, 0)), {"format": "JPEG"}, [(255, 0, 0)]),
+        (pixel("CMYK", (0, 255, 255, 0)), {"format": "JPEG"}, [(255, 0, 0)]),
     ],
 )
 def test_pixels_of_every_mode_are_read_in_rgb(
-    tmp_path: Path, image: Image.Image, how: dict[str, Any], expected: list[tuple[int, ...]]
+    tmp_path: Path, image: Image.Image, options: dict[str, Any], expected: list[tuple[int, ...]]
 ) -> None:
-    image.save(tmp_path / "a", **{"format": "PNG", **how})
+    image.save(tmp_path / "a", **{"format": "PNG", **options})
     read = read_rgb(tmp_path / "a")
     assert read.mode == "RGB"
-    most = 15 if how.get("format") == "JPEG" else 0
+    most = 15 if options.get("format") == "JPEG" else 0
     assert np.allclose(np.asarray(read)[0], expected, rtol=0, atol=most)
 
 
@@ -407,9 +407,9 @@ def test_a_turned_photo_is_set_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
 def test_the_evaluation_view_is_open_clips_own_pixels(interpolation: str, resize_mode: str) -> None:
-    how = {"interpolation": interpolation, "resize_mode": resize_mode}
-    transform = Transform(CLIP.size, CLIP.mean, CLIP.std, **how)  # type: ignore[arg-type]
-    theirs = open_clip.image_transform(CLIP.size, False, CLIP.mean, CLIP.std, **how)
+    options = {"interpolation": interpolation, "resize_mode": resize_mode}
+    transform = Transform(CLIP.size, CLIP.mean, CLIP.std, **options)  # type: ignore[arg-type]
+    theirs = open_clip.image_transform(CLIP.size, False, CLIP.mean, CLIP.std, **options)
     for size in ((24, 24), (100, 61), (61, 100), (25, 300), (7, 9), (1, 1)):
         image = noise(*size, seed=5)
         view = transform.normalise(evaluation_view(image, transform)[None])[0]

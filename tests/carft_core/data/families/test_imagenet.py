@@ -40,19 +40,19 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carft_sweep.carft_core.data.unreadable.READ_UNASKED", 0)
 
 
-def opened(root: Path, shifts: Sequence[str] | None = None) -> FamilyData:
+def data_of(root: Path, shifts: Sequence[str] | None = None) -> FamilyData:
     fields = {"family": "imagenet", "root": str(root), "shifts": shifts}
     return IMAGENET.open(DataConfig.model_validate(fields))
 
 
 def refusal(root: Path, shifts: Sequence[str] | None = None) -> str:
     with pytest.raises(RequestError) as caught:
-        opened(root, shifts)
+        data_of(root, shifts)
     return str(caught.value)
 
 
 def test_the_order_of_classes_is_torchvisions_and_open_clips_names(imagenet_root: Path) -> None:
-    data = opened(imagenet_root)
+    data = data_of(imagenet_root)
     theirs = ImageFolder(str(imagenet_root / "imagenet" / "train"))
     assert theirs.classes == list(WNIDS)
     ours = [id_.removeprefix("train/") for id_ in data.train.ids]
@@ -62,18 +62,20 @@ def test_the_order_of_classes_is_torchvisions_and_open_clips_names(imagenet_root
 
 
 def test_the_folders_of_v2_are_indices_not_names_in_their_order(imagenet_root: Path) -> None:
-    split = opened(imagenet_root).shifts["v2"]
+    split = data_of(imagenet_root).shifts["v2"]
     labels = split.labels.tolist()
     assert [id_.split("/")[1] for id_ in split.ids] == [*map(str, labels)]
     assert sorted(labels) == list(range(1000))
 
 
 def test_r_and_a_have_200_classes_each_and_share_86(imagenet_root: Path) -> None:
-    data = opened(imagenet_root)
+    data = data_of(imagenet_root)
     assert tuple(data.shifts) == FIVE
     r, a = (data.shifts[name].classes or () for name in ("r", "a"))
     assert (len(r), len(a), len({*r} & {*a})) == (200, 200, 86)
-    expected = {f"id/test_{name}": Derived(("id/test",), it) for name, it in (("r", r), ("a", a))}
+    expected = {
+        f"id/test_{name}": Derived(("id/test",), classes) for name, classes in (("r", r), ("a", a))
+    }
     assert data.derived == expected
     # The first and last of wise-ft's CLASS_SUBLISTs, by their indices.
     assert (r[:3], r[-1]) == ((1, 2, 4), 988)
@@ -87,18 +89,18 @@ def test_r_and_a_have_200_classes_each_and_share_86(imagenet_root: Path) -> None
 
 
 def test_objectnet_has_113_of_its_objects_and_125_classes(imagenet_root: Path) -> None:
-    split = opened(imagenet_root).shifts["objectnet"]
+    split = data_of(imagenet_root).shifts["objectnet"]
     assert len(split) == len(split.classes or ()) == len(split.alike) == 113
     assert not any("air_freshener" in id_ for id_ in split.ids)
     grouped = [index for group in split.alike.values() for index in group]
     assert len(grouped) == len(set(grouped)) == 125
-    told = {
+    names = {
         id_.split("/")[1]: [open_clip.IMAGENET_CLASSNAMES[index] for index in split.alike[label]]
         for id_, label in zip(split.ids, split.labels.tolist(), strict=True)
     }
-    assert told["chair"] == ["barber chair", "folding chair", "rocking chair"]
-    assert told["tie"] == ["bow tie", "Windsor tie"]
-    assert told["wok"] == ["wok"]
+    assert names["chair"] == ["barber chair", "folding chair", "rocking chair"]
+    assert names["tie"] == ["bow tie", "Windsor tie"]
+    assert names["wok"] == ["wok"]
 
 
 class Echo(nn.Module):
@@ -125,22 +127,22 @@ def predicted(split: Split, seed: int = 0) -> tuple[Predictions, torch.Tensor]:
 
 
 def test_objectnet_is_scored_by_wise_fts_rule(imagenet_root: Path) -> None:
-    split = opened(imagenet_root).shifts["objectnet"]
+    split = data_of(imagenet_root).shifts["objectnet"]
     made, logits = predicted(split)
     # Its rule: 113 logits in the order of the folders' names, each the maximum over the folder's
     # classes; the label is the place of the folder among the names.
     folders = sorted(OBJECTS)
     projected = torch.stack([logits[:, OBJECTS[name]].amax(dim=1) for name in folders], dim=1)
     labels = torch.tensor([folders.index(id_.split("/")[1]) for id_ in split.ids])
-    found = split_metrics(made)
-    assert found["top1"] == float((projected.argmax(dim=1) == labels).double().mean())
-    assert found["nll"] == pytest.approx(float(F.cross_entropy(projected.double(), labels)), 1e-5)
+    metrics = split_metrics(made)
+    assert metrics["top1"] == float((projected.argmax(dim=1) == labels).double().mean())
+    assert metrics["nll"] == pytest.approx(float(F.cross_entropy(projected.double(), labels)), 1e-5)
     assert int(made.logits.isfinite().sum(dim=1).unique()) == 113
 
 
 @pytest.mark.parametrize("name", ["r", "a"])
 def test_r_and_a_are_scored_among_their_own_classes(imagenet_root: Path, name: str) -> None:
-    split = opened(imagenet_root).shifts[name]
+    split = data_of(imagenet_root).shifts[name]
     made, logits = predicted(split)
     # wise-ft masks 1000 logits to the columns of the sublist, and counts labels within it.
     wnids = sorted({id_.split("/")[1] for id_ in split.ids})
@@ -180,31 +182,31 @@ def test_other_names_of_imagenet_are_known_and_change_nothing(
     place = tmp_path / name
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(imagenet_root / "imagenet")
-    here, there = opened(tmp_path, []), opened(imagenet_root, [])
-    assert here.digest == there.digest
-    assert here.train.ids == there.train.ids
+    linked, usual = data_of(tmp_path, []), data_of(imagenet_root, [])
+    assert linked.digest == usual.digest
+    assert linked.train.ids == usual.train.ids
 
 
 def test_a_missing_folder_is_named_with_its_source(imagenet_root: Path, tmp_path: Path) -> None:
-    told = refusal(tmp_path)
+    message = refusal(tmp_path)
     for part in ("imagenet/train", "imagenet/val", V2, "imagenet-r", "sketch", OBJECTNET):
-        assert f"  {part}" in told
-    assert "(or ILSVRC2012/val, ILSVRC/Data/CLS-LOC/val) with <wnid>/<image>" in told
-    assert "18,574 images; from https://objectnet.dev" in told
-    assert "data.shifts, v2, r, a, sketch, objectnet where it is left out" in told
-    told = refusal(imagenet_root / "imagenet", [])  # one folder too deep
-    assert "train lies in " in told
-    assert "the data root is the folder around imagenet/" in told
+        assert f"  {part}" in message
+    assert "(or ILSVRC2012/val, ILSVRC/Data/CLS-LOC/val) with <wnid>/<image>" in message
+    assert "18,574 images; from https://objectnet.dev" in message
+    assert "data.shifts, v2, r, a, sketch, objectnet where it is left out" in message
+    message = refusal(imagenet_root / "imagenet", [])  # one folder too deep
+    assert "train lies in " in message
+    assert "the data root is the folder around imagenet/" in message
 
 
 def test_a_missing_or_strange_class_folder_is_named(linked_imagenet: Callable[..., Path]) -> None:
     root = linked_imagenet("imagenet/train", "imagenet-r")
     (root / "imagenet/train/n01440764").rename(root / "imagenet/train/n01440746")
     shutil.rmtree(root / "imagenet-r/n01443537")
-    told = refusal(root)
-    assert "imagenet/train: lacks 1 of 1000 class folders: n01440764" in told
-    assert "has 1 folders that are no class of it: n01440746; did you mean 'n01440764'?" in told
-    assert "imagenet-r: lacks 1 of 200 class folders: n01443537" in told
+    message = refusal(root)
+    assert "imagenet/train: lacks 1 of 1000 class folders: n01440764" in message
+    assert "has 1 folders that are no class of it: n01440746; did you mean 'n01440764'?" in message
+    assert "imagenet-r: lacks 1 of 200 class folders: n01443537" in message
     (root / "imagenet/val").unlink()
     (root / "imagenet/val").mkdir()
     assert "has no class folders, expected <wnid>/<image>" in refusal(root)
@@ -221,19 +223,19 @@ def test_corruptions_are_asked_for_by_name_kind_or_all(
         for severity in "12345":
             place = root / "imagenet-c" / corruption / severity
             place.symlink_to(imagenet_root / "imagenet" / "val")
-    fog = opened(root, ["c-fog"]).shifts
+    fog = data_of(root, ["c-fog"]).shifts
     assert list(fog) == [f"c-fog-{severity}" for severity in range(1, 6)]
     assert fog["c-fog-3"].ids[0].startswith("c-fog-3/n01440764/")
-    data = opened(root, ["c-fog-2", "r", "c-snow-5", "c_extra-spatter-1"])
+    data = data_of(root, ["c-fog-2", "r", "c-snow-5", "c_extra-spatter-1"])
     assert list(data.shifts) == ["c-fog-2", "r", "c-snow-5", "c_extra-spatter-1"]
     assert data.own_means == {
         "ood/c": ("ood/c-fog-2", "ood/c-snow-5"),
         "ood/c_extra": ("ood/c_extra-spatter-1",),
     }
     assert {*data.measured()} - data.outside_mean == {"id/test", "ood/r"}
-    told = refusal(root, ["c"])
-    assert "imagenet-c/gaussian_noise/1 (or ImageNet-C/gaussian_noise/1)" in told
-    assert told.count("imagenet-c/") == 13 * 5
+    message = refusal(root, ["c"])
+    assert "imagenet-c/gaussian_noise/1 (or ImageNet-C/gaussian_noise/1)" in message
+    assert message.count("imagenet-c/") == 13 * 5
     assert "did you mean 'sketch'?" in refusal(imagenet_root, ["sketches"])
     assert refusal(imagenet_root, ["v3"]) == (
         "data.shifts: unknown shift 'v3'; Known: a, c, c_extra, objectnet, r, sketch, v2."

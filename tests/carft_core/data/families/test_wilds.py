@@ -63,21 +63,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def opened(root: Path, family: str) -> FamilyData:
+def data_of(root: Path, family: str) -> FamilyData:
     return FAMILIES[family].open(DataConfig(family=family, root=str(root)))
 
 
 def refusal(root: Path, family: str) -> str:
     with pytest.raises(RequestError) as caught:
-        opened(root, family)
+        data_of(root, family)
     return str(caught.value)
 
 
 def of_wilds(data: FamilyData) -> dict[str, Split]:
     """The splits by the names that WILDS has for them."""
     assert data.val is not None
-    others = {"val": data.extras["val"], "test": data.shifts["test"]}
-    return {"train": data.train, "id_val": data.val, "id_test": data.id_test, **others}
+    outside = {"val": data.extras["val"], "test": data.shifts["test"]}
+    return {"train": data.train, "id_val": data.val, "id_test": data.id_test, **outside}
 
 
 def files(split: Split) -> list[str]:
@@ -99,8 +99,8 @@ def test_the_published_counts_are_those_of_wilds() -> None:
 def test_iwildcams_classes_are_those_of_wise_ft_four_names_twice() -> None:
     names = IWILDCAM.class_names()
     assert len(names) == 182
-    some = ("empty", "white-lipped peccary", "günther's dik-dik", "central american red brocket")
-    assert tuple(names[index] for index in (0, 1, 52, 181)) == some
+    sample = ("empty", "white-lipped peccary", "günther's dik-dik", "central american red brocket")
+    assert tuple(names[index] for index in (0, 1, 52, 181)) == sample
     places = {name: tuple(np.flatnonzero(np.array(names) == name)) for name in set(names)}
     twice = {name: at for name, at in places.items() if len(at) > 1}
     assert twice == {
@@ -123,7 +123,7 @@ def test_fmows_classes_are_those_of_wilds_in_order_and_the_templates_those_of_wi
 
 
 def test_every_image_of_iwildcam_is_in_the_split_and_class_of_its_row(root: Path) -> None:
-    data = opened(root, "iwildcam")
+    data = data_of(root, "iwildcam")
     for name, split in of_wilds(data).items():
         rows = [row for row in iwildcam_rows() if row["split"] == name]
         assert files(split) == [row["filename"] for row in rows]
@@ -156,12 +156,12 @@ def test_fmow_is_divided_by_original_split_and_year(tmp_path: Path) -> None:
     ):
         folder = tmp_path / str(number)
         wilds_tree.make_fmow(folder, [fmow_row(original, "zoo", time, "FRA")])
-        found = [image.split for image in read_fmow(folder, FMOW.class_names())]
-        assert found == ([] if split is None else [split]), (original, time)
+        splits = [image.split for image in read_fmow(folder, FMOW.class_names())]
+        assert splits == ([] if split is None else [split]), (original, time)
 
 
 def test_the_number_of_an_image_of_fmow_is_its_row_with_all_rows_counted(root: Path) -> None:
-    rows, data = fmow_rows(), opened(root, "fmow")
+    rows, data = fmow_rows(), data_of(root, "fmow")
     for split in of_wilds(data).values():
         for file, label in zip(files(split), split.labels.tolist(), strict=True):
             row = rows[int(file.removeprefix("rgb_img_").removesuffix(".png"))]
@@ -171,7 +171,7 @@ def test_the_number_of_an_image_of_fmow_is_its_row_with_all_rows_counted(root: P
 
 
 def test_regions_are_the_countries_and_other_is_none(root: Path) -> None:
-    rows, split = fmow_rows(), opened(root, "fmow").shifts["test"]
+    rows, split = fmow_rows(), data_of(root, "fmow").shifts["test"]
     regions = {"CHN": "Asia", "FRA": "Europe", "KEN": "Africa", "USA": "Americas"}
     countries = [rows[int(file[8:-4])]["country_code"] for file in files(split)]
     expected = [(regions | {"AUS": "Oceania"}).get(str(country), "") for country in countries]
@@ -195,7 +195,7 @@ def test_the_images_of_a_place_are_one_unit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["iwildcam", "fmow"])
 def test_a_view_is_of_the_file_that_the_id_names(root: Path, family: str) -> None:
     folder = {"iwildcam": "iwildcam_v2.0/train", "fmow": "fmow_v1.1/images"}[family]
-    for split in of_wilds(opened(root, family)).values():
+    for split in of_wilds(data_of(root, family)).values():
         last = len(split) - 1
         view = split.views([last], transform=PLAIN, seed=None, epoch=0)
         with Image.open(root / folder / files(split)[last]) as image:
@@ -207,20 +207,20 @@ def test_the_digest_knows_rows_names_and_sizes_but_no_place(tmp_path: Path) -> N
     def digest(name: str, change: Callable[[Path], object]) -> str:
         root = tmp_path / name
         change(wilds_tree.make_iwildcam(root / wilds_tree.IWILDCAM, FEW))
-        return opened(root, "iwildcam").digest
+        return data_of(root, "iwildcam").digest
 
-    same = {
+    unchanged = {
         digest("as it is", lambda _: None),
-        digest("a file more", lambda it: (it / "train" / "more.jpg").write_bytes(b"x")),
-        digest("a table more", lambda it: (it / "categories.csv").write_text("y")),
+        digest("a file more", lambda folder: (folder / "train" / "more.jpg").write_bytes(b"x")),
+        digest("a table more", lambda folder: (folder / "categories.csv").write_text("y")),
     }
-    others = {
-        digest("another size", lambda it: (it / "train" / "0-0.jpg").write_bytes(b"xy")),
+    changed = {
+        digest("another size", lambda folder: (folder / "train" / "0-0.jpg").write_bytes(b"xy")),
         digest("another class", replaced("train,0,0,", "train,0,5,")),
         digest("another burst", replaced("train,0,0,0,", "train,0,0,7,")),
         digest("another split", replaced("train,", "val,")),
     }
-    assert (len(same), len(others | same)) == (1, 5)
+    assert (len(unchanged), len(changed | unchanged)) == (1, 5)
 
 
 def test_no_images_are_listed_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,31 +252,40 @@ def as_folder(file: str) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [
         (shutil.rmtree, "iwildcam_v2.0 with metadata.csv and train/<image>, 203,029 images; from"),
-        (lambda it: (it / "metadata.csv").unlink(), "metadata.csv is missing; it is in WILDS'"),
+        (
+            lambda folder: (folder / "metadata.csv").unlink(),
+            "metadata.csv is missing; it is in WILDS'",
+        ),
         (as_folder("metadata.csv"), "metadata.csv cannot be read"),
-        (lambda it: (it / "metadata.csv").write_text(""), "not the table that WILDS publishes"),
+        (
+            lambda folder: (folder / "metadata.csv").write_text(""),
+            "not the table that WILDS publishes",
+        ),
         (replaced(",y,", ",label,"), "lacks columns: y; it has split, location_remapped, label"),
         (replaced("train,0,0,", "train,0,zero,"), "not the table that WILDS publishes: In CSV"),
         (replaced("train,0,0,", "train,0,,"), "metadata.csv: row 0 has no y"),
         (replaced("train,0,0,", "train,0,182,"), "row 0 has y 182, expected 0 to 181"),
         (replaced("id_val,", "idval,"), "unknown split 'idval'; did you mean 'id_val'?"),
-        (lambda it: shutil.rmtree(it / "train"), "lacks the folder train/ with its images"),
+        (lambda folder: shutil.rmtree(folder / "train"), "lacks the folder train/ with its images"),
         (
-            lambda it: (it / "train/0-1.jpg").unlink(),
+            lambda folder: (folder / "train/0-1.jpg").unlink(),
             "lacks 1 of the 6 images that the table names",
         ),
-        (lambda it: (it / "train/0-1.jpg").write_bytes(b""), "are empty or links to nothing: 0-1"),
+        (
+            lambda folder: (folder / "train/0-1.jpg").write_bytes(b""),
+            "are empty or links to nothing: 0-1",
+        ),
         (replaced("0-1.jpg", "0-0.jpg"), "its table names images twice: 0-0.jpg"),
         (replaced("0-1.jpg", "../metadata.csv"), "that the table names: ../metadata.csv"),
         (replaced("id_val,", "train,"), "its table names no image of id_val"),
     ],
 )
-def test_a_tree_that_is_not_wilds_says_why(tmp_path: Path, change: Change, told: str) -> None:
+def test_a_tree_that_is_not_wilds_says_why(tmp_path: Path, change: Change, words: str) -> None:
     change(wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW))
-    assert told in refusal(tmp_path, "iwildcam")
+    assert words in refusal(tmp_path, "iwildcam")
 
 
 def test_a_category_or_split_of_fmow_that_nobody_knows_is_refused(tmp_path: Path) -> None:
@@ -330,21 +339,23 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
         }
     )
     result = trained(config, tmp_path / "run")
-    metrics, data = result.metrics, opened(root, family)
+    metrics, data = result.metrics, data_of(root, family)
     assert set(result.facts["images"]) == {"id/val", "id/test", "ood/test", "ood/val"}
     table = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
     columns = {name: np.array(table[name]) for name in ("split", "label", "prediction")}
     own = "macro_f1" if family == "iwildcam" else "worst_group_top1"
     for name, split in {"id/val": data.val, **data.measured()}.items():
         assert split is not None
-        label, told = (columns[it][columns["split"] == name] for it in ("label", "prediction"))
+        label, predicted = (
+            columns[column][columns["split"] == name] for column in ("label", "prediction")
+        )
         assert label.tolist() == split.labels.tolist()
         if family == "iwildcam":
             known = np.unique(label)
-            expected = f1_score(label, told, average="macro", labels=known, zero_division=0)
+            expected = f1_score(label, predicted, average="macro", labels=known, zero_division=0)
         else:
             groups = np.array(split.groups)
-            hits = [(label == told)[groups == region].mean() for region in set(groups) - {""}]
+            hits = [(label == predicted)[groups == region].mean() for region in set(groups) - {""}]
             assert len(hits) == 5
             expected = min(hits)
         assert metrics[f"{name}/{own}"] == pytest.approx(expected)
@@ -363,7 +374,7 @@ def test_splits_labels_images_and_regions_are_those_of_the_package(
     root: Path, family: str, package: Callable[[str], Any]
 ) -> None:
     dataset = package(family)
-    for name, split in of_wilds(opened(root, family)).items():
+    for name, split in of_wilds(data_of(root, family)).items():
         subset = dataset.get_subset(name)
         assert len(subset) == len(split)
         assert subset.y_array.tolist() == split.labels.tolist()
@@ -371,10 +382,13 @@ def test_splits_labels_images_and_regions_are_those_of_the_package(
             shown = dataset.get_input(subset.indices[place]).convert("RGB")
             assert shown.tobytes() == split.source.read(place).tobytes()
         if family == "fmow":
-            known = [it if isinstance(it, str) else "" for it in dataset.metadata_map["region"]]
+            known = [
+                region if isinstance(region, str) else ""
+                for region in dataset.metadata_map["region"]
+            ]
             numbers = subset.metadata_array[:, dataset.metadata_fields.index("region")]
             regions = [known[number] for number in numbers]
-            assert split.groups == tuple("" if it == "Other" else it for it in regions)
+            assert split.groups == tuple("" if region == "Other" else region for region in regions)
 
 
 def mean_of(src: Tensor, index: Tensor, *, dim_size: int, reduce: str) -> Tensor:
@@ -389,19 +403,19 @@ def test_metrics_are_those_of_the_package(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_scatter", SimpleNamespace(scatter=mean_of))
     dataset, generator = package(family), torch.Generator().manual_seed(0)
-    for name, split in of_wilds(opened(root, family)).items():
+    for name, split in of_wilds(data_of(root, family)).items():
         right = torch.rand(len(split), generator=generator) < 0.6
         other = torch.randint(5, (len(split),), generator=generator)
-        told = torch.where(right, split.labels, other)
-        logits = torch.eye(182)[told]
+        predicted = torch.where(right, split.labels, other)
+        logits = torch.eye(182)[predicted]
         metadata = dataset.get_subset(name).metadata_array
-        found, _ = dataset.eval(told, split.labels, metadata)
-        assert top1(logits, split.labels) == pytest.approx(found["acc_avg"])
+        theirs, _ = dataset.eval(predicted, split.labels, metadata)
+        assert top1(logits, split.labels) == pytest.approx(theirs["acc_avg"])
         if family == "iwildcam":
-            assert macro_f1(logits, split.labels) == pytest.approx(found["F1-macro_all"])
+            assert macro_f1(logits, split.labels) == pytest.approx(theirs["F1-macro_all"])
             recall = mean_per_class_top1(logits, split.labels)
-            assert recall == pytest.approx(found["recall-macro_all"])
+            assert recall == pytest.approx(theirs["recall-macro_all"])
         else:
             assert split.groups is not None
             worst = worst_group_top1(logits, split.labels, split.groups)
-            assert worst == pytest.approx(found["acc_worst_region"])
+            assert worst == pytest.approx(theirs["acc_worst_region"])
