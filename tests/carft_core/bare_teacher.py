@@ -17,7 +17,7 @@ NOTHING: dict[str, Any] = dict.fromkeys(
 def bare_teacher(
     split: Split, transform: Transform, *, name: str = "id/test", **settings: Any
 ) -> Teacher:
-    """`how` has the precision, the batch size and the workers."""
+    """`settings` has the precision, the batch size and the workers."""
     known: dict[str, Any] = {"class_names": (), "splits": {name: split}, "digests": {}}
     cpu: dict[str, Any] = {"device": torch.device("cpu"), "precision": "fp32", "batch_size": 256}
     return Teacher(transform=transform, **NOTHING, **known, **cpu | settings)

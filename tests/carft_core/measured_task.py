@@ -17,10 +17,7 @@ OTHER_TASK = "retention/dark"
 
 def measured_task(config: TrialConfig, copies: int = 0) -> RunSetup:
     """With a part of test, an extra, a union of shifts that do not follow each other, and another
-    task, of five classes, on the images of a shift.
-
-    `copies` more shifts show the same images once more.
-    """
+    task, of five classes, on the images of a shift; `copies` more shifts show these once more."""
     setup = open_setup(config)
     dark, pale = setup.data.shifts["dark"], setup.data.shifts["pale"]
     more = {f"copy-{number}": pale for number in range(copies)}

@@ -15,26 +15,19 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from carft_sweep.carft_core import files
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.files import (
-    append_lines,
-    parse_json,
-    read_json,
-    read_lines,
-    read_regular,
-    user_cache,
-    write_atomically,
-    write_json,
-)
+from carft_sweep.carft_core.files import read_json, read_lines
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights, save_weights
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.runs.result import Evaluation
-from tests.carft_core.trained import Config
+from tests.carft_core.refusals import refused
+from tests.carft_core.trained import Config, same
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_json(path, {"value": 1})
+    files.write_json(path, {"value": 1})
     no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` raises it
     for error, words in (
         (OSError("disk full"), "disk full"),
@@ -46,7 +39,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
             raise error
 
         with pytest.raises(OSError, match=words):
-            write_atomically(path, fail)
+            files.write_atomically(path, fail)
     assert read_json(path) == {"value": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
@@ -58,28 +51,23 @@ def test_what_is_not_there_reads_as_none_and_what_is_broken_says_so(tmp_path: Pa
         ("deep", "[" * 200_000, "is not JSON that is read: nested too"),
     ):
         (tmp_path / f"{name}.json").write_text(text)
-        with pytest.raises(RequestError, match=rf"{name}\.json {words}"):
-            read_json(tmp_path / f"{name}.json")
+        refused(rf"{name}\.json {words}", read_json, tmp_path / f"{name}.json")
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(1 << 40)  # a hole
-    with pytest.raises(RequestError, match=r"large\.json has 1099511627776 bytes; at most"):
-        read_json(tmp_path / "large.json")
+    refused(r"large\.json has 1099511627776 bytes; at most", read_json, tmp_path / "large.json")
     with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"value": float("nan")})
+        files.write_json(tmp_path / "a.json", {"value": float("nan")})
     assert not (tmp_path / "a.json").exists()
 
 
 def test_weights_read_back_as_they_were(tmp_path: Path) -> None:
     state = {"a": torch.randn(3, 2), "n": torch.tensor(3), "t": torch.randn(2, 3).T}
     save_weights(tmp_path / "w.safetensors", state)
-    loaded = load_weights(tmp_path / "w.safetensors")
-    assert all(torch.equal(state[key], loaded[key]) for key in state)
+    assert same(state, load_weights(tmp_path / "w.safetensors"))
     (tmp_path / "w.safetensors").write_bytes(b"garbage")
-    with pytest.raises(RequestError, match="not a safetensors file"):
-        load_weights(tmp_path / "w.safetensors")
+    refused("not a safetensors file", load_weights, tmp_path / "w.safetensors")
     (tmp_path / "v.safetensors").mkdir()
-    with pytest.raises(RequestError, match=r"v\.safetensors is not a regular file"):
-        load_weights(tmp_path / "v.safetensors")
+    refused(r"v\.safetensors is not a regular file", load_weights, tmp_path / "v.safetensors")
 
 
 def test_a_damaged_checkpoint_means_a_new_start(
@@ -137,23 +125,20 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -
     }
     make[kind]()
     for read in (read_json, read_lines):
-        with pytest.raises(RequestError, match=r"a\.json"):
-            read(path)
+        refused(r"a\.json", read, path)
     if kind != "loop":
-        with pytest.raises(RequestError, match=r"a\.json is not a regular file"):
-            read_json(path, follow=True)
+        refused(r"a\.json is not a regular file", read_json, path, follow=True)
 
 
 def test_a_link_in_a_home_is_neither_read_nor_written_through(tmp_path: Path) -> None:
     elsewhere, link = tmp_path / "elsewhere", tmp_path / "a.json"
     elsewhere.write_text("[1]\n")
     link.symlink_to(elsewhere)
-    for act in (read_json, read_lines, lambda path: append_lines(path, ["2"])):
+    for act in (read_json, read_lines, lambda path: files.append_lines(path, ["2"])):
         with pytest.raises((RequestError, OSError), match="is a link, which is not followed"):
             act(link)
-    assert elsewhere.read_text() == "[1]\n"
-    assert read_json(link, follow=True) == [1]
-    assert read_regular(link, 100) == b"[1]\n", "a file that the user names"
+    assert (elsewhere.read_text(), read_json(link, follow=True)) == ("[1]\n", [1])
+    assert files.read_regular(link, 100) == b"[1]\n", "a file that the user names"
 
 
 def test_another_shape_is_refused_with_its_place(tmp_path: Path) -> None:
@@ -168,20 +153,13 @@ def test_another_shape_is_refused_with_its_place(tmp_path: Path) -> None:
     }.items():
         file.write_text(content)
         assert read_json(file) is not None, "of any shape"
-        with pytest.raises(RequestError, match=rf"metrics\.json is damaged:{place}"):
-            read_json(file, Evaluation)
+        refused(rf"metrics\.json is damaged:{place}", read_json, file, Evaluation)
 
 
-LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-)
-JSON: st.SearchStrategy[object] = st.deferred(
-    lambda: (
-        LEAVES
-        | st.text()
-        | st.lists(JSON, max_size=4)
-        | st.dictionaries(st.text(), JSON, max_size=4)
-    )
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | FLOATS | st.text(),
+    lambda parts: st.lists(parts, max_size=4) | st.dictionaries(st.text(), parts, max_size=4),
 )
 
 
@@ -189,24 +167,22 @@ JSON: st.SearchStrategy[object] = st.deferred(
 @example(data=[-0.0, 10**400, 1e-320, 5e-324, 1.7976931348623157e308], indent=1, escaped=True)
 def test_json_reads_alike_where_checked(data: object, indent: int | None, escaped: bool) -> None:
     content = json.dumps(data, indent=indent, ensure_ascii=escaped).encode("utf-8", "replace")
-    checked, plain = parse_json(content, "it", Any), parse_json(content, "it")
+    checked, plain = files.parse_json(content, "it", Any), files.parse_json(content, "it")
     assert repr(checked) == repr(plain)
 
 
-def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_lies_where_the_user_wants_it_and_not_in_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home of somebody else's would bring digests of weights and scripts of pages."""
     monkeypatch.setenv("CARFT_CACHE", "/elsewhere")
-    assert user_cache() == Path("/elsewhere")
+    assert files.user_cache() == Path("/elsewhere")
     monkeypatch.delenv("CARFT_CACHE")
     own = Path.home() / ".cache" / "carft-sweep"
     for home, expected in (("/xdg", Path("/xdg/carft-sweep")), ("relative", own), (None, own)):
         monkeypatch.setenv("XDG_CACHE_HOME", home) if home else monkeypatch.delenv("XDG_CACHE_HOME")
-        assert user_cache() == expected
-
-
-def test_a_home_has_no_say_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a home of somebody else's would bring digests of weights and scripts of pages."""
-    before = user_cache()
+        assert files.user_cache() == expected
     monkeypatch.setenv("CARFT_HOME", str(tmp_path))
     (tmp_path / "cache" / "weights").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert user_cache() == before
+    assert files.user_cache() == own

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.weights import read_state
 from carft_sweep.carft_core.requirements import missed_floor, refuse_outdated, requirements
 from carft_sweep.carft_core.runs.folder import RunFolder
+from tests.carft_core.refusals import refused
 
 Install = Callable[[str, str], None]
 
@@ -45,16 +45,13 @@ def test_a_build_before_a_release_counts_as_that_release(
 
 
 def test_an_old_torch_reads_no_pickle(install: Install, tmp_path: Path) -> None:
-    """Neither weights nor a checkpoint."""
     file, folder = tmp_path / "weights.pt", RunFolder(tmp_path)
     torch.save({"weight": torch.ones(2)}, file)
     assert read_state(file)["weight"].tolist() == [1, 1]
     install("torch", "2.5.1")
-    with pytest.raises(RequestError, match=r'weights\.pt is .* pip install "torch<3,>=2\.10"'):
-        read_state(file)
+    refused(r'weights\.pt is .* pip install "torch<3,>=2\.10"', read_state, file)
     assert folder.load_checkpoint() is None
     folder.save_checkpoint({"epoch": 1})
-    with pytest.raises(RequestError, match=r"torch 2\.5\.1 is older than 2\.10"):
-        folder.load_checkpoint()
+    refused(r"torch 2\.5\.1 is older than 2\.10", folder.load_checkpoint)
     install("torch", "2.10.0")
     assert folder.load_checkpoint() == {"epoch": 1}

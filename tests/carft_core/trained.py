@@ -49,13 +49,11 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_weights(RunFolder(folder).weights("last"))
 
 
-def numbers(report: EpochReport) -> dict[str, float]:
+def numbers(report: EpochReport | RunResult) -> dict[str, float]:
     """What a report says that does not depend on the clock."""
     return {key: value for key, value in report.metrics.items() if not key.startswith("system/")}
 
 
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     """Say whether two states are equal to the bit."""
-    return first.keys() == second.keys() and all(
-        torch.equal(first[key], second[key]) for key in first
-    )
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
