@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.algorithms.clip_adapter import Adapter, ClipAdapter
 from carft_sweep.carft_core.algorithms.lora import Lora
-from carft_sweep.carft_core.errors import InvalidConfig, RequestError
+from carft_sweep.carft_core.errors import InvalidConfig
 from carft_sweep.carft_core.export.export import export
 from carft_sweep.carft_core.models.averages import Averaged
 from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.clip import open_image_tower
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, built_in_teacher, started
+from tests.carft_core.refusals import refused
 from tests.carft_core.trained import Config, same, trained, weights
 
 
@@ -45,9 +46,8 @@ def test_clip_adapters_loss_and_gradient_are_those_of_the_formula(teacher: Teach
     assert logs["cross_entropy"] is loss
     for ours, theirs in zip(model.parameters(), layers.parameters(), strict=True):
         assert ours.grad is not None
-        assert theirs.grad is not None
         assert ours.grad.abs().max() > 0
-        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_without_a_part_of_the_mixture_it_is_the_zero_shot_model(teacher: Teacher) -> None:
@@ -63,11 +63,9 @@ def test_a_run_keeps_the_adapter_alone_and_is_no_clip(toy_config: Config, tmp_pa
     assert {"id/test/top1", "context/id/test/kl"} <= metrics.keys()
     shapes = {key: list(value.shape) for key, value in weights(tmp_path / "run").items()}
     assert shapes == {"down.weight": [8, 32], "up.weight": [32, 8]}
-    with pytest.raises(RequestError, match="no image tower with a linear head"):
-        export(tmp_path / "run", config, tmp_path / "out")
-    refused = r"merges\[0\]: wise_ft cannot be made of clip_adapter: .* another shape"
-    with pytest.raises(RequestError, match=refused):
-        toy_config({"algorithm": "clip_adapter", "merges": [{"name": "wise_ft"}]})
+    refused("no image tower with a linear head", export, tmp_path / "run", config, tmp_path / "out")
+    merged = {"algorithm": "clip_adapter", "merges": ["wise_ft"]}
+    refused(r"merges\[0\]: wise_ft cannot be made of clip_adapter: .* shape", toy_config, merged)
 
 
 def with_changes(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
@@ -80,9 +78,8 @@ def with_changes(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]
         elif matrix.endswith(".original"):
             changes = name.removesuffix("original") + "0."
             change = state[f"{changes}up"] @ state[f"{changes}down"]
-            sums[f"{layer}.{matrix.removesuffix('.original')}"] = weight + scale * change.view_as(
-                weight
-            )
+            whole = f"{layer}.{matrix.removesuffix('.original')}"
+            sums[whole] = weight + scale * change.view_as(weight)
     return sums
 
 
@@ -137,8 +134,7 @@ def test_a_run_of_lora_is_merged_and_exported_as_any(toy_config: Config, tmp_pat
     algorithm = {"name": "lora", "of": {"name": "car_ft", "kl_weight": 3.0}}
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
     config = toy_config({"algorithm": algorithm, "merges": merges, "optim.lr": 0.01})
-    result = trained(config, tmp_path / "run")
-    assert "wise_ft@0.5" in result.merges
+    assert "wise_ft@0.5" in trained(config, tmp_path / "run").merges
     export(tmp_path / "run", config, tmp_path / "out")
     tower, _ = open_image_tower(tmp_path / "out")
     state = with_changes(weights(tmp_path / "run"), 1.0)

@@ -59,8 +59,7 @@ def test_the_average_is_the_sum_of_the_weights_with_the_papers_coefficients() ->
             toy.count.fill_(step)
             ema.after_step(model, step, steps)
     decays = [min(0.6, (1 + t) / (10 + t)) for t in range(1, steps + 1)]
-    assert decays[0] == 2 / 11
-    assert decays[-1] == 13 / 22
+    assert (decays[0], decays[-1]) == (2 / 11, 13 / 22)
     shares = [(1 - d) * torch.tensor(decays[t + 1 :]).prod() for t, d in enumerate(decays)]
     expected = sum(share * values for share, values in zip(shares, walk, strict=True))
     torch.testing.assert_close(average.weight, expected)
@@ -79,9 +78,8 @@ def test_the_loss_sees_what_trains_and_the_classifier_is_the_average(teacher: Te
     model = started(ema, teacher)
     assert isinstance(model, Averaged)
     assert [p.requires_grad for p in model.average.parameters()].count(True) == 0
-    plain = teacher.new_classifier()
     loss, _ = ema.loss(model, batch_for(teacher), teacher)
-    alone, _ = ema.of.loss(plain, batch_for(teacher), teacher)
+    alone, _ = ema.of.loss(teacher.new_classifier(), batch_for(teacher), teacher)
     assert torch.equal(loss, alone)
     with torch.no_grad():
         for parameter in model.model.parameters():
@@ -197,15 +195,12 @@ def test_a_run_validates_what_trains(toy_config: Config, tmp_path: Path) -> None
     config = toy_config({"algorithm": algorithm, "optim.epochs": 3, "merges": merges})
 
     whole = trained(config, tmp_path / "whole")
-    plain = trained(toy_config({"optim.epochs": 3}), tmp_path / "plain")
-    assert whole.metrics != plain.metrics
+    assert whole.metrics != trained(toy_config({"optim.epochs": 3}), tmp_path / "plain").metrics
     state = weights(tmp_path / "whole")
     for key, value in weights(tmp_path / "plain").items():
         assert torch.equal(state[f"model.{key}"], value)
-    losses = [
-        [report["metrics"]["id/val/nll"] for report in RunFolder(tmp_path / name).history()]
-        for name in ("whole", "plain")
-    ]
+    histories = (RunFolder(tmp_path / name).history() for name in ("whole", "plain"))
+    losses = [[report["metrics"]["id/val/nll"] for report in history] for history in histories]
     assert losses[0] == losses[1]
 
 

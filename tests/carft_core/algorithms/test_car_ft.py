@@ -6,27 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.base import Batch
 from carft_sweep.carft_core.algorithms.car_ft import CarFt
-from carft_sweep.carft_core.models.classifier import ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier, built
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import context_weights, template_set, text_features
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, toy_teacher
+from tests.carft_core.algorithms.pairs import walked
 
 
 @pytest.fixture(scope="module")
 def teacher(tiny_clip: OpenedClip) -> Teacher:
     teacher, contexts = toy_teacher(tiny_clip), template_set("openai")
-    w_ctx = context_weights(
-        text_features(tiny_clip, contexts, teacher.class_names, device=teacher.device)
-    )
-    return replace(teacher, contexts=contexts, w_ctx=w_ctx)
+    features = text_features(tiny_clip, contexts, teacher.class_names, device=teacher.device)
+    return replace(teacher, contexts=contexts, w_ctx=context_weights(features))
 
 
 @pytest.fixture
@@ -50,12 +48,7 @@ def distributions(teacher: Teacher, *features: Tensor) -> list[NDArray[np.float6
 
 
 def moved(teacher: Teacher) -> ImageClassifier:
-    student = teacher.new_classifier()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return student.eval()
+    return built(walked(CarFt(), teacher), ImageClassifier).eval()
 
 
 def test_kl_and_entropy_are_the_papers_formulas(teacher: Teacher, batch: Batch) -> None:

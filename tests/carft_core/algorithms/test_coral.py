@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from carft_sweep.carft_core.algorithms import coral
 from carft_sweep.carft_core.algorithms.coral import Coral, distance_of_domains
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import coupling, identify
 from carft_sweep.carft_core.testing import batch_for, started
 from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.refusals import refused
+from tests.carft_core.stand_ins import watched
 from tests.carft_core.trained import Config, trained
 
 CORAL = {"algorithm": "coral"}
@@ -89,15 +91,9 @@ def test_it_needs_a_tower_and_domains(teacher: Teacher) -> None:
 def test_a_run_sees_the_domains(
     pacs_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[list[int]] = []
-
-    def counting(features: Tensor, domain: Tensor) -> Tensor:
-        seen.append(domain.bincount().tolist())
-        return distance_of_domains(features, domain)
-
-    monkeypatch.setattr("carft_sweep.carft_core.algorithms.coral.distance_of_domains", counting)
+    seen = watched(monkeypatch, coral, "distance_of_domains", lambda _, domain: domain.bincount())
     assert trained(pacs_config(CORAL), tmp_path).warnings == []
-    assert seen == [[4, 4, 4]] * 4
+    assert [counts.tolist() for counts in seen] == [[4, 4, 4]] * 4
     assert RunFolder(tmp_path).history()[1]["metrics"]["train/coral"] > 0
 
 
@@ -105,12 +101,10 @@ def test_micro_batches_give_the_same_in_another_run(pacs_config: Config, tmp_pat
     whole, parts = pacs_config(CORAL), pacs_config({**CORAL, "optim.micro_batch": 5})
     assert coupling(whole)
     assert identify(whole, 0).digest != identify(parts, 0).digest
+    first = []
     for name, asked in (("whole", whole), ("parts", parts)):
         trained(asked, tmp_path / name)
-    first = [
-        RunFolder(tmp_path / name).history()[1]["metrics"]["train/first/coral"]
-        for name in ("whole", "parts")
-    ]
+        first.append(RunFolder(tmp_path / name).history()[1]["metrics"]["train/first/coral"])
     assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
@@ -125,8 +119,6 @@ def test_a_family_without_domains_is_refused_before_anything_trains(
 ) -> None:
     asked = toy_config({"algorithm": algorithm})
     message = r"algorithm\.name: coral needs two domains that train or more.*image_folder"
-    with pytest.raises(RequestError, match=message):
-        identify(asked, 0)
-    with pytest.raises(RequestError, match="needs two domains"):
-        train(asked, 0, workdir=tmp_path)
+    refused(message, identify, asked, 0)
+    refused("needs two domains", train, asked, 0, workdir=tmp_path)
     assert not any(tmp_path.iterdir())

@@ -19,13 +19,13 @@ from carft_sweep.carft_core.algorithms.l2_sp import L2Sp
 from carft_sweep.carft_core.algorithms.ldifs import Ldifs
 from carft_sweep.carft_core.algorithms.lipsum_ft import LipsumFt
 from carft_sweep.carft_core.algorithms.miro import Miro, WithVariances
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import outputs_by_depth
 from carft_sweep.carft_core.testing import batch_for, loss_of
 from carft_sweep.carft_core.training.optim import OptimConfig
 from tests.carft_core.algorithms.pairs import walked
+from tests.carft_core.refusals import refused
 from tests.golden.write import moved
 
 START, END = 49406, 49407
@@ -117,11 +117,10 @@ def test_random_texts_are_words_between_marks_as_a_tokenizer_writes(tiny_clip: O
     words = texts[:, 1:9]
     assert 0 <= words.min() < 500
     assert START - 500 < words.max() < START
-    with pytest.raises(RequestError, match=r"algorithm\.tokens: .* reads 77 tokens"):
-        tiny_clip.random_texts(1, 76, torch.Generator())
+    draw = torch.Generator()
+    refused(r"algorithm\.tokens: .* reads 77 tokens", tiny_clip.random_texts, 1, 76, draw)
     other = replace(tiny_clip, tokenizer=lambda texts: tiny_clip.tokenizer(texts))
-    with pytest.raises(RequestError, match="another tokenizer"):
-        other.random_texts(1, 8, torch.Generator())
+    refused("another tokenizer", other.random_texts, 1, 8, draw)
 
 
 def test_miros_variances_weigh_the_distance_at_each_depth_and_have_a_rate(teacher: Teacher) -> None:

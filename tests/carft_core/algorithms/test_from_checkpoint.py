@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from carft_sweep.carft_core.algorithms.from_checkpoint import FromCheckpoint
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.evaluations import is_complete
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import train
+from tests.carft_core.refusals import refusal, refused
 from tests.carft_core.trained import Config, same, trained
 
 State = dict[str, Tensor]
@@ -26,8 +26,7 @@ State = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def tuned(teacher: Teacher) -> State:
-    state = teacher.new_classifier().state_dict()
-    return {key: value * 1.1 for key, value in state.items()}
+    return {key: value * 1.1 for key, value in teacher.new_classifier().state_dict().items()}
 
 
 def written(path: Path, state: Mapping[str, Any]) -> str:
@@ -44,10 +43,8 @@ def built(path: str, teacher: Teacher) -> State:
     return classifier.state_dict()
 
 
-def refused(path: str, teacher: Teacher) -> str:
-    with pytest.raises(RequestError) as caught:
-        FromCheckpoint(weights=path).build(teacher)
-    return str(caught.value)
+def message_of(path: str, teacher: Teacher) -> str:
+    return refusal(FromCheckpoint(weights=path).build, teacher)
 
 
 def test_a_classifier_as_runs_keep_it_is_read_to_the_bit_and_computed_with_in_fp32(
@@ -80,7 +77,7 @@ def test_wise_fts_names_are_read(teacher: Teacher, tuned: State, tmp_path: Path)
     state["classification_head.bias"] = torch.zeros(3)
     assert same(built(written(tmp_path / "x.pt", state), teacher), tuned)
     state["classification_head.bias"] = torch.tensor([0.0, 0.1, 0.0])
-    assert "a head with a bias" in refused(written(tmp_path / "y.pt", state), teacher)
+    assert "a head with a bias" in message_of(written(tmp_path / "y.pt", state), teacher)
 
 
 def test_tensors_that_do_not_fit_are_named(teacher: Teacher, tuned: State, tmp_path: Path) -> None:
@@ -95,7 +92,7 @@ def test_tensors_that_do_not_fit_are_named(teacher: Teacher, tuned: State, tmp_p
         "nothing": ({"a": torch.zeros(1)}, 'Missing key(s) in state_dict: "visual.'),
     }
     for name, (state, words) in cases.items():
-        message = refused(written(tmp_path / f"{name}.pt", state), teacher)
+        message = message_of(written(tmp_path / f"{name}.pt", state), teacher)
         assert f"{name}.pt does not fit" in message
         assert words in message
 
@@ -109,20 +106,20 @@ def test_a_file_that_is_none_or_would_have_to_be_run_is_refused(
     teacher: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(Code(), tmp_path / "model.pt")
-    assert "reading it would run its code" in refused(str(tmp_path / "model.pt"), teacher)
+    assert "reading it would run its code" in message_of(str(tmp_path / "model.pt"), teacher)
     assert "run" not in capsys.readouterr().out
     (tmp_path / "broken.safetensors").write_bytes(b"broken")
-    assert "is not a readable safetensors" in refused(str(tmp_path / "broken.safetensors"), teacher)
+    broken = message_of(str(tmp_path / "broken.safetensors"), teacher)
+    assert "is not a readable safetensors" in broken
     (tmp_path / "x.npz").write_bytes(b"")
-    assert "a weights file ends in one of" in refused(str(tmp_path / "x.npz"), teacher)
+    assert "a weights file ends in one of" in message_of(str(tmp_path / "x.npz"), teacher)
     for weights, message in (
         ("", "algorithm.weights: which file?"),
         (str(tmp_path / "none.pt"), "algorithm.weights: there is no file"),
         (str(tmp_path), "algorithm.weights: there is no file"),
     ):
-        assert message in refused(weights, teacher)
-        with pytest.raises(RequestError, match=message):
-            FromCheckpoint(weights=weights).identity()
+        assert message in message_of(weights, teacher)
+        refused(message, FromCheckpoint(weights=weights).identity)
 
 
 def test_a_run_measures_what_the_one_that_trained_did(toy_config: Config, tmp_path: Path) -> None:
@@ -132,22 +129,18 @@ def test_a_run_measures_what_the_one_that_trained_did(toy_config: Config, tmp_pa
     config = toy_config({"algorithm": {"name": "from_checkpoint", "weights": str(file)}} | changes)
     result = trained(config, tmp_path / "file")
     measured, original = (
-        {
-            "unmerged": record.metrics,
-            **{label: of["metrics"] for label, of in record.merges.items()},
-        }
-        for record in (result, expected)
+        {"unmerged": run.metrics, **{label: of["metrics"] for label, of in run.merges.items()}}
+        for run in (result, expected)
     )
     assert measured == original
     assert measured["wise_ft@0"] != measured["unmerged"] == measured["wise_ft@1"]
-    assert result.seed is None
-    assert result.seconds == 0
+    assert (result.seed, result.seconds) == (None, 0)
     assert is_complete(tmp_path / "file", config)
     assert not (tmp_path / "file" / "weights").exists()
     assert train(config, 0, workdir=tmp_path / "file") == result
     save_file({"x": torch.zeros(1)}, file)
-    with pytest.raises(RequestError, match="holds another run"):  # a file that changes is another
-        train(config, 0, workdir=tmp_path / "file")
+    # A file that changes is another.
+    refused("holds another run", train, config, 0, workdir=tmp_path / "file")
 
 
 def test_a_run_is_known_by_the_files_content_and_by_no_seed(
@@ -162,5 +155,4 @@ def test_a_run_is_known_by_the_files_content_and_by_no_seed(
     assert digest(original) == digest(str(copy)) == digest(original, seed=1)
     other = written(tmp_path / "c.pt", teacher.classifier.state_dict())
     assert digest(original) != digest(other)
-    with pytest.raises(RequestError, match=r"algorithm\.weights: which file"):
-        digest("")
+    refused(r"algorithm\.weights: which file", digest, "")

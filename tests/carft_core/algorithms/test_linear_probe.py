@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs.evaluations import finish
 from carft_sweep.carft_core.runs.folder import RunFolder, load_weights
 from carft_sweep.carft_core.runs.identity import identify
+from carft_sweep.carft_core.training import logistic_regression as solver
 from carft_sweep.carft_core.training.logistic_regression import CONVERGED, logistic_regression
 from carft_sweep.carft_core.training.loop import epochs
+from tests.carft_core.refusals import refused
 from tests.carft_core.trained import Config, trained, weights
 
 
@@ -61,9 +62,7 @@ def test_the_gradient_vanishes_at_the_solution_about_another_centre() -> None:
 def test_parts_of_the_images_have_the_solution_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = problem()
     whole = logistic_regression(features, labels, torch.zeros(4, 12), c=10.0, max_iter=1000)
-    monkeypatch.setattr(
-        "carft_sweep.carft_core.training.logistic_regression.LOGITS_AT_ONCE", 4 * 33
-    )
+    monkeypatch.setattr(solver, "LOGITS_AT_ONCE", 4 * 33)
     parts = logistic_regression(features, labels, torch.zeros(4, 12), c=10.0, max_iter=1000)
     assert torch.allclose(whole.weight, parts.weight, rtol=1e-3, atol=1e-4)
 
@@ -87,11 +86,10 @@ def test_it_moves_the_head_alone_and_is_merged(toy_config: Config, tmp_path: Pat
     result = trained(config, tmp_path / "probe")
     zero_shot = trained(toy_config({"algorithm": "zero_shot"}), tmp_path / "zero_shot")
     assert result.merges["wise_ft@1"]["metrics"] == result.metrics
-    ends = result.merges["wise_ft@0"]["metrics"]
-    assert ends["id/test/nll"] == zero_shot.metrics["id/test/nll"]
-    assert result.warnings == []
-    assert result.facts["budget"] is None
-    assert result.facts["augmentation"] is None
+    start = result.merges["wise_ft@0"]["metrics"]
+    assert start["id/test/nll"] == zero_shot.metrics["id/test/nll"]
+    facts = result.facts
+    assert (result.warnings, facts["budget"], facts["augmentation"]) == ([], None, None)
     kl = [value for key, value in result.metrics.items() if key.endswith("/kl")]
     assert max(kl) < 1e-9, "the tower is the zero-shot one"
     assert set(load_weights(RunFolder(tmp_path / "probe").weights("best_val"))) > {"head.weight"}
@@ -114,8 +112,7 @@ def test_an_algorithm_that_solves_says_how() -> None:
         summary: ClassVar[str] = "Does not say how it solves"
         solves: ClassVar[bool] = True
 
-    with pytest.raises(RequestError, match="it lacks `solve`"):
-        ALGORITHMS.register(Silent)
+    refused("it lacks `solve`", ALGORITHMS.register, Silent)
 
 
 def test_lp_ft_starts_where_the_linear_probe_ends_and_trains_tower_and_head(

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from carft_sweep.carft_core.algorithms import Algorithm
 from carft_sweep.carft_core.algorithms.base import PARTS
 from carft_sweep.carft_core.algorithms.mask_fill import MaskFill, label_relevance
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.clip import checkpoint_gradients
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.towers import attention_layers, attention_maps
 from carft_sweep.carft_core.testing import ALGORITHM_LAWS, batch_for, built_in_teacher
+from tests.carft_core.refusals import refused
 
 
 def tuned(teacher: Teacher) -> ImageClassifier:
@@ -69,11 +69,10 @@ def test_the_object_mask_hides_what_is_relevant_for_the_label(teacher: Teacher) 
 
 def test_the_maps_are_those_of_attention_itself_and_make_the_outputs(teacher: Teacher) -> None:
     visual, images = teacher.classifier.visual, batch_for(teacher).images
-    inputs: list[Tensor] = []
+    seen: list[Tensor] = []
     layers = attention_layers(visual)
     hooks = [
-        layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-        for layer in layers
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for layer in layers
     ]
     with torch.no_grad(), attention_maps(visual) as maps:
         outputs = visual(images)
@@ -81,14 +80,13 @@ def test_the_maps_are_those_of_attention_itself_and_make_the_outputs(teacher: Te
         hook.remove()
     with torch.no_grad():
         torch.testing.assert_close(outputs, visual(images))
-        for layer, tokens, attention in zip(layers, inputs, maps, strict=True):
+        for layer, tokens, attention in zip(layers, seen, maps, strict=True):
             expected = layer(tokens, tokens, tokens, average_attn_weights=False)[1]
             torch.testing.assert_close(attention, expected)
     assert not any(layer._forward_hooks for layer in layers)
 
 
 def test_relevance_is_the_rollout_of_positive_attention_times_gradient(teacher: Teacher) -> None:
-    """Head by head."""
     model, batch = tuned(teacher), batch_for(teacher)
     image, label = batch.images[:1], batch.labels[:1]
     with attention_maps(model.visual) as maps:
@@ -121,6 +119,5 @@ def test_the_object_mask_keeps_laws(
 
 def test_a_tower_without_class_attention_has_no_object_mask() -> None:
     (used,) = MaskFill(mask="object").uses
-    with pytest.raises(RequestError, match="choose a ViT of open_clip's own"):
-        PARTS[used](built_in_teacher().clip)
+    refused("choose a ViT of open_clip's own", PARTS[used], built_in_teacher().clip)
     assert not MaskFill().uses

@@ -1,4 +1,5 @@
-"""AutoFT, CaRot, CLIPood, R-Adapter, StarFT and TRACER: each term against its formula in numpy."""
+"""FLYP by open_clip's own loss and head; AutoFT, CaRot, CLIPood, R-Adapter, StarFT and TRACER:
+each term against its formula in numpy."""
 
 from __future__ import annotations
 
@@ -7,10 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from open_clip.loss import ClipLoss
 from scipy.stats import beta as beta_distribution
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from carft_sweep.carft_core.algorithms.autoft import AutoFt, HeadedClip
 from carft_sweep.carft_core.algorithms.carot import CaRot
@@ -26,7 +30,104 @@ from carft_sweep.carft_core.models.contrastive import ContrastiveClip, caption_t
 from carft_sweep.carft_core.models.prompts import TemplateSet
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.testing import batch_for, loss_of, started
+from carft_sweep.carft_core.training.optim import OptimConfig
 from tests.carft_core.algorithms.pairs import Array, cross_entropy, features, log_softmax, walked
+from tests.carft_core.stand_ins import watched
+
+ONE = TemplateSet("one", ("a photo of a {}.",))
+
+
+def moved(teacher: Teacher) -> ContrastiveClip:
+    """A module whose towers and scale have left the teacher's."""
+    return built(walked(Flyp(), teacher), ContrastiveClip)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_loss_and_gradients_are_those_of_open_clip(teacher: Teacher) -> None:
+    single = replace(teacher, classes=ONE)
+    batch, model = batch_for(single), moved(single)
+    judge: Any = copy.deepcopy(model.clip)
+    loss, logs = Flyp().loss(model, batch, single)
+    loss.backward()
+
+    names = [single.class_names[label] for label in batch.labels.tolist()]
+    assert len(set(names)) < len(names), "a class stands in the batch twice"
+    texts = single.clip.tokenizer([f"a photo of a {name}." for name in names])
+    expected = ClipLoss()(*judge(batch.images, texts))
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    scale = float(judge.logit_scale.detach().exp())
+    assert float(logs["logit_scale"].detach()) == pytest.approx(scale)
+    ours, theirs = gradients(model.clip), gradients(judge)
+    assert ours.keys() == theirs.keys() >= {"logit_scale", "visual.proj", "text_projection"}
+    model.zero_grad()
+    Flyp().loss(model.train(), batch_for(single, micro_batch=2), single)[0].backward()
+    parts = gradients(model.clip)
+    assert parts.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-5), name
+        assert torch.allclose(ours[name], parts[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_a_caption_is_of_the_images_class_and_its_template_is_drawn_from_the_seed(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = built(Flyp().build(teacher), ContrastiveClip)
+    seen = watched(monkeypatch, model, "text_features", lambda tokens: tokens)
+    batch = batch_for(teacher)
+    for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        torch.manual_seed(seed)
+        Flyp().loss(model, replace(batch, step=step), teacher)
+        Flyp().loss(model, replace(batch, step=step), teacher)
+    assert all(torch.equal(seen[at], seen[at + 1]) for at in range(0, 8, 2)), "sam has one problem"
+    assert torch.equal(seen[0], seen[2])
+    assert not any(torch.equal(seen[0], seen[at]) for at in (4, 6))
+    tokens = teacher.clip.tokenizer(list(teacher.classes.texts(teacher.class_names)))
+    drawn = set()
+    for captions in seen:
+        for caption, label in zip(captions, batch.labels.tolist(), strict=True):
+            (at,) = (tokens == caption).all(dim=1).nonzero()[:, 0].tolist()
+            template, number = divmod(at, len(teacher.class_names))
+            assert number == label
+            drawn.add(template)
+    assert len(drawn) > 1
+
+
+def test_its_head_is_the_zero_shot_head_of_the_tuned_towers_and_is_merged(teacher: Teacher) -> None:
+    model, images = moved(teacher), batch_for(teacher).images
+    classifier = Flyp().classifier(model, teacher)
+    expected = open_clip.build_zero_shot_classifier(
+        model.clip,
+        teacher.clip.tokenizer,
+        teacher.class_names,
+        [template.replace("{}", "{0}").format for template in teacher.classes.templates],
+    )
+    rows = classifier.head.weight / model.scale
+    assert torch.allclose(rows, expected.T, atol=1e-5)
+    assert not torch.allclose(rows, teacher.w_cls, atol=1e-3)
+    with torch.no_grad():
+        features = F.normalize(model.clip.visual(images), dim=1)  # type: ignore[operator]
+        assert torch.allclose(classifier.features(images), features, atol=1e-6)
+    merge = WiseFt(alphas=(0.25,))
+    (merged,) = (merge.model(point, teacher, classifier) for point in merge.points())
+    head = 0.75 * teacher.classifier.head.weight + 0.25 * classifier.head.weight
+    assert torch.allclose(built(merged, ImageClassifier).head.weight, head)
+
+
+def test_what_clip_holds_fixed_stays_so_and_nothing_is_shared(teacher: Teacher) -> None:
+    fixed = replace(teacher, clip=replace(teacher.clip, fixed=frozenset({"visual.proj"})))
+    model = Flyp().build(fixed)
+    groups = Flyp().groups(model, OptimConfig())
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) not in trained}
+    assert names == {"clip.visual.proj"}
+    theirs = {tensor.data_ptr() for tensor in (*teacher.clip.model.parameters(), *teacher.w_cls)}
+    assert not theirs & {tensor.data_ptr() for tensor in model.parameters()}
+    assert not [name for name in model.state_dict() if "tokens" in name]
+
 
 TERMS = [name.removesuffix("_weight") for name in AutoFt.model_fields]
 NOTHING = dict.fromkeys(AutoFt.model_fields, 0.0)
@@ -48,9 +149,7 @@ def test_every_term_of_autoft_is_its_formula_and_counts_by_its_weight(teacher: T
     wrong = logits.argmax(1) != labels
     assert 0 < wrong.sum() < len(wrong), "some are right and some wrong"
     start: dict[str, Tensor] = dict(teacher.classifier.named_parameters())
-    tuned: dict[str, Tensor] = {
-        f"visual.{name}": parameter for name, parameter in clip.visual.named_parameters()
-    }
+    tuned: dict[str, Tensor] = {f"visual.{name}": p for name, p in clip.visual.named_parameters()}
     tuned["head.weight"] = head.weight
     assert tuned.keys() == start.keys()
 
@@ -72,8 +171,7 @@ def test_every_term_of_autoft_is_its_formula_and_counts_by_its_weight(teacher: T
     assert [*expected] == TERMS
     entropy = -logs_of[np.arange(len(labels)), labels].mean()
     for name, value in expected.items():
-        alone = AutoFt(**NOTHING | {f"{name}_weight": 2.0})
-        _, logs = loss_of(alone, student, batch, teacher)
+        _, logs = loss_of(AutoFt(**NOTHING | {f"{name}_weight": 2.0}), student, batch, teacher)
         assert logs[name] == pytest.approx(value, rel=1e-4), name
         assert logs["loss"] == pytest.approx(entropy + 2 * value, rel=1e-4), name
     _, logs = loss_of(AutoFt(**NOTHING), student, batch, teacher)
@@ -84,18 +182,13 @@ def test_the_terms_of_carot_are_their_formulas(teacher: Teacher) -> None:
     model, batch = built(walked(CaRot(), teacher), Averaged), batch_for(teacher)
     _, logs = loss_of(CaRot(), model, batch, teacher)
     clip: Any = model.model.clip
-    visual, text = (
-        projection.detach().double().numpy()
-        for projection in (clip.visual.proj, clip.text_projection)
-    )
+    visual, text = (p.detach().double().numpy() for p in (clip.visual.proj, clip.text_projection))
     cross, gram = visual @ text.T, visual.T @ visual - np.eye(visual.shape[1])
     assert logs["cross"] == pytest.approx(np.sqrt((cross**2).sum()), rel=1e-5)
     assert logs["orthogonality"] == pytest.approx(np.sqrt((gram**2).sum()), rel=1e-5)
     new, old = (
         scale * images @ texts.T
-        for scale, images, texts in (
-            features(module, batch) for module in (model.model, model.average)
-        )
+        for scale, images, texts in (features(part, batch) for part in (model.model, model.average))
     )
     expected = cross_entropy(old, new) + cross_entropy(old.T, new.T)
     assert logs["distillation"] == pytest.approx(expected, rel=1e-5)
@@ -232,9 +325,7 @@ def test_the_terms_of_tracer_are_their_formulas(teacher: Teacher) -> None:
         "interaction": -np.trace(log_softmax(texts) + log_softmax(images)) / len(f),
         "exchange": cross_entropy(anchor, texts) + cross_entropy(anchor.T, images) - sum(entropies),
     }
-    expected = {
-        name: value if name == "features" else value / 2 for name, value in expected.items()
-    }
+    expected = {name: term if name == "features" else term / 2 for name, term in expected.items()}
     for name, value in expected.items():
         assert logs[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
     contrast = float(loss_of(Flyp(), model.model, batch, teacher)[0].detach())

@@ -17,6 +17,7 @@ from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.models.two_classifiers import temperature
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.testing import batch_for
+from tests.carft_core.stand_ins import watched
 from tests.carft_core.trained import Config, trained
 
 
@@ -108,13 +109,7 @@ def test_the_temperature_makes_confidence_the_accuracy(teacher: Teacher) -> None
 
 def test_all_logits_are_never_held(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = DistanceWeighted(Vrf(), teacher, tuned(teacher))
-    both_logits, rows = DistanceWeighted.both_logits, list[int]()
-
-    def counted(self: DistanceWeighted, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        rows.append(len(features))
-        return both_logits(self, features)
-
-    monkeypatch.setattr(DistanceWeighted, "both_logits", counted)
+    rows = watched(monkeypatch, DistanceWeighted, "both_logits", lambda _, images: len(images))
     monkeypatch.setattr(vrf, "ROWS", 5)
     parts = DistanceWeighted(Vrf(), teacher, tuned(teacher))
     assert torch.equal(parts.failures, whole.failures)
@@ -129,8 +124,7 @@ def test_without_failures_it_is_the_zero_shot_model(teacher: Teacher) -> None:
 
 
 def test_a_runs_record_says_that_it_is_sample_wise(toy_config: Config, tmp_path: Path) -> None:
-    config = toy_config({"merges": ["vrf", "wise_ft"], "optim.epochs": 1})
-    result = trained(config, tmp_path)
+    result = trained(toy_config({"merges": ["vrf", "wise_ft"], "optim.epochs": 1}), tmp_path)
     assert "ood/mean/top1" in result.merges["vrf"]["metrics"]
     texts = {label: RunFolder(tmp_path).metrics(label).read_text() for label in result.merges}
     marks = {label: text.count("sample-wise") for label, text in texts.items()}

@@ -15,14 +15,15 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS, Batch, Loss
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint
-from carft_sweep.carft_core.models.classifier import Classifier, ImageClassifier
+from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.evaluations import finish
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import evaluation_digest
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig, decay_groups
-from tests.carft_core.merges.test_logit_ensemble import Narrow
+from tests.carft_core.merges.test_interpolation import Narrow
+from tests.carft_core.stand_ins import failing, watched
 from tests.carft_core.trained import Config, same, stopped, trained, weights
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -39,36 +40,29 @@ def test_b2_no_graph_outlives_its_micro_batch(
     """B2: the terms of a micro-batch lived while the next one was computed, and the last ones
     through validation, so that `micro_batch` saved half of what it should."""
     alive: WeakSet[Activation] = WeakSet()
-    at_loss, at_encoding = list[int](), list[int]()
-    loss, encode = FineTune.loss, Teacher.encode
+    at_loss, loss = list[int](), FineTune.loss
 
     def packed(tensor: Tensor) -> Activation:
         activation = Activation(tensor)
         alive.add(activation)
         return activation
 
-    def watched(self: FineTune, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
+    def hooked(self: FineTune, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
         at_loss.append(len(alive))
         with torch.autograd.graph.saved_tensors_hooks(packed, lambda activation: activation.tensor):
             made = loss(self, model, batch, teacher)
         assert alive, "the hooks see what a graph keeps"
         return made
 
-    def encoding(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
-        at_encoding.append(len(alive))
-        return encode(self, classifiers, name)
-
-    monkeypatch.setattr(FineTune, "loss", watched)
-    monkeypatch.setattr(Teacher, "encode", encoding)
+    monkeypatch.setattr(FineTune, "loss", hooked)
+    at_encoding = watched(monkeypatch, Teacher, "encode", lambda *_: len(alive))
     train(toy_config({"algorithm": "fine_tune", "optim.micro_batch": 3}), 0, workdir=tmp_path)
     assert len(at_loss) > 2 * 6
-    assert set(at_loss) == {0}
-    assert set(at_encoding) == {0}
+    assert {*at_loss, *at_encoding} == {0}
 
 
 def test_b3_all_fields_of_a_merge_are_in_its_evaluations_digest(toy_config: Config) -> None:
-    """B3: two strengths of one label had one digest, so the first one's numbers were shown for
-    both."""
+    """B3: two strengths of one label had one digest, so the first's numbers stood for both."""
 
     @MERGES.register
     class Mine(Merge):
@@ -101,8 +95,7 @@ def test_b6_a_classifier_of_another_shape_is_evaluated(toy_config: Config, tmp_p
             del teacher
             return Narrow()
 
-    config = toy_config({"algorithm": "foreign"})
-    result = trained(config, tmp_path)
+    result = trained(toy_config({"algorithm": "foreign"}), tmp_path)
     last = RunFolder(tmp_path).history()[-1]["metrics"]
     assert result.metrics["id/val/top1"] == last["id/val/top1"]
     assert result.metrics["id/val/nll"] == pytest.approx(last["id/val/nll"])
@@ -117,19 +110,16 @@ def test_b7_a_run_computes_in_its_own_precision_whatever_ran_before(
     """B7: the flag for TF32 was set when model and data were opened, which a process keeps, so a
     run in fp32 behind one in bf16 convolved in TF32 under the digest of fp32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    seen: set[tuple[bool, bool, bool]] = set()
-    features = ImageClassifier.features
 
-    def watched(self: ImageClassifier, images: Tensor) -> Tensor:
-        seen.add((self.training, matmul.allow_tf32, cudnn.allow_tf32))
-        return features(self, images)
+    def flags(classifier: ImageClassifier, _: Tensor) -> tuple[bool, bool, bool]:
+        return classifier.training, matmul.allow_tf32, cudnn.allow_tf32
 
-    monkeypatch.setattr(ImageClassifier, "features", watched)
+    seen = watched(monkeypatch, ImageClassifier, "features", flags)
     monkeypatch.setattr(matmul, "allow_tf32", True)
     monkeypatch.setattr(cudnn, "allow_tf32", True)
     for number in range(2):  # the second time with what the process keeps
         train(toy_config({"algorithm": "fine_tune"}), number, workdir=tmp_path / str(number))
-    assert seen == {(True, False, False), (False, False, False)}, "in steps and in evaluations"
+    assert {*seen} == {(True, False, False), (False, False, False)}, "in steps and in evaluations"
     assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True), "others' flags stay as they are"
 
 
@@ -141,15 +131,11 @@ def test_b8_a_checkpoint_that_the_disk_does_not_give_is_not_given_up(
     folder = tmp_path / "hiccup"
     stopped(toy_config(), folder, after=1)
 
-    def stale(*_: object, **__: object) -> None:
-        raise OSError(116, "Stale file handle")
-
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "load", stale)
+        patch.setattr(torch, "load", failing(OSError(116, "Stale file handle")))
         with pytest.raises(OSError, match="Stale"):
             list(epochs(toy_config(), 0, workdir=folder))
-    again = list(epochs(toy_config(), 0, workdir=folder))
-    assert [report.epoch for report in again] == [2]
+    assert [report.epoch for report in epochs(toy_config(), 0, workdir=folder)] == [2]
     assert same(weights(folder), weights(tmp_path / "whole"))
 
 
@@ -182,21 +168,12 @@ def test_b10_each_group_has_its_own_learning_rate(toy_config: Config, tmp_path: 
     assert max(tower for tower, _ in rates) == pytest.approx(1e-4)
 
 
-def test_b15_the_classifier_is_made_once_an_epoch(toy_config: Config, tmp_path: Path) -> None:
-    """B15: it was made twice, for validation and for the weights; FLYP encodes all prompts for
-    it."""
-    made: list[str] = []
-
-    @ALGORITHMS.register
-    class Counting(FineTune):
-        name: ClassVar[str] = "counting"
-        summary: ClassVar[str] = "Counts"
-
-        def classifier(self, model: nn.Module, teacher: Teacher) -> Classifier:
-            made.append("classifier")
-            return super().classifier(model, teacher)
-
-    config = toy_config({"algorithm": "counting", "optim.epochs": 3})
+def test_b15_the_classifier_is_made_once_an_epoch(
+    toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B15: it was made twice, for validation and for weights; FLYP encodes all prompts for it."""
+    made = watched(monkeypatch, FineTune, "classifier", lambda *_: "classifier")
+    config = toy_config({"algorithm": "fine_tune", "optim.epochs": 3})
     counts = [len(made) for _ in epochs(config, 0, workdir=tmp_path)]
     assert counts == [0, 1, 2, 3], "before training it is the teacher's"
     made.clear()
