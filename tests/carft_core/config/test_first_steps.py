@@ -16,7 +16,6 @@ from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm, Batch, Loss
 from carft_sweep.carft_core.algorithms.fine_tune import FineTune
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.config.user_code import own_code
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
 from carft_sweep.carft_core.models.classifier import ImageClassifier
@@ -27,6 +26,7 @@ from carft_sweep.carft_core.runs.models import models_of
 from carft_sweep.carft_core.testing import BrokenContract, check_algorithm
 from carft_sweep.carft_core.training.loop import epochs, train
 from carft_sweep.carft_core.training.optim import Group, OptimConfig
+from tests.carft_core.refusals import refused
 from tests.carft_core.trained import Config, same, stopped, trained, weights
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -51,8 +51,7 @@ def test_an_integer_default_of_a_float_is_the_same_run_in_the_worker(toy_config:
     config = toy_config({"algorithm": "integer_default", "merges": ["integer_strength"]})
     text = json.dumps(config.as_dict())
     again = trial_config(json.loads(text))  # as a worker gets it
-    assert config.as_dict() == again.as_dict()
-    assert json.dumps(again.as_dict()) == text
+    assert (config.as_dict(), json.dumps(again.as_dict())) == (again.as_dict(), text)
     digest = identify(config, 0).digest
     assert identify(again, 0).digest == digest
     digests, digests_again = (
@@ -62,8 +61,8 @@ def test_an_integer_default_of_a_float_is_the_same_run_in_the_worker(toy_config:
     assert digests == digests_again
     config = toy_config({"algorithm": {"name": "integer_default", "pairs": [[0.5, 2]]}})
     assert config.algorithm.model_dump()["pairs"] == ((0.5, 2.0),)
-    with pytest.raises(RequestError, match=r"algorithm\.pairs\[0\]\[1\]: must be a valid number"):
-        toy_config({"algorithm": {"name": "integer_default", "pairs": [[0.5, "2"]]}})
+    with_a_text = {"algorithm": {"name": "integer_default", "pairs": [[0.5, "2"]]}}
+    refused(r"algorithm\.pairs\[0\]\[1\]: must be a valid number", toy_config, with_a_text)
 
 
 class CountingSgd(torch.optim.SGD):
@@ -77,9 +76,7 @@ class CountingSgd(torch.optim.SGD):
 
 class Stateful(FineTune):
     name: ClassVar[str] = "stateful"
-    summary: ClassVar[str] = (
-        "State in an optimiser's groups, and a buffer that is infinite at first"
-    )
+    summary: ClassVar[str] = "State in an optimiser's groups, and a buffer infinite at first"
 
     def build(self, teacher: Teacher) -> nn.Module:
         model = super().build(teacher)
@@ -138,8 +135,7 @@ def test_a_mistake_in_an_own_method_is_told_with_its_line(
     ALGORITHMS.register(Mistaken)
     config = toy_config({"algorithm": "mistaken", "optim.epochs": 1})
     words = r"algorithm\.name: mistaken: KeyError: 'missing' \(at .*steps\.py:\d+\)"
-    with pytest.raises(RequestError, match=words):
-        train(config, 0)
+    refused(words, train, config, 0)
     with pytest.raises(torch.OutOfMemoryError):  # is no mistake in it
         train(config, 0)
 

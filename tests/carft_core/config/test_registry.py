@@ -19,6 +19,7 @@ from carft_sweep.carft_core.data.families.downstream_tasks import TASKS
 from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.merges import MERGES, Merge, MergePoint, State
 from carft_sweep.carft_core.models.prompts import TemplateSet, register_templates, template_set
+from tests.carft_core.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -56,8 +57,7 @@ def test_what_is_registered_later_is_seen_wherever_names_are_read() -> None:
 
     family = FAMILIES.register(Family("my_family", "mine", opens, {"optim.epochs": 3}))
     config = trial_config({"data": {"family": "my_family"}, "algorithm": {"name": "mine"}})
-    assert config.algorithm == Mine()
-    assert config.optim.epochs == 3
+    assert (config.algorithm, config.optim.epochs) == (Mine(), 3)
     assert trial_config(config.as_dict()) == config
     assert "algorithm.pull" in field_names()
     assert "algorithm.pull" not in field_names("car_ft")
@@ -107,16 +107,14 @@ def _refusals() -> Iterable[tuple[Registry[Any], Any, str]]:
 @pytest.mark.parametrize(("registry", "candidate", "words"), list(_refusals()))
 def test_what_is_of_no_kind_is_refused(registry: Registry[Any], candidate: Any, words: str) -> None:
     before, begin = dict(registry), "^(algorithm|merge|family) .* cannot be registered: "
-    with pytest.raises(RequestError, match=f"{begin}.*{words}"):
-        registry.register(candidate)
+    refused(f"{begin}.*{words}", registry.register, candidate)
     assert dict(registry) == before
 
 
 def test_a_class_with_its_name_as_a_field_is_told_how_to_write_it() -> None:
     with pytest.warns(UserWarning, match="shadows an attribute"):
         mine = algorithm(name="mine", summary="Mine", __annotations__={"name": str})
-    with pytest.raises(RequestError, match=r"as in name: ClassVar\[str\]"):
-        ALGORITHMS.register(mine)
+    refused(r"as in name: ClassVar\[str\]", ALGORITHMS.register, mine)
 
 
 def test_a_class_takes_the_place_of_the_old_one_of_its_module_and_of_no_other() -> None:
@@ -125,8 +123,8 @@ def test_a_class_takes_the_place_of_the_old_one_of_its_module_and_of_no_other() 
     assert old is not new
     assert ALGORITHMS["mine"] is new
     assert list(ALGORITHMS).count("mine") == 1
-    with pytest.raises(RequestError, match=r"taken by my_methods\.Mine"):
-        ALGORITHMS.register(algorithm(name="mine", summary="Mine", __module__="my_others"))
+    namesake = algorithm(name="mine", summary="Mine", __module__="my_others")
+    refused(r"taken by my_methods\.Mine", ALGORITHMS.register, namesake)
 
 
 def test_a_default_of_a_family_for_no_field_is_told_and_not_a_crash() -> None:
@@ -140,8 +138,6 @@ def test_a_template_set_of_the_users_own_is_known_by_its_name() -> None:
     mine = TemplateSet("my_words", ("a scan of a {}", "{}"), ("scan",))
     assert register_templates(mine) is register_templates(mine) is mine
     assert template_set("my_words") is mine
-    with pytest.raises(RequestError, match="another set has this name"):
-        register_templates(TemplateSet("openai", ("{}",)))
-    with pytest.raises(RequestError, match="lower-case"):
-        register_templates(TemplateSet("My words", ("{}",)))
+    refused("another set has this name", register_templates, TemplateSet("openai", ("{}",)))
+    refused("lower-case", register_templates, TemplateSet("My words", ("{}",)))
     assert len(template_set("openai").templates) == 80

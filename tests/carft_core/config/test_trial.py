@@ -120,14 +120,8 @@ ALGORITHM_NAMES = ", ".join(sorted(ALGORITHMS))
         ({"optim": {"epochs": 1, "steps": 1}}, "optim: give epochs or steps, not both"),
         ({"optim": {"lr": True}}, "optim.lr: must"),
         ({"optim": {"lr": 100.0}}, "optim.lr: must be less than or equal to 10, got 100.0"),
-        (
-            {"optim": {"epochs": 10**15}},
-            "optim.epochs: must be less than or equal to 100000, got 1000000000000000",
-        ),
-        (
-            {"optim": {"steps": 10**15}},
-            "optim.steps: must be less than or equal to 100000000, got 1000000000000000",
-        ),
+        ({"optim": {"epochs": 10**15}}, "optim.epochs: must be less than or equal to 100000, got"),
+        ({"optim": {"steps": 10**15}}, "optim.steps: must be less than or equal to 100000000, got"),
         ({"merges": ["wise_ft", "wise_ft"]}, "merges[1]: wise_ft is in the list twice"),
         ({"merges": "wise_ft"}, "merges: must be a list of merges"),
         ({"workers": -1}, "workers: must be greater than"),
@@ -140,18 +134,12 @@ ALGORITHM_NAMES = ", ".join(sorted(ALGORITHMS))
             {"data": {"family": "image_folder", "augmentation": "wise-ft"}},
             "data.augmentation: unknown augmentation 'wise-ft'; did you mean 'wise_ft'?",
         ),
-        (
-            {"data": {"bad_files": "ignore"}},
-            "data.bad_files: must be 'refuse' or 'skip', got 'ignore'",
-        ),
+        ({"data": {"bad_files": "ignore"}}, "data.bad_files: must be 'refuse' or 'skip', got"),
         (
             {"data": {"split_seed": "seeds"}},
-            "data.split_seed: must be a valid integer or be 'seed', got 'seeds'",
+            "data.split_seed: must be a valid integer or be 'seed'",
         ),
-        (
-            {"data": {"split_seed": -1}},
-            "data.split_seed: must be greater than or equal to 0 or be 'seed', got -1",
-        ),
+        ({"data": {"split_seed": -1}}, "data.split_seed: must be greater than or equal to 0 or be"),
         ({"prompts": {"contexts": ["a photo of a {}"]}}, "prompts.contexts: must name a template"),
         ({"merges": [{"name": "halves"}]}, "merges[0]: 'halves@a/b' is no label"),
     ],
@@ -175,10 +163,8 @@ def test_no_field_is_infinite_or_nan(cls: type[Algorithm | Merge]) -> None:
 
 def test_every_field_that_a_sweep_may_vary_exists() -> None:
     known = {name for name, _ in flatten(trial_config(FULL).as_dict())}
-    of_algorithms = {
-        f"algorithm.{field}" for cls in ALGORITHMS.values() for field in cls.model_fields
-    }
-    assert known | of_algorithms <= {*field_names()}
+    own = {f"algorithm.{field}" for cls in ALGORITHMS.values() for field in cls.model_fields}
+    assert known | own <= {*field_names()}
     assert "algorithm.kl_weight" in field_names("car_ft")
     assert "algorithm.kl_weight" not in field_names("fine_tune")
 
@@ -196,7 +182,6 @@ def test_shifts_are_a_list_of_names_each_once() -> None:
 
 @pytest.fixture
 def averaged(registries: None) -> type[Algorithm]:
-    """An algorithm around another one."""
     del registries
 
     @ALGORITHMS.register

@@ -14,10 +14,10 @@ import pytest
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config import user_code as own_code
 from carft_sweep.carft_core.data import FAMILIES
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.runs import identity
 from carft_sweep.carft_core.runs.models import models_of
 from carft_sweep.carft_core.training import setup as prepare
+from tests.carft_core.refusals import refused
 from tests.carft_core.trained import Config
 
 METHOD = """
@@ -150,8 +150,8 @@ def test_what_no_file_defines_is_refused_with_what_to_do(monkeypatch: pytest.Mon
     nowhere = ModuleType("typed_in")
     exec("def opens(config): ...", vars(nowhere))
     monkeypatch.setitem(sys.modules, "typed_in", nowhere)
-    with pytest.raises(RequestError, match=r"opens is defined in no file.*put it into a module"):
-        own_code.own_code_digest(nowhere.opens)
+    words = r"opens is defined in no file.*put it into a module"
+    refused(words, own_code.own_code_digest, nowhere.opens)
 
 
 def test_an_edit_of_a_family_makes_new_views(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import open_data
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import digest_of
 from carft_sweep.carft_core.merges import Merge, MergePoint, Model
 from carft_sweep.carft_core.merges.wise_ft import WiseFt
@@ -20,6 +19,7 @@ from carft_sweep.carft_core.runs.evaluations import finish, is_complete
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.refusals import refused
 from tests.carft_core.trained import Config, trained
 from tests.tiny_vit import TINY_CONFIG, write_clip
 
@@ -32,6 +32,7 @@ def wise_ft(*alphas: float) -> tuple[Merge, MergePoint]:
 Changes = dict[str, Any]
 HALF = wise_ft(0.5)
 EMA = {"name": "ema", "of": "fine_tune"}
+OF_CAR_FT = {"algorithm": EMA | {"of": "car_ft"}}
 ZERO_SHOT = {"algorithm": "zero_shot"}
 TRAINED_NORMS = {"optim.batch_norm": "train"}
 SAM = {"optim.name": "sam", "optim.rho": 0.1}
@@ -85,12 +86,9 @@ def test_what_decides_nothing_is_outside(toy_config: Config, run: Changes, chang
         (TRAINED_NORMS, {"optim.micro_batch": 4}),
         ({"algorithm": "flyp"}, {"optim.micro_batch": 2}),
         ({"algorithm": EMA | {"of": "flyp"}}, {"optim.micro_batch": 2}),
-        ({"algorithm": EMA | {"of": "car_ft"}}, OTHER_CONTEXTS),
-        ({"algorithm": EMA}, {"algorithm": EMA | {"of": "car_ft"}}),
-        (
-            {"algorithm": EMA | {"of": "car_ft"}},
-            {"algorithm": EMA | {"of": {"name": "car_ft", "kl_weight": 3.0}}},
-        ),
+        (OF_CAR_FT, OTHER_CONTEXTS),
+        ({"algorithm": EMA}, OF_CAR_FT),
+        (OF_CAR_FT, {"algorithm": EMA | {"of": {"name": "car_ft", "kl_weight": 3.0}}}),
     ],
 )
 def test_what_decides_weights_is_inside(toy_config: Config, run: Changes, change: Changes) -> None:
@@ -127,8 +125,7 @@ def test_a_model_without_what_an_algorithm_uses_is_refused_before_anything_train
     vision = {**tower, "image_size": 32}
     model = {"name": str(write_clip(tmp_path, {**TINY_CONFIG, "vision_cfg": vision}))}
     for algorithm in algorithms:
-        with pytest.raises(RequestError, match=lack):
-            identify(toy_config({"model": model, "algorithm": algorithm}), 0)
+        refused(lack, identify, toy_config({"model": model, "algorithm": algorithm}), 0)
     identify(toy_config({"model": model, "algorithm": "ldifs"}), 0)
 
 

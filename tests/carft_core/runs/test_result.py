@@ -9,10 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import Tensor
 
 from carft_sweep.carft_core.config.trial import TrialConfig
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.classifier import Classifier
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.evaluations import finish, is_complete, read_result
@@ -20,6 +18,8 @@ from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import MEASURING_REVISION, TRAINING_REVISION
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.setup import open_setup
+from tests.carft_core.refusals import refused
+from tests.carft_core.stand_ins import watched
 from tests.carft_core.trained import Config, trained
 
 ENDS = [{"name": "wise_ft", "alphas": [0.0, 0.5, 1.0]}]
@@ -32,7 +32,6 @@ def config(toy_config: Config) -> TrialConfig:
 
 @pytest.fixture(scope="module")
 def run(config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the end points of its merge."""
     folder = tmp_path_factory.mktemp("result")
     trained(config, folder)
     return folder
@@ -66,14 +65,11 @@ def test_end_points_cost_no_forward_pass(
     """Of four models two are encoded, in one pass over the images."""
     files = [RunFolder(run).predictions(label) for label in ("unmerged", "wise_ft@1")]
     before = {file: file.read_bytes() for file in run.glob("evaluations/*/*")}
-    passes: list[tuple[int, int]] = []
-    encode = Teacher._encode_images
 
-    def counted(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
-        passes.append((len(self.splits[name]), len({id(classifier) for classifier in classifiers})))
-        return encode(self, classifiers, name)
+    def counts(teacher: Teacher, classifiers: Sequence[Classifier], name: str) -> tuple[int, int]:
+        return len(teacher.splits[name]), len({*map(id, classifiers)})
 
-    monkeypatch.setattr(Teacher, "_encode_images", counted)
+    passes = watched(monkeypatch, Teacher, "_encode_images", counts)
     for file in before:
         file.unlink()
     litter = files[0].with_name(".predictions.parquet.abc")
@@ -88,15 +84,12 @@ def test_end_points_cost_no_forward_pass(
 def test_an_evaluation_that_breaks_off_is_not_taken_for_one(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = Teacher.encode
-
-    def broken(self: Teacher, classifiers: Sequence[Classifier], name: str) -> list[Tensor]:
+    def broken(_: Teacher, __: Sequence[Classifier], name: str) -> None:
         if name == "ood/pale":
             raise KeyboardInterrupt
-        return encode(self, classifiers, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Teacher, "encode", broken)
+        watched(patch, Teacher, "encode", broken)
         with pytest.raises(KeyboardInterrupt):
             train(toy_config(), 0, workdir=tmp_path)
     assert not list(tmp_path.glob("evaluations/*/*"))
@@ -114,9 +107,7 @@ def test_the_zero_shot_row_is_that_of_its_classifier(toy_config: Config, tmp_pat
     with torch.no_grad():
         predicted = setup.teacher.classifier(transform.normalise(views)).argmax(dim=1)
     assert result.metrics["id/test/top1"] == float((predicted == test.labels).double().mean())
-    assert result.metrics["gain/ood/top1"] == 0
-    assert result.seed is None
-    assert result.merges == {}
+    assert (result.metrics["gain/ood/top1"], result.seed, result.merges) == (0, None, {})
     assert not (tmp_path / "weights").exists()
 
 
@@ -130,8 +121,7 @@ def test_metrics_have_the_names_of_the_design(
     expected |= {"gap/top1", "hmean/top1", "gain/ood/top1"}
     probed = {f"context/{split}/{metric}" for split in splits for metric in ("kl", "entropy")}
     assert set(result.metrics) == expected | probed
-    assert result.facts["family"] == "image_folder v1"
-    assert result.facts["contexts"] == "simple"
+    assert (result.facts["family"], result.facts["contexts"]) == ("image_folder v1", "simple")
     assert result.facts["images"]["ood/pale"] == 6
     assert result.facts["revision"] == f"{TRAINING_REVISION}.{MEASURING_REVISION}"
     assert result.facts["own_code"] is None
@@ -142,11 +132,9 @@ def test_metrics_have_the_names_of_the_design(
 
 
 def test_a_folder_without_a_run_is_refused(config: TrialConfig, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="holds no run"):
-        finish(tmp_path, config, 0)
+    refused("holds no run", finish, tmp_path, config, 0)
     shutil.copytree(run, tmp_path / "run")
     for name in ("trained.json", "evaluations/unmerged/metrics.json"):
         (tmp_path / "run" / name).unlink()
     assert not is_complete(tmp_path / "run", config)
-    with pytest.raises(RequestError, match="not trained to its end"):
-        finish(tmp_path / "run", config, 0)
+    refused("not trained to its end", finish, tmp_path / "run", config, 0)
