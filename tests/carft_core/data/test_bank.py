@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,18 +24,17 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.bank import BANK_GB_ENV, RECENT, Bank
 from carft_sweep.carft_core.data.base import Source, Split, forget_data
 from carft_sweep.carft_core.data.families import image_folder
-from carft_sweep.carft_core.data.images import read_rgb
 from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.teacher import Teacher
 from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training.loop import Run, epochs, train
 from carft_sweep.carft_core.training.setup import open_setup
-from tests.carft_core.trained import same, trained, weights
+from tests.carft_core.refusals import refused
+from tests.carft_core.stand_ins import watched
+from tests.carft_core.trained import Config, numbers, same, trained, weights
 from tests.golden import write as golden
 
-Config = Callable[..., TrialConfig]
 ROWS, WIDTH = torch.arange(4), 8
 FEATURES = torch.arange(4.0 * WIDTH).view(4, WIDTH)
 SIZE = 3 * (FEATURES.nbytes + 4)
@@ -74,22 +73,11 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images the teacher was shown, call by call."""
-    sizes: list[int] = []
-    image_features = Teacher.image_features
-
-    def counted(teacher: Teacher, images: Tensor) -> Tensor:
-        sizes.append(len(images))
-        return image_features(teacher, images)
-
-    monkeypatch.setattr(Teacher, "image_features", counted)
-    return sizes
+    return watched(monkeypatch, Teacher, "image_features", lambda _, images: len(images))
 
 
 def last(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, float]:
-    reports = list(epochs(config, seed, workdir=folder))
-    return {
-        name: value for name, value in reports[-1].metrics.items() if not name.startswith("system/")
-    }
+    return numbers([*epochs(config, seed, workdir=folder)][-1])
 
 
 def test_what_one_bank_keeps_another_of_the_same_views_reads(cache: Path) -> None:
@@ -237,27 +225,24 @@ def test_at_a_bound_of_zero_or_where_nothing_can_be_written_nothing_is_kept_or_r
     assert not reads(own)
     for wrong in ("-1", "20GB", "1e3", "nan"):
         monkeypatch.setenv(BANK_GB_ENV, wrong)
-        with pytest.raises(RequestError, match=f"^{BANK_GB_ENV} must be a number of gigabytes"):
-            bank()
+        refused(f"^{BANK_GB_ENV} must be a number of gigabytes", bank)
 
 
-def with_train(teacher: Teacher, train: Split) -> Teacher:
-    return replace(teacher, splits={**teacher.splits, "train": train})
+def changed(teacher: Teacher, change: Callable[[Split], Split]) -> Teacher:
+    return replace(teacher, splits={**teacher.splits, "train": change(teacher.splits["train"])})
 
 
 def transformed(teacher: Teacher, **fields: Any) -> Teacher:
     return replace(teacher, transform=replace(teacher.transform, **fields))
 
 
-def other_ids(split: Split) -> Split:
-    return replace(split, ids=(*split.ids[1:], "another"))
-
-
 CHANGES: dict[str, Callable[[Teacher], Teacher]] = {
     "weights": lambda teacher: replace(teacher, clip=replace(teacher.clip, digest="1" * 64)),
     "data": lambda teacher: replace(teacher, digests={**teacher.digests, "train": "others"}),
-    "images": lambda teacher: with_train(teacher, other_ids(teacher.splits["train"])),
-    "rows": lambda teacher: with_train(teacher, teacher.splits["train"].subset(range(12))),
+    "images": lambda teacher: changed(
+        teacher, lambda train: replace(train, ids=("x", *train.ids[1:]))
+    ),
+    "rows": lambda teacher: changed(teacher, lambda train: train.subset(range(12))),
     "size": lambda teacher: transformed(teacher, size=40),
     "augmentation": lambda teacher: transformed(teacher, augmentation=AUGMENTATIONS["domainbed"]),
     "precision": lambda teacher: replace(teacher, precision="bf16"),
@@ -333,11 +318,11 @@ def test_runs_that_show_the_teacher_the_same_compute_nothing_and_others_all_once
 def test_a_run_out_of_the_bank_has_the_same_numbers_and_begins_at_a_kl_of_exactly_zero(
     filled: tuple[TrialConfig, dict[str, float]], computed: list[int], tmp_path: Path
 ) -> None:
-    config, numbers = filled
+    config, expected = filled
     reports = list(epochs(config, 0, workdir=tmp_path))
     assert computed == []
     assert reports[1].metrics["train/first/context_kl"] == 0.0
-    assert {name: reports[-1].metrics[name] for name in numbers} == numbers
+    assert numbers(reports[-1]) == expected
 
 
 def test_what_a_run_lacks_of_an_epoch_it_computes(
@@ -345,13 +330,13 @@ def test_what_a_run_lacks_of_an_epoch_it_computes(
 ) -> None:
     """As behind a killed run, or beside one that is under way: of 18 images in batches of 8."""
     config = toy_config()
-    numbers = last(config, tmp_path / "first")
+    expected = last(config, tmp_path / "first")
     assert computed == [8, 8, 2] * 2
     first, second = files(cache)
     first.unlink()
     damage(second, "bit")
     computed.clear()
-    assert last(config, tmp_path / "second") == numbers
+    assert last(config, tmp_path / "second") == expected
     assert sorted(computed) == [2, 8, 8, 8]
 
 
@@ -428,38 +413,28 @@ def test_every_algorithm_trains_to_the_same_weights_with_the_bank_and_without(
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    sizes: list[int] = []
-    views = Source.views
-
-    def counted(source: Source, rows: Sequence[int], **place: Any) -> Tensor:
-        sizes.extend([len(rows)] if place["seed"] is None else [])
-        return views(source, rows, **place)
-
-    monkeypatch.setattr(Source, "views", counted)
-    return sizes
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The seeds, None of a fixed view, by which views were made, call by call."""
+    return watched(monkeypatch, Source, "views", lambda *_, seed, **__: seed)
 
 
 def test_the_fixed_views_of_a_split_are_made_once_for_all_runs(
-    toy_config: Config, made: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_config: Config, made: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(toy_config(), 0, workdir=tmp_path / "first")
-    assert sum(made) > 0
+    assert None in made
     made.clear()
     trained(toy_config({"algorithm": {"name": "fine_tune"}}), tmp_path / "second")
-    assert made == []
     teacher = open_setup(toy_config()).teacher
     views = torch.cat([*teacher.views("id/test")])
-    assert made == []
+    assert None not in made
     monkeypatch.setenv(BANK_GB_ENV, "0")
     assert torch.equal(views, torch.cat([*teacher.views("id/test")]))
 
 
 def pictures(root: Path, suffix: str, count: int, tests: int, seed: int = 0) -> dict[str, Any]:
-    """Write images of two classes to train and test on; return their `data` section.
-
-    Files that they replace leave them their times.
-    """
+    """Write images of two classes to train and test on, with the times of the files that they
+    replace; return their `data` section."""
     times = {file: file.stat() for file in root.rglob(f"*{suffix}")}
     rng = np.random.default_rng(seed)
     for split, images in (("train", count), ("test", tests)):
@@ -476,14 +451,7 @@ def pictures(root: Path, suffix: str, count: int, tests: int, seed: int = 0) -> 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    files: list[Path] = []
-
-    def counted(path: Path, **options: Any) -> Image.Image:
-        files.append(path)
-        return read_rgb(path, **options)
-
-    monkeypatch.setattr(image_folder, "read_rgb", counted)
-    return files
+    return watched(monkeypatch, image_folder, "read_rgb", lambda path, **_: path)
 
 
 def test_photographs_are_decoded_once_for_all_runs_of_a_seed(
@@ -497,8 +465,7 @@ def test_photographs_are_decoded_once_for_all_runs_of_a_seed(
 
     first = run("first")
     assert len(decoded) > 0
-    assert run("again") == first
-    assert decoded == []
+    assert (run("again"), decoded) == (first, [])
     run("faster", **{"optim.lr": 2e-3})
     assert decoded == []
     run("augmented", data={**data, "augmentation": "domainbed"})
@@ -526,11 +493,7 @@ def test_images_that_others_of_their_size_replaced_are_neither_trained_nor_teste
 
     def run(name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         forget_data()  # as in a process of its own
-        result = trained(config, tmp_path / name)
-        numbers = {
-            key: value for key, value in result.metrics.items() if not key.startswith("system/")
-        }
-        return numbers, weights(tmp_path / name)
+        return numbers(trained(config, tmp_path / name)), weights(tmp_path / name)
 
     before, digest = run("before"), identify(config, 0).digest
     assert run("again")[0] == before[0]

@@ -106,8 +106,7 @@ def fixed(root: Path) -> FamilyData:
 
 def declared(root: Path) -> FamilyData:
     declaration = Declaration(name="mine", root=str(root), train=("train",), test=("test",))
-    family = Declared(declaration, root / "mine.family.yaml", "", {})
-    return family.open(DataConfig(family="mine"))
+    return Declared(declaration, root / "mine.family.yaml", "", {}).open(DataConfig(family="mine"))
 
 
 @pytest.mark.parametrize("read", [fixed, declared], ids=lambda function: function.__name__)

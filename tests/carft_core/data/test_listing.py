@@ -10,8 +10,9 @@ import pytest
 
 from carft_sweep.carft_core.data import listing as folders
 from carft_sweep.carft_core.data.listing import read_manifest
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import user_cache
+from tests.carft_core.refusals import refused
+from tests.carft_core.stand_ins import watched
 
 LONG_AGO = 1_000_000_000
 
@@ -40,22 +41,7 @@ def settle(folder: Path, seconds: int = LONG_AGO) -> None:
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The class folders whose files were listed."""
-    names: list[str] = []
-    real = folders._images
-
-    def counted(folder: Path) -> folders.Files:
-        names.append(folder.name)
-        return real(folder)
-
-    monkeypatch.setattr(folders, "_images", counted)
-    return names
-
-
-def test_one_of_the_folders_may_be_listed_alone(folder: Path, listed: list[str]) -> None:
-    manifest = read_manifest(folder, ["b"])
-    assert (manifest.paths, manifest.sizes) == (("b/1.JPEG", "b/2.jpg"), (1, 2))
-    assert read_manifest(folder, ["b"]) == manifest
-    assert listed == ["b"]
+    return watched(monkeypatch, folders, "_images", lambda folder: folder.name)
 
 
 def test_images_stand_in_the_order_of_folders_and_names_and_are_looked_at_once(
@@ -74,7 +60,10 @@ def test_images_stand_in_the_order_of_folders_and_names_and_are_looked_at_once(
     assert sorted(folder.rglob("*")) == before, "nothing is written into the data"
 
 
-def test_deeper_folders_are_listed_as_they_are_asked_for(folder: Path, listed: list[str]) -> None:
+def test_folders_are_listed_alone_or_deeper_as_asked_for(folder: Path, listed: list[str]) -> None:
+    manifest = read_manifest(folder, ["b"])
+    assert (manifest.paths, manifest.sizes) == (("b/1.JPEG", "b/2.jpg"), (1, 2))
+    assert (read_manifest(folder, ["b"]), listed) == (manifest, ["b"])
     (folder / "b" / "deep").mkdir()
     add(folder / "b" / "deep" / "4.jpg", b"4444")
     settle(folder / "b")
@@ -82,8 +71,7 @@ def test_deeper_folders_are_listed_as_they_are_asked_for(folder: Path, listed: l
     manifest = read_manifest(folder, ("b/deep", "a", "gone"))
     assert manifest.paths == ("b/deep/4.jpg", "a/3.png")
     listed.clear()
-    assert read_manifest(folder, ("b/deep", "a", "gone")) == manifest
-    assert listed == []
+    assert (read_manifest(folder, ("b/deep", "a", "gone")), listed) == (manifest, [])
     assert read_manifest(folder, ["a", "b"]) == read_manifest(folder)
 
 
@@ -156,5 +144,4 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_time_only(
 
 def test_a_name_that_is_no_text_is_refused_by_name(folder: Path) -> None:
     (folder / "a" / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
-    with pytest.raises(RequestError, match=r"udcff\.jpg' is not a name in UTF-8"):
-        read_manifest(folder)
+    refused(r"udcff\.jpg' is not a name in UTF-8", read_manifest, folder)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,20 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from carft_sweep.carft_core.data import loader as module
 from carft_sweep.carft_core.data.base import DataConfig, Files, Source, Split
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV
 from carft_sweep.carft_core.data.images import read_plain
-from carft_sweep.carft_core.data.loader import (
-    BatchRange,
-    BatchSource,
-    EpochPlan,
-    Loader,
-    default_workers,
-    shuffled,
-    training_plan,
-)
+from carft_sweep.carft_core.data.loader import BatchRange, BatchSource, EpochPlan, Loader, shuffled
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.errors import RequestError
+from tests.carft_core.refusals import refused
+from tests.carft_core.stand_ins import watched
 
 TRANSFORM = Transform(size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -42,20 +38,16 @@ class Numbered(Source):
     broken: int | None = None
     calls: list[int] = field(default_factory=list)
 
-    def views(
-        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
+    def views(self, rows: Sequence[int], *, seed: int | None, epoch: int, **_: Any) -> Tensor:
         self.calls.append(len(rows))
         if self.broken in rows:
             raise RequestError(f"item {self.broken} is broken")
         number = 255 if seed is None else seed % 255
         values = torch.tensor([[row, number, epoch] for row in rows]).byte()
-        return values[:, :, None, None].expand(-1, -1, transform.size, transform.size)
+        return values[:, :, None, None].expand(-1, -1, TRANSFORM.size, TRANSFORM.size)
 
 
-def numbered(
-    count: int, *, broken: int | None = None, groups: tuple[str, ...] | None = None
-) -> Split:
+def numbered(count: int, broken: int | None = None, groups: tuple[str, ...] | None = None) -> Split:
     return Split(
         ids=tuple(f"item {index}" for index in range(count)),
         labels=torch.arange(count) % 3,
@@ -103,8 +95,7 @@ def test_every_item_comes_once_an_epoch_with_its_own_label_and_view(
     assert (indices if seed is None else sorted(indices)) == list(range(count))
     assert [len(part) for _, _, part in seen[:-1]] == [batch_size] * (len(seen) - 1)
     for images, labels, part in seen:
-        assert images == part
-        assert labels == split.labels[part].tolist()
+        assert (images, labels) == (part, split.labels[part].tolist())
 
 
 @pytest.mark.parametrize("seed", [None, 0])
@@ -152,8 +143,7 @@ def test_a_broken_image_is_told_in_its_own_words_after_the_batches_before_it(wor
         stream = loader.steps(batches_of(split, batch_size=3), range(3))
         assert next(stream).index.tolist() == [0, 1, 2]
         assert next(stream).index.tolist() == [3, 4, 5]
-        with pytest.raises(RequestError, match=r"^item 6 is broken$"):
-            next(stream)
+        refused(r"^item 6 is broken$", next, stream)
 
 
 def test_workers_end_with_the_error_even_while_it_is_still_being_told() -> None:
@@ -189,8 +179,7 @@ def test_workers_serve_several_splits_until_the_outermost_with_ends() -> None:
                 rows = [batch.index for batch in loader.steps(batches, a_pass(len(split)))]
                 assert torch.cat(rows).tolist() == [*range(len(split))]
             processes.append({process.pid for process in multiprocessing.active_children()})
-        assert processes[0] == processes[1]
-        assert len(processes[0]) == 2
+        assert (processes[0], len(processes[0])) == (processes[1], 2)
     assert not multiprocessing.active_children()
 
 
@@ -235,14 +224,7 @@ def test_expecting_changes_no_batch(scene: Scene, expected: list[int], called: l
 
 
 def test_what_is_expected_is_loaded_before(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    restarts: list[BatchRange] = []
-    restart = Loader._restart
-
-    def counted(self: Loader, part: BatchRange) -> None:
-        restarts.append(part)
-        restart(self, part)
-
-    monkeypatch.setattr(Loader, "_restart", counted)
+    restarts = watched(monkeypatch, Loader, "_restart", lambda _, part: part)
     scene.loader.expect(scene.parts)
     for number in range(1, len(scene.parts)):  # the first was not needed after all
         assert scene.load(number) == scene.held[number]
@@ -272,8 +254,8 @@ def test_pinned_memory_is_harmless_without_cuda_and_a_gpu_gets_most_cores(worker
     with Loader({"train": split}, transform=TRANSFORM, workers=workers, pin_memory=True) as loader:
         (batch,) = loader.steps(batches_of(split), range(1))
         assert batch.images.is_pinned() == (workers > 0 and torch.cuda.is_available())
-    assert [default_workers("cuda", cores) for cores in (1, 2, 8, 64)] == [1, 1, 7, 16]
-    assert default_workers("cpu", 8) == 0
+    assert [module.default_workers("cuda", cores) for cores in (1, 2, 8, 64)] == [1, 1, 7, 16]
+    assert module.default_workers("cpu", 8) == 0
 
 
 def test_workers_that_are_not_forked_load_the_same() -> None:
@@ -328,7 +310,7 @@ def drawn(
     balanced: bool = True,
     workers: int = 0,
 ) -> list[Batch]:
-    plan = training_plan(
+    plan = module.training_plan(
         split, batch_size=batch_size, seed=seed, balanced=balanced, whole_passes=False
     )
     batches = []
@@ -369,14 +351,11 @@ def test_a_batch_has_as_many_of_each_group_and_a_pass_has_each_item_once(
             assert sorted(item for item, _ in of_pass) == members
 
 
-def test_a_small_group_comes_round_while_a_large_one_is_in_its_first_pass() -> None:
+def test_a_small_group_comes_round_in_a_large_ones_first_pass_and_each_has_its_turn() -> None:
+    """The parts that fit into memory are so as mixed as the whole."""
     pairs = [pair for batch in drawn(grouped([20, 3]), range(4)) for pair in batch]
     assert {number for item, number in pairs if item < 20} == {1}
     assert {number for item, number in pairs if item >= 20} == {1, 2, 3}
-
-
-def test_a_batch_takes_one_of_each_group_in_turn() -> None:
-    """So that the parts that fit into memory are as mixed as the whole."""
     (batch,) = drawn(grouped([5, 5, 5]), range(1))
     assert [item // 5 for item, _ in batch] == [0, 1, 2, 0, 1, 2]
 
@@ -389,14 +368,11 @@ def test_steps_are_the_same_wherever_one_begins_and_whatever_loads_them(*, balan
         assert [batch for part in again for batch in part] == whole[parts[0].start :]
 
 
-def test_without_balance_all_items_are_one_stream_in_the_loaders_order() -> None:
+def test_without_balance_all_items_are_one_stream_and_without_groups_there_is_none() -> None:
     batches = drawn(grouped([4, 3], in_groups=False), range(7), balanced=False)
     pairs = [pair for batch in batches for pair in batch]
     assert [item for item, _ in pairs[:7]] == shuffled(7, seed=5, epoch=1).tolist()
     assert [item for item, _ in pairs[7:]] == shuffled(7, seed=5, epoch=2).tolist()
     assert [number for _, number in pairs] == [1] * 7 + [2] * 7
-
-
-def test_a_split_without_groups_cannot_be_balanced() -> None:
     with pytest.raises(ValueError, match="no groups"):
         drawn(grouped([3], in_groups=False), range(1))

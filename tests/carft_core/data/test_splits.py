@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from carft_sweep.carft_core.data import open_data
 from carft_sweep.carft_core.data.base import DataConfig, FamilyData, Source, Split
 from carft_sweep.carft_core.data.splits import carve, take_fraction
 from carft_sweep.carft_core.data.transforms import Transform
-from carft_sweep.carft_core.errors import RequestError
+from tests.carft_core.refusals import refused
 
 TRANSFORM = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -26,10 +27,7 @@ TRANSFORM = Transform(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 class Places(Source):
     """A view's pixel is the item's place in the whole split."""
 
-    def views(
-        self, rows: Sequence[int], *, transform: Transform, seed: int | None, epoch: int
-    ) -> Tensor:
-        del transform, seed, epoch
+    def views(self, rows: Sequence[int], **_: Any) -> Tensor:
         return torch.tensor(rows).byte().view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
 
 
@@ -118,12 +116,12 @@ def test_split_seeds_carve_differently_and_keep_no_carved_part_in_disguise() -> 
 
 def test_a_single_unit_of_a_class_and_a_unit_of_several_classes_are_refused() -> None:
     whole = unit_split([4, 1, 1])
-    with pytest.raises(RequestError, match=r"data\.val_fraction.*single image of cat, dog"):
-        carve(whole, val_fraction=0.1, split_seed=0, class_names=("ant", "cat", "dog"))
-    with pytest.raises(RequestError, match="single image of 1, 2:"):
-        carve(unit_split([4, 1, 1], views=3), val_fraction=0.1, split_seed=0)
-    with pytest.raises(RequestError, match="unit 'a' holds images of several classes"):
-        take_fraction(split_of(["a", "a", "b"], [0, 1, 1]), 0.5, 0)
+    carved = partial(carve, val_fraction=0.1, split_seed=0)
+    animals = ("ant", "cat", "dog")
+    refused(r"data\.val_fraction.*single image of cat, dog", carved, whole, class_names=animals)
+    refused("single image of 1, 2:", carved, unit_split([4, 1, 1], views=3))
+    mixed = split_of(["a", "a", "b"], [0, 1, 1])
+    refused("unit 'a' holds images of several classes", take_fraction, mixed, 0.5, 0)
 
 
 def test_a_subset_shows_the_items_of_the_whole_under_new_indices() -> None:
@@ -155,11 +153,9 @@ def config(root: Path | str, **fields: object) -> DataConfig:
 
 def test_val_is_carved_first_and_is_the_same_for_every_fraction_of_train(root: Path) -> None:
     half, whole = (open_data(config(root, val_fraction=0.2, train_fraction=f)) for f in (0.5, 1))
-    assert half.val is not None
-    assert whole.val is not None
-    assert (len(half.train), len(half.val), len(half.id_test)) == (8, 4, 2)
-    assert half.val.ids == whole.val.ids
-    assert not set(whole.train.ids) & set(whole.val.ids)
+    assert (len(half.train), len(half.id_val), len(half.id_test)) == (8, 4, 2)
+    assert half.id_val.ids == whole.id_val.ids
+    assert not set(whole.train.ids) & set(whole.id_val.ids)
     assert set(half.train.ids) < set(whole.train.ids)
 
 
@@ -168,9 +164,7 @@ def test_an_official_val_split_is_kept(root: Path) -> None:
         (root / "val" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(root / "val" / name / "one.png")
     data = open_data(config(root))
-    assert data.val is not None
-    assert data.val.ids == ("val/cat/one.png", "val/dog/one.png")
-    assert len(data.train) == 20
+    assert (data.id_val.ids, len(data.train)) == (("val/cat/one.png", "val/dog/one.png"), 20)
     assert open_data(config(root)) is data, "a process prepares the same data once"
     assert open_data(config(root)) is not open_data(config(root, split_seed=1))
 
@@ -186,12 +180,10 @@ def test_shifts_are_chosen_by_name_and_in_their_order(root: Path) -> None:
 
     assert list(chosen("r", "c-fog").shifts) == ["r", "c-fog-1", "c-fog-2"]
     assert list(chosen("c", "r", "c-fog-1").shifts) == ["c-fog-1", "c-fog-2", "c-snow-1", "r"]
-    assert dict(chosen().shifts) == {}
-    assert chosen("c", "r").digest == everything.digest
+    assert (dict(chosen().shifts), chosen("c", "r").digest) == ({}, everything.digest)
     assert chosen("r").digest != everything.digest
     assert chosen("r").digest_of_training == everything.digest_of_training
-    with pytest.raises(RequestError, match=r"data\.shifts: unknown shift 'c-f'"):
-        chosen("c-f")
+    refused(r"data\.shifts: unknown shift 'c-f'", chosen, "c-f")
 
 
 def test_a_relative_root_is_read_from_where_the_process_stands(
@@ -200,7 +192,5 @@ def test_a_relative_root_is_read_from_where_the_process_stands(
     monkeypatch.chdir(root.parent)
     assert len(open_data(config(root.name)).train) == 18
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(RequestError, match="does not exist"):
-        open_data(config(root.name))
-    with pytest.raises(RequestError, match="did you mean 'image_folder'"):
-        open_data(DataConfig(family="image_folders"))
+    refused("does not exist", open_data, config(root.name))
+    refused("did you mean 'image_folder'", open_data, DataConfig(family="image_folders"))

@@ -12,19 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from carft_sweep.carft_core.data import (
-    FAMILIES,
-    DataFolder,
-    Family,
-    FamilyData,
-    Source,
-    Split,
-    open_data,
-)
-from carft_sweep.carft_core.data.base import Arrays, DataConfig
+from carft_sweep.carft_core.data import FAMILIES, DataFolder, Family, FamilyData, open_data
+from carft_sweep.carft_core.data.base import Arrays, DataConfig, Source, Split
 from carft_sweep.carft_core.data.folders import data_root, find_folders
 from carft_sweep.carft_core.data.survey import Survey, survey
-from carft_sweep.carft_core.errors import RequestError
+from tests.carft_core.refusals import refused
 
 
 def names_in(folder: Path) -> Split:
@@ -164,8 +156,7 @@ def test_data_that_break_the_contract_are_refused_wherever_they_are_opened(
     assert survey(memory).refusal is None
     saved(Path(str(memory.root)), "test", **broken)
     assert words in str(survey(memory).refusal)
-    with pytest.raises(RequestError, match=re.escape(words)):
-        open_data(memory)
+    refused(re.escape(words), open_data, memory)
 
 
 def test_a_family_may_say_why_its_test_lacks_a_class(memory: DataConfig) -> None:
@@ -179,5 +170,4 @@ def test_what_a_users_family_raises_is_told_with_its_line(memory: DataConfig) ->
     np.savez(Path(str(memory.root)) / "test.npz", images=np.zeros(6))
     line = rf"data.family: memory: KeyError: .* \(at {re.escape(__file__)}:\d+\)"
     assert re.fullmatch(line, str(survey(memory).refusal))
-    with pytest.raises(RequestError, match=line):
-        open_data(memory)
+    refused(line, open_data, memory)

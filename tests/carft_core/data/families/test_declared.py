@@ -15,7 +15,8 @@ from carft_sweep.carft_core.data import FamilyData
 from carft_sweep.carft_core.data.base import DataConfig, Split
 from carft_sweep.carft_core.data.families.declaration import Declaration
 from carft_sweep.carft_core.data.families.image_folder import IMAGE_FOLDER, Declared, Reader
-from carft_sweep.carft_core.errors import RequestError, Route
+from carft_sweep.carft_core.errors import Route
+from tests.carft_core.refusals import refusal, refused
 
 NAMES = ("cat", "hot_dog", "zebra")
 
@@ -40,17 +41,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def declare(root: Path, **keys: Any) -> Declared:
-    fields = {
-        "name": "mine",
-        "root": root.name,
-        "train": ["one", "two"],
-        "test": "held_out",
-        **keys,
-    }
-    fields = {key: value for key, value in fields.items() if value is not None}
+    usual = {"name": "mine", "root": root.name, "train": ["one", "two"], "test": "held_out"}
+    fields = {key: value for key, value in (usual | keys).items() if value is not None}
     lines: Mapping[Route, int] = {(key,): line for line, key in enumerate(fields, 1)}
-    declaration = Declaration.model_validate(fields)
-    return Declared(declaration, root.parent / "mine.family.yaml", "", lines)
+    return Declared(Declaration.model_validate(fields), root.parent / "mine.family.yaml", "", lines)
 
 
 def data_of(root: Path, **keys: Any) -> FamilyData:
@@ -62,10 +56,8 @@ def night(**rules: Any) -> dict[str, Any]:
     return {"shifts": {"night": {"folders": "shifts/night", **rules}}}
 
 
-def refusal(root: Path, **keys: Any) -> list[str]:
-    with pytest.raises(RequestError) as caught:
-        data_of(root, **keys)
-    first, *rest = str(caught.value).splitlines()
+def misfits(root: Path, **keys: Any) -> list[str]:
+    first, *rest = refusal(data_of, root, **keys).splitlines()
     assert first == f"data.family: mine is not as declared in {root}:"
     return [line.removeprefix("  mine.family.yaml") for line in rest]
 
@@ -134,12 +126,10 @@ def test_a_carved_test_stays_when_other_images_come_and_seeds_change(tmp_path: P
 def test_data_root_goes_before_the_declared_root(root: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(root, tmp_path / "elsewhere" / "pictures")
     shutil.rmtree(root)
-    data = declare(root).open(DataConfig(family="mine", root=str(moved)))
-    assert len(data.train) == 14
-    with pytest.raises(RequestError, match=r"mine\.family\.yaml:2: root: .*images does not exist"):
-        data_of(root)
-    with pytest.raises(RequestError, match=r"^data\.root: .*gone does not exist"):
-        declare(root).open(DataConfig(family="mine", root=str(tmp_path / "gone")))
+    assert len(declare(root).open(DataConfig(family="mine", root=str(moved))).train) == 14
+    refused(r"mine\.family\.yaml:2: root: .*images does not exist", data_of, root)
+    gone = DataConfig(family="mine", root=str(tmp_path / "gone"))
+    refused(r"^data\.root: .*gone does not exist", declare(root).open, gone)
 
 
 def test_the_digest_is_of_the_content_and_not_of_the_place(root: Path, tmp_path: Path) -> None:
@@ -170,13 +160,13 @@ def test_the_fixed_layout_declared_has_the_same_splits(tmp_path: Path) -> None:
     declared = data_of(tmp_path / "images", train="train", val="val", test="test", shifts=shifts)
     assert declared.class_names == fixed.class_names
     ours, theirs = (
-        (data.train, data.val, data.test, data.shifts["dark"]) for data in (declared, fixed)
+        [
+            (split.ids, split.labels.tolist())
+            for split in (data.train, data.id_val, data.id_test, data.shifts["dark"])
+        ]
+        for data in (declared, fixed)
     )
-    for our_split, their_split in zip(ours, theirs, strict=True):
-        assert our_split is not None
-        assert their_split is not None
-        assert our_split.ids == their_split.ids
-        assert our_split.labels.tolist() == their_split.labels.tolist()
+    assert ours == theirs
 
 
 def test_a_file_may_say_what_classes_are_called(root: Path) -> None:
@@ -186,11 +176,11 @@ def test_a_file_may_say_what_classes_are_called(root: Path) -> None:
     data = data_of(root, class_names_file="names.json")
     assert data.class_names == ("tabby cat", "sausage", "striped horse")
     (root.parent / "names.json").write_text('{"cat": "tabby cat"}')
-    assert refusal(root, class_names_file="names.json") == [
+    assert misfits(root, class_names_file="names.json") == [
         ":5: class_names_file: names.json has no name for the class folder 'hot_dog'",
         ":5: class_names_file: names.json has no name for the class folder 'zebra'",
     ]
-    (line,) = refusal(root, class_names_file="none.json")
+    (line,) = misfits(root, class_names_file="none.json")
     assert line.endswith("none.json cannot be read: No such file or directory")
 
 
@@ -228,7 +218,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("keys", "begin", "part"), WRONG, ids=lambda value: str(value)[:40])
 def test_a_misfit_is_told_by_line(root: Path, keys: dict[str, Any], begin: str, part: str) -> None:
-    lines = refusal(root, **keys)
+    lines = misfits(root, **keys)
     begin = begin.replace("ROOT", str(root))
     assert any(line.startswith(begin) and part in line for line in lines)
     assert len(lines) == (2 if keys.get("test") in ("two", "shifts/night") else 1)
@@ -238,21 +228,20 @@ def test_everything_wrong_comes_at_once_in_the_order_of_the_lines(root: Path) ->
     (root / "one" / "cat" / "0.png").write_bytes(b"")
     (root / "held_out" / "cat" / "broken.jpg").symlink_to(root / "nowhere")
     (root / "one" / "empty").mkdir()
-    lines = refusal(root, shifts={"x": "nowhere"}, class_names={"catt": "x"})
+    lines = misfits(root, shifts={"x": "nowhere"}, class_names={"catt": "x"})
     assert [line.split(" ")[0] for line in lines] == [":3:", ":3:", ":4:", ":4:", ":5:", ":6:"]
     assert lines[0] == ":3: train: one/cat/0.png is empty"
     assert lines[1].startswith(":3: train: has class folders without images: empty; `exclude`")
     assert lines[3] == ":4: test: held_out/cat/broken.jpg is a link to nothing"
     for index in range(30):
         (root / "one" / "cat" / f"e{index}.png").touch()
-    lines = refusal(root)
-    assert len(lines) == 21
-    assert lines[-1] == "  and 14 more"
+    lines = misfits(root)
+    assert (len(lines), lines[-1]) == (21, "  and 14 more")
 
 
 def test_a_domain_cannot_be_held_out(root: Path) -> None:
-    with pytest.raises(RequestError, match=r"one of the shifts in mine\.family\.yaml"):
-        declare(root).open(DataConfig(family="mine", test_domain="art"))
+    held_out = DataConfig(family="mine", test_domain="art")
+    refused(r"one of the shifts in mine\.family\.yaml", declare(root).open, held_out)
 
 
 CLASS = st.sampled_from("abcd")

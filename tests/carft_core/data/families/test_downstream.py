@@ -19,9 +19,9 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.downstream import _open_data
 from carft_sweep.carft_core.data.families.downstream_tasks import TASKS, by_lists, by_number
 from carft_sweep.carft_core.data.transforms import evaluation_view
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.prompts import template_set
 from tests import downstream_tree
+from tests.carft_core.refusals import refusal, refused
 
 PLAIN = Transform(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 SIZES = {
@@ -54,12 +54,6 @@ def data_of(name: str, root: Path, **fields: Any) -> FamilyData:
     return FAMILIES[name].open(DataConfig(family=name, root=str(root), **fields))
 
 
-def refusal(name: str, root: Path, **fields: Any) -> str:
-    with pytest.raises(RequestError) as caught:
-        data_of(name, root, **fields)
-    return str(caught.value)
-
-
 def copied(root: Path, name: str, target: Path) -> Path:
     """The folder of one of them, in a data root of its own, with links in the place of images."""
     folder = TASKS[name].folder
@@ -78,8 +72,7 @@ def _linked(source: str, target: str) -> str:
 def test_classes_templates_and_published_counts_are_clips(name: str) -> None:
     task, family = TASKS[name], FAMILIES[name]
     counts = [family.folders[split].images for split in ("train", "test")]
-    templates = template_set(name).templates
-    assert (len(task.classes()), len(templates), *counts) == SIZES[name]
+    assert (len(task.classes()), len(template_set(name).templates), *counts) == SIZES[name]
     config = trial_config({"data": {"family": name}, "algorithm": "car_ft"})
     assert config.prompts.classes == name
     assert len(template_set(config.prompts.contexts).templates) > 1, "else nothing would be held"
@@ -101,9 +94,7 @@ def test_classes_that_are_easily_confused_are_where_clip_has_them() -> None:
         ("oxford_pets", "American Bulldog", 12, "american bulldog"),
         ("oxford_pets", "Yorkshire Terrier", 36, "yorkshire terrier"),
     ):
-        known = TASKS[name].classes()
-        assert [*known].index(theirs) == index
-        assert known[theirs] == ours
+        assert [*TASKS[name].classes().items()][index] == (theirs, ours)
 
 
 def test_lists_are_torchvisions_own_where_it_has_them(root: Path) -> None:
@@ -118,8 +109,7 @@ def test_lists_are_torchvisions_own_where_it_has_them(root: Path) -> None:
     permuted: dict[str, Any] = {"sun397": datasets.SUN397, "oxford_pets": datasets.OxfordIIITPet}
     for name, dataset in {**alike, **permuted}.items():
         theirs, ours = list(dataset(str(root)).classes), [*TASKS[name].classes()]
-        assert (theirs == ours) == (name in alike)
-        assert sorted(theirs) == sorted(ours)
+        assert (theirs == ours, sorted(theirs)) == (name in alike, sorted(ours))
     assert datasets.Caltech101(str(root)).categories == [*TASKS["caltech101"].classes()]
     # Names in lower case, but for the three that CLIP's authors changed.
     flowers = [*TASKS["flowers102"].classes().values()]
@@ -198,15 +188,15 @@ def test_pixels_and_files_are_seen_as_torchvision_gives_them(root: Path, tmp_pat
 
 def test_a_missing_folder_or_list_is_named_with_its_source(root: Path, tmp_path: Path) -> None:
     for name, task in TASKS.items():
-        message = refusal(name, tmp_path)
+        message = refusal(data_of, name, tmp_path)
         assert f"{tmp_path} lacks folders:\n  {task.folder} with {', '.join(task.needs)}" in message
         assert f"{task.test_images:,} images; from {task.origin}" in message
-    with pytest.raises(RequestError, match="--data-root or CARFT_DATA; dtd looks there for dtd"):
-        FAMILIES["dtd"].open(DataConfig(family="dtd"))
+    nowhere = DataConfig(family="dtd")
+    refused("--data-root or CARFT_DATA; dtd looks there for dtd", FAMILIES["dtd"].open, nowhere)
     folder = tmp_path / "SUN397"
     folder.mkdir()
     shutil.copy(root / "SUN397/ClassName.txt", folder)
-    message = refusal("sun397", tmp_path)
+    message = refusal(data_of, "sun397", tmp_path)
     assert f"{folder} lacks Training_01.txt, Testing_01.txt; from https://vision" in message
     assert "Partitions.zip" in message
 
@@ -217,7 +207,7 @@ def test_a_missing_folder_or_list_is_named_with_its_source(root: Path, tmp_path:
 def test_another_checksum_is_told(root: Path, tmp_path: Path, name: str, file: str) -> None:
     folder = copied(root, name, tmp_path)
     (folder / file).write_bytes(b"another")
-    message = refusal(name, tmp_path)
+    message = refusal(data_of, name, tmp_path)
     assert f"data.root: {folder} is not {TASKS[name].title} as published, or is damaged" in message
     assert "torchvision finds files missing, or of another checksum" in message
     assert "download=True" not in message
@@ -228,22 +218,22 @@ def test_images_and_classes_that_are_not_there_are_named(root: Path, tmp_path: P
     (folder / "images/waffles/9.jpg").unlink()
     (folder / "images/waffles/0.jpg").unlink()
     (folder / "images/waffles/0.jpg").touch()
-    message = refusal("food101", tmp_path)
+    message = refusal(data_of, "food101", tmp_path)
     assert "lacks 1 of its images: food-101/images/waffles/9.jpg" in message
     assert "has files that are empty or links to nothing: food-101/images/waffles/0.jpg" in message
     listed = json.loads((folder / "meta/train.json").read_text())
     listed["wafles"] = listed.pop("waffles")
     (folder / "meta/train.json").write_text(json.dumps(listed))
-    message = refusal("food101", tmp_path)
+    message = refusal(data_of, "food101", tmp_path)
     assert "train has no image of 1 of 101 classes: waffles" in message
     assert "train has classes that are none of it: wafles; did you mean 'waffles'?" in message
     (folder / "meta/test.json").write_text("{")
-    assert "is damaged (JSONDecodeError: " in refusal("food101", tmp_path)
+    assert "is damaged (JSONDecodeError: " in refusal(data_of, "food101", tmp_path)
 
 
 def test_domains_and_shifts_are_refused_and_no_shifts_are_fine(root: Path) -> None:
-    assert "data.test_domain: dtd has no domains" in refusal("dtd", root, test_domain="x")
-    assert "data.shifts: dtd has no shifts" in refusal("dtd", root, shifts=("x",))
+    assert "data.test_domain: dtd has no domains" in refusal(data_of, "dtd", root, test_domain="x")
+    assert "data.shifts: dtd has no shifts" in refusal(data_of, "dtd", root, shifts=("x",))
     assert not data_of("dtd", root, shifts=()).shifts
 
 
@@ -269,23 +259,18 @@ def test_few_shots_are_of_each_class_nested(root: Path, monkeypatch: pytest.Monk
     four, sixteen, whole = train(4), train(16), train(None)
     assert four.train.labels.bincount().tolist() == [4] * 101
     assert {*four.train.ids} < {*sixteen.train.ids} < {*whole.train.ids}
-    assert four.val is not None
-    assert whole.val is not None
-    assert four.val.ids == whole.val.ids
+    assert four.id_val.ids == whole.id_val.ids
     assert {*train(4, seed=1).train.ids} != {*four.train.ids}
     assert four.digest == whole.digest
     assert not any("shots" in note for note in sixteen.notes)
 
 
-def test_a_class_with_fewer_gives_all_and_is_noted(root: Path) -> None:
+def test_a_class_with_fewer_shots_gives_all_and_no_fraction_goes_with_them(root: Path) -> None:
     data = open_data(DataConfig(family="dtd", root=str(root), shots=9))
     assert data.train.labels.bincount().tolist() == [2] * 47  # one of three is val
     assert data.notes[-1] == (
         "data.shots: train has fewer than 9 images of banded, blotchy, braided, bubbly, bumpy, "
         "chequered, cobwebbed, cracked and 39 more"
     )
-
-
-def test_shots_and_a_fraction_do_not_go_together() -> None:
-    with pytest.raises(RequestError, match="data: give shots or train_fraction, not both"):
-        trial_config({"data": {"shots": 4, "train_fraction": 0.5}, "algorithm": "fine_tune"})
+    fields = {"data": {"shots": 4, "train_fraction": 0.5}, "algorithm": "fine_tune"}
+    refused("data: give shots or train_fraction, not both", trial_config, fields)

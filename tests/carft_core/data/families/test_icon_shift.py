@@ -31,26 +31,9 @@ from carft_sweep.carft_core.data.families.icon_shift import (
     view_parameters,
 )
 from carft_sweep.carft_core.data.transforms import Transform
-from carft_sweep.carft_core.errors import RequestError
+from tests.carft_core.refusals import refused
+from tools.builtin import copies, manifest
 from tools.builtin.check import read_labels
-from tools.builtin.copies import (
-    NEAR_COPY,
-    Fingerprints,
-    choose_items,
-    fingerprints,
-    near_copies,
-    nearest,
-)
-from tools.builtin.manifest import (
-    alias_table,
-    benchmark_items,
-    evaluation_designers,
-    pretraining_pairs,
-    read_benchmark,
-    read_classes,
-    select_items,
-    subset_of,
-)
 from tools.builtin.render import Pixels
 from tools.builtin.source import Drawing, read_drawings, read_sets, read_styles, split_name
 
@@ -58,7 +41,7 @@ ID_SPLITS = ("train", "val", "test")
 SUBSETS = ("report", "development")
 TRANSFORM = Transform(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 Rows = list[dict[str, Any]]
-Packed = tuple[Rows, Fingerprints]
+Packed = tuple[Rows, copies.Fingerprints]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +54,7 @@ def rows() -> Rows:
 @pytest.fixture(scope="module")
 def packed() -> Packed:
     table: Rows = pq.read_table(DATA, columns=["id", "split", "png"]).to_pylist()
-    return table, fingerprints([decode(row["png"]) for row in table])
+    return table, copies.fingerprints([decode(row["png"]) for row in table])
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +82,17 @@ def test_splits_of_the_id_style_are_by_designer(rows: Rows) -> None:
     assert all(styles[split] == {"solid"} for split in ID_SPLITS)
     assert not any("solid" in styles[shift] for shift in SHIFTS)
     # No designer alone carries more than a third of the OOD mean.
-    alone = Counter(
-        name for shift in SHIFTS if len(designers[shift]) == 1 for name in designers[shift]
-    )
+    lone = (designers[shift] for shift in SHIFTS if len(designers[shift]) == 1)
+    alone = Counter(itertools.chain.from_iterable(lone))
     assert all(3 * count <= len(SHIFTS) for count in alone.values())
 
 
 def test_subsets_share_no_class_and_each_class_has_drawings_where_it_must(rows: Rows) -> None:
     counts = Counter((row["class"], row["split"]) for row in rows)
     classes = {name: {row["class"] for row in rows if row["subset"] == name} for name in SUBSETS}
-    for split, least in read_benchmark()["minimum"].items():
+    for split, least in manifest.read_benchmark()["minimum"].items():
         assert all(counts[name, split] >= least for name in set().union(*classes.values()))
-    assert all(row["subset"] == subset_of(row["class"]) for row in rows)
+    assert all(row["subset"] == manifest.subset_of(row["class"]) for row in rows)
     assert not classes["report"] & classes["development"]
     assert len(classes["report"]) >= 80
     assert len(classes["development"]) >= 60
@@ -145,9 +127,9 @@ def test_a_drawing_in_several_styles_is_one_unit(rows: Rows) -> None:
 def test_no_training_drawing_is_a_near_copy_of_an_evaluation_drawing(packed: Packed) -> None:
     rows, prints = packed
     training = np.array([row["split"] == "train" for row in rows])
-    correlation, which = nearest(prints[training], prints[~training])
+    correlation, which = copies.nearest(prints[training], prints[~training])
     worst = int(correlation.argmax())
-    assert correlation[worst] <= NEAR_COPY, (
+    assert correlation[worst] <= copies.NEAR_COPY, (
         [row["id"] for row in rows if row["split"] == "train"][worst],
         [row["id"] for row in rows if row["split"] != "train"][int(which[worst])],
     )
@@ -173,25 +155,26 @@ def _cup(width: int, indent: int = 20, scale: float = 1) -> Callable[[ImageDraw.
 
 
 def test_a_copy_is_found_whatever_its_stroke_place_size_colour_or_side() -> None:
-    original = fingerprints([_icon(_cup(12))])
-    copies = [
+    original = copies.fingerprints([_icon(_cup(12))])
+    variants = [
         _icon(_cup(8)),
         _icon(_cup(16)),
-        _icon(_cup(12, left=10)),
+        _icon(_cup(12, indent=10)),
         _icon(_cup(9, scale=0.75)),
         _icon(_cup(12), colour="navy"),
         np.ascontiguousarray(_icon(_cup(12))[:, ::-1]),
     ]
-    assert near_copies(fingerprints(copies), original).all()
+    assert copies.near_copies(copies.fingerprints(variants), original).all()
 
 
 def test_another_drawing_is_no_copy_nor_is_anything_of_nothing() -> None:
     cup, star = _icon(_cup(12)), _icon(lambda pen: pen.regular_polygon((96, 96, 80), 3, fill=255))
-    assert not near_copies(fingerprints([star]), fingerprints([cup])).any()
-    assert not near_copies(fingerprints([cup]), fingerprints([])).any()
-    assert near_copies(fingerprints([]), fingerprints([cup])).tolist() == []
+    assert not copies.near_copies(copies.fingerprints([star]), copies.fingerprints([cup])).any()
+    assert not copies.near_copies(copies.fingerprints([cup]), copies.fingerprints([])).any()
+    assert copies.near_copies(copies.fingerprints([]), copies.fingerprints([cup])).tolist() == []
     blank = np.zeros((48, 48, 4), dtype=np.uint8)
-    assert not near_copies(fingerprints([blank]), fingerprints([cup, blank])).any()
+    blanks = copies.fingerprints([blank]), copies.fingerprints([cup, blank])
+    assert not copies.near_copies(*blanks).any()
 
 
 def test_labels_judged_by_eye_are_whole() -> None:
@@ -202,14 +185,15 @@ def test_labels_judged_by_eye_are_whole() -> None:
 
 
 def test_a_training_drawing_that_copies_an_evaluation_drawing_is_left_out() -> None:
-    plan = read_benchmark()
-    items = benchmark_items(_items({**plan["minimum"], "train": 4}), read_classes(), plan)
+    plan = manifest.read_benchmark()
+    enough = _items({**plan["minimum"], "train": 4})
+    items = manifest.benchmark_items(enough, manifest.read_classes(), plan)
     draw = np.random.default_rng(0)
     pixels = [_icon(_scribble(draw)) for _ in items]
     splits = [item.split for item in items]
     copy = splits.index("train")
     pixels[copy] = pixels[splits.index("outline")]
-    chosen = {item.drawing.id for item in choose_items(items, pixels, plan)}
+    chosen = {item.drawing.id for item in copies.choose_items(items, pixels, plan)}
     assert chosen == {item.drawing.id for item in items} - {items[copy].drawing.id}
 
 
@@ -219,14 +203,13 @@ def _scribble(draw: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], None
 
 
 def test_a_root_is_refused() -> None:
-    with pytest.raises(RequestError, match="leave it out"):
-        ICON_SHIFT.open(DataConfig(family="icon_shift", root="/data"))
+    refused("leave it out", ICON_SHIFT.open, DataConfig(family="icon_shift", root="/data"))
 
 
 def test_no_two_classes_claim_one_name() -> None:
-    assert alias_table(read_classes())
+    assert manifest.alias_table(manifest.read_classes())
     with pytest.raises(ValueError, match="claimed"):
-        alias_table({"car": ("car", "auto"), "bus": ("bus", "auto")})
+        manifest.alias_table({"car": ("car", "auto"), "bus": ("bus", "auto")})
 
 
 def test_names_say_concept_and_style() -> None:
@@ -287,10 +270,11 @@ def test_sets_with_barred_licences_are_not_read(source: Path, drawings: list[Dra
 
 
 def test_the_pretraining_sees_no_benchmark_drawing(drawings: list[Drawing]) -> None:
-    classes, plan = read_classes(), read_benchmark()
-    table = alias_table(classes)
-    pairs = pretraining_pairs(drawings, classes, plan, share_alike=read_styles()["share_alike"])
-    held_out = evaluation_designers(plan)
+    classes, plan = manifest.read_classes(), manifest.read_benchmark()
+    table = manifest.alias_table(classes)
+    share_alike = read_styles()["share_alike"]
+    pairs = manifest.pretraining_pairs(drawings, classes, plan, share_alike=share_alike)
+    held_out = manifest.evaluation_designers(plan)
     seen = {(pair.drawing.designer, pair.drawing.concept, pair.drawing.style) for pair in pairs}
     assert not any(designer in held_out and concept in table for designer, concept, _ in seen)
     # Solid ones are by nobody; what the others draw of the classes in other styles is seen.
@@ -299,21 +283,22 @@ def test_the_pretraining_sees_no_benchmark_drawing(drawings: list[Drawing]) -> N
     assert not any(designer in held_out and "rocket" in concept for designer, concept, _ in seen)
     assert ("phosphor", "windmill") in {drawn[:2] for drawn in seen}
     assert not any(pair.drawing.set == "openmoji" for pair in pairs)
-    items = benchmark_items(drawings, classes, plan)
+    items = manifest.benchmark_items(drawings, classes, plan)
     assert items
     assert not {item.drawing.id for item in items} & {pair.drawing.id for pair in pairs}
 
 
 def test_a_pair_says_how_many_designers_draw_its_concept(drawings: list[Drawing]) -> None:
     lone = Drawing("ion:windmill-old", "windmill old", "solid", "ion", "MIT", "<svg/>")
-    pairs = pretraining_pairs([*drawings, lone], read_classes(), read_benchmark())
+    classes, plan = manifest.read_classes(), manifest.read_benchmark()
+    pairs = manifest.pretraining_pairs([*drawings, lone], classes, plan)
     designers = {pair.concept: pair.designers for pair in pairs}
     assert designers["windmill"] >= 3
     assert designers["windmill old"] == 1
 
 
 def _items(counts: Mapping[str, int]) -> list[Drawing]:
-    plan, drawings = read_benchmark(), []
+    plan, drawings = manifest.read_benchmark(), []
     for split, count in counts.items():
         rule = plan["shifts"].get(split, {"style": plan["id_style"]})
         designer = rule.get("designers", plan["id"].get(split, ["anybody"]))[0]
@@ -323,14 +308,14 @@ def _items(counts: Mapping[str, int]) -> list[Drawing]:
 
 
 def test_classes_need_drawings_everywhere_and_are_capped() -> None:
-    plan, classes = read_benchmark(), read_classes()
+    plan, classes = manifest.read_benchmark(), manifest.read_classes()
     enough = _items({**plan["minimum"], "train": 30})
-    items = benchmark_items(enough, classes, plan)
-    chosen = select_items(items, plan)
+    items = manifest.benchmark_items(enough, classes, plan)
+    chosen = manifest.select_items(items, plan)
     assert Counter(item.split for item in chosen)["train"] == plan["maximum"]["train"]
-    assert select_items(list(reversed(items)), plan) == chosen
+    assert manifest.select_items(list(reversed(items)), plan) == chosen
     short = [drawing for drawing in enough if drawing.style != "black"]
-    assert select_items(benchmark_items(short, classes, plan), plan) == []
+    assert manifest.select_items(manifest.benchmark_items(short, classes, plan), plan) == []
 
 
 COUNT = 24
@@ -384,8 +369,7 @@ def test_uniforms_are_uniform() -> None:
 
 def test_ground_and_tint_never_meet() -> None:
     parameters = view_parameters(view_keys(0, "train", 0, range(2000)))
-    difference = (parameters.ground - parameters.tint).abs().sum(dim=1)
-    assert difference.min() > 0.4
+    assert (parameters.ground - parameters.tint).abs().sum(dim=1).min() > 0.4
 
 
 def test_only_one_colour_icons_are_tinted(shapes: Tensor) -> None:

@@ -20,13 +20,13 @@ from carft_sweep.carft_core.data import FamilyData, Split, Transform, open_data
 from carft_sweep.carft_core.data.base import DataConfig, Derived, Files
 from carft_sweep.carft_core.data.families.imagenet import IMAGENET
 from carft_sweep.carft_core.data.images import read_inside_border, read_plain, read_rgb
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.measure import predict, split_metrics
 from carft_sweep.carft_core.evaluation.predictions import Predictions
 from carft_sweep.carft_core.models.classifier import ImageClassifier
 from carft_sweep.carft_core.runs.evaluations import finish, is_complete
 from carft_sweep.carft_core.runs.identity import identify
 from tests.carft_core.bare_teacher import bare_teacher
+from tests.carft_core.refusals import refusal
 from tests.carft_core.trained import trained
 from tests.imagenet_tree import OBJECTNET, OBJECTS, V2, WNIDS
 
@@ -43,12 +43,6 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 def data_of(root: Path, shifts: Sequence[str] | None = None) -> FamilyData:
     fields = {"family": "imagenet", "root": str(root), "shifts": shifts}
     return IMAGENET.open(DataConfig.model_validate(fields))
-
-
-def refusal(root: Path, shifts: Sequence[str] | None = None) -> str:
-    with pytest.raises(RequestError) as caught:
-        data_of(root, shifts)
-    return str(caught.value)
 
 
 def test_the_order_of_classes_is_torchvisions_and_open_clips_names(imagenet_root: Path) -> None:
@@ -73,13 +67,10 @@ def test_r_and_a_have_200_classes_each_and_share_86(imagenet_root: Path) -> None
     assert tuple(data.shifts) == FIVE
     r, a = (data.shifts[name].classes or () for name in ("r", "a"))
     assert (len(r), len(a), len({*r} & {*a})) == (200, 200, 86)
-    expected = {
-        f"id/test_{name}": Derived(("id/test",), classes) for name, classes in (("r", r), ("a", a))
-    }
-    assert data.derived == expected
+    part_r, part_a = (Derived(("id/test",), classes) for classes in (r, a))
+    assert data.derived == {"id/test_r": part_r, "id/test_a": part_a}
     # The first and last of wise-ft's CLASS_SUBLISTs, by their indices.
-    assert (r[:3], r[-1]) == ((1, 2, 4), 988)
-    assert (a[:3], a[-1]) == ((6, 11, 13), 988)
+    assert (r[:3], a[:3], r[-1], a[-1]) == ((1, 2, 4), (6, 11, 13), 988, 988)
     for name, classes in (("r", r), ("a", a)):
         assert sorted(data.shifts[name].labels.tolist()) == sorted(classes)
     # What differs from the published counts is noted, not refused.
@@ -99,8 +90,7 @@ def test_objectnet_has_113_of_its_objects_and_125_classes(imagenet_root: Path) -
         for id_, label in zip(split.ids, split.labels.tolist(), strict=True)
     }
     assert names["chair"] == ["barber chair", "folding chair", "rocking chair"]
-    assert names["tie"] == ["bow tie", "Windsor tie"]
-    assert names["wok"] == ["wok"]
+    assert (names["tie"], names["wok"]) == (["bow tie", "Windsor tie"], ["wok"])
 
 
 class Echo(nn.Module):
@@ -183,18 +173,17 @@ def test_other_names_of_imagenet_are_known_and_change_nothing(
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(imagenet_root / "imagenet")
     linked, usual = data_of(tmp_path, []), data_of(imagenet_root, [])
-    assert linked.digest == usual.digest
-    assert linked.train.ids == usual.train.ids
+    assert (linked.digest, linked.train.ids) == (usual.digest, usual.train.ids)
 
 
 def test_a_missing_folder_is_named_with_its_source(imagenet_root: Path, tmp_path: Path) -> None:
-    message = refusal(tmp_path)
+    message = refusal(data_of, tmp_path)
     for part in ("imagenet/train", "imagenet/val", V2, "imagenet-r", "sketch", OBJECTNET):
         assert f"  {part}" in message
     assert "(or ILSVRC2012/val, ILSVRC/Data/CLS-LOC/val) with <wnid>/<image>" in message
     assert "18,574 images; from https://objectnet.dev" in message
     assert "data.shifts, v2, r, a, sketch, objectnet where it is left out" in message
-    message = refusal(imagenet_root / "imagenet", [])  # one folder too deep
+    message = refusal(data_of, imagenet_root / "imagenet", [])  # one folder too deep
     assert "train lies in " in message
     assert "the data root is the folder around imagenet/" in message
 
@@ -203,15 +192,15 @@ def test_a_missing_or_strange_class_folder_is_named(linked_imagenet: Callable[..
     root = linked_imagenet("imagenet/train", "imagenet-r")
     (root / "imagenet/train/n01440764").rename(root / "imagenet/train/n01440746")
     shutil.rmtree(root / "imagenet-r/n01443537")
-    message = refusal(root)
+    message = refusal(data_of, root)
     assert "imagenet/train: lacks 1 of 1000 class folders: n01440764" in message
     assert "has 1 folders that are no class of it: n01440746; did you mean 'n01440764'?" in message
     assert "imagenet-r: lacks 1 of 200 class folders: n01443537" in message
     (root / "imagenet/val").unlink()
     (root / "imagenet/val").mkdir()
-    assert "has no class folders, expected <wnid>/<image>" in refusal(root)
+    assert "has no class folders, expected <wnid>/<image>" in refusal(data_of, root)
     (root / "imagenet/val/ILSVRC2012_val_00000001.JPEG").write_bytes(b"x")
-    assert "sort them into folders by their classes" in refusal(root)
+    assert "sort them into folders by their classes" in refusal(data_of, root)
 
 
 def test_corruptions_are_asked_for_by_name_kind_or_all(
@@ -233,11 +222,11 @@ def test_corruptions_are_asked_for_by_name_kind_or_all(
         "ood/c_extra": ("ood/c_extra-spatter-1",),
     }
     assert {*data.measured()} - data.outside_mean == {"id/test", "ood/r"}
-    message = refusal(root, ["c"])
+    message = refusal(data_of, root, ["c"])
     assert "imagenet-c/gaussian_noise/1 (or ImageNet-C/gaussian_noise/1)" in message
     assert message.count("imagenet-c/") == 13 * 5
-    assert "did you mean 'sketch'?" in refusal(imagenet_root, ["sketches"])
-    assert refusal(imagenet_root, ["v3"]) == (
+    assert "did you mean 'sketch'?" in refusal(data_of, imagenet_root, ["sketches"])
+    assert refusal(data_of, imagenet_root, ["v3"]) == (
         "data.shifts: unknown shift 'v3'; Known: a, c, c_extra, objectnet, r, sketch, v2."
     )
 
@@ -282,7 +271,6 @@ def test_val_is_carved_from_train_two_in_a_hundred(imagenet_root: Path) -> None:
     data = {"family": "imagenet", "root": str(imagenet_root)}
     config = trial_config({"data": data, "algorithm": "fine_tune"})
     assert config.data.val_fraction == 0.02
-    val = open_data(config.data.model_copy(update={"shifts": ()})).val
-    assert val is not None
+    val = open_data(config.data.model_copy(update={"shifts": ()})).id_val
     assert len(val) == 1000  # at least one image of a class
     assert {id_.split("/")[0] for id_ in val.ids} == {"train"}

@@ -25,15 +25,11 @@ from carft_sweep.carft_core.data.families.wilds import FMOW_BENCHMARK as FMOW
 from carft_sweep.carft_core.data.families.wilds import IWILDCAM_BENCHMARK as IWILDCAM
 from carft_sweep.carft_core.data.families.wilds import _open_data, read_fmow
 from carft_sweep.carft_core.errors import RequestError
-from carft_sweep.carft_core.evaluation.metrics import (
-    macro_f1,
-    mean_per_class_top1,
-    top1,
-    worst_group_top1,
-)
+from carft_sweep.carft_core.evaluation import metrics as ours
 from carft_sweep.carft_core.models.prompts import template_set
 from carft_sweep.carft_core.runs.folder import RunFolder
 from tests import wilds_tree
+from tests.carft_core.refusals import refusal, refused
 from tests.carft_core.trained import trained
 from tests.wilds_tree import CATEGORIES, fmow_row, fmow_rows, iwildcam_row, iwildcam_rows
 
@@ -54,9 +50,7 @@ ARCHIVES = {"iwildcam": (wilds_tree.IWILDCAM, "2.0"), "fmow": (wilds_tree.FMOW, 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both data sets, with the files by which WILDS' own package knows that they were downloaded;
-    shared: nothing in it is changed.
-    """
+    """Both data sets, as WILDS' own package looks for them; shared: nothing in it is changed."""
     root = wilds_tree.make(tmp_path_factory.mktemp("wilds"))
     for folder, version in ARCHIVES.values():
         (root / folder / f"RELEASE_v{version}.txt").touch()
@@ -67,17 +61,10 @@ def data_of(root: Path, family: str) -> FamilyData:
     return FAMILIES[family].open(DataConfig(family=family, root=str(root)))
 
 
-def refusal(root: Path, family: str) -> str:
-    with pytest.raises(RequestError) as caught:
-        data_of(root, family)
-    return str(caught.value)
-
-
 def of_wilds(data: FamilyData) -> dict[str, Split]:
     """The splits by the names that WILDS has for them."""
-    assert data.val is not None
     outside = {"val": data.extras["val"], "test": data.shifts["test"]}
-    return {"train": data.train, "id_val": data.val, "id_test": data.id_test, **outside}
+    return {"train": data.train, "id_val": data.id_val, "id_test": data.id_test, **outside}
 
 
 def files(split: Split) -> list[str]:
@@ -118,8 +105,7 @@ def test_fmows_classes_are_those_of_wilds_in_order_and_the_templates_those_of_wi
     assert list(names) == sorted(names)
     assert template_set("iwildcam").templates == ("a photo of {}.", "{} in the wild.")
     fmow = template_set("fmow").templates
-    assert len(fmow) == 14
-    assert fmow[:2] == ("satellite photo of a {}.", "aerial photo of a {}.")
+    assert (len(fmow), *fmow[:2]) == (14, "satellite photo of a {}.", "aerial photo of a {}.")
 
 
 def test_every_image_of_iwildcam_is_in_the_split_and_class_of_its_row(root: Path) -> None:
@@ -129,8 +115,7 @@ def test_every_image_of_iwildcam_is_in_the_split_and_class_of_its_row(root: Path
         assert files(split) == [row["filename"] for row in rows]
         assert split.labels.tolist() == [row["y"] for row in rows]
         assert split.groups is None
-    assert data.derived == {}
-    assert list(data.measured()) == ["id/test", "ood/test", "ood/val"]
+    assert (data.derived, list(data.measured())) == ({}, ["id/test", "ood/test", "ood/val"])
     units = data.train.units
     assert units[:3] == ("sequence 0/0", "sequence 0/0", "sequence 1/0"), "a burst is one unit"
     assert set(Counter(units).values()) == {1, 2}
@@ -243,6 +228,14 @@ def replaced(old: str, new: str, file: str = "metadata.csv") -> Change:
     return change
 
 
+def removed(file: str) -> Change:
+    return lambda folder: (folder / file).unlink()
+
+
+def emptied(file: str) -> Change:
+    return lambda folder: (folder / file).write_bytes(b"")
+
+
 def as_folder(file: str) -> Change:
     def change(folder: Path) -> None:
         (folder / file).unlink()
@@ -255,29 +248,17 @@ def as_folder(file: str) -> Change:
     ("change", "words"),
     [
         (shutil.rmtree, "iwildcam_v2.0 with metadata.csv and train/<image>, 203,029 images; from"),
-        (
-            lambda folder: (folder / "metadata.csv").unlink(),
-            "metadata.csv is missing; it is in WILDS'",
-        ),
+        (removed("metadata.csv"), "metadata.csv is missing; it is in WILDS'"),
         (as_folder("metadata.csv"), "metadata.csv cannot be read"),
-        (
-            lambda folder: (folder / "metadata.csv").write_text(""),
-            "not the table that WILDS publishes",
-        ),
+        (emptied("metadata.csv"), "not the table that WILDS publishes"),
         (replaced(",y,", ",label,"), "lacks columns: y; it has split, location_remapped, label"),
         (replaced("train,0,0,", "train,0,zero,"), "not the table that WILDS publishes: In CSV"),
         (replaced("train,0,0,", "train,0,,"), "metadata.csv: row 0 has no y"),
         (replaced("train,0,0,", "train,0,182,"), "row 0 has y 182, expected 0 to 181"),
         (replaced("id_val,", "idval,"), "unknown split 'idval'; did you mean 'id_val'?"),
         (lambda folder: shutil.rmtree(folder / "train"), "lacks the folder train/ with its images"),
-        (
-            lambda folder: (folder / "train/0-1.jpg").unlink(),
-            "lacks 1 of the 6 images that the table names",
-        ),
-        (
-            lambda folder: (folder / "train/0-1.jpg").write_bytes(b""),
-            "are empty or links to nothing: 0-1",
-        ),
+        (removed("train/0-1.jpg"), "lacks 1 of the 6 images that the table names"),
+        (emptied("train/0-1.jpg"), "are empty or links to nothing: 0-1"),
         (replaced("0-1.jpg", "0-0.jpg"), "its table names images twice: 0-0.jpg"),
         (replaced("0-1.jpg", "../metadata.csv"), "that the table names: ../metadata.csv"),
         (replaced("id_val,", "train,"), "its table names no image of id_val"),
@@ -285,19 +266,20 @@ def as_folder(file: str) -> Change:
 )
 def test_a_tree_that_is_not_wilds_says_why(tmp_path: Path, change: Change, words: str) -> None:
     change(wilds_tree.make_iwildcam(tmp_path / wilds_tree.IWILDCAM, FEW))
-    assert words in refusal(tmp_path, "iwildcam")
+    assert words in refusal(data_of, tmp_path, "iwildcam")
 
 
 def test_a_category_or_split_of_fmow_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     row = fmow_row("train", "zo", "2010-01-01T00:00:00Z", "FRA")
     folder = wilds_tree.make_fmow(tmp_path / wilds_tree.FMOW, [row])
-    assert "row 0: unknown category 'zo'; did you mean 'zoo'?" in refusal(tmp_path, "fmow")
+    assert "row 0: unknown category 'zo'; did you mean 'zoo'?" in refusal(data_of, tmp_path, "fmow")
     replaced("train,", "training,", "rgb_metadata.csv")(folder)
-    assert "row 0: unknown split 'training'; did you mean 'train'?" in refusal(tmp_path, "fmow")
+    message = refusal(data_of, tmp_path, "fmow")
+    assert "row 0: unknown split 'training'; did you mean 'train'?" in message
     replaced("training,", "train,", "rgb_metadata.csv")(folder)
     replaced(",zo,", ",zoo,", "rgb_metadata.csv")(folder)
     (folder / "country_code_mapping.csv").unlink()
-    assert "country_code_mapping.csv is missing" in refusal(tmp_path, "fmow")
+    assert "country_code_mapping.csv is missing" in refusal(data_of, tmp_path, "fmow")
 
 
 @pytest.mark.parametrize("family", ["iwildcam", "fmow"])
@@ -317,12 +299,10 @@ def test_a_bad_file_may_be_the_last_of_its_class_where_classes_lack_anyhow(tmp_p
     def skipping(name: str, broken: str) -> FamilyData:
         folder = wilds_tree.make_iwildcam(tmp_path / name / wilds_tree.IWILDCAM, more)
         (folder / "train" / broken).write_bytes(b"no image")
-        root = str(tmp_path / name)
-        return open_data(DataConfig(family="iwildcam", root=root, bad_files="skip"))
+        return open_data(DataConfig(family="iwildcam", root=str(tmp_path / name), bad_files="skip"))
 
     assert list(skipping("one", "9-0.jpg").skipped["val"]) == ["val/9-0.jpg"]
-    with pytest.raises(RequestError, match="train has no image of white-lipped peccary"):
-        skipping("two", "10-0.jpg")
+    refused("train has no image of white-lipped peccary", skipping, "two", "10-0.jpg")
 
 
 @pytest.mark.parametrize("family", ["iwildcam", "fmow"])
@@ -344,11 +324,9 @@ def test_zero_shot_is_measured_by_the_benchmarks_own_metric(
     table = pq.read_table(RunFolder(tmp_path / "run").predictions("unmerged")).to_pydict()
     columns = {name: np.array(table[name]) for name in ("split", "label", "prediction")}
     own = "macro_f1" if family == "iwildcam" else "worst_group_top1"
-    for name, split in {"id/val": data.val, **data.measured()}.items():
-        assert split is not None
-        label, predicted = (
-            columns[column][columns["split"] == name] for column in ("label", "prediction")
-        )
+    for name, split in {"id/val": data.id_val, **data.measured()}.items():
+        own_rows = columns["split"] == name
+        label, predicted = columns["label"][own_rows], columns["prediction"][own_rows]
         assert label.tolist() == split.labels.tolist()
         if family == "iwildcam":
             known = np.unique(label)
@@ -382,10 +360,8 @@ def test_splits_labels_images_and_regions_are_those_of_the_package(
             shown = dataset.get_input(subset.indices[place]).convert("RGB")
             assert shown.tobytes() == split.source.read(place).tobytes()
         if family == "fmow":
-            known = [
-                region if isinstance(region, str) else ""
-                for region in dataset.metadata_map["region"]
-            ]
+            mapped = dataset.metadata_map["region"]
+            known = [region if isinstance(region, str) else "" for region in mapped]
             numbers = subset.metadata_array[:, dataset.metadata_fields.index("region")]
             regions = [known[number] for number in numbers]
             assert split.groups == tuple("" if region == "Other" else region for region in regions)
@@ -408,14 +384,13 @@ def test_metrics_are_those_of_the_package(
         other = torch.randint(5, (len(split),), generator=generator)
         predicted = torch.where(right, split.labels, other)
         logits = torch.eye(182)[predicted]
-        metadata = dataset.get_subset(name).metadata_array
-        theirs, _ = dataset.eval(predicted, split.labels, metadata)
-        assert top1(logits, split.labels) == pytest.approx(theirs["acc_avg"])
+        theirs, _ = dataset.eval(predicted, split.labels, dataset.get_subset(name).metadata_array)
+        assert ours.top1(logits, split.labels) == pytest.approx(theirs["acc_avg"])
         if family == "iwildcam":
-            assert macro_f1(logits, split.labels) == pytest.approx(theirs["F1-macro_all"])
-            recall = mean_per_class_top1(logits, split.labels)
+            assert ours.macro_f1(logits, split.labels) == pytest.approx(theirs["F1-macro_all"])
+            recall = ours.mean_per_class_top1(logits, split.labels)
             assert recall == pytest.approx(theirs["recall-macro_all"])
         else:
             assert split.groups is not None
-            worst = worst_group_top1(logits, split.labels, split.groups)
+            worst = ours.worst_group_top1(logits, split.labels, split.groups)
             assert worst == pytest.approx(theirs["acc_worst_region"])
