@@ -11,25 +11,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn import metrics as sklearn_metrics
+from sklearn.metrics import f1_score, recall_score
 from torch import Tensor
 
+from carft_sweep.carft_core.evaluation import metrics
 from carft_sweep.carft_core.evaluation.measure import context_probe, split_metrics
-from carft_sweep.carft_core.evaluation.metrics import (
-    brier,
-    ece,
-    entropy,
-    kl_divergence,
-    macro_f1,
-    mean_group_top1,
-    mean_per_class_top1,
-    nll,
-    top1,
-    worst_group_top1,
-)
 from carft_sweep.carft_core.evaluation.predictions import Predictions
 
-LABELLED = (top1, nll, ece, brier)
+LABELLED = (metrics.top1, metrics.nll, metrics.ece, metrics.brier)
 EVEN = torch.zeros(1, 4)
 
 
@@ -48,10 +37,9 @@ def predictions(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return logits, torch.randint(possible, (items,), generator=generator)
 
 
-def naive_softmax(row: np.ndarray) -> np.ndarray:
+def naive_softmax(row: np.ndarray) -> Any:
     powers = np.exp(row - row.max())
-    probabilities: np.ndarray = powers / powers.sum()
-    return probabilities
+    return powers / powers.sum()
 
 
 def naive_ece(logits: np.ndarray, labels: np.ndarray, bins: int) -> float:
@@ -71,12 +59,12 @@ def naive_ece(logits: np.ndarray, labels: np.ndarray, bins: int) -> float:
 def test_metrics_of_two_items_are_those_computed_by_hand() -> None:
     logits = logits_of([0.7, 0.2, 0.1], [0.5, 0.3, 0.2])
     labels = torch.tensor([0, 1])
-    assert top1(logits, labels) == 0.5
-    assert nll(logits, labels) == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2, rel=1e-12)
+    assert metrics.top1(logits, labels) == 0.5
+    assert metrics.nll(logits, labels) == pytest.approx(-math.log(0.7 * 0.3) / 2, rel=1e-12)
     # Confidences 0.7 (right) and 0.5 (wrong) lie in bins of their own: (0.3 + 0.5) / 2.
-    assert ece(logits, labels) == pytest.approx(0.4, rel=1e-12)
+    assert metrics.ece(logits, labels) == pytest.approx(0.4, rel=1e-12)
     by_hand = (0.3**2 + 0.2**2 + 0.1**2 + 0.5**2 + 0.7**2 + 0.2**2) / 2
-    assert brier(logits, labels) == pytest.approx(by_hand, rel=1e-12)
+    assert metrics.brier(logits, labels) == pytest.approx(by_hand, rel=1e-12)
 
 
 @given(predictions())
@@ -84,11 +72,12 @@ def test_every_metric_equals_its_definition_computed_in_a_loop(case: tuple[Tenso
     logits, labels = (part.numpy() for part in case)
     rows = [naive_softmax(row.astype(np.float64)) for row in logits]
     pairs = list(zip(rows, labels, strict=True))
-    assert top1(*case) == pytest.approx(np.mean([p.argmax() == y for p, y in pairs]))
-    assert nll(*case) == pytest.approx(np.mean([-np.log(p[y]) for p, y in pairs]), rel=1e-9)
+    assert metrics.top1(*case) == pytest.approx(np.mean([p.argmax() == y for p, y in pairs]))
+    assert metrics.nll(*case) == pytest.approx(np.mean([-np.log(p[y]) for p, y in pairs]), rel=1e-9)
     squares = [sum((p[c] - (c == y)) ** 2 for c in range(len(p))) for p, y in pairs]
-    assert brier(*case) == pytest.approx(np.mean(squares), abs=1e-9)
-    assert ece(*case) == pytest.approx(naive_ece(logits.astype(np.float64), labels, 15), abs=1e-9)
+    assert metrics.brier(*case) == pytest.approx(np.mean(squares), abs=1e-9)
+    binned = naive_ece(logits.astype(np.float64), labels, 15)
+    assert metrics.ece(*case) == pytest.approx(binned, abs=1e-9)
 
 
 @given(predictions())
@@ -107,17 +96,15 @@ def test_a_confidence_on_the_edge_of_a_bin_belongs_to_the_lower_bin(confidence: 
     labels = torch.tensor([0, 1])
     # One item right and one wrong: in one bin they make up for each other, in two they do not.
     if confidence > 0.5:
-        together = ece(torch.cat([below, edge]), labels, bins=4)
+        together = metrics.ece(torch.cat([below, edge]), labels, bins=4)
         assert together == pytest.approx(abs(0.5 - confidence), abs=1e-5)
-    apart = ece(torch.cat([edge, above]), labels, bins=4)
-    assert apart == pytest.approx(0.5, abs=1e-5)
+    assert metrics.ece(torch.cat([edge, above]), labels, bins=4) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_among_equal_logits_the_first_class_is_the_prediction() -> None:
-    assert top1(EVEN, torch.tensor([0])) == 1.0
-    assert top1(EVEN, torch.tensor([1])) == 0.0
+    assert [metrics.top1(EVEN, torch.tensor([label])) for label in (0, 1)] == [1.0, 0.0]
     impossible = torch.tensor([[0.0, -torch.inf]])
-    assert nll(impossible, torch.tensor([1])) == math.inf, "it was held impossible"
+    assert metrics.nll(impossible, torch.tensor([1])) == math.inf, "it was held impossible"
 
 
 @pytest.mark.parametrize("metric", LABELLED)
@@ -134,22 +121,22 @@ def test_what_has_no_metric_is_refused(metric: Callable[[Tensor, Tensor], float]
 def test_kl_of_two_coins_is_that_computed_by_hand_on_average_over_items() -> None:
     p, q = logits_of([0.5, 0.5]), logits_of([0.9, 0.1])
     expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
-    assert kl_divergence(p, q) == pytest.approx(expected, rel=1e-12)
-    assert kl_divergence(q, p) != pytest.approx(expected, rel=1e-2)
-    mean = kl_divergence(torch.cat([p, q]), torch.cat([q, q]))
+    assert metrics.kl_divergence(p, q) == pytest.approx(expected, rel=1e-12)
+    assert metrics.kl_divergence(q, p) != pytest.approx(expected, rel=1e-2)
+    mean = metrics.kl_divergence(torch.cat([p, q]), torch.cat([q, q]))
     assert mean == pytest.approx(expected / 2, rel=1e-12)
 
 
 def test_kl_adds_nothing_where_p_is_zero_and_everything_where_only_q_is() -> None:
     corner, middle = logits_of([1.0, 0.0]), logits_of([0.5, 0.5])
-    assert kl_divergence(corner, middle) == pytest.approx(math.log(2), rel=1e-12)
-    assert kl_divergence(corner, corner) == 0.0
-    assert kl_divergence(middle, corner) == math.inf
-    assert math.isnan(kl_divergence(torch.full((1, 2), torch.nan), middle))
-    assert entropy(corner) == 0.0
-    assert entropy(torch.full((5, 8), -math.log(8))) == pytest.approx(math.log(8), rel=1e-6)
+    assert metrics.kl_divergence(corner, middle) == pytest.approx(math.log(2), rel=1e-12)
+    assert metrics.kl_divergence(corner, corner) == 0.0
+    assert metrics.kl_divergence(middle, corner) == math.inf
+    assert math.isnan(metrics.kl_divergence(torch.full((1, 2), torch.nan), middle))
+    assert metrics.entropy(corner) == 0.0
+    assert metrics.entropy(torch.full((5, 8), -math.log(8))) == pytest.approx(math.log(8), rel=1e-6)
     with pytest.raises(ValueError, match="shape"):
-        kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
+        metrics.kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
 @given(st.integers(0, 2**32), st.integers(1, 9), st.floats(0.01, 50))
@@ -157,9 +144,9 @@ def test_kl_is_never_negative_and_zero_for_equals(seed: int, contexts: int, scal
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(2, 6, contexts, generator=generator)
     p, q = torch.log_softmax(logits, dim=2)
-    assert kl_divergence(p, q) >= 0
-    assert kl_divergence(p, p) == 0
-    assert 0 <= entropy(p) <= math.log(contexts) + 1e-6
+    assert metrics.kl_divergence(p, q) >= 0
+    assert metrics.kl_divergence(p, p) == 0
+    assert 0 <= metrics.entropy(p) <= math.log(contexts) + 1e-6
 
 
 def certain(*classes: int) -> Tensor:
@@ -170,16 +157,17 @@ def certain(*classes: int) -> Tensor:
 def test_accuracies_by_class_and_by_group_of_five_items() -> None:
     labels = torch.tensor([0, 0, 0, 1, 2])
     logits = certain(0, 0, 1, 1, 3)
-    assert mean_per_class_top1(logits, labels) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert metrics.mean_per_class_top1(logits, labels) == pytest.approx((2 / 3 + 1 + 0) / 3)
     groups = ("sea", "land", "sea", "land", "land")
-    assert mean_group_top1(logits, labels, groups) == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert worst_group_top1(logits, labels, groups) == 0.5
-    for of in (mean_group_top1, worst_group_top1):  # where it is empty, an item belongs to none
+    assert metrics.mean_group_top1(logits, labels, groups) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert metrics.worst_group_top1(logits, labels, groups) == 0.5
+    # Where it is empty, an item belongs to none.
+    for of in (metrics.mean_group_top1, metrics.worst_group_top1):
         assert of(logits, labels, ("sea", "land", "", "land", "")) == 1.0
     with pytest.raises(ValueError, match="no item belongs to a group"):
-        worst_group_top1(logits, labels, ("",) * 5)
+        metrics.worst_group_top1(logits, labels, ("",) * 5)
     with pytest.raises(ValueError, match="4 groups do not fit 5 items"):
-        worst_group_top1(logits, labels, groups[:4])
+        metrics.worst_group_top1(logits, labels, groups[:4])
 
 
 @given(data=predictions(), number=st.integers(1, 5), seed=st.integers(0, 99))
@@ -187,15 +175,14 @@ def test_others_are_those_of_sklearn(data: tuple[Tensor, Tensor], number: int, s
     logits, labels = data
     predicted, true = logits.argmax(dim=1).numpy(), labels.numpy()
     of: dict[str, Any] = {"average": "macro", "labels": np.unique(true), "zero_division": 0}
-    f1 = sklearn_metrics.f1_score(true, predicted, **of)
-    assert macro_f1(logits, labels) == pytest.approx(f1)
-    per_class = sklearn_metrics.recall_score(true, predicted, **of)
-    assert mean_per_class_top1(logits, labels) == pytest.approx(per_class)
+    f1, recall = (score(true, predicted, **of) for score in (f1_score, recall_score))
+    assert metrics.macro_f1(logits, labels) == pytest.approx(f1)
+    assert metrics.mean_per_class_top1(logits, labels) == pytest.approx(recall)
     group = np.random.default_rng(seed).integers(number, size=len(true))
     accuracies = [(predicted == true)[group == member].mean() for member in np.unique(group)]
     names = [f"group {member}" for member in group]
-    assert mean_group_top1(logits, labels, names) == pytest.approx(np.mean(accuracies))
-    assert worst_group_top1(logits, labels, names) == pytest.approx(min(accuracies))
+    assert metrics.mean_group_top1(logits, labels, names) == pytest.approx(np.mean(accuracies))
+    assert metrics.worst_group_top1(logits, labels, names) == pytest.approx(min(accuracies))
 
 
 class MacTensor(Tensor):

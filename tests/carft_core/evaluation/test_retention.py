@@ -21,6 +21,7 @@ from carft_sweep.carft_core.runs.identity import evaluation_digest, identify
 from carft_sweep.carft_core.training.loop import epochs
 from carft_sweep.carft_core.training.setup import open_setup, other_data
 from tests import downstream_tree
+from tests.carft_core.refusals import refused
 from tests.carft_core.trained import Config, trained, weights
 
 
@@ -142,27 +143,21 @@ def opened_others(config: TrialConfig) -> dict[str, FamilyData]:
 
 
 def test_names_are_those_of_other_families_each_once(config: Config) -> None:
-    refused = r"eval\.retention\[0\]: unknown family 'cifar11'; did you"
-    with pytest.raises(RequestError, match=refused):
-        config("cifar11")
-    with pytest.raises(RequestError, match=r"eval\.retention: dtd is in the list twice"):
-        config("dtd", "dtd")
-    with pytest.raises(RequestError, match=r"eval\.retention: dtd is what the run is tuned on"):
-        opened_others(config("dtd"))
+    refused(r"eval\.retention\[0\]: unknown family 'cifar11'; did you", config, "cifar11")
+    refused(r"eval\.retention: dtd is in the list twice", config, "dtd", "dtd")
+    refused(r"eval\.retention: dtd is what the run is tuned on", opened_others, config("dtd"))
     assert opened_others(config()) == {}
 
 
 def test_data_that_are_not_there_are_told_at_once(
     config: Config, root: Path, tmp_path: Path
 ) -> None:
-    lacks = r"eval\.retention: food101: data\.root: .* lacks folders"
-    with pytest.raises(RequestError, match=lacks):
-        opened_others(config("food101"))
+    lacking = config("food101")
+    refused(r"eval\.retention: food101: data\.root: .* lacks folders", opened_others, lacking)
     elsewhere = {"retention": ["cifar10"], "retention_root": str(tmp_path)}
-    with pytest.raises(RequestError, match=f"{tmp_path} lacks folders"):
-        opened_others(config(eval=elsewhere))
-    with pytest.raises(RequestError, match=r"eval\.retention_root: which folder holds the data"):
-        opened_others(config("cifar10", family="icon_shift_dev"))
+    refused(f"{tmp_path} lacks folders", opened_others, config(eval=elsewhere))
+    unplaced = config("cifar10", family="icon_shift_dev")
+    refused(r"eval\.retention_root: which folder holds the data", opened_others, unplaced)
     places = {**elsewhere, "retention_root": str(root)}
     tasks = opened_others(config(family="icon_shift_dev", eval=places))
     assert len(tasks["cifar10"].id_test) == 10
@@ -178,8 +173,7 @@ def test_a_family_that_cannot_be_measured_is_told_at_once(config: Config, tmp_pa
         return replace(data, class_names=tuple("very " * 80 + name for name in data.class_names))
 
     FAMILIES.register(Family("untested", "has no test", open_untested))
-    with pytest.raises(RequestError, match=r"eval\.retention: untested has no test"):
-        opened_others(config("untested"))
+    refused(r"eval\.retention: untested has no test", opened_others, config("untested"))
     FAMILIES.register(Family("wordy", "has long names", open_wordy))
     with pytest.raises(RequestError, match=r"eval\.retention: wordy: .* longer than the 77 tokens"):
         next(epochs(config("wordy"), 0, workdir=tmp_path))
