@@ -30,12 +30,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models import clip as clip_module
 from carft_sweep.carft_core.models import source
 from carft_sweep.carft_core.models.classifier import ImageClassifier
-from carft_sweep.carft_core.models.clip import (
-    OpenedClip,
-    draws_at_random,
-    open_model,
-    weights_digest,
-)
+from carft_sweep.carft_core.models.clip import OpenedClip, open_model, weights_digest
+from tests.carft_core.refusals import refused
+from tests.carft_core.stand_ins import failing
 from tests.carft_core.trained import same
 from tests.tiny_vit import TINY_CONFIG
 
@@ -237,15 +234,10 @@ def test_a_tag_or_config_decides_activation_and_preprocessing_but_no_size(
     ],
 )
 def test_a_config_that_describes_no_model_is_one_message_and_asks_timm_for_nothing(
-    edited: Edit,
-    monkeypatch: pytest.MonkeyPatch,
-    section: str,
-    fields: dict[str, Any],
-    message: str,
+    edited: Edit, monkeypatch: pytest.MonkeyPatch, section: str, fields: Any, message: str
 ) -> None:
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm was asked for it"))
-    with pytest.raises(RequestError, match=message):
-        open_model(str(edited(section, **fields)))
+    refused(message, open_model, str(edited(section, **fields)))
 
 
 def test_every_model_of_open_clips_may_be_opened(tmp_path: Path) -> None:
@@ -277,8 +269,7 @@ def test_a_model_of_oblong_images_is_refused(tmp_path: Path) -> None:
     config = {**TINY_CONFIG, "vision_cfg": {**VISION, "image_size": [32, 64]}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     save_file(open_clip.CLIP(**config).state_dict(), tmp_path / "open_clip_model.safetensors")
-    with pytest.raises(RequestError, match=r"wants \(32, 64\) pixels; images here are square"):
-        open_model(str(tmp_path))
+    refused(r"wants \(32, 64\) pixels; images here are square", open_model, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -291,10 +282,7 @@ def test_a_model_of_oblong_images_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_cannot_be_had_names_the_remedy(
     edited: Edit, monkeypatch: pytest.MonkeyPatch, failure: Exception, message: str
 ) -> None:
-    def fail(_: str, **__: object) -> None:
-        raise failure
-
-    monkeypatch.setattr(open_clip, "get_tokenizer", fail)
+    monkeypatch.setattr(open_clip, "get_tokenizer", failing(failure))
     with pytest.raises(RequestError, match=f"its tokenizer org/words {message}"):
         open_model(str(edited("text_cfg", hf_tokenizer_name="org/words")))
 
@@ -322,12 +310,10 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
 def test_a_tokenizer_of_a_models_own_is_open_clips_and_loaded_without_running_its_code(
     edited: Edit, loaded: Loaded
 ) -> None:
-    options = {"clean": "canonicalize"}
-    folder = edited("text_cfg", hf_tokenizer_name="x", tokenizer_kwargs=options)
+    folder = edited("text_cfg", hf_tokenizer_name="x", tokenizer_kwargs={"clean": "canonicalize"})
     assert isinstance(open_model(str(folder)).tokenizer, open_clip.tokenizer.HFTokenizer)
     ((name, arguments),) = loaded
-    assert name == str(folder)
-    assert arguments["trust_remote_code"] is False
+    assert (name, arguments["trust_remote_code"]) == (str(folder), False)
 
 
 @pytest.mark.parametrize("hf", [{}, {"hf_tokenizer_name": "x"}])
@@ -336,18 +322,15 @@ def test_a_model_cannot_choose_how_its_tokenizer_is_opened(
     edited: Edit, loaded: Loaded, option: str, hf: dict[str, str]
 ) -> None:
     folder = edited("text_cfg", tokenizer_kwargs={"clean": "lower", option: "/etc/x.gz"}, **hf)
-    with pytest.raises(RequestError, match=f"tokenizer_kwargs: {option} cannot be set"):
-        open_model(str(folder))
+    refused(f"tokenizer_kwargs: {option} cannot be set", open_model, str(folder))
     assert loaded == []
 
 
 def test_texts_are_cut_from_the_length_on_at_which_open_clip_cuts(tiny_clip: OpenedClip) -> None:
     # Start and end take two of the 77 tokens; each "a" takes one.
     texts = ["", "a " * 74, "a " * 75, "a " * 76, "a " * 300]
-    assert tiny_clip.context_length == 77
-    assert tiny_clip.cut_texts(texts) == [3, 4]
-    full = tiny_clip.tokenizer([texts[2]])
-    assert torch.equal(full, tiny_clip.tokenizer([texts[3]]))
+    assert (tiny_clip.context_length, tiny_clip.cut_texts(texts)) == (77, [3, 4])
+    assert torch.equal(tiny_clip.tokenizer([texts[2]]), tiny_clip.tokenizer([texts[3]]))
 
 
 @pytest.mark.parametrize("kind", ["end", "start, end", "padded by the end mark", "class mark last"])
@@ -378,8 +361,7 @@ def test_the_digest_is_of_architecture_and_weights_and_of_nothing_else(
     for file in files:
         shutil.copy(tiny_clip_files / "open_clip_model.safetensors", file)
     first, second = (weights_digest(registered, str(file)) for file in files)
-    assert first == second
-    assert len(first) == 64
+    assert (first, len(first)) == (second, 64)
     state["logit_scale"] += 1
     save_file(state, tmp_path / "other.safetensors")
     assert weights_digest(registered, str(tmp_path / "other.safetensors")) != first
@@ -424,7 +406,7 @@ def test_an_image_tower_that_draws_at_random_while_it_trains_is_known(
     vision: dict[str, object], expected: bool, edited: Edit
 ) -> None:
     folder = str(edited("vision_cfg", image_size=224, **vision))
-    assert draws_at_random(folder, None, weights_digest(folder)) is expected
+    assert clip_module.draws_at_random(folder, None, weights_digest(folder)) is expected
 
 
 def test_the_digest_needs_no_model(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.imagenet import IMAGENET
-from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.evaluation.measure import predict
 from carft_sweep.carft_core.models.classifier import ImageClassifier, linear_head, tower_outputs
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.prompts import class_weights, template_set, text_features
 from carft_sweep.carft_core.models.towers import outputs_by_depth, quarters
 from tests.carft_core.bare_teacher import bare_teacher
-from tests.carft_core.trained import trained
+from tests.carft_core.refusals import refused
+from tests.carft_core.trained import Config, trained
 
 NAME = "small_vit_224"
 SMALL_VIT = {
@@ -37,8 +35,7 @@ SMALL_VIT = {
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training checkpoint as open_clip's own script saves it, of an architecture that open_clip
-    knows by NAME from now on; random weights.
-    """
+    knows by NAME from now on; random weights."""
     folder = tmp_path_factory.mktemp("small_vit")
     (folder / f"{NAME}.json").write_text(json.dumps(SMALL_VIT))
     open_clip.add_model_config(folder)
@@ -51,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_car_ft_trains_from_a_checkpoint_file(
-    toy_config: Callable[..., TrialConfig], checkpoint: Path, tmp_path: Path
+    toy_config: Config, checkpoint: Path, tmp_path: Path
 ) -> None:
     config = toy_config(
         {
@@ -100,12 +97,8 @@ TOWERS: dict[str, dict[str, Any]] = {
     "convnext": {**TIMM, "timm_model_name": "test_convnext"},
     "timm_vit": {**TIMM, "timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token"},
 }
-TOKENS = {
-    "vit": [17] * 5,
-    "resnet": [256, 256, 64, 16, 4],
-    "convnext": [256, 256, 64, 16, 4],
-    "timm_vit": [101] * 5,
-}
+PYRAMID = [256, 256, 64, 16, 4]
+TOKENS = {"vit": [17] * 5, "resnet": PYRAMID, "convnext": PYRAMID, "timm_vit": [101] * 5}
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -125,5 +118,4 @@ def test_the_outputs_of_the_layers_are_those_that_the_tower_itself_passes_on(nam
 
 
 def test_a_tower_with_other_layers_is_refused() -> None:
-    with pytest.raises(RequestError, match="the layers of its image tower"):
-        quarters(nn.Sequential(nn.Conv2d(3, 8, 4)))
+    refused("the layers of its image tower", quarters, nn.Sequential(nn.Conv2d(3, 8, 4)))

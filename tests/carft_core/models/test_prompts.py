@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,17 @@ from carft_sweep.carft_core.models import prompts
 from carft_sweep.carft_core.models.clip import OpenedClip
 from carft_sweep.carft_core.models.prompts import (
     KNOWN_WORDS,
-    MAX_BYTES,
-    TEMPLATE_SETS,
     TemplateSet,
     class_weights,
-    context_set,
     context_weights,
-    leaked_domains,
-    mistakes,
     named_domains,
     read_template_file,
     template_set,
     text_features,
-    without,
 )
 from carft_sweep.carft_core.training.numerics import arithmetic
+from tests.carft_core.refusals import refusal, refused
+from tests.carft_core.stand_ins import watched
 
 CPU = torch.device("cpu")
 NAMES = ["tench", "goldfish", "kite (bird of prey)", "{odd} name", "tench"]
@@ -46,7 +41,7 @@ THREE = TemplateSet("three", ("a photo of a {}.", "{}", "a sketch of the {}"))
 
 
 def test_every_set_is_known_under_its_own_name_and_fills_in_the_class() -> None:
-    for name, templates in TEMPLATE_SETS.items():
+    for name, templates in prompts.TEMPLATE_SETS.items():
         assert template_set(name) is templates
         assert templates.name == name
         assert [*templates.texts(["cat"])] == [t.replace("{}", "cat") for t in templates.templates]
@@ -102,13 +97,11 @@ def test_named_domains_are_whole_words_of_the_templates_or_declared(tmp_path: Pa
 )
 def test_an_unknown_set_or_bad_file_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "own.txt").write_text("a photo\n")
-    with pytest.raises(RequestError, match=f"(?s){message}"):
-        template_set(name.replace("{}", str(tmp_path)))
+    refused(f"(?s){message}", template_set, name.replace("{}", str(tmp_path)))
 
 
 def test_no_invalid_set_can_be_made_and_the_digest_is_of_templates_in_order_only() -> None:
-    with pytest.raises(RequestError, match="template set none is empty"):
-        TemplateSet("none", ())
+    refused("template set none is empty", TemplateSet, "none", ())
     with pytest.raises(InvalidConfig, match=r"bad\[1\]: 'b' has no .*\nbad\[2\]: .*twice"):
         TemplateSet("bad", ("a {}", "b", "a {}"))
     templates = TemplateSet("one", ("a {}", "b {}"), ("x",))
@@ -197,14 +190,10 @@ def test_features_are_in_fp32_without_tf32_whatever_is_set(
     tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del cache
-    seen: list[bool] = []
-    encode = OpenedClip.encode_text
-
-    def watched(clip: OpenedClip, texts: Sequence[str]) -> Tensor:
-        seen.append(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
-        return encode(clip, texts)
-
-    monkeypatch.setattr(OpenedClip, "encode_text", watched)
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    seen = watched(
+        monkeypatch, OpenedClip, "encode_text", lambda *_: matmul.allow_tf32 or cudnn.allow_tf32
+    )
     with arithmetic(CPU, "tf32"):
         text_features(tiny_clip, THREE, NAMES, device=CPU)
         assert torch.backends.cudnn.allow_tf32
@@ -213,9 +202,8 @@ def test_features_are_in_fp32_without_tf32_whatever_is_set(
 
 def test_a_prompt_that_would_be_cut_is_refused_by_template_and_class(tiny_clip: OpenedClip) -> None:
     templates = TemplateSet("long", ("a {}", "a " * 70 + "{}"))
-    with pytest.raises(RequestError) as caught:
-        text_features(tiny_clip, templates, ["cat", "dog " * 6], device=CPU)
-    assert caught.match(r"^template 'a a .*a \{\}' with class 'dog dog .*' is longer than the 77")
+    words = r"^template 'a a .*a \{\}' with class 'dog dog .*' is longer than the 77"
+    refused(words, text_features, tiny_clip, templates, ["cat", "dog " * 6], device=CPU)
     assert text_features(tiny_clip, templates, ["cat"], device=CPU).shape == (2, 1, 32)
 
 
@@ -234,9 +222,7 @@ def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_a
     first = text_features(tiny_clip, THREE, NAMES, device=CPU)
     monkeypatch.setattr(prompts, "_encoded", never)
     renamed = dataclasses.replace(THREE, name="other", domains=("sketch",))
-    stored = [
-        text_features(tiny_clip, templates, NAMES, device=CPU) for templates in (THREE, renamed)
-    ]
+    stored = [text_features(tiny_clip, words, NAMES, device=CPU) for words in (THREE, renamed)]
     assert all(torch.equal(features, computed) for features in (first, *stored))
     assert len(kept_files(cache)) == 1
 
@@ -254,10 +240,7 @@ def test_what_is_kept_equals_what_was_computed_bit_for_bit_and_is_not_computed_a
     ids=["clip", "template", "order of templates", "class", "order of classes", "revision"],
 )
 def test_a_change_in_anything_that_matters_is_computed_anew(
-    tiny_clip: OpenedClip,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[..., tuple[OpenedClip, TemplateSet, list[str]]] | None,
+    tiny_clip: OpenedClip, cache: Path, monkeypatch: pytest.MonkeyPatch, change: Any
 ) -> None:
     text_features(tiny_clip, THREE, NAMES, device=CPU)
     asked = (tiny_clip, THREE, NAMES)
@@ -288,21 +271,19 @@ HELD_OUT = [(name, domain) for name, folders in FOLDERS.items() for domain in fo
 
 
 def contexts(family: str, test: str | None, named: str | None = None) -> TemplateSet:
-    data = DataConfig(family=family, test_domain=test)
     default = FAMILIES[family].defaults["prompts.contexts"]
-    return context_set(named or str(default), data)
+    return prompts.context_set(named or str(default), DataConfig(family=family, test_domain=test))
 
 
 def marked(templates: TemplateSet, family: str, test: str | None) -> list[str]:
     data = DataConfig(family=family, test_domain=test)
-    return leaked_domains(templates, data, FAMILIES[family].domains)
+    return prompts.leaked_domains(templates, data, FAMILIES[family].domains)
 
 
 @pytest.mark.parametrize(("family", "domain"), HELD_OUT)
 def test_a_familys_own_contexts_never_name_what_is_held_out(family: str, domain: str) -> None:
     templates = contexts(family, domain)
-    assert named_domains(templates, [domain]) == ()
-    assert marked(templates, family, domain) == []
+    assert (named_domains(templates, [domain]), marked(templates, family, domain)) == ((), [])
     assert len(templates.templates) > 5
 
 
@@ -314,9 +295,6 @@ def test_what_names_the_held_out_domain_goes_and_all_else_stays() -> None:
     assert {"cartoon", "photo", "art painting"} <= set(known.domains)
     assert known.name == "known_domain_words without sketch"
     assert len({contexts("domain_net", domain).digest for domain in FOLDERS["domain_net"]}) == 6
-
-
-def test_where_the_words_name_none_the_set_is_whole() -> None:
     assert contexts("vlcs", "sun09", named=KNOWN_WORDS) is template_set(KNOWN_WORDS)
     assert template_set(KNOWN_WORDS).digest == template_set("domain_words").digest
     assert contexts("icon_shift", None, named=KNOWN_WORDS) is template_set(KNOWN_WORDS)
@@ -330,11 +308,9 @@ def test_another_set_is_taken_as_it_is_and_marked_by_what_is_held_out_or_by_all(
     training = TemplateSet("of training", ("a photo of a {}", "a cartoon of a {}"))
     assert marked(training, "pacs", "sketch") == []
     assert marked(TemplateSet("icons", ("a pixel {}",)), "icon_shift", None) == ["pixel"]
-
-
-def test_contexts_that_all_name_what_is_held_out_are_refused() -> None:
-    with pytest.raises(RequestError, match="nothing is left of mine without sketch, photo"):
-        without(TemplateSet("mine", ("a sketch of a {}", "a {}, a photo")), ["sketch", "photo"])
+    mine = TemplateSet("mine", ("a sketch of a {}", "a {}, a photo"))
+    message = "nothing is left of mine without sketch, photo"
+    refused(message, prompts.without, mine, ["sketch", "photo"])
 
 
 def written(tmp_path: Path, name: str, content: str | bytes) -> Path:
@@ -374,7 +350,7 @@ BRACES = "has other braces; the class is written {}"
     ],
 )
 def test_each_mistake_in_a_template_has_its_message(template: str, message: str) -> None:
-    ((index, mistake),) = mistakes(["a {}", template])
+    ((index, mistake),) = prompts.mistakes(["a {}", template])
     assert index == 1
     assert message in mistake
 
@@ -383,14 +359,12 @@ def test_each_mistake_in_a_template_has_its_message(template: str, message: str)
 def test_a_template_passes_with_one_placeholder_and_no_other_brace(template: str) -> None:
     parts = template.split("{}")
     good = len(parts) == 2 and not any(brace in part for part in parts for brace in "{}")
-    assert (not list(mistakes([template]))) == good
+    assert (not list(prompts.mistakes([template]))) == good
 
 
 def test_all_mistakes_of_a_text_file_come_at_once_with_their_places(tmp_path: Path) -> None:
     path = written(tmp_path, "mine.txt", "# set\na photo\n\na {}\na {x}\na {}\n")
-    with pytest.raises(RequestError) as caught:
-        read_template_file(path)
-    places = [line.split(": ")[:2] for line in str(caught.value).splitlines()]
+    places = [line.split(": ")[:2] for line in refusal(read_template_file, path).splitlines()]
     assert places == [[str(path), f"templates[{index}]"] for index in (0, 2, 3)]
 
 
@@ -423,9 +397,7 @@ NO_MAPPING = "must be a mapping with `templates:`"
 )
 def test_mistakes_in_yaml_are_told_by_place(tmp_path: Path, text: str, messages: list[str]) -> None:
     path = written(tmp_path, "mine.yaml", text)
-    with pytest.raises(RequestError) as caught:
-        read_template_file(path)
-    lines = str(caught.value).splitlines()
+    lines = refusal(read_template_file, path).splitlines()
     assert len(lines) == len(messages)
     for line, message in zip(lines, messages, strict=True):
         assert line.startswith(str(path))
@@ -433,20 +405,22 @@ def test_mistakes_in_yaml_are_told_by_place(tmp_path: Path, text: str, messages:
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=f"^{Path.cwd() / 'no.txt'} cannot be read: No such"):
-        read_template_file(Path("no.txt"))
+    refused(f"^{Path.cwd() / 'no.txt'} cannot be read: No such", read_template_file, Path("no.txt"))
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(RequestError, match=r"folder\.txt cannot be read: Is a directory"):
         read_template_file(tmp_path / "folder.txt")
     for name, content, message in (
         ("latin.txt", b"caf\xe9 {}", r"latin\.txt is not text in UTF-8"),
-        ("big.txt", b"a" * (MAX_BYTES + 1), r"big\.txt has \d+ bytes; at most \d+ are read"),
+        (
+            "big.txt",
+            b"a" * (prompts.MAX_BYTES + 1),
+            r"big\.txt has \d+ bytes; at most \d+ are read",
+        ),
         ("mine.json", b"{}", r"ends in one of \.txt, \.yaml, \.yml"),
         ("mine.txt", b"", r"holds no template; one a line, such as"),
         ("mine.txt", b"\n# only a comment\n", r"holds no template; one a line, such as"),
     ):
-        with pytest.raises(RequestError, match=message):
-            read_template_file(written(tmp_path, name, content))
+        refused(message, read_template_file, written(tmp_path, name, content))
 
 
 @settings(
@@ -455,13 +429,12 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 @given(content=st.binary(max_size=200), ending=st.sampled_from([".txt", ".yaml"]))
 def test_any_bytes_are_a_set_or_one_refusal(tmp_path: Path, content: bytes, ending: str) -> None:
     path = written(tmp_path, f"any{ending}", content)
-    refusal = ""
-    templates: tuple[str, ...] = ()
+    message, templates = "", tuple[str, ...]()
     try:
         templates = read_template_file(path).templates
     except RequestError as error:
-        refusal = str(error)
-    assert (str(path) in refusal) != bool(templates)
+        message = str(error)
+    assert (str(path) in message) != bool(templates)
     assert all(template.count("{}") == 1 for template in templates)
 
 
@@ -476,15 +449,13 @@ def test_what_looks_like_a_number_or_a_date_is_text(tmp_path: Path, name: str) -
 
 def test_many_templates_are_checked_in_linear_time() -> None:
     started = time.process_time()
-    assert not list(mistakes([f"{number} {{}}" for number in range(50_000)]))
+    assert not list(prompts.mistakes([f"{number} {{}}" for number in range(50_000)]))
     assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("name", ["mine.txt", "mine.yaml"])
 def test_a_device_and_a_pipe_are_not_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(RequestError, match="is not a regular file"):
-        read_template_file(tmp_path / name)
+    refused("is not a regular file", read_template_file, tmp_path / name)
     os.mkfifo(tmp_path / f"pipe.{name}")
-    with pytest.raises(RequestError, match="is not a regular file"):
-        read_template_file(tmp_path / f"pipe.{name}")
+    refused("is not a regular file", read_template_file, tmp_path / f"pipe.{name}")

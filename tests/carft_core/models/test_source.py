@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import huggingface_hub
 import open_clip
@@ -18,6 +17,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from carft_sweep.carft_core.errors import DownloadFailed, RequestError
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.source import BUILTIN, find_model
+from tests.carft_core.refusals import refusal, refused
+from tests.carft_core.stand_ins import failing, watched
 
 HALF = (0.5, 0.5, 0.5)
 SAFE, BIN = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
@@ -51,22 +52,16 @@ def file(tmp_path: Path) -> str:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that the hub's cache was asked for; it has all of them."""
-    asked: list[str] = []
-
-    def look_up(repo: str, file: str) -> str:
-        asked.append(f"{repo}/{file}")
-        return "/somewhere"
-
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look_up)
-    return asked
+    look_up = "try_to_load_from_cache"
+    monkeypatch.setattr(huggingface_hub, look_up, lambda *_: "/somewhere")
+    return watched(monkeypatch, huggingface_hub, look_up, lambda repo, file: f"{repo}/{file}")
 
 
 def test_every_open_clip_name_takes_a_local_file(file: str) -> None:
     for name in open_clip.list_models():
         source = find_model(name, file)
         assert source.weights == Path(file)
-        assert source.architecture == open_clip.get_model_config(name)
-        assert source.tokenizer == name
+        assert (source.architecture, source.tokenizer) == (open_clip.get_model_config(name), name)
 
 
 def test_every_tag_brings_its_own_activation_and_preprocessing(asked: list[str]) -> None:
@@ -101,15 +96,12 @@ def test_a_file_takes_the_preprocessing_on_which_all_tags_of_its_name_agree(
     name: str, mean: tuple[float, ...] | None, file: str
 ) -> None:
     preprocess = find_model(name, file).preprocess
-    assert preprocess.get("mean") == mean
-    assert preprocess["interpolation"] == "bicubic"
+    assert (preprocess.get("mean"), preprocess["interpolation"]) == (mean, "bicubic")
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("vit_b_16", "ViT-B-16"), ("RN-50", "RN50")])
 def test_an_unknown_name_lists_the_near_ones_and_every_form(wrong: str, near: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        find_model(wrong, "openai")
-    message = str(caught.value)
+    message = refusal(find_model, wrong, "openai")
     assert near in message.partition("near names: ")[2].partition(". Allowed")[0].split(", ")
     for form in ("builtin", "hf-hub:<org>/<model>", "open_clip_config.json"):
         assert form in message
@@ -117,10 +109,8 @@ def test_an_unknown_name_lists_the_near_ones_and_every_form(wrong: str, near: st
 
 @pytest.mark.parametrize("name", ["", "\0", "~nobody-here", "a" * 5000, "hf-hub:", "local-dir:"])
 def test_a_name_that_could_be_nothing_is_refused_like_any_other(name: str) -> None:
-    with pytest.raises(RequestError, match=r"model\.name|could not be downloaded"):
-        find_model(name)
-    with pytest.raises(RequestError, match=r"^model\."):
-        find_model("RN50" if name else name, name)
+    refused(r"model\.name|could not be downloaded", find_model, name)
+    refused(r"^model\.", find_model, "RN50" if name else name, name)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +132,7 @@ def test_a_name_that_could_be_nothing_is_refused_like_any_other(name: str) -> No
     ],
 )
 def test_a_wrong_name_is_told_what_can_be(name: str, pretrained: str | None, message: str) -> None:
-    with pytest.raises(RequestError, match=message):
-        find_model(name, pretrained)
+    refused(message, find_model, name, pretrained)
 
 
 def test_builtin_and_a_folder_with_or_without_open_clips_prefix_are_models(
@@ -156,8 +145,7 @@ def test_builtin_and_a_folder_with_or_without_open_clips_prefix_are_models(
         source = find_model(f"{prefix}{tiny_clip_files}")
         assert source.weights == tiny_clip_files / SAFE
         assert source.tokenizer == f"local-dir:{tiny_clip_files}"
-    with pytest.raises(RequestError, match=r"there is no file .*open_clip_config\.json"):
-        find_model(str(tmp_path))
+    refused(r"there is no file .*open_clip_config\.json", find_model, str(tmp_path))
 
 
 @pytest.fixture
@@ -187,8 +175,7 @@ def test_a_folders_weights_are_the_file_open_clip_writes_or_the_only_one(
         assert find_model(str(folder)).weights == folder / chosen
     else:
         message = rf"which file holds the weights\? Found: {', '.join(sorted(files)) or 'none'}\."
-        with pytest.raises(RequestError, match=message):
-            find_model(str(folder))
+        refused(message, find_model, str(folder))
 
 
 MODEL = b'{"model_cfg": {"embed_dim": 3, "text_cfg": {}, "vision_cfg": {}}'
@@ -207,8 +194,7 @@ MODEL = b'{"model_cfg": {"embed_dim": 3, "text_cfg": {}, "vision_cfg": {}}'
 )
 def test_a_broken_config_says_what_is_wrong(folder: Path, config: bytes, message: str) -> None:
     (folder / "open_clip_config.json").write_bytes(config)
-    with pytest.raises(RequestError, match=message):
-        find_model(str(folder))
+    refused(message, find_model, str(folder))
 
 
 def test_a_hub_model_that_was_downloaded_once_needs_no_network_but_for_a_tokenizer_of_its_own(
@@ -216,8 +202,7 @@ def test_a_hub_model_that_was_downloaded_once_needs_no_network_but_for_a_tokeniz
 ) -> None:
     snapshot = put_in_hub(offline, "org/tiny", tiny_clip_files)
     source = find_model("hf-hub:org/tiny")
-    assert source.weights == snapshot / SAFE
-    assert source.architecture["embed_dim"] == 32
+    assert (source.weights, source.architecture["embed_dim"]) == (snapshot / SAFE, 32)
     assert source.tokenizer.startswith("local-dir:")
     set_text(snapshot, hf_tokenizer_name="org/words")
     assert find_model("hf-hub:org/tiny").tokenizer.startswith("hf-hub:")
@@ -233,49 +218,31 @@ def test_a_hub_model_that_was_downloaded_once_needs_no_network_but_for_a_tokeniz
 def test_a_download_that_fails_names_the_way_without_a_network(
     offline: Path, name: str, pretrained: str | None, asked: str
 ) -> None:
-    with pytest.raises(RequestError) as caught:
-        find_model(name, pretrained)
-    assert caught.match(
-        rf"^{asked} could not be downloaded \(.*use a local file, model\.name: .* with "
-        "model.pretrained: <path"
-    )
-    assert "\n" not in str(caught.value)
+    way = r"use a local file, model\.name: .* with model.pretrained: <path"
+    message = refusal(find_model, name, pretrained)
+    assert re.match(rf"{asked} could not be downloaded \(.*{way}", message)
+    assert "\n" not in message
     assert not offline.exists()
 
 
 def test_without_a_network_one_name_is_tried(
     offline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-
-    def unreachable(*where: str) -> str:
-        asked.append("/".join(where))
-        raise LocalEntryNotFoundError("no network")
-
+    unreachable = failing(LocalEntryNotFoundError("no network"))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(RequestError, match="no network"):
-        find_model("RN50", "openai")
+    asked = watched(monkeypatch, huggingface_hub, "hf_hub_download", lambda *names: "/".join(names))
+    refused("no network", find_model, "RN50", "openai")
     assert asked == ["timm/resnet50_clip.openai/open_clip_model.safetensors"]
     assert not offline.exists()
-
-
-def raising(error: Exception) -> Callable[..., Any]:
-    def fail(*_: object) -> None:
-        raise error
-
-    return fail
 
 
 @pytest.mark.usefixtures("offline")
 def test_where_no_name_is_resolved_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    asked = raising(LocalEntryNotFoundError("asked"))
+    asked = failing(LocalEntryNotFoundError("asked"))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", asked)
-
-    def unknown(host: str, _: object) -> None:
-        raise socket.gaierror(f"{host} not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    unknown = socket.gaierror("huggingface.co not known")
+    monkeypatch.setattr(socket, "getaddrinfo", failing(unknown))
     proxies: dict[str, str] = {}
     monkeypatch.setattr("carft_sweep.carft_core.models.source.getproxies", lambda: proxies)
     with pytest.raises(DownloadFailed, match=r"not be downloaded \(huggingface\.co not known"):
@@ -310,7 +277,7 @@ class Answered(OSError):
 def test_what_may_succeed_later_is_told_from_what_never_will(
     monkeypatch: pytest.MonkeyPatch, error: Exception, passes: bool
 ) -> None:
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(error))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing(error))
     with pytest.raises(RequestError, match="could not be downloaded") as caught:
         find_model("hf-hub:org/tiny")
     assert isinstance(caught.value, DownloadFailed) is passes
@@ -340,8 +307,7 @@ def test_a_tag_outside_the_hub_is_fetched_by_open_clip_and_a_failure_is_one_mess
         tag = {"url": (tmp_path / f"{name}.pt").as_uri()}
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED["RN50"], name, tag)
     assert find_model("RN50", "here").weights.read_bytes() == b"abc"
-    with pytest.raises(RequestError, match=r"gone \(of RN50\) could not be downloaded"):
-        find_model("RN50", "gone")
+    refused(r"gone \(of RN50\) could not be downloaded", find_model, "RN50", "gone")
 
 
 def set_text(folder: Path, **text: str) -> None:
@@ -362,6 +328,5 @@ def test_a_model_of_the_hub_takes_its_tokenizer_from_no_unknown_repository(
     if is_taken:
         open_model("hf-hub:org/tiny")
     else:
-        with pytest.raises(RequestError, match=f"tokenizer is that of another repository, {repo}"):
-            open_model("hf-hub:org/tiny")
+        refused(f"tokenizer is that of another repository, {repo}", open_model, "hf-hub:org/tiny")
     assert opening == ([{"trust_remote_code": False}] if is_taken else [])

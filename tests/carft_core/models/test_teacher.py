@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import Source
 from carft_sweep.carft_core.data.transforms import AUGMENTATIONS
 from carft_sweep.carft_core.models import teacher
 from carft_sweep.carft_core.models.clip import open_model
 from carft_sweep.carft_core.models.teacher import Teacher, is_convolutional
 from carft_sweep.carft_core.training.setup import RunSetup, open_setup
-
-Config = Callable[..., TrialConfig]
+from tests.carft_core.trained import Config
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.families.icon_shift import ICON_SHIFT_DEV, ICON_TEMPLATES
 from carft_sweep.carft_core.data.transforms import Transform
 from carft_sweep.carft_core.models.source import BUILTIN
+from tests.carft_core.stand_ins import failing
 from tools.builtin import tiny_clip
 from tools.builtin.batches import Batches, related
 from tools.builtin.corpus import Corpus
@@ -66,9 +67,7 @@ def test_it_names_drawings_it_has_not_seen(model: open_clip.CLIP) -> None:
     data = ICON_SHIFT_DEV.open(DataConfig(family="icon_shift_dev"))
     tokenizer = open_clip.get_tokenizer(NAME)
     tokens = [tokenizer([t.format(name) for t in ICON_TEMPLATES]) for name in data.class_names]
-    features = torch.stack(
-        [model.encode_text(prompts, normalize=True).mean(0) for prompts in tokens]
-    )
+    features = torch.stack([model.encode_text(texts, normalize=True).mean(0) for texts in tokens])
     transform = Transform(32, tuple(model.visual.image_mean), tuple(model.visual.image_std))
     for name, split in {"id/test": data.id_test, **data.shifts}.items():
         rows = range(0, len(split), 4)
@@ -91,8 +90,7 @@ def _pairs(count: int) -> list[Pair]:
 
 def test_a_batch_is_a_function_of_seed_and_step_and_holds_no_concept_twice() -> None:
     count = 40
-    draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 255, (count, 48, 48, 4), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 48, 48, 4), dtype=np.uint8)
     open_clip.add_model_config(BUILTIN["builtin"])
 
     def batches(seed: int, min_designers: int = 1) -> Batches:
@@ -115,13 +113,11 @@ def test_a_batch_is_a_function_of_seed_and_step_and_holds_no_concept_twice() -> 
     assert not torch.equal(first(5).images, first(6).images)
     assert not torch.equal(first(5).images, batches(1)(5).images)
     assert len({tuple(text.tolist()) for text in first(5).texts}) == 8
-    of_several = batches(0, min_designers=3)(5).concepts
-    assert sorted(of_several) == [f"thing {n}" for n in range(8)]
+    assert sorted(batches(0, min_designers=3)(5).concepts) == [f"thing {n}" for n in range(8)]
 
 
 def _corpus(count: int) -> Corpus:
-    draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 255, (count, 48, 48, 4), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 48, 48, 4), dtype=np.uint8)
     flags = np.ones(count, dtype=bool)
     pairs = _pairs(count)
     development = next(name for name in read_classes() if subset_of(name) == "development")
@@ -144,11 +140,8 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     corpus, work = _corpus(20), tmp_path / "killed"
     whole = tiny_clip.train("builtin_vit", DISTILLED, corpus, tmp_path / "whole", every=2)
 
-    def die(*_: object) -> None:
-        raise KilledError
-
     # Killed after each of its steps: once it has written the checkpoint, before the log.
-    monkeypatch.setattr("tools.builtin.tiny_clip._write_log", die)
+    monkeypatch.setattr(tiny_clip, "_write_log", failing(KilledError()))
     for _ in range(DISTILLED.steps):
         with pytest.raises(KilledError):
             tiny_clip.train("builtin_vit", DISTILLED, corpus, work, every=2, seconds=0)
@@ -213,9 +206,8 @@ def test_the_loss_is_least_on_the_diagonal_and_a_name_within_another_is_no_wrong
     spared[0, 1] = spared[1, 0] = spared[2, 3] = spared[3, 2] = True
     assert torch.equal(related(names), spared)
     features, scale = torch.ones(4, 1), torch.tensor(1.0)
-    assert float(tiny_clip.contrastive_loss(features, features, scale, spared)) == pytest.approx(
-        np.log(3)
-    )
+    loss = tiny_clip.contrastive_loss(features, features, scale, spared)
+    assert float(loss) == pytest.approx(np.log(3))
     features, scale, none = torch.eye(4), torch.tensor(20.0), torch.zeros_like(spared)
     assert tiny_clip.contrastive_loss(features, features, scale, none) < 1e-6
     assert tiny_clip.contrastive_loss(features, features.roll(1, 0), scale, none) > 10
