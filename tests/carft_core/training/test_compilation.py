@@ -52,9 +52,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is_written_and_says_so(
     recorded = json.loads((tmp_path / "one" / "trained.json").read_text())
     assert recorded["warnings"] == result.warnings
     plain = trained(toy_config(), tmp_path / "two")
-    assert plain.warnings == []
-    assert plain.digest == result.digest
-    assert plain.metrics == result.metrics
+    assert (plain.warnings, plain.digest, plain.metrics) == ([], result.digest, result.metrics)
 
 
 @pytest.mark.slow
@@ -62,7 +60,6 @@ def test_what_cannot_be_compiled_is_trained_as_it_is_written_and_says_so(
 def test_a_compiled_run_is_that_of_the_plain_one_up_to_rounding(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: object
 ) -> None:
-    """With merges, a checkpoint in between, and a micro-batch."""
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
     changes: dict[str, Any] = {
         "algorithm": algorithm,
@@ -70,7 +67,6 @@ def test_a_compiled_run_is_that_of_the_plain_one_up_to_rounding(
         "optim.grad_checkpointing": True,
         "merges": ["wise_ft"],
     }
-
     results, states = [], []
     for compile_ in (False, True):
         config, folder = toy_config({**changes, "compile": compile_}), tmp_path / str(compile_)
@@ -95,8 +91,7 @@ def test_this_compiler_gives_the_weights_up_to_rounding(toy_config: Config, tmp_
     states = []
     for compile_ in (False, True):
         folder = tmp_path / str(compile_)
-        result = trained(toy_config({**changes, "compile": compile_}), folder)
-        assert result.warnings == []
+        assert trained(toy_config({**changes, "compile": compile_}), folder).warnings == []
         states.append(weights(folder))
     torch.testing.assert_close(states[1], states[0], rtol=RELATIVE, atol=ABSOLUTE)
     before = open_setup(toy_config(changes)).teacher.classifier.visual.state_dict()

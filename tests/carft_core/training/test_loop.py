@@ -32,7 +32,11 @@ from carft_sweep.carft_core.training.loop import epochs, set_training_mode, trai
 from carft_sweep.carft_core.training.optim import OPTIMISERS, OptimConfig
 from carft_sweep.carft_core.training.resumption import DamagedCheckpoint, restore
 from tests.carft_core.other_device import other_device
+from tests.carft_core.refusals import refused
+from tests.carft_core.stand_ins import watched
 from tests.carft_core.trained import Config, killed_after, numbers, same, stopped, trained, weights
+
+BEST = {"result": "best_val"}
 
 
 def ended(config: TrialConfig, folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -183,17 +187,14 @@ def test_a_checkpoint_that_cannot_be_written_says_why(tmp_path: Path, numbers: i
 def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never before the history: a process that ends between the two would leave an epoch that
-    nobody is ever told of."""
-    config, saved = toy_config({"optim.epochs": 3}), list[int]()
-    save = RunFolder.save_checkpoint
+    """Behind the history: else an end between the two would leave an epoch nobody is told of."""
+    config = toy_config({"optim.epochs": 3})
 
-    def counted(self: RunFolder, progress: Mapping[str, Any]) -> None:
-        saved.append(progress["history"][-1]["epoch"])
-        assert len(self.history()) == len(progress["history"])
-        save(self, progress)
+    def last_epoch(folder: RunFolder, progress: Mapping[str, Any]) -> int:
+        assert len(folder.history()) == len(progress["history"])
+        return progress["history"][-1]["epoch"]
 
-    monkeypatch.setattr(RunFolder, "save_checkpoint", counted)
+    saved = watched(monkeypatch, RunFolder, "save_checkpoint", last_epoch)
     ended(config, tmp_path / "short")
     assert saved == [], "it takes less than ten seconds"
     stopped(config, tmp_path / "closed", after=1)
@@ -221,8 +222,7 @@ def test_a_checkpoint_is_kept_as_often_as_it_takes_a_hundredth_of_the_time(
     clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
     monkeypatch.setattr(train_module, "time", clock)
     monkeypatch.setattr(RunFolder, "save_checkpoint", save)
-    config = toy_config({"optim.epochs": saved_at[-1] + 1})
-    for _ in epochs(config, 0, workdir=tmp_path):
+    for _ in epochs(toy_config({"optim.epochs": saved_at[-1] + 1}), 0, workdir=tmp_path):
         now[0] += epoch
     assert saved == saved_at
 
@@ -250,14 +250,7 @@ def test_activations_that_are_computed_again_give_the_same_weights(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: object
 ) -> None:
     """On one CPU the very same; on a GPU up to rounding."""
-    calls: list[object] = []
-    again = open_clip.transformer.checkpoint
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args[0])
-        return again(*args, **kwargs)
-
-    monkeypatch.setattr(open_clip.transformer, "checkpoint", counted)
+    calls = watched(monkeypatch, open_clip.transformer, "checkpoint", lambda *args, **_: args[0])
     plain = ended(toy_config({"algorithm": algorithm, "optim.epochs": 1}), tmp_path / "plain")
     assert not calls
     changes = {"algorithm": algorithm, "optim.epochs": 1, "optim.grad_checkpointing": True}
@@ -283,18 +276,10 @@ def test_a_tower_that_cannot_compute_its_activations_again_is_refused() -> None:
 def test_no_more_than_a_micro_batch_is_held_at_once(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
-    loss = CarFt.loss
-
-    def counting(self: CarFt, model: nn.Module, batch: Batch, teacher: Teacher) -> Loss:
-        seen.append(len(batch.labels))
-        return loss(self, model, batch, teacher)
-
-    monkeypatch.setattr(CarFt, "loss", counting)
+    seen = watched(monkeypatch, CarFt, "loss", lambda _, __, batch, ___: len(batch.labels))
     one_step = {"optim": {"lr": 1e-3, "steps": 1, "batch_size": 8}}
-    _, parts = epochs(
-        toy_config({**one_step, "optim.micro_batch": 3}), 0, workdir=tmp_path / "parts"
-    )
+    in_parts = toy_config({**one_step, "optim.micro_batch": 3})
+    _, parts = epochs(in_parts, 0, workdir=tmp_path / "parts")
     assert seen == [3, 3, 2]
     _, whole = epochs(toy_config(one_step), 0, workdir=tmp_path / "whole")
     for name in ("train/loss", "train/cross_entropy", "train/teacher_context_entropy"):
@@ -320,8 +305,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_one_without_terms_is_told(
     assert [report["epoch"] for report in RunFolder(tmp_path).history()] == [0]
     monkeypatch.setattr(CarFt, "loss", lambda _, model, batch, __: model(batch.images).sum())
     words = r"loss of car_ft must return \(loss, dict of terms\), two things, and not a Tensor"
-    with pytest.raises(RequestError, match=words):
-        list(epochs(config, 0, workdir=tmp_path))
+    refused(words, list, epochs(config, 0, workdir=tmp_path))
 
 
 def test_epoch_zero_tells_of_the_model_before_training(toy_config: Config, tmp_path: Path) -> None:
@@ -354,17 +338,12 @@ def test_epochs_may_be_so_many_steps(toy_config: Config, tmp_path: Path) -> None
 
 
 def test_the_result_is_the_last_or_the_best_epoch(toy_config: Config, tmp_path: Path) -> None:
-    config = toy_config({"optim.epochs": 3, "keep": {"result": "best_val"}})
-    result = trained(config, tmp_path)
-    names = {file.stem for file in (tmp_path / "weights").iterdir()}
-    assert names == {"last", "best_val"}
+    result = trained(toy_config({"optim.epochs": 3, "keep": BEST}), tmp_path)
+    assert {file.stem for file in (tmp_path / "weights").iterdir()} == {"last", "best_val"}
     history = RunFolder(tmp_path).history()[1:]
     assert result.metrics["id/val/top1"] == max(h["metrics"]["id/val/top1"] for h in history)
     last = finish(tmp_path, toy_config({"optim.epochs": 3}), 0)
     assert last.metrics["id/val/top1"] == history[-1]["metrics"]["id/val/top1"]
-
-
-BEST = {"result": "best_val"}
 
 
 def test_a_run_that_trains_again_is_not_trained_before_its_end(
@@ -389,16 +368,14 @@ def test_adding_an_alpha_evaluates_and_does_not_train(toy_config: Config, tmp_pa
     assert not is_complete(tmp_path, more)
     before = RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns
     assert list(epochs(more, 0, workdir=tmp_path)) == []
-    result = trained(more, tmp_path)
-    assert [*result.merges] == ["wise_ft@0.25", "wise_ft@0.5"]
+    assert [*trained(more, tmp_path).merges] == ["wise_ft@0.25", "wise_ft@0.5"]
     assert RunFolder(tmp_path).metrics("wise_ft@0.5").stat().st_mtime_ns == before
     assert is_complete(tmp_path, more)
 
 
 def test_what_is_kept_of_a_done_run(toy_config: Config, tmp_path: Path) -> None:
     trained(toy_config(), tmp_path / "all")
-    with pytest.raises(RequestError, match="holds another run"):
-        train(toy_config(), 1, workdir=tmp_path / "all")
+    refused("holds another run", train, toy_config(), 1, workdir=tmp_path / "all")
     assert not RunFolder(tmp_path / "all").checkpoint.exists()
     names = [file.name for file in (tmp_path / "all" / "weights").iterdir()]
     assert names == ["last.safetensors"], "B14: each improvement was written too"
@@ -428,13 +405,7 @@ def test_one_set_of_workers_serves_a_run(
     config = toy_config({"eval": {"every_epoch": True}, "merges": merges, "optim.epochs": 1})
     alone = trained(config, tmp_path / "alone")
     shutil.rmtree(cache)  # so that every image is loaded again
-    start, processes = BaseProcess.start, list[BaseProcess]()
-
-    def counted(process: BaseProcess) -> None:
-        processes.append(process)
-        start(process)
-
-    monkeypatch.setattr(BaseProcess, "start", counted)
+    processes = watched(monkeypatch, BaseProcess, "start", lambda process: process)
     by_workers = trained(config.model_copy(update={"workers": 2}), tmp_path / "both")
     assert len(processes) == 2
     assert not any(process.is_alive() for process in processes)

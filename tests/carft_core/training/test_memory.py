@@ -25,6 +25,7 @@ from carft_sweep.carft_core.training import logistic_regression, memory
 from carft_sweep.carft_core.training.loop import set_training_mode
 from carft_sweep.carft_core.training.memory import RunCost, fit_batches, run_cost
 from carft_sweep.carft_core.training.optim import freeze_all_but
+from tests.carft_core.stand_ins import failing
 from tests.carft_core.trained import Config
 
 PLAIN: dict[str, Any] = {"algorithm": "fine_tune", "precision": "fp32"}
@@ -164,8 +165,7 @@ def test_the_largest_fitting_part_is_found(
     assert fit_batches(config, 1000) == config
     for size in (500, 125):
         assert fit_batches(config, size).optim.micro_batch == size
-    assert fit_batches(config, 500, ranks=2) == config
-    assert fit_batches(config, 0) == config  # nothing fits
+    assert (fit_batches(config, 500, ranks=2), fit_batches(config, 0)) == (config, config)
 
 
 def test_a_batch_to_evaluate_fits_too_unless_the_file_says_it(toy_config: Config) -> None:
@@ -223,17 +223,13 @@ def test_what_looks_at_numbers_is_unknown_and_remembered_as_that(
 def test_what_the_cache_does_not_give_is_computed_again(
     toy_config: Config, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged file, and one of another account's."""
     config = toy_config({**PLAIN, "algorithm": "zero_shot"})
     costs = cost(config)
     (file,) = empty_cache.glob("run_cost/*.json")
     file.write_text('{"training": 1}')
     assert run_cost(config) == costs
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(memory, "read_json", refuse)
+    monkeypatch.setattr(memory, "read_json", failing(PermissionError(13, "Permission denied")))
     assert run_cost(config) == costs
 
 
@@ -273,8 +269,7 @@ def test_each_of_several_gpus_has_its_images_and_a_copy_of_all_gradients(
     toy_config: Config, fine_tuned: Callable[..., RunCost]
 ) -> None:
     half, two = fine_tuned(batch_size=64), fine_tuned(2, batch_size=128)
-    assert two.step == half.step
-    assert two.training == half.training  # activations are gone when gradients are exchanged
+    assert (two.step, two.training) == (half.step, half.training)
     single, shared = fine_tuned(batch_size=1), fine_tuned(2, batch_size=2)
     clip = open_shapes(str(toy_config().model.name), None)
     trained = sum(p.numel() for p in clip.image_tower.parameters()) * 4

@@ -21,6 +21,7 @@ from carft_sweep.carft_core.training import step_log
 from carft_sweep.carft_core.training.loop import train
 from carft_sweep.carft_core.training.step_log import EVERY, StepLog, read_points
 from tests.carft_core.ranks import on_ranks
+from tests.carft_core.stand_ins import failing
 from tests.carft_core.trained import Config, killed_after, same, weights
 
 CPU = torch.device("cpu")
@@ -67,8 +68,7 @@ def test_points_are_ten_seconds_of_training_apart_and_a_short_run_has_none(tmp_p
 
 
 def test_steps_that_are_trained_again_have_the_points_of_the_first_time(tmp_path: Path) -> None:
-    first = Training(tmp_path)
-    first.steps(5, 5.0)
+    Training(tmp_path).steps(5, 5.0)
     before = (tmp_path / "steps.jsonl").read_bytes()
     again = Training(tmp_path)
     again.steps(4, 60.0)
@@ -82,13 +82,8 @@ def test_a_line_that_a_crash_or_a_disk_damaged_costs_that_line(tmp_path: Path) -
     file = tmp_path / "steps.jsonl"
     Training(tmp_path).steps(4, 10.0)
     lines = file.read_bytes().splitlines(keepends=True)
-    bad = [
-        b'{"step": 2}\n',
-        b"\0" * 20 + b"\n",
-        b'{"step": NaN}\n',
-        lines[1].replace(b"1", b'"', 1),
-    ]
-    for damaged in bad:
+    unquoted = lines[1].replace(b"1", b'"', 1)
+    for damaged in (b'{"step": 2}\n', b"\0" * 20 + b"\n", b'{"step": NaN}\n', unquoted):
         file.write_bytes(lines[0] + damaged + lines[2] + lines[3][:-20])
         assert [*series(tmp_path, "train/lr_step")] == [1, 3]
         Training(tmp_path).steps(5, 10.0)
@@ -159,10 +154,8 @@ def test_samples_have_the_names_and_units_of_mlflows_monitors(
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
     assert 0 <= ours["cpu_utilization_percentage"] <= 100
 
-    def unknown(_: object) -> int:
-        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
-
-    monkeypatch.setattr(torch.cuda, "utilization", unknown)
+    unknown = ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+    monkeypatch.setattr(torch.cuda, "utilization", failing(unknown))
     training.steps(1, EVERY)
     known = [name for name in read_points(tmp_path)[1]["metrics"] if "gpu" in name]
     assert known == ["system/gpu_0_memory_usage_megabytes", "system/gpu_0_memory_usage_percentage"]
@@ -218,5 +211,4 @@ def test_one_of_the_ranks_of_a_run_writes_its_points(
     alone, together = (series(tmp_path / name, "train/loss_step") for name in ("one", "two"))
     assert [*alone] == [*together]
     assert together == pytest.approx(alone, rel=2e-4, abs=2e-5)
-    lines = (tmp_path / "two" / "steps.jsonl").read_text().splitlines()
-    assert len(lines) == len(alone)
+    assert len((tmp_path / "two" / "steps.jsonl").read_text().splitlines()) == len(alone)
