@@ -34,6 +34,7 @@ class GreedySoup(Soup):
         alone = [accuracy(member, teacher) for member in members]
         first, *others = sorted(range(len(members)), key=lambda number: -alone[number])
         soup, best, chosen = copy.deepcopy(members[first]), alone[first], [first]
+        soup.load_state_dict(dict(states[first]))  # `states` refuses one of another shape
         state = soup.state_dict()
         for number in others:
             before = {name: tensor.clone() for name, tensor in state.items()}
