@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy import optimize, special, stats
 
-from tests.scalar_curves import Curve, common_range, gains_of
+from tests.scalar_curves import Curve, above, common_range, gains_of, height_at
 
 Values = dict[int | None, float]
 """By seed; that of zero-shot, which no seed changes, under None."""
@@ -779,7 +779,7 @@ class _Comparison:
             **described,
             "gain": gain and gain.document(level),
             "loss": loss and loss.document(level_of_loss),
-            "difference": close((gain.mean - loss.mean) / 2, "") if gain and loss else None,
+            "difference": self.drawn_difference(candidate, reference) if gain and loss else None,
             "interval": [close(of_gain[0], ""), close(-of_loss[0], "")]
             if of_gain and of_loss
             else None,
@@ -791,6 +791,13 @@ class _Comparison:
             "settings_tried": self.tried(candidate, reference),
             "power": gain and gain.power(level, self.rule.ood_margin, slack),
         }
+
+    def drawn_difference(self, candidate: Setting, reference: Setting) -> Any:
+        """What the curves differ by as they are drawn, straight between their models."""
+        seeds = [seed for seed in candidate.runs if seed in reference.runs]
+        pairs = [(self.curve(candidate, seed), self.curve(reference, seed)) for seed in seeds]
+        values = [above(one, two, height_at) for one, two in pairs]
+        return close(float(np.mean([value for value in values if value is not None])), "")
 
     @property
     def rivals(self) -> list[Model]:

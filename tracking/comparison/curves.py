@@ -33,6 +33,7 @@ from carft_sweep.tracking.comparison.wise_ft_curve import (
     Curve,
     Floats,
     Point,
+    curve_difference,
     curve_gain,
     curve_sag,
     wise_alpha,
@@ -105,10 +106,11 @@ class CurvePair:
 
     @property
     def difference(self) -> float | None:
-        """The estimated gain, each curve in the middle of its bounds; None without both tests."""
+        """The estimated gain, of curves as a chart draws them; None without both tests."""
         if self.gain is None or self.loss is None:
             return None
-        return (self.gain.mean - self.loss.mean) / 2
+        (_, *one), (_, *two) = self._sides
+        return float(curve_difference(*one, *two).mean())
 
     @property
     def slack(self) -> float:

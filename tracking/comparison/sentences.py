@@ -213,8 +213,8 @@ def curve_details(verdict: CurveVerdict) -> Iterator[str]:
     low, high = (f"{100 * end:.1f}" for end in common)
     place = f"at {low} %" if pair.is_point else f"mean over {low} to {high} %"
     parts = [
-        f"each curve in the middle of what its measured alphas allow, {place} "
-        f"{named(endpoint.id_metric)}; the interval holds all that they allow"
+        f"each curve drawn straight between its measured alphas, {place} "
+        f"{named(endpoint.id_metric)}; the interval also holds what they leave open"
     ]
     if verdict.state == "UNDECIDED" and verdict.outcome == "no_difference":
         parts.append(f"a gain of {points(endpoint.ood_margin)} is not excluded")

@@ -182,6 +182,14 @@ def curve_gain(ids: Floats, oods: Floats, other_ids: Floats, other_oods: Floats)
     return _mean(highest_on_chords(ids, oods, at) - ood_bound(other_ids, other_oods, at))
 
 
+def curve_difference(ids: Floats, oods: Floats, other_ids: Floats, other_oods: Floats) -> Floats:
+    """Return how far curves [..., K] lie above others [..., L], each drawn straight between its
+    points; the mean as in `curve_gain`."""
+    at = _common_places(ids, other_ids)
+    lines = (highest_on_chords(*curve, at) for curve in ((ids, oods), (other_ids, other_oods)))
+    return _mean(np.subtract(*lines))
+
+
 def curve_sag(ids: Floats, oods: Floats, other_ids: Floats) -> Floats:
     """Return how far curves [..., K] may lie below their chords, mean over the ID accuracies that
     the curves `other_ids` reach too; NaN as in `curve_gain`. A single point has no chord: 0."""

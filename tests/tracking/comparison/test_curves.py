@@ -17,7 +17,7 @@ from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
-from tests.scalar_curves import Curve, above, gains_of, most_at
+from tests.scalar_curves import Curve, above, gains_of, height_at, most_at
 from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, top1
 from tests.tracking.made_up import KL, arm, known, metrics, run, zero_shot
 
@@ -116,6 +116,18 @@ def test_no_gain_is_said_if_the_loss_excludes_one_of_the_margin(spread: float, s
     assert (known(verdict.interval).high < 0.005) == (state == "NO GAIN")
     wide = ComparisonSpec(endpoint=Endpoint(ood_margin=0.1))
     assert judged(*groups, spec=wide).state == "NO GAIN"
+
+
+def test_the_estimate_is_what_the_drawn_curves_differ_by_also_where_alphas_are_few() -> None:
+    """The middles of these curves' bounds differ by +1.05 points."""
+    low, high = ((0.59, 0.43), (0.64, 0.445)), ((0.60, 0.44), (0.64, 0.46))
+    ours = [moved(((0.58, 0.40), *low), ood=own) for own in LUCK]
+    theirs = [moved(((0.58, 0.40), *high), ood=own) for own in LUCK[::-1]]
+    verdict = judged(car_ft(ours), tuned("fine_tune", theirs))
+    drawn = [known(above(one, two, height_at)) for one, two in zip(ours, theirs, strict=True)]
+    assert verdict.pair.difference == pytest.approx(np.mean(drawn))
+    assert np.mean(drawn) == pytest.approx(-0.0062, abs=1e-4)
+    assert known(verdict.interval).low < np.mean(drawn) < known(verdict.interval).high
 
 
 @pytest.mark.parametrize("curve", [LINE, ARCH, ARCH[1:]], ids=["line", "arch", "few alphas"])
