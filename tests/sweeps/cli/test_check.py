@@ -42,8 +42,8 @@ def check(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> str:
 
 
 def plan(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = carft("check", toy.file(**changes), "--json", *more).json
-    return found
+    document: dict[str, Any] = carft("check", toy.file(**changes), "--json", *more).json
+    return document
 
 
 def timed(step: float = 1.0, **changes: Any) -> TimedRun:
@@ -111,12 +111,12 @@ def test_a_run_that_was_cut_off_needs_only_what_it_lacks(toy_cli: ToySweep, carf
 def test_runs_that_a_sampler_has_yet_to_choose_are_counted_as_typical_ones(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
-    found = plan(toy_cli, carft, **RANDOM)
-    assert (found["trials"], found["unknown"], found["to_train"]) == (3, 6, 2)
-    assert found["epochs"] % 8 == 0
+    planned = plan(toy_cli, carft, **RANDOM)
+    assert (planned["trials"], planned["unknown"], planned["to_train"]) == (3, 6, 2)
+    assert planned["epochs"] % 8 == 0
     toy_cli.run(**{**RANDOM, "run_cap": 2})
-    found = plan(toy_cli, carft, **RANDOM)
-    assert (found["unknown"], found["done"]) == (2, 7)
+    planned = plan(toy_cli, carft, **RANDOM)
+    assert (planned["unknown"], planned["done"]) == (2, 7)
     assert "and 2 runs at points that random has yet to choose" in check(toy_cli, carft, **RANDOM)
 
 
@@ -125,19 +125,19 @@ def test_a_search_of_a_space_with_fewer_points_than_trials_is_planned_by_the_poi
     toy_cli: ToySweep, carft: Carft, method: str
 ) -> None:
     space = {"algorithm.kl_weight": {"values": [0.1, 0.3, 1.0]}}
-    few: dict[str, Any] = {"method": method, "parameters": space, "run_cap": 20}
-    found = plan(toy_cli, carft, **few)
-    assert (found["trials"], found["points"], found["runs"]) == (20, 3, 9)
-    assert (found["unknown"], found["at_most"]) == (6, True)
-    text = check(toy_cli, carft, **few)
+    changes: dict[str, Any] = {"method": method, "parameters": space, "run_cap": 20}
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["trials"], planned["points"], planned["runs"]) == (20, 3, 9)
+    assert (planned["unknown"], planned["at_most"]) == (6, True)
+    text = check(toy_cli, carft, **changes)
     assert "the space has 3 different points: the other trials repeat them" in text
-    toy_cli.run(**{**few, "run_cap": 2})
+    toy_cli.run(**{**changes, "run_cap": 2})
     tried = len(set(toy_cli.values()))
-    found = plan(toy_cli, carft, **few)
-    assert (found["runs"], found["unknown"]) == (9, 2 * (3 - tried))
-    toy_cli.run(**few)
-    found = plan(toy_cli, carft, **few)
-    assert found["done"] == 3 + 2 * len(set(toy_cli.values()))
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["runs"], planned["unknown"]) == (9, 2 * (3 - tried))
+    toy_cli.run(**changes)
+    planned = plan(toy_cli, carft, **changes)
+    assert planned["done"] == 3 + 2 * len(set(toy_cli.values()))
 
 
 PRUNED: dict[str, Any] = {
@@ -153,12 +153,12 @@ def test_a_finished_sweep_with_pruned_trials_leaves_nothing_to_do(
     changes = {**PRUNED, "method": method, "baselines": []}
     toy_cli.run(**changes)
     assert {trial.state for trial in toy_cli.ledger().trials()} == {"complete", "pruned"}
-    found = plan(toy_cli, carft, **changes)
-    assert (found["to_train"], found["unknown"], found["epochs"]) == (0, 0, 0)
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["to_train"], planned["unknown"], planned["epochs"]) == (0, 0, 0)
     # Other rules judge every trial anew.
     changes["early_terminate"] = {"type": "patience", "allow_grid": True}
-    found = plan(toy_cli, carft, **changes)
-    assert found["to_train"] + found["unknown"] > 0
+    planned = plan(toy_cli, carft, **changes)
+    assert planned["to_train"] + planned["unknown"] > 0
 
 
 def test_a_search_with_a_point_twice_can_be_finished(toy_cli: ToySweep, carft: Carft) -> None:
@@ -170,8 +170,8 @@ def test_a_search_with_a_point_twice_can_be_finished(toy_cli: ToySweep, carft: C
     toy_cli.run(**changes)
     runs = {digest for trial in toy_cli.ledger().trials() for digest in trial.runs.values()}
     assert len(runs) < 12
-    found = plan(toy_cli, carft, **changes)
-    assert (found["runs"], found["done"], found["unknown"]) == (len(runs), len(runs), 0)
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["runs"], planned["done"], planned["unknown"]) == (len(runs), len(runs), 0)
 
 
 def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) -> None:
@@ -187,7 +187,7 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
         "race_seeds": {"margin": 0.02},
     }
     text = check(toy_cli, carft, **RANDOM, **changes)
-    for said in (
+    for line in (
         "goal: maximize id/val/top1",
         "ends when id/val/top1 has reached 0.9",
         "run_cap: 3 trials",
@@ -198,26 +198,26 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
         "stops seeds early: after 1, when worse by more than 0.02",
         "to train (at most ",
     ):
-        assert said in text
+        assert line in text
 
 
 def test_the_time_comes_from_the_runs_most_like_it_and_adds_up() -> None:
     config = trial_config(CONFIG)
     same, other_algorithm = timed(1.0), timed(2.0, algorithm={"name": "car_ft"})
-    others = [timed(4.0, optim={"batch_size": 7}), timed(9.0, device="cuda")]
+    incomparable = [timed(4.0, optim={"batch_size": 7}), timed(9.0, device="cuda")]
     for runs, expected in (
-        ([same, other_algorithm, *others], same.times),
-        ([other_algorithm, *others], other_algorithm.times),
-        (others, None),
+        ([same, other_algorithm, *incomparable], same.times),
+        ([other_algorithm, *incomparable], other_algorithm.times),
+        (incomparable, None),
         ([same, timed(2.0), timed(4.0), other_algorithm], timed(2.0).times),
     ):
         assert TimingHistory(runs).times_of(config) == expected
     known = TimingHistory([TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))])
     work = [RemainingWork(config, *parts) for parts in ((100, 2, 3), (10, 1, 1), (0, 0, 2))]
-    found = SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
-    found.add_times(known)
-    assert found.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
-    assert found.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
+    estimate = SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
+    estimate.add_times(known)
+    assert estimate.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
+    assert estimate.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
     unknown = SweepEstimate("toy", "grid", 2, 3, work=work)
     unknown.add_times(TimingHistory([]))
     assert unknown.seconds is None
@@ -242,11 +242,11 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
     for label in ("unmerged", "wise_ft@0.5"):
         write_json(folder / "evaluations" / label / "metrics.json", {})
-    found = timing_history(runs)
-    times = found.times_of(on_gpu)
+    timings = timing_history(runs)
+    times = timings.times_of(on_gpu)
     assert times is not None
     assert (times.step, times.epoch, times.model) == (0.5, 2.0, pytest.approx(6.0))
-    assert found.times_of(trial_config(CONFIG)) is None
+    assert timings.times_of(trial_config(CONFIG)) is None
 
 
 def test_runs_side_by_side_shorten_the_wait(
@@ -255,10 +255,10 @@ def test_runs_side_by_side_shorten_the_wait(
     monkeypatch.setattr("carft_sweep.sweeps.cli.check.this_machine", lambda: Node("big", 8.0))
     toy_cli.run()
     arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
-    found = plan(toy_cli, carft, *arguments)
-    assert found["at_once"] == 4
-    assert found["wall_seconds"] == pytest.approx(found["seconds"] / 4)
-    assert found["need"] == "2 CPUs, 0 GPUs"
+    planned = plan(toy_cli, carft, *arguments)
+    assert planned["at_once"] == 4
+    assert planned["wall_seconds"] == pytest.approx(planned["seconds"] / 4)
+    assert planned["need"] == "2 CPUs, 0 GPUs"
     text = check(toy_cli, carft, *arguments)
     assert "with 4 at once" in text
     assert "4 runs at once on:\n  big: 8 CPUs, 0 GPUs" in text
@@ -309,8 +309,8 @@ def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
     assert "2 runs at once on:" in text
     assert not toy_cli.home.path.exists()
     toy_cli.home.prepare()
-    told = carft("check", toy_cli.file(), *ON_CLUSTER, "--set", "resources.gpus=2", code=2).err
-    assert "one run needs 1 CPU, 2 GPUs" in told
+    message = carft("check", toy_cli.file(), *ON_CLUSTER, "--set", "resources.gpus=2", code=2).err
+    assert "one run needs 1 CPU, 2 GPUs" in message
     assert asked == []
     assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, carft, *ON_CLUSTER)
     assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
@@ -360,11 +360,11 @@ def test_the_name_of_another_file_is_warned_of(toy_cli: ToySweep, carft: Carft) 
     other, same = first.with_name("low.yaml"), first.with_name("same.yaml")
     other.write_text(first.read_text().replace("id/val/top1", "id/val/nll"))
     same.write_text(first.read_text())
-    said = f"toy was run from {first}; --set name=ANOTHER keeps both sweeps"
+    warning = f"toy was run from {first}; --set name=ANOTHER keeps both sweeps"
     assert "was run from" not in carft("check", same).out
     assert "was run from" not in carft("check", other, "--set", "name=low").out
-    assert f"! {said}" in carft("check", other, "--set", "seeds=[1]").out
-    assert said in carft("run", other, "--set", "seeds=[1]").err
+    assert f"! {warning}" in carft("check", other, "--set", "seeds=[1]").out
+    assert warning in carft("run", other, "--set", "seeds=[1]").err
 
 
 def test_a_batch_larger_than_the_training_images_is_warned_of(
@@ -399,5 +399,5 @@ def test_a_gpu_that_is_not_here_is_planned_for(
     assert "fine_tune, optim.batch_size 30000, micro_batch 15000: 9.0 GB" in text
     assert "a T4 computes no bf16" in text
     assert "would take a T4 (device)" in check(toy_cli, carft, "--gpu", "T4")
-    told = carft("check", toy_cli.file(), "--gpu", "H10", code=2).err
-    assert "unknown GPU 'H10'; did you mean 'H100'?" in told
+    message = carft("check", toy_cli.file(), "--gpu", "H10", code=2).err
+    assert "unknown GPU 'H10'; did you mean 'H100'?" in message

@@ -56,9 +56,9 @@ def test_the_list_is_readable_at_every_width(
     data: Carft, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    told = data("list", "imagenet")
-    assert told.out == (GOLDEN / f"data_list_{width}.txt").read_text()
-    assert max(map(len, told.out.splitlines())) <= width
+    output = data("list", "imagenet")
+    assert output.out == (GOLDEN / f"data_list_{width}.txt").read_text()
+    assert max(map(len, output.out.splitlines())) <= width
 
 
 def test_every_family_is_listed_and_looked_for_below_the_root(
@@ -67,13 +67,13 @@ def test_every_family_is_listed_and_looked_for_below_the_root(
     root = linked_imagenet()
     (root / "sketch").unlink()
     monkeypatch.setenv("CARFT_DATA", str(root))
-    told = data("list")
+    output = data("list")
     for name in FAMILIES:
-        assert f"{name}: " in told.out
-    assert re.search(r"icon_shift: .*\n.*\n  reads nothing below the data root\n", told.out)
-    assert re.search(r"  sketch +50,889  no ", told.out)
-    assert re.search(r"  r +30,000  yes ", told.out)
-    assert f"Data root: {root}\n" in told.out
+        assert f"{name}: " in output.out
+    assert re.search(r"icon_shift: .*\n.*\n  reads nothing below the data root\n", output.out)
+    assert re.search(r"  sketch +50,889  no ", output.out)
+    assert re.search(r"  r +30,000  yes ", output.out)
+    assert f"Data root: {root}\n" in output.out
     splits = data("list", "imagenet", "--json").json["families"][0]["splits"]
     assert splits["sketch"]["found"] is None
     assert splits["r"] == {
@@ -90,8 +90,10 @@ def test_the_list_has_what_is_imported_and_declared(
 ) -> None:
     monkeypatch.chdir(photos.parent)
     Path("mine.family.yaml").write_text("root: photos\ntest: test\nsummary: insects\n")
-    told = data("list", "mine.family.yaml")
-    assert told.out.startswith("mine: insects\n  reads nothing below the data root; its images lie")
+    output = data("list", "mine.family.yaml")
+    assert output.out.startswith(
+        "mine: insects\n  reads nothing below the data root; its images lie"
+    )
     assert data("list", "--import", "mine.family.yaml", "--json").json["families"][-1] == {
         "family": "mine",
         "summary": "insects",
@@ -101,9 +103,9 @@ def test_the_list_has_what_is_imported_and_declared(
 
 
 def test_what_is_there_stands_in_one_table(data: Carft, imagenet_root: Path) -> None:
-    told = data("check", "imagenet", "--data-root", imagenet_root)
-    assert told.err == ""
-    table = told.out.replace(str(imagenet_root), "ROOT")
+    output = data("check", "imagenet", "--data-root", imagenet_root)
+    assert output.err == ""
+    table = output.out.replace(str(imagenet_root), "ROOT")
     table = re.sub("digest [0-9a-f]{64}", "digest DIGEST", table)
     table = re.sub(r"\b[0-9a-f]{8}\b", "########", table)  # JPEG's sizes are Pillow's
     assert table == (GOLDEN / "data_check.txt").read_text()
@@ -116,11 +118,11 @@ def test_all_that_is_missing_is_reported_at_once(
     (root / "sketch").unlink()
     (root / "imagenet-a").unlink()
     check = ["check", "imagenet", "--data-root", root]
-    told = data(*check, code=2)
-    assert told.out == f"imagenet in {root}\n"
-    assert "sketch (or imagenet-sketch) with <wnid>/<image>, 50,889 images; from" in told.err
-    assert "imagenet-a with <wnid>/<image>" in told.err
-    assert "name those that you have" in told.err
+    output = data(*check, code=2)
+    assert output.out == f"imagenet in {root}\n"
+    assert "sketch (or imagenet-sketch) with <wnid>/<image>, 50,889 images; from" in output.err
+    assert "imagenet-a with <wnid>/<image>" in output.err
+    assert "name those that you have" in output.err
     data(*check, "--set", "data.shifts=[v2, r, objectnet]")
 
 
@@ -128,15 +130,15 @@ def test_a_wrong_tree_is_told(data: Carft, linked_imagenet: Callable[..., Path])
     root = linked_imagenet("imagenet/train")
     train = root / "imagenet/train"
     (train / "train").mkdir()
-    for one in WNIDS:
-        (train / one).rename(train / "train" / one)
+    for wnid in WNIDS:
+        (train / wnid).rename(train / "train" / wnid)
     words = ("check", "imagenet", "--data-root", root, "--set", "data.shifts=[r]", "--json")
-    told = data(*words, code=2)
-    said = "has its class folders one level too deep, in train/: move them up"
-    assert f"imagenet/train: {said}" in told.err
-    assert told.err.count(said) == 1
-    assert (told.json["splits"], told.json["digest"]) == ({}, None)
-    assert said in told.json["refusal"]
+    output = data(*words, code=2)
+    message = "has its class folders one level too deep, in train/: move them up"
+    assert f"imagenet/train: {message}" in output.err
+    assert output.err.count(message) == 1
+    assert (output.json["splits"], output.json["digest"]) == ({}, None)
+    assert message in output.json["refusal"]
 
 
 def test_a_family_file_is_told_of_split_by_split(
@@ -178,7 +180,7 @@ def test_what_not_even_skipping_can_use_is_refused(data: Carft, photos: Path) ->
     for file in (photos / "test/cat").iterdir():
         file.write_bytes(b"no image")
     read = ("check", "image_folder", "--data-root", photos, "--read")
-    told = data(*read, "--set", "data.bad_files=skip", code=2)
-    assert "data.bad_files: test has no image of cat that is whole" in told.err
+    output = data(*read, "--set", "data.bad_files=skip", code=2)
+    assert "data.bad_files: test has no image of cat that is whole" in output.err
     shutil.rmtree(photos / "test")
     assert "test/ is missing" in data(*read, code=2).err

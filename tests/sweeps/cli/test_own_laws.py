@@ -62,11 +62,11 @@ def test_check_holds_own_methods_to_the_laws(
         "trial: {algorithm: {name: mine}, data: {family: icon_shift_dev}}\n"
     )
     code = 0 if message is None else 2
-    said = carft("check", sweep, "--home", tmp_path / "home", code=code).err
+    printed = carft("check", sweep, "--home", tmp_path / "home", code=code).err
     if message is not None:
-        assert f"algorithm mine, in {file}: " in said
-        assert message in said
-        assert "Traceback" not in said
+        assert f"algorithm mine, in {file}: " in printed
+        assert message in printed
+        assert "Traceback" not in printed
 
 
 def test_a_method_for_another_tower_is_a_warning(

@@ -46,12 +46,12 @@ def test_a_sweep_that_has_ended_is_seen_whole(toy: ToySweep) -> None:
     lines = as_text(seen).splitlines()
     assert lines[0] == "toy: done"
     assert lines[-1] == "more    carft-sweep compare toy"
-    for said in (
+    for shown in (
         "trials  2 complete",
         "runs    7 of 7 ended",
         "best    kl_weight=0.3  id/val/top1 80.5 %  trial 1",
     ):
-        assert any(said in line for line in lines), said
+        assert any(shown in line for line in lines), shown
 
 
 SEEDLESS: dict[str, Any] = {

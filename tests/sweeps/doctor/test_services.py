@@ -43,9 +43,9 @@ def test_a_server_is_checked_without_a_trace(server: MlflowServer, tmp_path: Pat
     assert "check again after" in only(look("mlflow.artifacts", tmp_path), "warning")
     experiment = MlflowClient(server.address).create_experiment("the doctor's")
     assert "has the experiment the doctor's" in only(look("mlflow.credentials", tmp_path), "ok")
-    told = only(look("mlflow.artifacts", tmp_path), "ok")
-    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in told
-    assert "and was removed" in told
+    message = only(look("mlflow.artifacts", tmp_path), "ok")
+    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in message
+    assert "and was removed" in message
     keys = server.store.keys(server.bucket)
     assert [key for key in keys if key.startswith(f"{experiment}/")] == []
     assert MlflowClient(server.address).search_runs([experiment]) == []
@@ -58,17 +58,17 @@ def test_the_command_says_what_is_wrong_once_with_what_to_do_and_no_password(
     doctor = ["--home", str(tmp_path), "doctor", "mlflow"]
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_PASSWORD", f"{USER_PASSWORD} and more")
-        told = carft(*doctor, code=2).out
-    assert told.count("rejected the user name or password") == 1
-    assert "MLFLOW_TRACKING_PASSWORD_FILE" in told
-    assert USER_PASSWORD not in told
+        printed = carft(*doctor, code=2).out
+    assert printed.count("rejected the user name or password") == 1
+    assert "MLFLOW_TRACKING_PASSWORD_FILE" in printed
+    assert USER_PASSWORD not in printed
     port = urlsplit(server.address).port
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{port}")
     assert f"start it with --allowed-hosts localhost:{port}" in carft(*doctor, code=2).out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    (one,) = carft(*doctor, "--json", code=4).json["checks"]
-    assert (one["check"], one["level"]) == ("mlflow.place", "unreachable")
-    assert "wait in the home" in one["advice"]
+    (check,) = carft(*doctor, "--json", code=4).json["checks"]
+    assert (check["check"], check["level"]) == ("mlflow.place", "unreachable")
+    assert "wait in the home" in check["advice"]
 
 
 def test_an_experiment_of_somebody_else_is_told(
@@ -81,8 +81,8 @@ def test_an_experiment_of_somebody_else_is_told(
         patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
         patch.setenv("MLFLOW_TRACKING_PASSWORD", ADMIN_PASSWORD)
         MlflowClient(server.address).create_experiment("the admin's")
-    told = only(look("mlflow.artifacts", tmp_path), "wrong")
-    assert "may not write into the experiment the admin's (403)" in told
+    message = only(look("mlflow.artifacts", tmp_path), "wrong")
+    assert "may not write into the experiment the admin's (403)" in message
 
 
 def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> None:
@@ -96,11 +96,11 @@ def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> 
         s3.delete_object(Bucket=server.bucket, Key=key)
     s3.delete_bucket(Bucket=server.bucket)
     try:
-        told = only(look("mlflow.artifacts", tmp_path), "unreachable")
+        message = only(look("mlflow.artifacts", tmp_path), "unreachable")
     finally:
         s3.create_bucket(Bucket=server.bucket)
-    assert "the artifact store" in told
-    assert "bucket" in told
+    assert "the artifact store" in message
+    assert "bucket" in message
 
 
 @pytest.fixture
@@ -112,13 +112,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         path = asked.path.partition("?")[0]
         return answers.get(f"{asked.headers.get('Origin', '')}{path}") or answers[path]
 
-    def tell(**told: Answer) -> None:
+    def tell(**by_name: Answer) -> None:
         answers.clear()
-        answers.update({f"/{name}": answer for name, answer in told.items()})
+        answers.update({f"/{name}": answer for name, answer in by_name.items()})
         answers.setdefault("/health", Answer("OK"))
         for api in ("get-by-name", "get", "search"):
-            if api in told:
-                answers[f"/api/2.0/mlflow/experiments/{api}"] = told[api]
+            if api in by_name:
+                answers[f"/api/2.0/mlflow/experiments/{api}"] = by_name[api]
 
     with answering(answer) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -139,9 +139,9 @@ def test_versions_are_compared(stand_in: Callable[..., None], tmp_path: Path) ->
         ("2.9.1", "wrong", "major"),
         ("3.1.0", "warning", "older"),
     ]
-    for theirs, level, said in versions:
+    for theirs, level, fragment in versions:
         stand_in(version=Answer(theirs))
-        assert said in only(look("mlflow.version", tmp_path), level)
+        assert fragment in only(look("mlflow.version", tmp_path), level)
     stand_in(version=Answer("no", 401))
     assert look("mlflow.version", tmp_path) == []
 
@@ -154,24 +154,24 @@ def test_an_experiment_that_cannot_be_used_is_told(
         (Answer("Permission denied", 403), "wrong", "answers 403: Permission denied"),
         (Answer("Overloaded", 503), "unreachable", "answers 503"),
     ]
-    for answer, level, said in answers:
+    for answer, level, fragment in answers:
         stand_in(**{"get-by-name": answer})
-        assert said in only(look("mlflow.credentials", tmp_path), level)
+        assert fragment in only(look("mlflow.credentials", tmp_path), level)
 
 
 def experiment(**fields: str) -> Answer:
-    told = {"lifecycle_stage": "active", "experiment_id": "7", **fields}
-    return Answer({"experiment": told})
+    stored = {"lifecycle_stage": "active", "experiment_id": "7", **fields}
+    return Answer({"experiment": stored})
 
 
 def test_artifacts_that_would_stay_on_this_machine_are_told(
     stand_in: Callable[..., None], tmp_path: Path
 ) -> None:
-    here = tmp_path / "mlartifacts"
-    stand_in(**{"get-by-name": experiment(artifact_location=str(here))})
-    told = only(look("mlflow.artifacts", tmp_path), "warning")
-    assert f"go to {here} on whichever machine sends them" in told
-    assert not here.exists()
+    place = tmp_path / "mlartifacts"
+    stand_in(**{"get-by-name": experiment(artifact_location=str(place))})
+    message = only(look("mlflow.artifacts", tmp_path), "warning")
+    assert f"go to {place} on whichever machine sends them" in message
+    assert not place.exists()
     theirs = experiment(artifact_location="/srv/mlruns/0")
     stand_in(**{"get-by-name": Answer("", 404), "get": theirs})
     assert look("mlflow.artifacts", tmp_path) == []
@@ -188,9 +188,9 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     assert "every run is recorded, in its state" in only(look("sent.runs", home), "ok")
     for file in toy.home.sweep("toy").glob("sent/*"):
         file.unlink()
-    told = only(look("sent.runs", home), "warning")
+    message = only(look("sent.runs", home), "warning")
     sync = f"carft-sweep sync --home {home}"
-    assert told == f"7 of the runs of toy are not recorded as here -> {sync}"
+    assert message == f"7 of the runs of toy are not recorded as here -> {sync}"
     with Claim(toy.home.sweep("toy")):
         assert look("sent.runs", home) == [], "its driver sends them"
     toy.run()
@@ -232,8 +232,8 @@ def test_the_job_api_is_asked_where_it_is_named(
         (fine, Answer("Unauthorized", 401), "wrong", "Authentication required"),
         (Answer("", 503), Answer([]), "unreachable", "answers 503"),
     ]
-    for api["/api/version"], api["/api/jobs/"], level, said in wrong:
-        assert said in only(look("ray.jobs", tmp_path), level)
+    for api["/api/version"], api["/api/jobs/"], level, fragment in wrong:
+        assert fragment in only(look("ray.jobs", tmp_path), level)
     monkeypatch.setenv(JOBS_VARIABLE, "head:6379")
     assert "give --address http://HOST:8265" in only(look("ray.jobs", tmp_path), "wrong")
     monkeypatch.delenv(JOBS_VARIABLE)

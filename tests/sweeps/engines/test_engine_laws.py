@@ -262,25 +262,25 @@ def test_a_recorded_stream_gets_the_same_decisions_and_ends_in_both_engines(
     """
     from carft_sweep.sweeps.engines.ray_tune import JobSearcher
 
-    given: list[object] = []
+    suggested: list[object] = []
 
     def suggest(self: JobSearcher, trial_id: str) -> Any:
         config = original(self, trial_id)
-        given.extend([config] if isinstance(config, dict) else [])
+        suggested.extend([config] if isinstance(config, dict) else [])
         return config
 
     original = JobSearcher.suggest
     monkeypatch.setattr(JobSearcher, "suggest", suggest)
-    told = []
+    streams = []
     for make in (on_local, on_ray):
         jobs: list[Job | Wait] = [job(str(i), values=v) for i, v in enumerate(RECORDED)]
         judging = Judging(jobs)
         make(REPLAY).run(judging)
-        told.append((judging.decided, judging.events))
+        streams.append((judging.decided, judging.events))
         assert len({*judging.pids()}) == 1
-    assert told[0] == told[1]
-    assert len(given) == 1
-    ends = {event for event, _ in told[0][1]} & {"finished", "stopped", "failed"}
+    assert streams[0] == streams[1]
+    assert len(suggested) == 1
+    ends = {event for event, _ in streams[0][1]} & {"finished", "stopped", "failed"}
     assert ends == {"finished", "stopped"}
 
 

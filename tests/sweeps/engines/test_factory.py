@@ -62,8 +62,8 @@ def test_auto_is_ray_where_there_is_a_cluster_which_is_not_named_in_vain(
     for keys in ({}, {"parallel": 1}):
         assert is_ray(spec(**keys), address="head:6379")
     assert not is_ray(spec(engine="local"), address="local")
-    said = r"--address head:6379 .* engine is local; leave out one"
-    with pytest.raises(RequestError, match=said):
+    message = r"--address head:6379 .* engine is local; leave out one"
+    with pytest.raises(RequestError, match=message):
         is_ray(spec(engine="local"), address="head:6379")
     auto, local = spec(), spec(engine="local")
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # is for every sweep of this shell
@@ -79,7 +79,7 @@ MANY = {"seeds": 40}
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a local engine is made with."""
     options: dict[str, Any] = {}
-    monkeypatch.setattr(choosing, "LocalEngine", lambda **given: options.update(given))
+    monkeypatch.setattr(choosing, "LocalEngine", lambda **arguments: options.update(arguments))
     return options
 
 

@@ -59,8 +59,8 @@ def config(**fields: Any) -> TrialConfig:
 
 
 def resolved(hardware: Hardware, **fields: Any) -> tuple[str, str]:
-    found = hardware.resolve(config(**fields))
-    return found.device, found.precision
+    chosen = hardware.resolve(config(**fields))
+    return chosen.device, chosen.precision
 
 
 LARGE = Node("large", 32, 1, bf16=True)
@@ -83,8 +83,8 @@ def test_on_a_cluster_what_a_run_asks_for_decides_and_bf16_is_taken_only_where_i
     assert resolved(hardware) == expected
     notes = list(hardware.notes(config()))
     assert [str(reason) in note for note in notes] == ([] if reason is None else [True])
-    for said in ({"precision": "fp32"}, {"device": "cpu"}):
-        assert list(hardware.notes(config(**said))) == []
+    for fixed in ({"precision": "fp32"}, {"device": "cpu"}):
+        assert list(hardware.notes(config(**fixed))) == []
 
 
 def test_what_a_file_says_is_kept_and_a_device_that_a_run_does_not_get_is_refused() -> None:

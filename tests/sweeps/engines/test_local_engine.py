@@ -197,14 +197,18 @@ def test_a_label_is_one_line_of_the_log(on_local: MakeEngine, job: MakeJob, tmp_
 def test_a_run_has_none_of_the_drivers_secrets_and_what_it_needs_itself(
     on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = {"HF_TOKEN": "t", "HTTPS_PROXY": "http://proxy", "WANDB_API_KEY": "of the user's code"}
-    for name, value in (dict.fromkeys(NAMES, "secret") | kept).items():
+    passed_on = {
+        "HF_TOKEN": "t",
+        "HTTPS_PROXY": "http://proxy",
+        "WANDB_API_KEY": "of the user's code",
+    }
+    for name, value in (dict.fromkeys(NAMES, "secret") | passed_on).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.lab/x")
-    recorder = Recorder([job("a", names=[*NAMES, *kept, "MLFLOW_TRACKING_URI"])])
+    recorder = Recorder([job("a", names=[*NAMES, *passed_on, "MLFLOW_TRACKING_URI"])])
     on_local(ENVIRONMENT, threads=1).run(recorder)
-    found = {name: value for name, value in recorder.results["a"].items() if value is not None}
-    assert found == {**kept, "MLFLOW_TRACKING_URI": "https://mlflow.lab/x"}
+    seen = {name: value for name, value in recorder.results["a"].items() if value is not None}
+    assert seen == {**passed_on, "MLFLOW_TRACKING_URI": "https://mlflow.lab/x"}
 
 
 def test_a_worker_reads_a_secret_that_runs_need_from_its_file(

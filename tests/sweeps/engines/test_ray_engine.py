@@ -71,11 +71,11 @@ def test_as_many_runs_as_fit_are_there_at_once_and_that_of_a_killed_actor_goes_o
     assert (failure.kind, "epoch=1/2" in failure.log_tail) == ("preempted", True)
     assert failure.message == "the run was lost: its worker process has died"
     assert failure.node
-    told = recorder.order("started", "failed", "finished")
-    assert {*told[:2]} == {"started a", "started b"}
-    ends = [told.index(f"failed {lost}"), *(told.index(f"finished {digest}") for digest in "ab")]
-    assert told.index("started c") > min(ends)
-    assert (told.count(f"started {lost}"), {*recorder.results}) == (2, {*"abc"})
+    order = recorder.order("started", "failed", "finished")
+    assert {*order[:2]} == {"started a", "started b"}
+    ends = [order.index(f"failed {lost}"), *(order.index(f"finished {digest}") for digest in "ab")]
+    assert order.index("started c") > min(ends)
+    assert (order.count(f"started {lost}"), {*recorder.results}) == (2, {*"abc"})
     assert gone_within(10, recorder.pids()[0])
     assert recorder.pids()[0] not in recorder.pids()[1:]
 
@@ -84,12 +84,12 @@ def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begu
     on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Tenant:
-        def here(self) -> bool:
+        def is_here(self) -> bool:
             return True
 
     monkeypatch.setattr(ray_loop, "LOOK", 0.5)
     tenant: Any = ray.remote(num_cpus=CORES)(Tenant).remote()
-    ray.get(tenant.here.remote())
+    ray.get(tenant.is_here.remote())
     engine = on_ray()
     jobs: list[Job | Wait] = [job("a"), job("b")]
     recorder = Scripted(jobs, alive=lambda _: engine.stop() if recorder.beats == 2 else None)
@@ -224,7 +224,7 @@ def test_a_retry_goes_elsewhere_and_nothing_begins_on_a_node_that_is_left_out(
 
 def placing(handler: Recorder, nodes: dict[str, Node], **more: Any) -> ray_loop.Loop:
     """The loop of an engine on nodes that are only told of; a run takes a GPU."""
-    what: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "need": RunRequirements(1, 1),
         "parallel": None,
         "supervision": "",
@@ -232,7 +232,7 @@ def placing(handler: Recorder, nodes: dict[str, Node], **more: Any) -> ray_loop.
     }
     cluster = SimpleNamespace(nodes_by_id=lambda: nodes)
     state = {"cluster": cluster, "is_stopping": False, "is_stopping_now": False, "left_out": ()}
-    engine = SimpleNamespace(**{**what, **state, **more})
+    engine = SimpleNamespace(**{**defaults, **state, **more})
     return ray_loop.Loop(handler, cast(ray_loop.RayEngine, engine))
 
 
@@ -278,8 +278,8 @@ def test_a_node_is_left_only_while_another_one_holds_a_run(
     handler.bad = {bad}
     known = {"0": HEAD, "1": FIRST, "2": SECOND}
     loop = placing(handler, {id_: known[id_] for id_ in nodes}, left_out={*left_out})
-    found: Any = loop.next("t")
-    assert json.loads(found["place"])["without"] == without
+    suggestion: Any = loop.next("t")
+    assert json.loads(suggestion["place"])["without"] == without
 
 
 def test_a_node_that_was_refused_is_none_that_could_go_on(
@@ -354,13 +354,13 @@ def test_a_cluster_that_cannot_be_joined_is_said_with_what_ray_says(
         (RuntimeError("of 2.9"), RequestError, r"cannot be used: of 2\.9"),
         (ConnectionError("No"), ServiceUnreachable, r"No\. .* set RAY_AUTH_MODE=token and"),
     ]
-    for error, kind, said in raised:
+    for error, kind, message in raised:
 
         def init(error: Exception = error, **_: object) -> None:
             raise error
 
         monkeypatch.setattr(ray, "init", init)
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=message):
             ray_cluster._connect("auto")
 
 
@@ -413,8 +413,8 @@ with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
         answer = error.code().name
 engine.close()
 numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-kept = {{signal.getsignal(number) is handler for number in numbers}}
-print(json.dumps({{"event": telling.events[-1][0], "handlers stay": kept == {{True}},
+handlers = {{signal.getsignal(number) is handler for number in numbers}}
+print(json.dumps({{"event": telling.events[-1][0], "handlers stay": handlers == {{True}},
     "scratch stays": cluster.scratch.exists(), "folder": private, "stranger": answer,
     "token stays": "RAY_AUTH_TOKEN" in os.environ, "token file": (Path.home() / ".ray").exists()}}))
 """
@@ -440,9 +440,9 @@ def test_a_ray_of_our_own_leaves_no_trace_and_no_port_open(tmp_path: Path) -> No
         assert process.stdout is not None
         worker = int(process.stdout.readline())
         os.killpg(process.pid, signal.SIGINT)
-        told, errors = process.communicate(timeout=120)
+        printed, errors = process.communicate(timeout=120)
     assert errors == ""
-    assert json.loads(told) == {
+    assert json.loads(printed) == {
         "event": "stopped",
         "handlers stay": True,
         "scratch stays": False,
@@ -522,9 +522,9 @@ def test_a_driver_ends_when_its_head_is_gone(
     monkeypatch.setattr(ray_cluster, "LOST_SECONDS", 0.3)
     monkeypatch.setattr(os, "_exit", leave)
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as caught:
         ray_cluster._watch(address, threading.Event())
-    assert left.value.code == UNREACHABLE
+    assert caught.value.code == UNREACHABLE
     assert f"the Ray head at {address} is gone" in capsys.readouterr().err
 
 

@@ -28,8 +28,8 @@ def variables() -> dict[str, str]:
 
 def test_a_ray_that_starts_without_a_token_is_refused() -> None:
     for version in ("2.58.1", "2.9.3"):
-        said = rf"^the cluster has Ray {version}; carft-sweep needs 2\.59 or newer"
-        with pytest.raises(RequestError, match=said):
+        message = rf"^the cluster has Ray {version}; carft-sweep needs 2\.59 or newer"
+        with pytest.raises(RequestError, match=message):
             check_version(version, "the cluster")
     for version in ("2.59.0", "2.100.0", "3.0.0.dev0"):
         check_version(version, "the cluster")

@@ -82,9 +82,9 @@ def test_what_a_file_leaves_open_is_an_even_share() -> None:
 
 def test_only_what_no_node_can_ever_meet_is_refused() -> None:
     assert infeasible_reason(RunRequirements(8, 0.25), [LAPTOP, WORKSTATION]) is None
-    told = infeasible_reason(RunRequirements(9, 1, {"fast": 1}), [LAPTOP, WORKSTATION])
-    assert told is not None
-    assert told.splitlines() == [
+    reason = infeasible_reason(RunRequirements(9, 1, {"fast": 1}), [LAPTOP, WORKSTATION])
+    assert reason is not None
+    assert reason.splitlines() == [
         "no node can ever meet `resources`: one run needs 9 CPUs, 1 GPU, 1 fast; there are",
         "  laptop: 8 CPUs, 0 GPUs, 0 fast",
         "  workstation: 16 CPUs, 2 GPUs, 0 fast",

@@ -18,16 +18,16 @@ from tests.sweeps.toy_runs import Recorder, is_running
 class Watching(Scripted):
     """Counts the runs that are under way at once."""
 
-    given = most = 0
+    handed_out = most = 0
 
     def next_job(self) -> Job | Wait:
         job = super().next_job()
-        self.given += isinstance(job, Job)
+        self.handed_out += isinstance(job, Job)
         self.most = max(self.most, self.under_way())
         return job
 
     def under_way(self) -> int:
-        return self.given - len(self.order("finished", "failed"))
+        return self.handed_out - len(self.order("finished", "failed"))
 
 
 def test_two_runs_are_under_way_at_once_and_never_three_and_a_crash_costs_the_other_nothing(
@@ -90,8 +90,8 @@ def test_one_run_has_a_memory_until_something_is_known_and_then_as_many_as_fit()
 def test_a_memory_that_was_too_small_for_several_is_shared_by_fewer() -> None:
     memory = SharedMemory({"a": 1000.0})
     memory.learn(240.0)
-    for runs, narrowed, left in ((4, True, 3), (2, True, 1), (1, False, 1)):
-        assert (memory.narrow("a", runs), memory.holds("a")) == (narrowed, left)
+    for runs, narrowed, room in ((4, True, 3), (2, True, 1), (1, False, 1)):
+        assert (memory.narrow("a", runs), memory.holds("a")) == (narrowed, room)
     assert not memory.narrow("b", 4)  # as many as the user wants
 
 
@@ -107,10 +107,10 @@ def test_the_first_run_is_alone_until_it_reports(on_local: MakeEngine, job: Make
     recorder = Recorder([first, *(job(d, epochs=1, pause=0.4) for d in "bc")])
     recorder.decide = decide
     engine.run(recorder)
-    told = recorder.events
-    assert told[:3] == [("started", "a"), ("epoch 1", "a"), ("epoch 2", "a")]
-    assert told.index(("started", "b")) < told.index(("finished", "a"))
-    assert told.index(("started", "c")) > min(told.index(("finished", d)) for d in "ab")
+    events = recorder.events
+    assert events[:3] == [("started", "a"), ("epoch 1", "a"), ("epoch 2", "a")]
+    assert events.index(("started", "b")) < events.index(("finished", "a"))
+    assert events.index(("started", "c")) > min(events.index(("finished", d)) for d in "ab")
 
 
 def test_runs_whose_memory_is_computed_begin_together(on_local: MakeEngine, job: MakeJob) -> None:

@@ -44,9 +44,9 @@ def written(folder: Path, root: Path, model: Path, optim: Any, **data: Any) -> P
 def test_a_plan_counts_steps_as_training_does_and_asks_which_domain_is_held_out(
     root: Path, tiny_clip_files: Path, tmp_path: Path, carft: Carft
 ) -> None:
-    told = carft("check", written(tmp_path, root, tiny_clip_files, {}), code=2).err
-    assert "data.test_domain: which domain is held out? pacs has art_painting, cartoon" in told
-    assert "Traceback" not in told
+    message = carft("check", written(tmp_path, root, tiny_clip_files, {}), code=2).err
+    assert "data.test_domain: which domain is held out? pacs has art_painting, cartoon" in message
+    assert "Traceback" not in message
     cases: list[tuple[dict[str, int], dict[str, Any], tuple[int, int]]] = [
         ({}, {}, (5000, 17)),
         ({"steps": 7, "steps_per_epoch": 3}, {}, (7, 3)),

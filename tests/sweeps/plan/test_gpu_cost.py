@@ -78,16 +78,16 @@ def test_a_probe_takes_a_pass_over_train_and_its_solution(toy_trial: ToyTrial) -
     assert spent(probe, gpu="RTX-4090").computing > time.computing  # hardly any float64
     assert spent(tuned).computing > time.computing
     assert list(memory_lines([probe], 10**12, 1)) == [f"linear_probe: {format_size(cost.peak)}"]
-    (told,) = memory_lines([tuned], cost.solving - 1, 1)
-    assert told.startswith("! lp_ft: ")
-    assert "to solve its probe" in told
+    (line,) = memory_lines([tuned], cost.solving - 1, 1)
+    assert line.startswith("! lp_ft: ")
+    assert "to solve its probe" in line
 
 
 def test_several_gpus_of_a_run_divide_its_images(toy_trial: ToyTrial) -> None:
     work = RemainingWork(toy_trial("fine_tune"), 10, 1, 2)
-    one, two = (spent(work, gpus=gpus) for gpus in (1, 2))
-    assert two.computing == pytest.approx(one.computing / 2, rel=0.01)
-    assert two.decoding == one.decoding
+    single, pair = (spent(work, gpus=gpus) for gpus in (1, 2))
+    assert pair.computing == pytest.approx(single.computing / 2, rel=0.01)
+    assert pair.decoding == single.decoding
     need = RunRequirements(cpus=8, gpus=2)
     assert hardware_with("H100", need).gpus == 2
     whole, half = (hardware_with("H100", replace(need, gpus=gpus)).gpu_memory for gpus in (1, 0.5))
@@ -99,7 +99,9 @@ def test_the_other_tasks_that_a_run_is_measured_on_count(toy_trial: ToyTrial) ->
     fields = {**plain.as_dict(), "eval": {"retention": ["icon_shift"]}}
     cost, other = run_cost(plain), open_data(DataConfig(family="icon_shift")).id_test
     assert cost is not None
-    less, more = (spent(RemainingWork(it, 10, 1, 3)) for it in (plain, trial_config(fields)))
+    less, more = (
+        spent(RemainingWork(config, 10, 1, 3)) for config in (plain, trial_config(fields))
+    )
     operations = 3 * len(other) * cost.image
     added = operations / (UTILISATION * GPUS["H100"].fp32)
     assert more.computing - less.computing == pytest.approx(added, rel=1e-6)

@@ -68,8 +68,8 @@ def spaces(draw: st.DrawFn, *, listed: bool = False) -> tuple[Distribution, ...]
     # Each may depend on some before it; declared in any order.
     for index in range(1, count):
         deciding = [item for item in made[:index] if item.grid_values() is not None]
-        some = st.lists(st.sampled_from(deciding), max_size=2, unique_by=lambda item: item.name)
-        chosen = draw(some) if deciding else []
+        subsets = st.lists(st.sampled_from(deciding), max_size=2, unique_by=lambda item: item.name)
+        chosen = draw(subsets) if deciding else []
         when = []
         for item in chosen:
             values = st.lists(st.sampled_from(item.grid_values() or ()), min_size=1, max_size=2)

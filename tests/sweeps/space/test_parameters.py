@@ -26,7 +26,9 @@ def read(data: object) -> tuple[Any, list[str]]:
     try:
         return parse_parameter("x", data), []
     except InvalidConfig as error:
-        return None, [f"{'.'.join(map(str, it.path))}: {it.message}" for it in error.problems]
+        return None, [
+            f"{'.'.join(map(str, problem.path))}: {problem.message}" for problem in error.problems
+        ]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +59,9 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs
     needed = [key for key, field in fields.items() if field.is_required()]
     given_keys: dict[str, Any] = {"value": 1, "values": [1, 2], "min": 1, "max": 9}
     whole = {"distribution": kind, **{key: given_keys[key] for key in needed}}
-    found, told = read(whole)
-    assert told == []
-    assert read(found.to_dict()) == (found, [])
+    dimension, mistakes = read(whole)
+    assert mistakes == []
+    assert read(dimension.to_dict()) == (dimension, [])
     for key in needed:
         assert read({k: v for k, v in whole.items() if k != key})[1] == [f"{key}: is required"]
     assert {*fields} < {*KEYS}
@@ -83,10 +85,10 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs
     ids=str,
 )
 def test_what_is_wrong_with_a_parameter_is_told_where_it_is(data: object, message: str) -> None:
-    found, told = read(data)
-    assert found is None
-    assert len(told) == 1
-    assert message in told[0]
+    dimension, mistakes = read(data)
+    assert dimension is None
+    assert len(mistakes) == 1
+    assert message in mistakes[0]
 
 
 @given(
@@ -103,10 +105,10 @@ def test_what_is_wrong_with_a_parameter_is_told_where_it_is(data: object, messag
 )
 @settings(max_examples=200, deadline=None)
 def test_any_data_is_a_distribution_or_is_refused(data: dict[str, Any]) -> None:
-    found, told = read(data)
-    assert (found is None) == bool(told)
-    if found is not None:
-        assert read(found.to_dict())[1] == []
+    dimension, mistakes = read(data)
+    assert (dimension is None) == bool(mistakes)
+    if dimension is not None:
+        assert read(dimension.to_dict())[1] == []
 
 
 def load(file: Path, lr: object, decay: object, method: str) -> SweepSpec:
@@ -134,7 +136,7 @@ def test_every_method_but_grid_draws_every_distribution(tmp_path: Path, method: 
 def ranges(low: st.SearchStrategy[float], wide: st.SearchStrategy[float]) -> Any:
     kinds = st.sampled_from(["uniform", "log_uniform_values", "q_log_uniform_values"])
     return st.tuples(kinds, low, wide).map(
-        lambda it: {"distribution": it[0], "min": it[1], "max": it[1] + it[2]}
+        lambda drawn: {"distribution": drawn[0], "min": drawn[1], "max": drawn[1] + drawn[2]}
     )
 
 

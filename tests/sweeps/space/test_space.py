@@ -53,8 +53,8 @@ def test_two_thousand_draws_follow_scipys_distribution(kind: str) -> None:
     dimension, expected = CONTINUOUS[kind]
     values = [dimension.quantile(u) for u in hashes()]
     assert scipy.stats.kstest(values, expected.cdf).pvalue > 0.05
-    others = [other for name, (_, other) in CONTINUOUS.items() if name != kind]
-    assert all(scipy.stats.kstest(values, other.cdf).pvalue < 1e-6 for other in others)
+    other_laws = [law for name, (_, law) in CONTINUOUS.items() if name != kind]
+    assert all(scipy.stats.kstest(values, law.cdf).pvalue < 1e-6 for law in other_laws)
 
 
 def test_a_law_with_a_step_is_the_law_rounded_to_it() -> None:
@@ -84,9 +84,9 @@ def test_each_step_and_each_choice_is_equally_likely() -> None:
         Uniform("x", 0.1, 0.7, 0.1),
         Categorical("x", ("a", "b", "c")),
     ):
-        found = Counter(dimension.quantile(u) for u in hashes())
-        assert set(found) == {*(dimension.grid_values() or ())}
-        assert scipy.stats.chisquare([*found.values()]).pvalue > 0.05
+        counts = Counter(dimension.quantile(u) for u in hashes())
+        assert set(counts) == {*(dimension.grid_values() or ())}
+        assert scipy.stats.chisquare([*counts.values()]).pvalue > 0.05
 
 
 @given(dimension=dimensions(), numbers=st.lists(st.floats(0, 1), min_size=1, max_size=20))
@@ -116,11 +116,11 @@ def test_a_number_by_hash_never_changes() -> None:
 
 
 def test_one_more_parameter_does_not_change_what_is_drawn_for_the_others() -> None:
-    few = (Uniform("a", 0, 1), Uniform("c", 0, 1))
-    more = (Uniform("a", 0, 1), Uniform("b", 0, 1), Uniform("c", 0, 1))
+    narrow = (Uniform("a", 0, 1), Uniform("c", 0, 1))
+    wide = (Uniform("a", 0, 1), Uniform("b", 0, 1), Uniform("c", 0, 1))
     for point in range(5):
-        short = draw_point(few, functools.partial(hashed, 3, point), {})
-        long = draw_point(more, functools.partial(hashed, 3, point), {})
+        short = draw_point(narrow, functools.partial(hashed, 3, point), {})
+        long = draw_point(wide, functools.partial(hashed, 3, point), {})
         assert short == {name: long[name] for name in "ac"}
 
 
@@ -151,12 +151,12 @@ def test_a_number_that_is_a_multiple_but_for_its_last_bit_loses_no_step() -> Non
 def test_what_optuna_stores_decodes_to_it(space: tuple[Distribution, ...], seed: int) -> None:
     point = draw_point(space, lambda name: hashed(seed, 0, name), {})
     stored = encode(space, point)
-    kept = optuna.trial.create_trial(
+    trial = optuna.trial.create_trial(
         state=optuna.trial.TrialState.RUNNING,
         params=stored,
         distributions={name: optuna_distributions(space)[name] for name in stored},
     )
-    decoded = decode(space, kept.params)
+    decoded = decode(space, trial.params)
     assert decoded == point
     assert [type(value) for value in decoded.values()] == [type(v) for v in point.values()]
 

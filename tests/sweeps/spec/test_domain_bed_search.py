@@ -78,7 +78,9 @@ def test_each_algorithm_has_twenty_settings_on_each_domain_the_default_first(fam
     overrides += OF_DOMAIN_NET if family == "domain_net" else ()
     spec = load_spec("domainbed", overrides)
     assert spec.warnings == ()
-    tuned = [it.params for it in spec.baseline_configs() if it.algorithm == "fine_tune"]
+    tuned = [
+        baseline.params for baseline in spec.baseline_configs() if baseline.algorithm == "fine_tune"
+    ]
     for points, fields in ((spec.points(), [*DEFAULT]), (tuned, [*DEFAULT][:3])):
         for domain in spec.task_values:
             own = [point for point in points if point["data.test_domain"] == domain]

@@ -54,8 +54,8 @@ def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path
     both = load(tmp_path, "profile=quick", "profile=slow")
     assert (both.name, both.config_for({}).optim.epochs) == ("quick_slow", 20)
     assert both.config_for({}).optim.lr == 3e-4
-    said = load(tmp_path, "profile=slow", "optim.epochs=7")
-    assert said.config_for({}).optim.epochs == 7
+    spec = load(tmp_path, "profile=slow", "optim.epochs=7")
+    assert spec.config_for({}).optim.epochs == 7
 
 
 EPOCHS = "trial.optim.epochs: 20"
@@ -78,8 +78,8 @@ def test_what_is_no_profile_and_mistakes_in_one_are_told_with_their_lines(
 ) -> None:
     with pytest.raises(InvalidConfig) as error:
         load(tmp_path, override, text=text)
-    (told,) = str(error.value).splitlines()
-    assert words in told
+    (message,) = str(error.value).splitlines()
+    assert words in message
 
 
 def test_a_mistake_in_a_value_of_a_profile_that_is_not_used_is_none(tmp_path: Path) -> None:

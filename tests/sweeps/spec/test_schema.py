@@ -96,5 +96,7 @@ def test_the_schema_accepts_each_way_to_write(change: dict[str, Any]) -> None:
 
 def test_an_editor_says_that_the_default_of_kl_weight_has_no_published_source() -> None:
     forms = SCHEMA["properties"]["trial"]["properties"]["algorithm"]["anyOf"]
-    (car_ft,) = (it for it in forms if it.get("properties", {}).get("name") == {"const": "car_ft"})
+    (car_ft,) = (
+        form for form in forms if form.get("properties", {}).get("name") == {"const": "car_ft"}
+    )
     assert "no published source" in car_ft["properties"]["kl_weight"]["description"]

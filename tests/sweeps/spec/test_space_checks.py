@@ -64,8 +64,8 @@ def test_values_are_checked_where_they_can_be_drawn_and_nowhere_else(file: Path)
     assert "give epochs or steps, not both" in refused(file, both, method="random")
     rate = {"optim.lr": {"min": -1.0, "max": 1.0, "when": {"optim.clip": 1.0}}}
     wrong = {"optim.clip": {"values": [None, 1.0]}, **rate}
-    said = refused(file, wrong, method="random")
-    assert "parameters.optim.lr.min: must be greater than 0" in said
+    message = refused(file, wrong, method="random")
+    assert "parameters.optim.lr.min: must be greater than 0" in message
 
 
 FIELDS: dict[str, list[Any]] = {
@@ -135,8 +135,8 @@ def test_its_fields_vary_suit_the_schema_and_the_canonical_form_loads_again(file
 
 
 def test_dotted_fields_and_the_command_line_reach_it(file: Path) -> None:
-    told = wrapped(file, {}, "ema", "algorithm.of=car_ft", "algorithm.of.kl_weight=4")
-    assert inner(told)[0]["kl_weight"] == 4
+    spec = wrapped(file, {}, "ema", "algorithm.of=car_ft", "algorithm.of.kl_weight=4")
+    assert inner(spec)[0]["kl_weight"] == 4
     fields = {"algorithm": "ema", "algorithm.of.name": "car_ft", "algorithm.of.kl_weight": 5}
     file.write_text(yaml.safe_dump({"name": "x", "trial": fields}))
     assert inner(load_spec(file))[0]["kl_weight"] == 5
@@ -149,8 +149,8 @@ def test_the_inner_algorithm_itself_varies(file: Path) -> None:
     spec = wrapped(
         file, {**names, "algorithm.of.kl_weight": KL["algorithm.of.kl_weight"] | when}, "ema"
     )
-    found = [(of["name"], of.get("kl_weight")) for of in inner(spec)]
-    assert found == [("fine_tune", None), ("car_ft", 0.3), ("car_ft", 1.0)]
+    weights = [(of["name"], of.get("kl_weight")) for of in inner(spec)]
+    assert weights == [("fine_tune", None), ("car_ft", 0.3), ("car_ft", 1.0)]
     VALIDATOR.validate(yaml.safe_load(file.read_text()))
 
 
@@ -181,4 +181,7 @@ def test_a_baseline_without_it_has_none_of_its_fields_and_one_that_leaves_it_ope
         assert point.params == {}
         assert point.config.as_dict()["algorithm"].get("of", {}).get("kl_weight") is None
     points = wrapped(file, KL, EMA, baselines=["other"]).baseline_configs()
-    assert [it.config.as_dict()["algorithm"]["of"]["kl_weight"] for it in points] == [0.3, 1.0]
+    assert [point.config.as_dict()["algorithm"]["of"]["kl_weight"] for point in points] == [
+        0.3,
+        1.0,
+    ]

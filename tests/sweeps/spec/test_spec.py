@@ -193,12 +193,12 @@ def test_early_termination_goes_by_the_sweeps_metric_where_epochs_report_it(load
     text += "early_terminate: {type: median}\nmetric: {name: ood/dark/top1}\nselection: oracle\n"
     every = "trial: {algorithm: car_ft, eval: {every_epoch: true}}\n"
     of_train = "early_terminate.metric=train/loss"
-    for found, metric in (
+    for spec, metric in (
         (load(text + every), "ood/dark/top1"),
         (load(text + TRIAL, of_train), "train/loss"),
     ):
-        assert found.early_terminate is not None
-        assert found.early_terminate.metric == metric
+        assert spec.early_terminate is not None
+        assert spec.early_terminate.metric == metric
     with pytest.raises(InvalidConfig, match=r"such as metric: id/val/top1; ood/dark/top1 comes la"):
         load(text + TRIAL)
 
@@ -276,9 +276,12 @@ def test_in_a_search_an_untuned_baseline_is_marked(load: Load) -> None:
             f"name: x\nmethod: tpe\nparameters:\n  {parameter}: {{min: 0.1, max: 0.5}}\n"
             f"baselines: [zero_shot, fine_tune]\n{TRIAL}"
         )
-        found = spec.baseline_configs()
-        assert [(point.params, point.untuned) for point in found] == [({}, False), ({}, untuned)]
-        assert found[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
+        baselines = spec.baseline_configs()
+        assert [(point.params, point.untuned) for point in baselines] == [
+            ({}, False),
+            ({}, untuned),
+        ]
+        assert baselines[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
         with pytest.raises(ValueError, match="not known before it runs"):
             spec.points()
 
@@ -297,9 +300,13 @@ def test_where_points_are_drawn_a_baseline_runs_at_each(load: Load, method: str)
     assert len({point["algorithm.kl_weight"] for point in points}) == spec.trial_count == 6
     zero_shot, *tuned = spec.baseline_configs()
     assert (zero_shot.algorithm, zero_shot.params) == ("zero_shot", {})
-    assert [it.params for it in tuned] == [{"optim.lr": point["optim.lr"]} for point in points]
-    assert [it.config.optim.lr for it in tuned] == [point["optim.lr"] for point in points]
-    assert not any(it.untuned for it in tuned)
+    assert [baseline.params for baseline in tuned] == [
+        {"optim.lr": point["optim.lr"]} for point in points
+    ]
+    assert [baseline.config.optim.lr for baseline in tuned] == [
+        point["optim.lr"] for point in points
+    ]
+    assert not any(baseline.untuned for baseline in tuned)
 
 
 def test_a_baseline_may_fix_fields_of_its_own_or_have_a_grid_of_its_own(load: Load) -> None:
@@ -311,21 +318,26 @@ def test_a_baseline_may_fix_fields_of_its_own_or_have_a_grid_of_its_own(load: Lo
         "  - zero_shot\n"
         f"{TRIAL}"
     )
-    found = spec.baseline_configs()
+    baselines = spec.baseline_configs()
     grid = [{"algorithm.alpha": alpha, "optim.lr": lr} for alpha in (0.1, 1) for lr in (1e-4, 1e-3)]
-    assert [(it.algorithm, it.params) for it in found] == [
+    assert [(baseline.algorithm, baseline.params) for baseline in baselines] == [
         ("flyp", {"optim.lr": 1e-6}),  # its own values, not those of the trials
         ("flyp", {"optim.lr": 1e-5}),
         *(("l2_sp", params) for params in grid),
         ("ema", {}),
         ("zero_shot", {}),
     ]
-    assert [it.config.optim.lr for it in found[:7]] == [1e-6, 1e-5, *[1e-4, 1e-3] * 2, 1e-4]
-    assert [it.config.optim.weight_decay for it in found] == [0.2, 0.2, *[0.1] * 6]
-    alphas = [it.config.as_dict()["algorithm"].get("alpha") for it in found[2:6]]
+    assert [baseline.config.optim.lr for baseline in baselines[:7]] == [
+        1e-6,
+        1e-5,
+        *[1e-4, 1e-3] * 2,
+        1e-4,
+    ]
+    assert [baseline.config.optim.weight_decay for baseline in baselines] == [0.2, 0.2, *[0.1] * 6]
+    alphas = [baseline.config.as_dict()["algorithm"].get("alpha") for baseline in baselines[2:6]]
     assert alphas == [0.1, 0.1, 1, 1]
-    assert found[6].config.as_dict()["algorithm"]["decay"] == 0.5
-    assert load(json.dumps(spec.as_dict())).baseline_configs() == found
+    assert baselines[6].config.as_dict()["algorithm"]["decay"] == 0.5
+    assert load(json.dumps(spec.as_dict())).baseline_configs() == baselines
 
 
 def test_a_wrong_field_of_a_baseline_is_named(load: Load) -> None:
@@ -339,8 +351,8 @@ def test_a_wrong_field_of_a_baseline_is_named(load: Load) -> None:
     }.items():
         with pytest.raises(InvalidConfig) as caught:
             load(f"name: x\nbaselines: [{{{baseline}}}]\n{TRIAL}")
-        (told,) = str(caught.value).splitlines()
-        assert message in told
+        (line,) = str(caught.value).splitlines()
+        assert message in line
 
 
 def test_where_the_algorithm_varies_each_point_uses_the_fields_that_it_has(load: Load) -> None:
@@ -433,8 +445,8 @@ def test_a_sweep_has_the_name_of_its_file(tmp_path: Path) -> None:
     names = {"kl_weight.yaml": "kl_weight", "my sweep (2).yml": "my-sweep-2", "_ä.yaml": "sweep"}
     for file, name in names.items():
         (tmp_path / file).write_text(f"{TRIAL}profiles: {{p: {{name: '{{name}}-p'}}}}\n")
-        for overrides, found in (([], name), (["profile=p"], f"{name}-p"), (["name=y"], "y")):
-            assert load_spec(tmp_path / file, overrides).name == found
+        for overrides, expected in (([], name), (["profile=p"], f"{name}-p"), (["name=y"], "y")):
+            assert load_spec(tmp_path / file, overrides).name == expected
 
 
 def test_an_architecture_without_weights_is_refused_with_its_line(load: Load) -> None:

@@ -77,8 +77,8 @@ def test_what_is_no_file_or_too_large_a_one_is_refused_with_the_nearest(tmp_path
         "x" * 5000: "sweep file",
         "a\0b": "sweep file",
     }
-    for path, said in refused.items():
-        with pytest.raises(RequestError, match=said):
+    for path, pattern in refused.items():
+        with pytest.raises(RequestError, match=pattern):
             load_spec(path)
 
 
@@ -158,8 +158,8 @@ def test_any_data_is_a_sweep_or_a_wrong_request(file: Path, tree: dict[str, Any]
 @given(key=st.sampled_from([*WORDS, *(f"parameters.{word}" for word in WORDS)]), value=SCALARS)
 @settings(max_examples=60, deadline=None)
 def test_any_override_is_a_sweep_or_a_wrong_request(key: str, value: object) -> None:
-    found = outcome(recipes()["kl_weight"], [f"{key}={value}"])
-    if isinstance(found, str):
-        assert f"--set {key}=" in found
+    result = outcome(recipes()["kl_weight"], [f"{key}={value}"])
+    if isinstance(result, str):
+        assert f"--set {key}=" in result
     else:
-        assert found.overrides == (f"{key}={value}",)
+        assert result.overrides == (f"{key}={value}",)
