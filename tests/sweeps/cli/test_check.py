@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,12 @@ from carft_sweep.carft_core.models.source import find_model
 from carft_sweep.carft_core.training.memory import RunCost
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.plan.estimate import (
-    RemainingWork,
-    RunTimes,
-    SweepEstimate,
-    TimedRun,
-    TimingHistory,
-    timing_history,
-)
+from carft_sweep.sweeps.plan import estimate
+from carft_sweep.sweeps.plan.estimate import RemainingWork, RunTimes, TimedRun, TimingHistory
 from tests.sweeps.conftest import ONE_RUN, TOY, Carft, ToySweep
 
-RANDOM: dict[str, Any] = {
-    "method": "random",
-    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
-    "run_cap": 3,
-}
+WEIGHTS = {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}}
+RANDOM: dict[str, Any] = {"method": "random", "parameters": WEIGHTS, "run_cap": 3}
 CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
 NINE = {"name": "wise_ft", "alphas": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]}
 NINE_ALPHAS = {"algorithm": {"name": "car_ft"}, "merges": [NINE], "device": "cpu"}
@@ -69,8 +59,7 @@ def test_a_plan_warns_of_a_search_that_is_random_and_of_few_alphas(
 def test_a_plan_counts_what_is_done_and_what_is_left(toy_cli: ToySweep, carft: Carft) -> None:
     first = plan(toy_cli, carft)
     assert (first["runs"], first["done"], first["to_evaluate"], first["to_train"]) == (7, 0, 1, 6)
-    assert first["seconds"] is None
-    assert not toy_cli.home.path.exists()
+    assert (first["seconds"], toy_cli.home.path.exists()) == (None, False)
     toy_cli.run()
     later = plan(toy_cli, carft, "--set", "seeds=3")
     assert (later["runs"], later["done"], later["reused"], later["to_train"]) == (10, 7, 0, 3)
@@ -214,11 +203,11 @@ def test_the_time_comes_from_the_runs_most_like_it_and_adds_up() -> None:
         assert TimingHistory(runs).times_of(config) == expected
     known = TimingHistory([TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))])
     work = [RemainingWork(config, *parts) for parts in ((100, 2, 3), (10, 1, 1), (0, 0, 2))]
-    estimate = SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
-    estimate.add_times(known)
-    assert estimate.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
-    assert estimate.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
-    unknown = SweepEstimate("toy", "grid", 2, 3, work=work)
+    planned = estimate.SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
+    planned.add_times(known)
+    assert planned.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
+    assert planned.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
+    unknown = estimate.SweepEstimate("toy", "grid", 2, 3, work=work)
     unknown.add_times(TimingHistory([]))
     assert unknown.seconds is None
 
@@ -242,9 +231,8 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
     for label in ("unmerged", "wise_ft@0.5"):
         write_json(folder / "evaluations" / label / "metrics.json", {})
-    timings = timing_history(runs)
-    times = timings.times_of(on_gpu)
-    assert times is not None
+    timings = estimate.timing_history(runs)
+    times = timings.times_of(on_gpu) or RunTimes(0.0, 0.0, 0.0)
     assert (times.step, times.epoch, times.model) == (0.5, 2.0, pytest.approx(6.0))
     assert timings.times_of(trial_config(CONFIG)) is None
 
@@ -256,9 +244,8 @@ def test_runs_side_by_side_shorten_the_wait(
     toy_cli.run()
     arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
     planned = plan(toy_cli, carft, *arguments)
-    assert planned["at_once"] == 4
+    assert (planned["at_once"], planned["need"]) == (4, "2 CPUs, 0 GPUs")
     assert planned["wall_seconds"] == pytest.approx(planned["seconds"] / 4)
-    assert planned["need"] == "2 CPUs, 0 GPUs"
     text = check(toy_cli, carft, *arguments)
     assert "with 4 at once" in text
     assert "4 runs at once on:\n  big: 8 CPUs, 0 GPUs" in text
@@ -276,18 +263,15 @@ class SmallCluster:
     def nodes_by_id(self) -> dict[str, Node]:
         return {"b1g": Node("big", 8.0, 1.0), "sma11": Node("small", 8.0)}
 
-    def close(self) -> None:
-        """Nothing is there to be let go of."""
+    def close(self) -> None: ...
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequence[str]]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The nodes of `head:6379` that are asked whether they can serve, home, imports."""
-    seen: list[tuple[list[str], Path, Sequence[str]]] = []
+    seen: list[Any] = []
 
-    def check_nodes(
-        nodes: Mapping[str, Node], home: Path, *, imports: Sequence[str]
-    ) -> dict[str, Node]:
+    def check_nodes(nodes: dict[str, Node], home: Path, *, imports: Any) -> dict[str, Node]:
         seen.append((list(nodes), home, imports))
         if (home / "apart").exists():
             raise RequestError("big: does not share the home")
@@ -318,27 +302,24 @@ def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
     assert "big: does not share the home" in carft("check", toy_cli.file(), *ON_CLUSTER, code=2).err
 
 
+@pytest.mark.usefixtures("asked")
 def test_gpus_that_stay_idle_for_want_of_cores_are_pointed_out(
-    toy_cli: ToySweep, carft: Carft, asked: list[Any]
+    toy_cli: ToySweep, carft: Carft
 ) -> None:
-    del asked
     text = check(toy_cli, carft, *ON_CLUSTER, "--set", "resources.cpus=8")
     assert "! the GPUs hold 2 runs, and the cores 1: set a smaller resources.cpus" in text
-    for enough in (("--set", "resources.cpus=4"), (), ("--set", "resources.gpus=0")):
-        assert "the GPUs hold" not in check(toy_cli, carft, *ON_CLUSTER, *enough)
+    for changes in ("resources.cpus=4", "resources.gpus=0.5", "resources.gpus=0"):
+        assert "the GPUs hold" not in check(toy_cli, carft, *ON_CLUSTER, "--set", changes)
 
 
+@pytest.mark.usefixtures("asked")
 def test_of_gpus_that_differ_it_is_said_what_each_holds_and_how_to_keep_to_one(
-    toy_cli: ToySweep, carft: Carft, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+    toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del asked
-    kinds = {"new": ("H100", 80_000.0), "old": ("V100", 16_000.0)}
-    nodes = {
-        name: Node(name, 8.0, 1.0, {f"accelerator_type:{kind}": 1.0}).with_gpus(
-            [Gpu(size, bf16=True)]
-        )
-        for name, (kind, size) in kinds.items()
-    }
+    nodes = {}
+    for name, kind, size in (("new", "H100", 80_000.0), ("old", "V100", 16_000.0)):
+        node = Node(name, 8.0, 1.0, {f"accelerator_type:{kind}": 1.0})
+        nodes[name] = node.with_gpus([Gpu(size, bf16=True)])
     monkeypatch.setattr(SmallCluster, "nodes_by_id", lambda _: nodes)
     monkeypatch.setattr(f"{CLUSTER}.check_nodes", lambda nodes, *_, **__: nodes)
     monkeypatch.setattr("carft_sweep.sweeps.engines.factory.memory_on_gpu_mb", lambda _: 7_000.0)

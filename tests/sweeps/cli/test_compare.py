@@ -12,18 +12,12 @@ import pytest
 
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.results.loading import load_comparison
-from tests.sweeps.conftest import toy_in
+from tests.sweeps.conftest import Carft, toy_in
 from tests.tracking.kept import keep_predictions, logits
 
-LEARNING: dict[str, Any] = {
-    "name": "learning",
-    "parameters": {"optim.lr": {"values": [5e-4, 1e-3]}},
-    "trial": {
-        "algorithm": {"name": "car_ft", "kl_weight": 0.3},
-        "merges": [{"name": "wise_ft", "alphas": [0.25]}],
-        "device": "cpu",
-    },
-}
+TRIAL: dict[str, Any] = {"algorithm": {"name": "car_ft", "kl_weight": 0.3}, "device": "cpu"}
+TRIAL["merges"] = [{"name": "wise_ft", "alphas": [0.25]}]
+RATES = {"optim.lr": {"values": [5e-4, 1e-3]}}
 Compare = Callable[..., str]
 
 
@@ -33,33 +27,31 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         sweep = toy_in(tmp_path_factory.mktemp("compared"), patched)
         sweep.run()
-        sweep.run(**LEARNING)
+        sweep.run(name="learning", parameters=RATES, trial=TRIAL)
         sweep.run(name="margin", selection={"within": 0.01})
     return sweep.home.path
 
 
 @pytest.fixture
-def compare(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Compare:
+def compare(home: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft) -> Compare:
     """What `compare` prints of that home."""
     monkeypatch.setenv("CARFT_HOME", str(home))
 
-    def run(*words: str, expect: int = 0) -> str:
-        capsys.readouterr()
-        assert main(["compare", *words]) == expect
-        seen = capsys.readouterr()
-        return seen.out if expect == 0 else seen.err
+    def run(*words: object, code: int = 0) -> str:
+        output = carft("compare", *words, code=code)
+        return output.err if code else output.out
 
     return run
 
 
-def rows_of(text: str) -> dict[str, dict[str, Any]]:
-    return {row["label"]: row for row in json.loads(text)["rows"]}
+def loads(compare: Compare, *words: object) -> dict[str, Any]:
+    """What `compare --json` says."""
+    document: dict[str, Any] = json.loads(compare(*words, "--json"))
+    return document
 
 
 def test_two_sweeps_are_one_comparison_with_the_fields_of_both(compare: Compare) -> None:
-    document = json.loads(compare("toy", "learning", "--json"))
+    document = loads(compare, "toy", "learning")
     assert document["sweeps"] == ["toy", "learning"]
     arms = {row["label"]: row for row in document["rows"] if row["merge"] is None}
     assert list(arms) == [
@@ -74,13 +66,13 @@ def test_two_sweeps_are_one_comparison_with_the_fields_of_both(compare: Compare)
 
 
 def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(compare: Compare) -> None:
-    document = json.loads(compare("toy", "learning", "--where", "kl_weight>=0.3", "--json"))
+    document = loads(compare, "toy", "learning", "--where", "kl_weight>=0.3")
     labels = [row["label"] for row in document["rows"] if row["merge"] is None]
     assert "car_ft kl_weight=0.1 lr=0.0005" not in labels
     assert "fine_tune lr=0.0005" in labels
     assert document["warnings"][0].startswith("only the runs where kl_weight>=0.3: 9 of 11;")
-    rows = rows_of(compare("toy", "learning", "--where", "sweep=learning", "--json"))
-    assert {row["params"].get("algorithm.kl_weight") for row in rows.values()} <= {None, 0.3}
+    rows = loads(compare, "toy", "learning", "--where", "sweep=learning")["rows"]
+    assert {row["params"].get("algorithm.kl_weight") for row in rows} <= {None, 0.3}
 
 
 def test_columns_form_and_reference_are_those_of_the_options(compare: Compare) -> None:
@@ -88,27 +80,25 @@ def test_columns_form_and_reference_are_those_of_the_options(compare: Compare) -
     head = text.splitlines()[0].split(",")
     assert [name for name in head if name.endswith("/top1")] == ["ood/mean/top1", "id/val/top1"]
     assert "| setting |" in compare("toy", "--markdown")
-    document = json.loads(compare("toy", "--reference", "zero_shot", "--json"))
-    assert {test["reference"] for test in document["tests"]} == {"zero_shot"}
+    tests = loads(compare, "toy", "--reference", "zero_shot")["tests"]
+    assert {test["reference"] for test in tests} == {"zero_shot"}
 
 
 def test_what_sweeps_judge_differently_is_named(compare: Compare) -> None:
-    message = compare("toy", "margin", expect=2)
+    message = compare("toy", "margin", code=2)
     assert "the selection of one is best_val, of the other within 0.01" in message
     assert "say which with --selection" in message
-    document = json.loads(compare("toy", "margin", "--selection", "within=0.02", "--json"))
+    document = loads(compare, "toy", "margin", "--selection", "within=0.02")
     assert document["selection"] == "within 0.02"
 
 
 def test_another_choice_must_be_honest_or_called_an_oracle(compare: Compare) -> None:
-    refused = compare("toy", "--metric", "ood/mean/top1", expect=2)
+    refused = compare("toy", "--metric", "ood/mean/top1", code=2)
     assert "selecting on it needs `selection: oracle` (--selection oracle)" in refused
-    document = json.loads(
-        compare("toy", "--metric", "ood/mean/top1", "--selection", "oracle", "--json")
-    )
+    document = loads(compare, "toy", "--metric", "ood/mean/top1", "--selection", "oracle")
     assert (document["metric"], document["selection"]) == ("ood/mean/top1", "oracle")
     assert document["warnings"][0].startswith("oracle")
-    merged = json.loads(compare("toy", "--metric", "wise_ft@0.5/id/val/top1", "--json"))
+    merged = loads(compare, "toy", "--metric", "wise_ft@0.5/id/val/top1")
     assert merged["metric_merge"] == "wise_ft@0.5"
 
 
@@ -139,12 +129,17 @@ def test_another_choice_must_be_honest_or_called_an_oracle(compare: Compare) -> 
         (("toy", "--csv", "--latex"), "not allowed with"),
         (("toy", "--flips", "zero_shot", "finetune"), "did you mean 'fine_tune'?"),
         (("toy", "--flips", "zero_shot", "fine_tune", "--csv"), "--flips prints one table, or"),
+        (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
+        (("results.csv", "toy"), "a table is compared alone"),
+        (("results.csv", "--flips", "a", "b"), "a table has neither --flips nor a --tracking-uri"),
+        (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
     ],
 )
 def test_a_wrong_request_is_told_with_its_remedy(
-    compare: Compare, words: tuple[str, ...], fragment: str
+    compare: Compare, table: Path, words: tuple[str, ...], fragment: str
 ) -> None:
-    message = compare(*words, expect=2)
+    table.with_name("wrong.csv").write_text("method,seed,id,ood\na,0,.5,x\n")
+    message = compare(*words, code=2)
     assert fragment in message
     assert "Traceback" not in message
 
@@ -153,7 +148,7 @@ def test_the_latex_table_names_its_command_alone_and_no_server_is_asked(
     home: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    text = compare("-v", "--home", str(home), "toy", "--latex", "--where", "kl_weight>=0.1")
+    text = compare("-v", "--home", home, "toy", "--latex", "--where", "kl_weight>=0.1")
     assert text.splitlines()[0] == (
         "% carft-sweep compare toy --latex --where 'kl_weight>=0.1' --reference fine_tune"
     )
@@ -180,32 +175,16 @@ def test_a_table_of_results_is_compared_without_a_home(
 ) -> None:
     folder = table.parent
     monkeypatch.setenv("CARFT_HOME", str(folder / "none"))
-    (difference,) = json.loads(compare(str(table), "--json"))["tests"]
+    (difference,) = loads(compare, table)["tests"]
     assert (difference["candidate"], difference["reference"]) == ("car_ft", "fine_tune")
     assert "results.csv: one setting of each method, 5 seeds" in compare("results.csv")
-    latex = compare(str(table), "--latex")
+    latex = compare(table, "--latex")
     assert "carft-sweep compare results.csv --latex" in latex
     assert main(["report", "results.csv"]) == 0
     page = (folder / "results.report.html").read_text()
     assert "carft-sweep report results.csv" in page
     assert str(folder) not in latex + page
     assert {path.name for path in folder.iterdir()} == {"results.csv", "results.report.html"}
-
-
-@pytest.mark.parametrize(
-    ("words", "fragment"),
-    [
-        (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
-        (("results.csv", "toy"), "a table is compared alone"),
-        (("results.csv", "--flips", "a", "b"), "a table has neither --flips nor a --tracking-uri"),
-        (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
-    ],
-)
-def test_what_is_wrong_with_a_table_is_told(
-    compare: Compare, table: Path, words: tuple[str, ...], fragment: str
-) -> None:
-    table.with_name("wrong.csv").write_text("method,seed,id,ood\na,0,.5,x\n")
-    assert fragment in compare(*words, expect=2)
 
 
 def test_flips_are_printed_by_split(
@@ -219,7 +198,7 @@ def test_flips_are_printed_by_split(
         for merge in (None, *run.merges):
             keep_predictions(run.folder, merge, logits(0.4, 2 * number + (merge is None)))
     arms = ("fine_tune", "car_ft kl_weight=0.3 + wise_ft@0.5")
-    flips = json.loads(compare("toy", "--flips", *arms, "--json"))
+    flips = loads(compare, "toy", "--flips", *arms)
     assert (flips["reference"], flips["candidate"], flips["seeds"]) == (*arms, [0, 1])
     assert all(row["net"] == row["won"] - row["lost"] for row in flips["splits"])
     lines = compare("toy", "--flips", *arms).splitlines()

@@ -70,10 +70,9 @@ def test_check_holds_own_methods_to_the_laws(
 
 
 def test_a_method_for_another_tower_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its exception may come of the built-in CLIP, whose tower is not that of the sweep's model."""
-    del registries
     (tmp_path / "my_laws.py").write_text(
         METHOD.format(loss="return model.visual.transformer(batch.images), {}")
     )

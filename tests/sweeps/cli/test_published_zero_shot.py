@@ -30,9 +30,10 @@ def printed(carft: Carft, *words: object) -> str:
     return " ".join(carft(*words).out.split())
 
 
-def test_check_names_what_to_expect_and_then_by_how_much_it_differs(
+def test_check_run_and_compare_name_what_to_expect_and_then_by_how_much_it_differs(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
+    """What one sweep has measured is taken for another sweep too."""
     file = str(toy_cli.file())
     expected = "Expect of zero-shot builtin on icon_shift, by LAION's table (CLIP_benchmark, 17 "
     assert expected in printed(carft, "check", file)
@@ -50,13 +51,6 @@ def test_check_names_what_to_expect_and_then_by_how_much_it_differs(
     document = carft("check", file, "--json").json
     assert "-6.00 on ID test" in document["published_zero_shot"][0]
     assert any("LAION's table" in warning for warning in document["warnings"])
-
-
-def test_the_end_of_a_run_warns_its_files_have_it_and_check_takes_it_of_another_sweep(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
-    toy_cli.run()
-    measure(toy_cli, 0.54)
     result = toy_cli.run()
     assert "LAION's table" in result.comparison.warnings[-1]
     stored: Any = read_json(toy_cli.home.sweep("toy") / "comparison.json")

@@ -72,18 +72,16 @@ def test_on_a_terminal_it_asks(
 def test_it_removes_what_no_other_sweep_uses(pair: ToySweep, carft: Carft) -> None:
     mine, shared = digests(pair, "toy") - digests(pair, "other"), digests(pair, "other")
     (pair.home.runs / f".{min(mine)}.before").mkdir()
-    (pair.home.sweep("toy") / "sent").mkdir(exist_ok=True)
-    (pair.home.sweep("toy") / "sent" / "abcd.jsonl").write_text(
-        '{"place": "https://lab.example"}\n'
-    )
+    sent = pair.home.sweep("toy") / "sent"
+    sent.mkdir(exist_ok=True)
+    (sent / "abcd.jsonl").write_text('{"place": "https://lab.example"}\n')
     printed = carft("remove", "toy", "--yes").out
     assert "What https://lab.example has of it stays there; to remove that too" in printed
     assert printed.endswith("toy is removed.\n")
     runs = RunStore(pair.home.runs)
     assert {*runs.digests()} == shared
     assert not [path for path in pair.home.path.rglob(f"*{min(mine)}*") if path.is_dir()]
-    assert sweep_names(pair.home) == ["other"]
-    assert studies(pair) == ["other"]
+    assert (sweep_names(pair.home), studies(pair)) == (["other"], ["other"])
     assert {key.sweep for key in pair.tracker.runs} == {"other"}
     assert main(["compare", "other"]) == 0
     assert list(waste(pair.home)) == []

@@ -36,9 +36,8 @@ def missed(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft) -> 
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     toy_cli.tracker = Away()
     printed = carft("run", toy_cli.file(), "--in-process", "--quiet").err
-    assert (
-        "7 runs are not in MLflow as they are here (connection refused); nothing is lost" in printed
-    )
+    lacking = "7 runs are not in MLflow as they are here (connection refused); nothing is lost"
+    assert lacking in printed
     assert "`carft-sweep sync` or the next run sends it" in printed
     return toy_cli
 

@@ -19,8 +19,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
     """What the server is started with; Ctrl-C ends it at once, and well."""
     options: Started = {}
 
-    def serve(uri: str, artifacts: Path | None, **how: Any) -> Any:
-        options.update(how, uri=uri, artifacts=artifacts)
+    def serve(uri: str, artifacts: Path | None, **arguments: Any) -> Any:
+        options.update(arguments, uri=uri, artifacts=artifacts)
         return SimpleNamespace(address="http://here:5000", process=object(), wait=interrupted)
 
     def interrupted() -> None:
@@ -35,8 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
 
 def test_by_itself_it_is_this_machines_and_asks_for_nothing(started: Started, carft: Carft) -> None:
     printed = carft("ui").out
-    assert {*started} == {"uri", "artifacts", "port"}
-    assert started["port"] == 5000
+    assert ({*started}, started["port"]) == ({"uri", "artifacts", "port"}, 5000)
     starts, first, _, banner, warning, last = printed.splitlines()
     assert starts.startswith("MLflow's server starts")
     assert first == "MLflow shows experiment carft-sweep at http://here:5000"
