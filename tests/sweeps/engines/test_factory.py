@@ -16,17 +16,13 @@ from carft_sweep.carft_core.training import memory
 from carft_sweep.carft_core.training.memory import RunCost
 from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB
 from carft_sweep.sweeps.engines import factory as choosing
-from carft_sweep.sweeps.engines.factory import (
-    feasible_requirements,
-    is_ray,
-    make_engine,
-    share_of_machine,
-)
+from carft_sweep.sweeps.engines.factory import feasible_requirements, is_ray, make_engine
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 MakeSpec = Callable[..., SweepSpec]
+Keys = dict[str, Any]
 
 
 @pytest.fixture
@@ -84,7 +80,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("machine", "keys", "devices", "threads", "by_memory"),
+    ("node", "keys", "devices", "threads", "by_memory"),
     [
         (Node("m", 8), {}, [None] * 8, 1, True),
         (Node("m", 8), {"seeds": 3}, [None] * 3, 2, True),
@@ -106,19 +102,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ],
 )
 def test_runs_share_this_machine_evenly_and_each_gets_its_gpus_and_threads(
-    spec: MakeSpec,
-    made: dict[str, Any],
-    machine: Node,
-    keys: dict[str, Any],
-    devices: list[str | None],
-    threads: int | None,
-    by_memory: bool,
+    spec: MakeSpec, made: Keys, node: Node, keys: Keys, devices: Any, threads: Any, by_memory: bool
 ) -> None:
-    sweep = spec(machine, **{**MANY, **keys})
+    sweep = spec(node, **{**MANY, **keys})
     make_engine(sweep)
     assert (made["devices"], made["threads"]) == (devices, threads)
     assert (made["memory"] is not None) == by_memory
-    share = share_of_machine(sweep, machine)
+    share = choosing.share_of_machine(sweep, node)
     assert (share.need.cpus, share.at_once) == (threads or 8, len(devices))
 
 

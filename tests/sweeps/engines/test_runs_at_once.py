@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.runs.result import Decision
-from carft_sweep.sweeps.engines.base import Failure, Job, Wait
+from carft_sweep.sweeps.engines.base import Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob, Scripted
 from tests.sweeps.toy_runs import Recorder, is_running
@@ -37,28 +37,21 @@ def test_two_runs_are_under_way_at_once_and_never_three_and_a_crash_costs_the_ot
     recorder = Watching(jobs, finished_d=lambda _: (tmp_path / "go").touch())
     on_two_workers().run(recorder)
     assert recorder.failures["b"].message == "the worker process was killed by SIGSEGV"
-    assert recorder.order("failed", "finished") == [
-        *("failed b", "finished c", "finished d", "finished a")
-    ]
-    assert recorder.most == 2
-    assert len(set(recorder.pids())) == 3
+    ends = recorder.order("failed", "finished")
+    assert ends == ["failed b", "finished c", "finished d", "finished a"]
+    assert (recorder.most, len(set(recorder.pids()))) == (2, 3)
 
 
 def test_a_waiting_job_begins_when_one_has_ended_and_the_last_can_be_tried_again(
     on_two_workers: MakeEngine, job: MakeJob
 ) -> None:
-    class Waiting(Recorder):
+    class Waiting(Scripted):
         def next_job(self) -> Job | Wait:
             waits = len(self.jobs) == 1 and "a" not in self.results and not self.failures
             return Wait.LATER if waits else super().next_job()
 
-        def failed(self, job: Job, failure: Failure) -> None:
-            super().failed(job, failure)
-            self.jobs.append(again)
-
-    again = job("b again")
-    last = job("b", do="raise", error="key")
-    recorder = Waiting([job("a", epochs=3, pause=0.1), last])
+    jobs: list[Job | Wait] = [job("a", epochs=3, pause=0.1), job("b", do="raise", error="key")]
+    recorder = Waiting(jobs, failed=lambda _: recorder.jobs.append(job("b again")))
     on_two_workers().run(recorder)
     assert recorder.events.index(("finished", "a")) < recorder.events.index(("started", "b"))
     assert set(recorder.results) == {"a", "b again"}
@@ -118,8 +111,7 @@ def test_runs_whose_memory_is_computed_begin_together(on_local: MakeEngine, job:
     memory = SharedMemory({None: 700.0}, lambda config: needs[config["run"]])
     recorder = Watching([job(d, epochs=3, pause=0.4, run=d) for d in "abc"])
     on_local(devices=[None] * 3, memory=memory).run(recorder)
-    assert recorder.most == 2
-    assert memory.holds(None) == 2
+    assert (recorder.most, memory.holds(None)) == (2, 2)
 
 
 @pytest.mark.parametrize(("size", "narrowed"), [(1000.0, True), (None, False)])
