@@ -52,28 +52,12 @@ def test_sources_that_were_never_installed_still_tell(
     only(look("versions.packages", tmp_path), "warning")
 
 
-Group = Callable[..., None]
-
-
-@pytest.fixture
-def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
-    """Lets files of a control group hold texts."""
+def test_a_quota_below_the_cores_and_more_threads_than_cores_are_told_with_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resources, "CGROUP", tmp_path)
     monkeypatch.setattr(machine, "usable_cpus", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-
-    def hold(**texts: str) -> None:
-        for name, text in texts.items():
-            file = tmp_path / name.replace("__", "/").replace("_dot_", ".")
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(f"{text}\n")
-
-    return hold
-
-
-def test_a_quota_below_the_cores_and_more_threads_than_cores_are_told_with_what_to_write(
-    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     assert "8 of" in only(look("machine.cores", tmp_path), "ok")
     for quota, level, fragment in (
         ("150000", "warning", "the container gets 1.5 of them"),
@@ -81,7 +65,7 @@ def test_a_quota_below_the_cores_and_more_threads_than_cores_are_told_with_what_
         ("400000", "warning", "gets 4 of them"),
         ("max", "ok", "8 of"),
     ):
-        group(cpu_dot_max=f"{quota} 100000")
+        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
         (finding,) = look("machine.cores", tmp_path)
         assert (finding.level, fragment in f"{finding.message} {finding.advice}") == (level, True)
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
@@ -105,8 +89,7 @@ def test_a_home_is_written_locked_and_left_as_it_was_and_one_that_cannot_be_is_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "can be written and locked" in only(look("home.folder", tmp_path), "ok")
-    assert look("home.private", tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert (look("home.private", tmp_path), list(tmp_path.iterdir())) == ([], [])
     tmp_path.chmod(0o777)
     message = only(look("home.private", tmp_path), "warning")
     assert "can be written by everybody" in message
@@ -165,13 +148,9 @@ def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     assert "nvidia-smi lists 1 GPU, but torch" in message_of("wrong", Gpu(80_000.0))
     assert "no GPU" in message_of("ok")
     assert message_of("ok", mps=True).startswith("mps")
-    kind: dict[str, Any] = {"name": "A GPU", "major": 8, "minor": 0}
-    for name, answer in {
-        "is_available": True,
-        "device_count": 1,
-        "get_device_properties": SimpleNamespace(**kind),
-        "mem_get_info": (2**30, 2**36),
-    }.items():
+    kind = SimpleNamespace(name="A GPU", major=8, minor=0)
+    answers = {"is_available": True, "device_count": 1, "get_device_properties": kind}
+    for name, answer in {**answers, "mem_get_info": (2**30, 2**36)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(torch, "device", lambda *_: "cpu")
     assert "bf16, 1.0 of 64.0 GiB free" in message_of("warning", mps=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +18,8 @@ from tests.services.mlflow_server import ADMIN, ADMIN_PASSWORD, USER_PASSWORD, M
 from tests.services.processes import free_port
 from tests.sweeps.conftest import Carft, ToySweep
 from tests.sweeps.doctor.findings import look, only
+
+Tell = Callable[[dict[str, Answer]], None]
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +38,27 @@ def server(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Mlfl
     return mlflow_server
 
 
-def test_a_server_is_checked_without_a_trace(server: MlflowServer, tmp_path: Path) -> None:
+@pytest.fixture
+def client(server: MlflowServer) -> Any:
     from mlflow import MlflowClient
 
+    return MlflowClient(server.address)
+
+
+def test_a_server_is_checked_without_a_trace(
+    server: MlflowServer, client: Any, tmp_path: Path
+) -> None:
     assert "answers, experiment the doctor's" in only(look("mlflow.place", tmp_path), "ok")
     assert "the first run makes" in only(look("mlflow.credentials", tmp_path), "ok")
     assert "check again after" in only(look("mlflow.artifacts", tmp_path), "warning")
-    experiment = MlflowClient(server.address).create_experiment("the doctor's")
+    experiment = client.create_experiment("the doctor's")
     assert "has the experiment the doctor's" in only(look("mlflow.credentials", tmp_path), "ok")
     message = only(look("mlflow.artifacts", tmp_path), "ok")
     assert f"a small file went to mlflow-artifacts:/{experiment} and back" in message
     assert "and was removed" in message
     keys = server.store.keys(server.bucket)
     assert [key for key in keys if key.startswith(f"{experiment}/")] == []
-    assert MlflowClient(server.address).search_runs([experiment]) == []
+    assert client.search_runs([experiment]) == []
     assert "the server is MLflow 3" in only(look("mlflow.version", tmp_path), "ok")
 
 
@@ -72,23 +82,18 @@ def test_the_command_says_what_is_wrong_once_with_what_to_do_and_no_password(
 
 
 def test_an_experiment_of_somebody_else_is_told(
-    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "the admin's")
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
         patch.setenv("MLFLOW_TRACKING_PASSWORD", ADMIN_PASSWORD)
-        MlflowClient(server.address).create_experiment("the admin's")
+        client.create_experiment("the admin's")
     message = only(look("mlflow.artifacts", tmp_path), "wrong")
     assert "may not write into the experiment the admin's (403)" in message
 
 
-def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(server.address)
+def test_a_bucket_that_is_gone_is_told(server: MlflowServer, client: Any, tmp_path: Path) -> None:
     if client.get_experiment_by_name("the doctor's") is None:
         client.create_experiment("the doctor's")
     s3 = server.store.client()
@@ -104,7 +109,7 @@ def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tell]:
     """A server that answers as it is told, in the place of MLflow's: by path."""
     answers: dict[str, Answer] = {}
 
@@ -112,69 +117,57 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         path = asked.path.partition("?")[0]
         return answers.get(f"{asked.headers.get('Origin', '')}{path}") or answers[path]
 
-    def tell(**by_name: Answer) -> None:
+    def tell(by_path: dict[str, Answer]) -> None:
         answers.clear()
-        answers.update({f"/{name}": answer for name, answer in by_name.items()})
-        answers.setdefault("/health", Answer("OK"))
-        for api in ("get-by-name", "get", "search"):
-            if api in by_name:
-                answers[f"/api/2.0/mlflow/experiments/{api}"] = by_name[api]
+        answers.update({"/health": Answer("OK"), **by_path})
 
     with answering(answer) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         yield tell
 
 
-def test_what_is_no_mlflow_or_has_nothing_behind_it_is_told(
-    stand_in: Callable[..., None], tmp_path: Path
-) -> None:
-    stand_in(health=Answer("<html>"))
-    assert "as no MLflow does" in only(look("mlflow.place", tmp_path), "wrong")
-    stand_in(health=Answer("Bad gateway", 502))
-    assert "what is behind it is away" in only(look("mlflow.place", tmp_path), "unreachable")
-
-
-def test_versions_are_compared(stand_in: Callable[..., None], tmp_path: Path) -> None:
-    versions: list[tuple[str, Level, str]] = [
-        ("2.9.1", "wrong", "major"),
-        ("3.1.0", "warning", "older"),
-    ]
-    for theirs, level, fragment in versions:
-        stand_in(version=Answer(theirs))
-        assert fragment in only(look("mlflow.version", tmp_path), level)
-    stand_in(version=Answer("no", 401))
-    assert look("mlflow.version", tmp_path) == []
-
-
-def test_an_experiment_that_cannot_be_used_is_told(
-    stand_in: Callable[..., None], tmp_path: Path
-) -> None:
-    answers: list[tuple[Answer, Level, str]] = [
-        (experiment(lifecycle_stage="deleted"), "wrong", "restore --experiment-id 7"),
-        (Answer("Permission denied", 403), "wrong", "answers 403: Permission denied"),
-        (Answer("Overloaded", 503), "unreachable", "answers 503"),
-    ]
-    for answer, level, fragment in answers:
-        stand_in(**{"get-by-name": answer})
-        assert fragment in only(look("mlflow.credentials", tmp_path), level)
+NAMED = "/api/2.0/mlflow/experiments/get-by-name"
 
 
 def experiment(**fields: str) -> Answer:
-    stored = {"lifecycle_stage": "active", "experiment_id": "7", **fields}
-    return Answer({"experiment": stored})
+    return Answer({"experiment": {"lifecycle_stage": "active", "experiment_id": "7", **fields}})
 
 
-def test_artifacts_that_would_stay_on_this_machine_are_told(
-    stand_in: Callable[..., None], tmp_path: Path
+DELETED = experiment(lifecycle_stage="deleted")
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "check", "level", "text"),
+    [
+        ("/health", Answer("<html>"), "place", "wrong", "as no MLflow does"),
+        ("/health", Answer("Bad", 502), "place", "unreachable", "what is behind it is away"),
+        ("/version", Answer("2.9.1"), "version", "wrong", "major"),
+        ("/version", Answer("3.1.0"), "version", "warning", "older"),
+        (NAMED, DELETED, "credentials", "wrong", "restore --experiment-id 7"),
+        (NAMED, Answer("Go away", 403), "credentials", "wrong", "answers 403: Go away"),
+        (NAMED, Answer("Overloaded", 503), "credentials", "unreachable", "answers 503"),
+    ],
+)
+def test_what_is_wrong_with_a_server_is_told(
+    stand_in: Tell, tmp_path: Path, path: str, answer: Answer, check: str, level: Level, text: str
+) -> None:
+    stand_in({path: answer})
+    assert text in only(look(f"mlflow.{check}", tmp_path), level)
+
+
+def test_artifacts_that_would_stay_on_this_machine_are_told_and_what_is_not_known_is_not(
+    stand_in: Tell, tmp_path: Path
 ) -> None:
     place = tmp_path / "mlartifacts"
-    stand_in(**{"get-by-name": experiment(artifact_location=str(place))})
+    stand_in({NAMED: experiment(artifact_location=str(place))})
     message = only(look("mlflow.artifacts", tmp_path), "warning")
     assert f"go to {place} on whichever machine sends them" in message
     assert not place.exists()
     theirs = experiment(artifact_location="/srv/mlruns/0")
-    stand_in(**{"get-by-name": Answer("", 404), "get": theirs})
+    stand_in({NAMED: Answer("", 404), NAMED.removesuffix("-by-name"): theirs})
     assert look("mlflow.artifacts", tmp_path) == []
+    stand_in({"/version": Answer("no", 401)})
+    assert look("mlflow.version", tmp_path) == []
 
 
 def test_runs_that_the_server_lacks_are_counted_by_sweep(
