@@ -38,10 +38,8 @@ def plant(root: Path, tree: Tree, size: tuple[int, int] = ICONS) -> Path:
     return root
 
 
-def classes(folders: Mapping[str, int], names: str = "owl rook wren") -> Tree:
-    return {
-        f"{folder}/{name}": count for folder, count in folders.items() for name in names.split()
-    }
+def classes(folders: Tree, names: str = "owl rook wren") -> Tree:
+    return {f"{folder}/{name}": folders[folder] for folder in folders for name in names.split()}
 
 
 @pytest.fixture
@@ -59,9 +57,8 @@ def begun(carft: Carft, *words: str) -> dict[str, Any]:
     return report
 
 
-def declared(report: Mapping[str, Any]) -> dict[str, Any]:
-    family: dict[str, Any] = parse(Path(report["family"]).read_text()).data
-    return family
+def declared(report: Mapping[str, Any]) -> Any:
+    return parse(Path(report["family"]).read_text()).data
 
 
 def counted(report: Mapping[str, Any]) -> dict[str, int]:
@@ -125,10 +122,8 @@ def test_folders_around_it_are_looked_through(place: Path, carft: Carft) -> None
     (place / "birds" / "docs").mkdir()
     report = begun(carft, "birds")
     assert declared(report)["root"] == "birds/v1/images"
-    assert report["assumed"][:2] == [
-        "looked into v1/, the only folder with images in it",
-        "looked into images/, the only folder with images in it",
-    ]
+    looked = "looked into {}/, the only folder with images in it"
+    assert report["assumed"][:2] == [looked.format("v1"), looked.format("images")]
 
 
 def test_folders_beside_train_with_its_classes_are_shifts(place: Path, carft: Carft) -> None:
@@ -175,19 +170,17 @@ def test_copies_of_training_images_are_warned_of(place: Path, carft: Carft) -> N
     other[-1] ^= 1
     (root / "test/rook/z.png").write_bytes(other)
     begun(carft, "birds")
-    warnings = [
-        f"{split} from train, byte by byte, such as {path}, which is train/owl/0.png: it measures "
-        "memory"
-        for split, path in (
-            ("val has 1 of its 7 images", "val/owl/a.png"),
-            ("test has 2 of its 12 images", "test/owl/a.png"),
-            ("night has 1 of its 7 images", "shifts/night/owl/a.png"),
-        )
-    ]
-    for command in (["check", "birds.yaml", "--set", "model={name: builtin}"], ["data", "check"]):
-        family = [] if "birds.yaml" in command else ["birds.family.yaml"]
-        printed = carft(*command, *family).out
-        assert [text for text in warnings if text not in printed] == []
+    copies = {
+        "val/owl/a.png": "val has 1 of its 7 images",
+        "test/owl/a.png": "test has 2 of its 12 images",
+        "shifts/night/owl/a.png": "night has 1 of its 7 images",
+    }
+    check = ("check", "birds.yaml", "--set", "model={name: builtin}")
+    for command in (check, ("data", "check", "birds.family.yaml")):
+        printed = carft(*command).out
+        for path, share in copies.items():
+            source = f"such as {path}, which is train/owl/0.png: it measures memory"
+            assert f"{share} from train, byte by byte, {source}" in printed
 
 
 def test_what_only_its_owner_can_mend_is_told(place: Path, carft: Carft) -> None:
@@ -254,8 +247,8 @@ def test_what_cannot_be_used_is_refused(place: Path, carft: Carft) -> None:
         (place / f"birds{number}").mkdir()
         plant(place / f"birds{number}", tree)
         assert message in carft("init", f"birds{number}", code=2).err
-    missing = "nowhere does not exist; `init` needs a folder of images"
-    assert missing in carft("init", "nowhere", code=2).err
+    message = carft("init", "nowhere", code=2).err
+    assert "nowhere does not exist; `init` needs a folder of images" in message
     plant(place / "birds", classes({"train": 4, "test": 2}))
     assert "is not a folder" in carft("init", "birds/train/owl/0.png", code=2).err
     for name, why in (("Birds", "is no name for a family"), ("icon_shift", "is a family already")):
@@ -286,18 +279,6 @@ def test_a_family_gets_a_name_that_it_can_have_and_class_names_lose_numbers_but_
 
 
 def test_a_text_is_written_so_that_it_is_read_again() -> None:
-    for text in (
-        "a b",
-        "true",
-        "1e5",
-        "a: b",
-        "#x",
-        "it's",
-        'a "b" \\',
-        "x\x85\t",
-        "- a",
-        "",
-        "~",
-        "日本",
-    ):
+    texts = ("a b", "true", "1e5", "a: b", "#x", "it's", 'a "b" \\', "x\x85\t", "- a", "", "~")
+    for text in (*texts, "日本"):
         assert parse(f"{{{quoted(text)}: [{quoted(text)}]}}").data == {text: [text]}
