@@ -48,6 +48,8 @@ def test_a_profile_changes_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     assert quick.config_for({}).optim.lr == plain.config_for({}).optim.lr
     assert quick.trial["algorithm"] == plain.trial["algorithm"]
     VALIDATOR.validate(yaml.safe_load(FILE))
+    # A mistake in a value of one that is not used is none.
+    assert load(tmp_path, text=FILE.replace(EPOCHS, "trial.optim.epochs: x")).name == "plain"
 
 
 def test_later_profiles_go_before_earlier_and_set_goes_before_all(tmp_path: Path) -> None:
@@ -80,10 +82,6 @@ def test_what_is_no_profile_and_mistakes_in_one_are_told_with_their_lines(
         load(tmp_path, override, text=text)
     (message,) = str(error.value).splitlines()
     assert words in message
-
-
-def test_a_mistake_in_a_value_of_a_profile_that_is_not_used_is_none(tmp_path: Path) -> None:
-    assert load(tmp_path, text=FILE.replace(EPOCHS, "trial.optim.epochs: x")).name == "plain"
 
 
 def test_the_option_is_kept_for_a_later_resume(tmp_path: Path, carft: Carft) -> None:

@@ -19,12 +19,8 @@ GRID: dict[str, Any] = {
     "baselines": ["zero_shot", "fine_tune"],
     "trial": {"algorithm": "car_ft"},
 }
-RANDOM = {
-    **GRID,
-    "method": "random",
-    "run_cap": 9,
-    "parameters": {**GRID["parameters"], "optim.lr": LR},
-}
+DRAWN = {**GRID["parameters"], "optim.lr": LR}
+RANDOM = {**GRID, "method": "random", "run_cap": 9, "parameters": DRAWN}
 
 
 def load(folder: Path, data: Mapping[str, Any], *more: str) -> SweepSpec:
@@ -41,11 +37,8 @@ def test_a_grid_runs_every_setting_on_every_task_one_setting_after_another(tmp_p
     spec = load(tmp_path, GRID)
     order = [(point["optim.lr"], point["data.test_domain"]) for point in spec.points()]
     assert order == [(lr, domain) for lr in (1e-5, 1e-4) for domain in DOMAINS]
-    assert [spec.setting_of(trial) for trial in (0, 2, 3)] == [
-        (0, {"data.test_domain": "art"}),
-        (0, {"data.test_domain": "photo"}),
-        (1, {"data.test_domain": "art"}),
-    ]
+    for trial, setting, domain in ((0, 0, "art"), (2, 0, "photo"), (3, 1, "art")):
+        assert spec.setting_of(trial) == (setting, {"data.test_domain": domain})
 
 
 def test_every_draw_and_a_point_that_is_tried_first_run_on_every_task(tmp_path: Path) -> None:
