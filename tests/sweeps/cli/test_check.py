@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,12 @@ from carft_sweep.carft_core.models.source import find_model
 from carft_sweep.carft_core.training.memory import RunCost
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore
-from carft_sweep.sweeps.plan.estimate import (
-    RemainingWork,
-    RunTimes,
-    SweepEstimate,
-    TimedRun,
-    TimingHistory,
-    timing_history,
-)
+from carft_sweep.sweeps.plan import estimate
+from carft_sweep.sweeps.plan.estimate import RemainingWork, RunTimes, TimedRun, TimingHistory
 from tests.sweeps.conftest import ONE_RUN, TOY, Carft, ToySweep
 
-RANDOM: dict[str, Any] = {
-    "method": "random",
-    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
-    "run_cap": 3,
-}
+WEIGHTS = {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}}
+RANDOM: dict[str, Any] = {"method": "random", "parameters": WEIGHTS, "run_cap": 3}
 CONFIG = {"algorithm": {"name": "fine_tune"}, "device": "cpu"}
 NINE = {"name": "wise_ft", "alphas": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]}
 NINE_ALPHAS = {"algorithm": {"name": "car_ft"}, "merges": [NINE], "device": "cpu"}
@@ -42,8 +32,8 @@ def check(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> str:
 
 
 def plan(toy: ToySweep, carft: Carft, *more: str, **changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = carft("check", toy.file(**changes), "--json", *more).json
-    return found
+    document: dict[str, Any] = carft("check", toy.file(**changes), "--json", *more).json
+    return document
 
 
 def timed(step: float = 1.0, **changes: Any) -> TimedRun:
@@ -69,8 +59,7 @@ def test_a_plan_warns_of_a_search_that_is_random_and_of_few_alphas(
 def test_a_plan_counts_what_is_done_and_what_is_left(toy_cli: ToySweep, carft: Carft) -> None:
     first = plan(toy_cli, carft)
     assert (first["runs"], first["done"], first["to_evaluate"], first["to_train"]) == (7, 0, 1, 6)
-    assert first["seconds"] is None
-    assert not toy_cli.home.path.exists()
+    assert (first["seconds"], toy_cli.home.path.exists()) == (None, False)
     toy_cli.run()
     later = plan(toy_cli, carft, "--set", "seeds=3")
     assert (later["runs"], later["done"], later["reused"], later["to_train"]) == (10, 7, 0, 3)
@@ -111,12 +100,12 @@ def test_a_run_that_was_cut_off_needs_only_what_it_lacks(toy_cli: ToySweep, carf
 def test_runs_that_a_sampler_has_yet_to_choose_are_counted_as_typical_ones(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
-    found = plan(toy_cli, carft, **RANDOM)
-    assert (found["trials"], found["unknown"], found["to_train"]) == (3, 6, 2)
-    assert found["epochs"] % 8 == 0
+    planned = plan(toy_cli, carft, **RANDOM)
+    assert (planned["trials"], planned["unknown"], planned["to_train"]) == (3, 6, 2)
+    assert planned["epochs"] % 8 == 0
     toy_cli.run(**{**RANDOM, "run_cap": 2})
-    found = plan(toy_cli, carft, **RANDOM)
-    assert (found["unknown"], found["done"]) == (2, 7)
+    planned = plan(toy_cli, carft, **RANDOM)
+    assert (planned["unknown"], planned["done"]) == (2, 7)
     assert "and 2 runs at points that random has yet to choose" in check(toy_cli, carft, **RANDOM)
 
 
@@ -125,19 +114,19 @@ def test_a_search_of_a_space_with_fewer_points_than_trials_is_planned_by_the_poi
     toy_cli: ToySweep, carft: Carft, method: str
 ) -> None:
     space = {"algorithm.kl_weight": {"values": [0.1, 0.3, 1.0]}}
-    few: dict[str, Any] = {"method": method, "parameters": space, "run_cap": 20}
-    found = plan(toy_cli, carft, **few)
-    assert (found["trials"], found["points"], found["runs"]) == (20, 3, 9)
-    assert (found["unknown"], found["at_most"]) == (6, True)
-    text = check(toy_cli, carft, **few)
+    changes: dict[str, Any] = {"method": method, "parameters": space, "run_cap": 20}
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["trials"], planned["points"], planned["runs"]) == (20, 3, 9)
+    assert (planned["unknown"], planned["at_most"]) == (6, True)
+    text = check(toy_cli, carft, **changes)
     assert "the space has 3 different points: the other trials repeat them" in text
-    toy_cli.run(**{**few, "run_cap": 2})
+    toy_cli.run(**{**changes, "run_cap": 2})
     tried = len(set(toy_cli.values()))
-    found = plan(toy_cli, carft, **few)
-    assert (found["runs"], found["unknown"]) == (9, 2 * (3 - tried))
-    toy_cli.run(**few)
-    found = plan(toy_cli, carft, **few)
-    assert found["done"] == 3 + 2 * len(set(toy_cli.values()))
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["runs"], planned["unknown"]) == (9, 2 * (3 - tried))
+    toy_cli.run(**changes)
+    planned = plan(toy_cli, carft, **changes)
+    assert planned["done"] == 3 + 2 * len(set(toy_cli.values()))
 
 
 PRUNED: dict[str, Any] = {
@@ -153,12 +142,12 @@ def test_a_finished_sweep_with_pruned_trials_leaves_nothing_to_do(
     changes = {**PRUNED, "method": method, "baselines": []}
     toy_cli.run(**changes)
     assert {trial.state for trial in toy_cli.ledger().trials()} == {"complete", "pruned"}
-    found = plan(toy_cli, carft, **changes)
-    assert (found["to_train"], found["unknown"], found["epochs"]) == (0, 0, 0)
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["to_train"], planned["unknown"], planned["epochs"]) == (0, 0, 0)
     # Other rules judge every trial anew.
     changes["early_terminate"] = {"type": "patience", "allow_grid": True}
-    found = plan(toy_cli, carft, **changes)
-    assert found["to_train"] + found["unknown"] > 0
+    planned = plan(toy_cli, carft, **changes)
+    assert planned["to_train"] + planned["unknown"] > 0
 
 
 def test_a_search_with_a_point_twice_can_be_finished(toy_cli: ToySweep, carft: Carft) -> None:
@@ -170,8 +159,8 @@ def test_a_search_with_a_point_twice_can_be_finished(toy_cli: ToySweep, carft: C
     toy_cli.run(**changes)
     runs = {digest for trial in toy_cli.ledger().trials() for digest in trial.runs.values()}
     assert len(runs) < 12
-    found = plan(toy_cli, carft, **changes)
-    assert (found["runs"], found["done"], found["unknown"]) == (len(runs), len(runs), 0)
+    planned = plan(toy_cli, carft, **changes)
+    assert (planned["runs"], planned["done"], planned["unknown"]) == (len(runs), len(runs), 0)
 
 
 def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) -> None:
@@ -187,7 +176,7 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
         "race_seeds": {"margin": 0.02},
     }
     text = check(toy_cli, carft, **RANDOM, **changes)
-    for said in (
+    for line in (
         "goal: maximize id/val/top1",
         "ends when id/val/top1 has reached 0.9",
         "run_cap: 3 trials",
@@ -198,27 +187,27 @@ def test_what_decides_on_the_search_is_shown(toy_cli: ToySweep, carft: Carft) ->
         "stops seeds early: after 1, when worse by more than 0.02",
         "to train (at most ",
     ):
-        assert said in text
+        assert line in text
 
 
 def test_the_time_comes_from_the_runs_most_like_it_and_adds_up() -> None:
     config = trial_config(CONFIG)
     same, other_algorithm = timed(1.0), timed(2.0, algorithm={"name": "car_ft"})
-    others = [timed(4.0, optim={"batch_size": 7}), timed(9.0, device="cuda")]
+    incomparable = [timed(4.0, optim={"batch_size": 7}), timed(9.0, device="cuda")]
     for runs, expected in (
-        ([same, other_algorithm, *others], same.times),
-        ([other_algorithm, *others], other_algorithm.times),
-        (others, None),
+        ([same, other_algorithm, *incomparable], same.times),
+        ([other_algorithm, *incomparable], other_algorithm.times),
+        (incomparable, None),
         ([same, timed(2.0), timed(4.0), other_algorithm], timed(2.0).times),
     ):
         assert TimingHistory(runs).times_of(config) == expected
     known = TimingHistory([TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))])
     work = [RemainingWork(config, *parts) for parts in ((100, 2, 3), (10, 1, 1), (0, 0, 2))]
-    found = SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
-    found.add_times(known)
-    assert found.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
-    assert found.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
-    unknown = SweepEstimate("toy", "grid", 2, 3, work=work)
+    planned = estimate.SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
+    planned.add_times(known)
+    assert planned.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
+    assert planned.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
+    unknown = estimate.SweepEstimate("toy", "grid", 2, 3, work=work)
     unknown.add_times(TimingHistory([]))
     assert unknown.seconds is None
 
@@ -242,11 +231,10 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
     for label in ("unmerged", "wise_ft@0.5"):
         write_json(folder / "evaluations" / label / "metrics.json", {})
-    found = timing_history(runs)
-    times = found.times_of(on_gpu)
-    assert times is not None
+    timings = estimate.timing_history(runs)
+    times = timings.times_of(on_gpu) or RunTimes(0.0, 0.0, 0.0)
     assert (times.step, times.epoch, times.model) == (0.5, 2.0, pytest.approx(6.0))
-    assert found.times_of(trial_config(CONFIG)) is None
+    assert timings.times_of(trial_config(CONFIG)) is None
 
 
 def test_runs_side_by_side_shorten_the_wait(
@@ -255,10 +243,9 @@ def test_runs_side_by_side_shorten_the_wait(
     monkeypatch.setattr("carft_sweep.sweeps.cli.check.this_machine", lambda: Node("big", 8.0))
     toy_cli.run()
     arguments = ("--engine", "ray", "--parallel", "4", "--set", "seeds=3")
-    found = plan(toy_cli, carft, *arguments)
-    assert found["at_once"] == 4
-    assert found["wall_seconds"] == pytest.approx(found["seconds"] / 4)
-    assert found["need"] == "2 CPUs, 0 GPUs"
+    planned = plan(toy_cli, carft, *arguments)
+    assert (planned["at_once"], planned["need"]) == (4, "2 CPUs, 0 GPUs")
+    assert planned["wall_seconds"] == pytest.approx(planned["seconds"] / 4)
     text = check(toy_cli, carft, *arguments)
     assert "with 4 at once" in text
     assert "4 runs at once on:\n  big: 8 CPUs, 0 GPUs" in text
@@ -276,18 +263,15 @@ class SmallCluster:
     def nodes_by_id(self) -> dict[str, Node]:
         return {"b1g": Node("big", 8.0, 1.0), "sma11": Node("small", 8.0)}
 
-    def close(self) -> None:
-        """Nothing is there to be let go of."""
+    def close(self) -> None: ...
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path, Sequence[str]]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The nodes of `head:6379` that are asked whether they can serve, home, imports."""
-    seen: list[tuple[list[str], Path, Sequence[str]]] = []
+    seen: list[Any] = []
 
-    def check_nodes(
-        nodes: Mapping[str, Node], home: Path, *, imports: Sequence[str]
-    ) -> dict[str, Node]:
+    def check_nodes(nodes: dict[str, Node], home: Path, *, imports: Any) -> dict[str, Node]:
         seen.append((list(nodes), home, imports))
         if (home / "apart").exists():
             raise RequestError("big: does not share the home")
@@ -309,8 +293,8 @@ def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
     assert "2 runs at once on:" in text
     assert not toy_cli.home.path.exists()
     toy_cli.home.prepare()
-    told = carft("check", toy_cli.file(), *ON_CLUSTER, "--set", "resources.gpus=2", code=2).err
-    assert "one run needs 1 CPU, 2 GPUs" in told
+    message = carft("check", toy_cli.file(), *ON_CLUSTER, "--set", "resources.gpus=2", code=2).err
+    assert "one run needs 1 CPU, 2 GPUs" in message
     assert asked == []
     assert "2 runs at once on:\n  big: 8 CPUs" in check(toy_cli, carft, *ON_CLUSTER)
     assert asked == [(["b1g"], toy_cli.home.path.absolute(), ())]
@@ -318,27 +302,24 @@ def test_the_nodes_that_could_hold_a_run_are_asked_whether_they_share_the_home(
     assert "big: does not share the home" in carft("check", toy_cli.file(), *ON_CLUSTER, code=2).err
 
 
+@pytest.mark.usefixtures("asked")
 def test_gpus_that_stay_idle_for_want_of_cores_are_pointed_out(
-    toy_cli: ToySweep, carft: Carft, asked: list[Any]
+    toy_cli: ToySweep, carft: Carft
 ) -> None:
-    del asked
     text = check(toy_cli, carft, *ON_CLUSTER, "--set", "resources.cpus=8")
     assert "! the GPUs hold 2 runs, and the cores 1: set a smaller resources.cpus" in text
-    for enough in (("--set", "resources.cpus=4"), (), ("--set", "resources.gpus=0")):
-        assert "the GPUs hold" not in check(toy_cli, carft, *ON_CLUSTER, *enough)
+    for changes in ("resources.cpus=4", "resources.gpus=0.5", "resources.gpus=0"):
+        assert "the GPUs hold" not in check(toy_cli, carft, *ON_CLUSTER, "--set", changes)
 
 
+@pytest.mark.usefixtures("asked")
 def test_of_gpus_that_differ_it_is_said_what_each_holds_and_how_to_keep_to_one(
-    toy_cli: ToySweep, carft: Carft, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+    toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del asked
-    kinds = {"new": ("H100", 80_000.0), "old": ("V100", 16_000.0)}
-    nodes = {
-        name: Node(name, 8.0, 1.0, {f"accelerator_type:{kind}": 1.0}).with_gpus(
-            [Gpu(size, bf16=True)]
-        )
-        for name, (kind, size) in kinds.items()
-    }
+    nodes = {}
+    for name, kind, size in (("new", "H100", 80_000.0), ("old", "V100", 16_000.0)):
+        node = Node(name, 8.0, 1.0, {f"accelerator_type:{kind}": 1.0})
+        nodes[name] = node.with_gpus([Gpu(size, bf16=True)])
     monkeypatch.setattr(SmallCluster, "nodes_by_id", lambda _: nodes)
     monkeypatch.setattr(f"{CLUSTER}.check_nodes", lambda nodes, *_, **__: nodes)
     monkeypatch.setattr("carft_sweep.sweeps.engines.factory.memory_on_gpu_mb", lambda _: 7_000.0)
@@ -360,11 +341,11 @@ def test_the_name_of_another_file_is_warned_of(toy_cli: ToySweep, carft: Carft) 
     other, same = first.with_name("low.yaml"), first.with_name("same.yaml")
     other.write_text(first.read_text().replace("id/val/top1", "id/val/nll"))
     same.write_text(first.read_text())
-    said = f"toy was run from {first}; --set name=ANOTHER keeps both sweeps"
+    warning = f"toy was run from {first}; --set name=ANOTHER keeps both sweeps"
     assert "was run from" not in carft("check", same).out
     assert "was run from" not in carft("check", other, "--set", "name=low").out
-    assert f"! {said}" in carft("check", other, "--set", "seeds=[1]").out
-    assert said in carft("run", other, "--set", "seeds=[1]").err
+    assert f"! {warning}" in carft("check", other, "--set", "seeds=[1]").out
+    assert warning in carft("run", other, "--set", "seeds=[1]").err
 
 
 def test_a_batch_larger_than_the_training_images_is_warned_of(
@@ -399,5 +380,5 @@ def test_a_gpu_that_is_not_here_is_planned_for(
     assert "fine_tune, optim.batch_size 30000, micro_batch 15000: 9.0 GB" in text
     assert "a T4 computes no bf16" in text
     assert "would take a T4 (device)" in check(toy_cli, carft, "--gpu", "T4")
-    told = carft("check", toy_cli.file(), "--gpu", "H10", code=2).err
-    assert "unknown GPU 'H10'; did you mean 'H100'?" in told
+    message = carft("check", toy_cli.file(), "--gpu", "H10", code=2).err
+    assert "unknown GPU 'H10'; did you mean 'H100'?" in message

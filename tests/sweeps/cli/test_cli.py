@@ -18,16 +18,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from carft_sweep.sweeps.cli import MODULES, main
-from carft_sweep.sweeps.cli.parser import (
-    COMMANDS,
-    EVERYWHERE,
-    EXAMPLES,
-    GROUPS,
-    PACKAGES,
-    parse,
-    parsers,
-)
+from carft_sweep.sweeps.cli import MODULES, main, parser
+from carft_sweep.sweeps.cli.parser import COMMANDS, EVERYWHERE, EXAMPLES, GROUPS, PACKAGES
 from carft_sweep.sweeps.cli.removal import Waste, waste
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import LEDGER_FILE
@@ -42,18 +34,34 @@ def run(toy: ToySweep, *more: str) -> int:
     return main(["run", str(toy.file()), *more])
 
 
+def leave(runs: RunStore, *digests: str) -> None:
+    """Runs that have ended, and which no sweep uses."""
+    for digest in digests:
+        runs.acquire(digest, "a", "gone")
+        runs.release(digest, "done")
+
+
+@pytest.fixture
+def used(toy_cli: ToySweep) -> Path:
+    """The folder of a run of `toy`, which has a checkpoint that it no longer needs."""
+    run(toy_cli)
+    runs = RunStore(toy_cli.home.runs)
+    folder = runs.folder(next(iter(runs.digests())))
+    (folder / "checkpoint.pt").write_text("x")
+    return folder
+
+
 def test_run_ends_with_the_table_and_the_verdict_and_json_is_all_of_it(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
-    told = carft("run", toy_cli.file())
-    assert "[7/7] car_ft kl_weight=0.3 seed 1  done  val 81.0 %" in told.err
-    assert "▸ car_ft kl_weight=0.3" in told.out
-    assert "UNDECIDED: " in told.out
-    told = carft("run", toy_cli.file(), "--quiet", "--json")
-    assert told.err == ""
-    found = told.json
-    assert {"sweep", "metric", "selection", "seeds", "verdict", "rows", "selected"} <= {*found}
-    row = found["rows"][0]
+    output = carft("run", toy_cli.file())
+    assert "[7/7] car_ft kl_weight=0.3 seed 1  done  val 81.0 %" in output.err
+    assert "▸ car_ft kl_weight=0.3" in output.out
+    assert "UNDECIDED: " in output.out
+    output = carft("run", toy_cli.file(), "--quiet", "--json")
+    keys = {"sweep", "metric", "selection", "seeds", "verdict", "rows", "selected"}
+    assert (output.err, keys <= {*output.json}) == ("", True)
+    row = output.json["rows"][0]
     assert {"label", "algorithm", "merge", "params", "n", "metrics"} <= {*row}
     assert {*row["metrics"]["id/val/top1"]} >= {"mean", "ci95", "values"}
 
@@ -65,18 +73,18 @@ def test_list_has_a_line_for_each_sweep_and_show_every_run_with_its_tracked_id(
     assert not toy_cli.home.path.exists()
     run(toy_cli)
     (listed,) = carft("list", "--json").json
-    assert listed["state"] == "done"
+    best = {"algorithm.kl_weight": 0.3}
+    assert (listed["state"], listed["best"]["params"]) == ("done", best)
     assert listed["trials"] == {"asked": 2, "complete": 2, "failed": 0, "pruned": 0}
-    assert listed["best"]["params"] == {"algorithm.kl_weight": 0.3}
     assert "2/2" in carft("list").out
     shown = carft("show", "toy", "--json").json
     assert [trial["state"] for trial in shown["trials"]] == ["complete", "complete"]
-    assert shown["trials"][1]["params"] == {"algorithm.kl_weight": 0.3}
-    assert shown["trials"][1]["value"] == pytest.approx(0.805)
-    runs = [r for of in (*shown["trials"], *shown["baselines"]) for r in of["runs"]]
-    assert [r["state"] for r in runs] == ["done"] * 7
-    assert all(r["mlflow_run_id"] == f"toy/{r['digest']}" for r in runs)
-    assert [r["seed"] for r in shown["trials"][0]["runs"]] == [0, 1]
+    last = shown["trials"][1]
+    assert (last["params"], last["value"]) == (best, pytest.approx(0.805))
+    runs = [run for arm in (*shown["trials"], *shown["baselines"]) for run in arm["runs"]]
+    assert [run["state"] for run in runs] == ["done"] * 7
+    assert all(run["mlflow_run_id"] == f"toy/{run['digest']}" for run in runs)
+    assert [run["seed"] for run in shown["trials"][0]["runs"]] == [0, 1]
     text = carft("show", "toy").out
     assert "trial 1  complete  80.5 %  car_ft kl_weight=0.3" in text
     assert max(map(len, text.splitlines())) < 80
@@ -88,9 +96,9 @@ def test_the_end_says_what_failed_each_cause_once_and_how_to_retry(
 ) -> None:
     key = [{"do": "raise", "error": "key"}] * 2
     toy_cli.plan({"0.1/0": key, "0.3/1": key, "0.3/0": [{"do": "raise", "error": "request"}]})
-    told = carft("run", toy_cli.file())
-    assert "failed." not in told.out
-    *before, last = told.err.rstrip().splitlines()
+    output = carft("run", toy_cli.file())
+    assert "failed." not in output.out
+    *before, last = output.err.rstrip().splitlines()
     assert last == "To try what failed again: carft-sweep resume toy --failed"
     end = before[before.index("3 runs failed.") :]
     assert "car_ft kl_weight=0.3 seed 1 and 1 more  crashed: KeyError: 'weights'" in end
@@ -108,41 +116,37 @@ def test_a_sweep_that_is_given_up_exits_with_1_and_a_remedy(
 ) -> None:
     runs = [f"{weight}/{seed}" for weight in (0.1, 0.3) for seed in (0, 1)]
     toy_cli.plan({key: [{"do": "raise", "error": "image"}] for key in runs})
-    told = carft("run", toy_cli.file(), code=1).err
-    assert "The sweep was stopped: a.png cannot be read as an image" in told  # for all runs alike
-    end = told[told.index("1 run failed.") :]
+    printed = carft("run", toy_cli.file(), code=1).err
+    # For all runs alike.
+    assert "The sweep was stopped: a.png cannot be read as an image" in printed
+    end = printed[printed.index("1 run failed.") :]
     assert " data: a.png cannot be read as an image" in end
     assert "  To leave out all images that cannot be read: --set data.bad_files=skip\n" in end
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
     toy_cli.plan({key: [{"do": "raise", "error": "request"}] for key in runs})
-    told = carft("run", toy_cli.file(name="other"), "--set", "breaker=2", code=1).err
-    *_, reason, last = told.rstrip().splitlines()
+    printed = carft("run", toy_cli.file(name="other"), "--set", "breaker=2", code=1).err
+    *_, reason, last = printed.rstrip().splitlines()
     assert reason.startswith("The sweep was stopped: 2 runs in a row failed for one cause (data)")
     assert last == "Once this is fixed, resume it: carft-sweep resume other"
 
 
 def test_clean_keeps_what_a_sweep_has_taken_up_since_it_looked(
-    toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
+    toy_cli: ToySweep, used: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(toy_cli)
-    runs, others = RunStore(toy_cli.home.runs), RunStore(toy_cli.home.runs)
-    used = next(iter(runs.digests()))
-    (runs.folder(used) / "checkpoint.pt").write_text("x")
-    for digest in ("orphan", "other"):
-        runs.acquire(digest, "a", "gone")
-        runs.release(digest, "done")
+    runs, other_store = RunStore(toy_cli.home.runs), RunStore(toy_cli.home.runs)
+    leave(runs, "orphan", "other")
 
     def taken_up(home: Home) -> list[Waste]:
         items = [*waste(home)]
-        others.acquire("orphan", "a", "toy")
-        others.acquire(used, "a", "toy")
+        other_store.acquire("orphan", "a", "toy")
+        other_store.acquire(used.name, "a", "toy")
         return items
 
     monkeypatch.setattr("carft_sweep.sweeps.cli.removal.waste", taken_up)
-    told = carft("clean", "--yes", "--json").json
-    assert [Path(item["path"]).name for item in told["items"]] == ["other"]
+    document = carft("clean", "--yes", "--json").json
+    assert [Path(item["path"]).name for item in document["items"]] == ["other"]
     assert runs.read("orphan") is not None
-    assert (runs.folder(used) / "checkpoint.pt").exists()
+    assert (used / "checkpoint.pt").exists()
     assert not runs.folder("other").exists()
 
 
@@ -158,13 +162,13 @@ def test_clean_removes_what_killed_processes_left_and_nothing_behind_a_link_or_o
     runs.acquire(interrupted, "a", "toy")
     runs.release(interrupted, "stopped")
     shutil.rmtree(runs.folder(cut_off))  # killed between the two steps of a new beginning
-    left = [
+    leftovers = [
         runs.folder(again) / ".checkpoint.pt.x8_k2ab1",
         runs.folder(again) / "evaluations" / "unmerged" / ".predictions.parquet.abcdefgh",
         sweep / ".summary.json.12345678",
         toy_cli.home.path / "mlartifacts" / "1" / ".artifact.uploading.46zonkan",
     ]
-    for file in left:
+    for file in leftovers:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(bytes(1000))
     elsewhere = toy_cli.folder / "elsewhere"
@@ -174,10 +178,10 @@ def test_clean_removes_what_killed_processes_left_and_nothing_behind_a_link_or_o
     living = runs.folder("living") / ".checkpoint.pt.abcdefgh"
     runs.acquire("living", "a", "toy")
     living.write_text("x")
-    others = {*toy_cli.home.path.rglob("*")} - {*left, sweep / ".a.abcdefgh"}
+    rest = {*toy_cli.home.path.rglob("*")} - {*leftovers, sweep / ".a.abcdefgh"}
     removed = {Path(item["path"]) for item in carft("clean", "--yes", "--json").json["items"]}
-    assert removed == {*left, sweep / ".a.abcdefgh", runs.path / f".{again}.before"}
-    gone = others - {*toy_cli.home.path.rglob("*")}
+    assert removed == {*leftovers, sweep / ".a.abcdefgh", runs.path / f".{again}.before"}
+    gone = rest - {*toy_cli.home.path.rglob("*")}
     assert all(path.is_relative_to(runs.path / f".{again}.before") for path in gone)
     shutil.rmtree(toy_cli.home.path / "mlartifacts")
     (toy_cli.home.path / "mlartifacts").symlink_to(elsewhere)
@@ -185,13 +189,9 @@ def test_clean_removes_what_killed_processes_left_and_nothing_behind_a_link_or_o
     assert {path.name for path in elsewhere.iterdir()} == {".git.template", ".env.template"}
 
 
-def test_clean_only_tells_until_it_is_told_to(toy_cli: ToySweep, carft: Carft) -> None:
-    run(toy_cli)
+def test_clean_only_tells_until_it_is_told_to(toy_cli: ToySweep, used: Path, carft: Carft) -> None:
     runs = RunStore(toy_cli.home.runs)
-    used = next(iter(runs.digests()))
-    (runs.folder(used) / "checkpoint.pt").write_text("x")
-    runs.acquire("orphan", "a", "gone")
-    runs.release("orphan", "done")
+    leave(runs, "orphan")
     runs.acquire("living", "a", "gone")
     paths = {Path(item["path"]).name for item in carft("clean", "--json").json["items"]}
     assert {"orphan", "checkpoint.pt"} <= paths
@@ -199,7 +199,7 @@ def test_clean_only_tells_until_it_is_told_to(toy_cli: ToySweep, carft: Carft) -
     assert runs.folder("orphan").exists()
     carft("clean", "--yes")
     assert {"orphan", "living"} & {*runs.digests()} == {"living"}
-    names = {file.name for file in runs.folder(used).iterdir()}
+    names = {file.name for file in used.iterdir()}
     assert ("trained.json" in names, "checkpoint.pt" in names) == (True, False)
     carft("compare", "toy")
     # `sync` passes over a sweep that never began.
@@ -211,7 +211,7 @@ def test_clean_only_tells_until_it_is_told_to(toy_cli: ToySweep, carft: Carft) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "fragment"),
     [
         (["rum"], "unknown command 'rum'; did you mean 'run'?"),
         (["run", "x.yaml", "--fresch"], "unknown option '--fresch'; did you mean '--fresh'?"),
@@ -236,11 +236,11 @@ def test_clean_only_tells_until_it_is_told_to(toy_cli: ToySweep, carft: Carft) -
     ],
 )
 def test_a_mistake_on_the_command_line_names_the_remedy_and_exits_with_2(
-    toy_cli: ToySweep, carft: Carft, arguments: list[str], said: str
+    toy_cli: ToySweep, carft: Carft, arguments: list[str], fragment: str
 ) -> None:
-    told = carft(*arguments, code=2).err
-    assert said in told
-    assert "Traceback" not in told
+    message = carft(*arguments, code=2).err
+    assert fragment in message
+    assert "Traceback" not in message
     assert not toy_cli.home.path.exists()
 
 
@@ -250,31 +250,37 @@ from carft_sweep.sweeps.cli.parser import COMMANDS
 from carft_sweep.sweeps.cli import MODULES, main
 
 main(["--version"])
-told = {}
+helps = {}
 for command in ("", *COMMANDS):
     with contextlib.redirect_stdout(io.StringIO()) as written:
         code = main([*command.split(), "--help"])
-    told[command] = [code, written.getvalue()]
+    helps[command] = [code, written.getvalue()]
 heavy = {"torch", "ray", "mlflow", "optuna", "scipy", "numpy", "rich", "pydantic", "yaml"}
-print(json.dumps({"told": told, "heavy": sorted(heavy & set(sys.modules))}))
+of_help = sorted(heavy & {*sys.modules})
+with contextlib.redirect_stdout(io.StringIO()):
+    assert main(["check", "kl_weight", "--home", sys.argv[1]]) == 0
+heavy = {"open_clip", "torchvision", "timm", "optuna", "mlflow", "ray", "sympy"}
+of_plan = sorted(heavy & {*sys.modules})
+print(json.dumps({"helps": helps, "of_help": of_help, "of_plan": of_plan}))
 """
 
 
-def test_the_help_of_every_command_and_the_version_import_nothing_heavy() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+def test_help_and_version_import_nothing_heavy_and_a_plan_nothing_that_opens_models_or_makes_views(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", LIGHT, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     *lines, last = done.stdout.splitlines()
     versions = dict(line.split(" ", 1) for line in lines)
     assert [*versions] == ["carft-sweep", "Python", *PACKAGES[1:]]
     assert versions["torch"] == importlib.metadata.version("torch")
     assert versions["Python"] == platform.python_version()
-    found = json.loads(last)
-    assert found["heavy"] == []
-    for command, (code, text) in found["told"].items():
+    document = json.loads(last)
+    assert (document["of_help"], document["of_plan"]) == ([], [])
+    for command, (code, text) in document["helps"].items():
         assert code == 0
         assert text.startswith(f"usage: carft-sweep {command}".rstrip())
-    assert set(found["told"]) == {"", *COMMANDS}
+    assert set(document["helps"]) == {"", *COMMANDS}
 
 
 def test_the_help_has_every_command_once_in_its_group(carft: Carft) -> None:
@@ -288,29 +294,13 @@ def test_the_help_has_every_command_once_in_its_group(carft: Carft) -> None:
             groups[title] = []
         elif command:
             groups[[*groups][-1]].append(command)
-    assert groups == {"examples": [], **{t: [*of] for t, of in GROUPS.items()}, "options": []}
+    listed = {title: [*commands] for title, commands in GROUPS.items()}
+    assert groups == {"examples": [], **listed, "options": []}
     assert sorted(name for names in groups.values() for name in names) == sorted(COMMANDS)
     assert len(EXAMPLES) == 3
     for example in EXAMPLES:
         assert f"  {example}  " in text
-        assert parse(example.split()[1:]).command in COMMANDS
-
-
-PLANS = """
-import sys
-from carft_sweep.sweeps.cli import main
-
-assert main(["check", "kl_weight", "--home", sys.argv[1]]) == 0
-heavy = {"open_clip", "torchvision", "timm", "optuna", "mlflow", "ray", "sympy"}
-print(sorted(heavy & {*sys.modules}))
-"""
-
-
-def test_a_sweep_is_planned_without_what_opens_models_and_makes_views(tmp_path: Path) -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", PLANS, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert told.stdout.splitlines()[-1] == "[]"
+        assert parser.parse(example.split()[1:]).command in COMMANDS
 
 
 def test_every_command_is_a_module_with_its_place_and_every_options_row_in_the_docs() -> None:
@@ -323,8 +313,8 @@ def test_every_command_is_a_module_with_its_place_and_every_options_row_in_the_d
     rows = dict(re.findall(row, page, re.MULTILINE))
     expected = {
         f"{command.replace(' ', '-')}{option}": action.help
-        for command, parser in parsers()[1].items()
-        for action in parser.actions()
+        for command, options in parser.parsers()[1].items()
+        for action in options.actions()
         for option in action.option_strings
         if option.startswith("--") and option not in ("--help", *EVERYWHERE)
     }
@@ -346,10 +336,10 @@ def test_verbose_logs_what_our_modules_decide_and_nothing_is_reported_to_ray(
 
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     monkeypatch.setattr("carft_sweep.sweeps.cli.schema.schema_command", command)
-    told = carft(*words).err.splitlines()
+    logged = carft(*words).err.splitlines()
     lines = ["INFO carft_sweep.some.room: chosen", "DEBUG carft_sweep.some.room: because"]
     expected = lines if "-vv" in words else []
-    assert [line.partition(",")[2].partition(" ")[2] for line in told] == expected
+    assert [line.partition(",")[2].partition(" ")[2] for line in logged] == expected
     assert not logging.getLogger("carft_sweep").handlers
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 

@@ -12,19 +12,13 @@ import pytest
 
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.results.loading import load_comparison
-from tests.sweeps.conftest import toy_in
+from tests.sweeps.conftest import Carft, toy_in
 from tests.tracking.kept import keep_predictions, logits
 
-LEARNING: dict[str, Any] = {
-    "name": "learning",
-    "parameters": {"optim.lr": {"values": [5e-4, 1e-3]}},
-    "trial": {
-        "algorithm": {"name": "car_ft", "kl_weight": 0.3},
-        "merges": [{"name": "wise_ft", "alphas": [0.25]}],
-        "device": "cpu",
-    },
-}
-Told = Callable[..., str]
+TRIAL: dict[str, Any] = {"algorithm": {"name": "car_ft", "kl_weight": 0.3}, "device": "cpu"}
+TRIAL["merges"] = [{"name": "wise_ft", "alphas": [0.25]}]
+RATES = {"optim.lr": {"values": [5e-4, 1e-3]}}
+Compare = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +27,33 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         sweep = toy_in(tmp_path_factory.mktemp("compared"), patched)
         sweep.run()
-        sweep.run(**LEARNING)
+        sweep.run(name="learning", parameters=RATES, trial=TRIAL)
         sweep.run(name="margin", selection={"within": 0.01})
     return sweep.home.path
 
 
 @pytest.fixture
-def told(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+def compare(home: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft) -> Compare:
     """What `compare` prints of that home."""
     monkeypatch.setenv("CARFT_HOME", str(home))
 
-    def compare(*words: str, expect: int = 0) -> str:
-        capsys.readouterr()
-        assert main(["compare", *words]) == expect
-        seen = capsys.readouterr()
-        return seen.out if expect == 0 else seen.err
+    def run(*words: object, code: int = 0) -> str:
+        output = carft("compare", *words, code=code)
+        return output.err if code else output.out
 
-    return compare
+    return run
 
 
-def rows_of(text: str) -> dict[str, dict[str, Any]]:
-    return {row["label"]: row for row in json.loads(text)["rows"]}
+def loads(compare: Compare, *words: object) -> dict[str, Any]:
+    """What `compare --json` says."""
+    document: dict[str, Any] = json.loads(compare(*words, "--json"))
+    return document
 
 
-def test_two_sweeps_are_one_comparison_with_the_fields_of_both(told: Told) -> None:
-    found = json.loads(told("toy", "learning", "--json"))
-    assert found["sweeps"] == ["toy", "learning"]
-    arms = {row["label"]: row for row in found["rows"] if row["merge"] is None}
+def test_two_sweeps_are_one_comparison_with_the_fields_of_both(compare: Compare) -> None:
+    document = loads(compare, "toy", "learning")
+    assert document["sweeps"] == ["toy", "learning"]
+    arms = {row["label"]: row for row in document["rows"] if row["merge"] is None}
     assert list(arms) == [
         *("zero_shot", "fine_tune lr=0.0005", "fine_tune lr=0.001"),
         *("car_ft kl_weight=0.1 lr=0.0005", "car_ft kl_weight=0.3 lr=0.0005"),
@@ -68,48 +62,48 @@ def test_two_sweeps_are_one_comparison_with_the_fields_of_both(told: Told) -> No
     assert all(row["n"] == (1 if label == "zero_shot" else 2) for label, row in arms.items())
     assert arms["car_ft kl_weight=0.3 lr=0.0005"]["sweeps"] == ["toy", "learning"]
     assert arms["car_ft kl_weight=0.1 lr=0.0005"]["sweeps"] == ["toy"]
-    assert len(found["tests"]) == 1
+    assert len(document["tests"]) == 1
 
 
-def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(told: Told) -> None:
-    found = json.loads(told("toy", "learning", "--where", "kl_weight>=0.3", "--json"))
-    labels = [row["label"] for row in found["rows"] if row["merge"] is None]
+def test_a_condition_leaves_out_what_it_is_about_and_the_table_says_so(compare: Compare) -> None:
+    document = loads(compare, "toy", "learning", "--where", "kl_weight>=0.3")
+    labels = [row["label"] for row in document["rows"] if row["merge"] is None]
     assert "car_ft kl_weight=0.1 lr=0.0005" not in labels
     assert "fine_tune lr=0.0005" in labels
-    assert found["warnings"][0].startswith("only the runs where kl_weight>=0.3: 9 of 11;")
-    one = rows_of(told("toy", "learning", "--where", "sweep=learning", "--json"))
-    assert {row["params"].get("algorithm.kl_weight") for row in one.values()} <= {None, 0.3}
+    assert document["warnings"][0].startswith("only the runs where kl_weight>=0.3: 9 of 11;")
+    rows = loads(compare, "toy", "learning", "--where", "sweep=learning")["rows"]
+    assert {row["params"].get("algorithm.kl_weight") for row in rows} <= {None, 0.3}
 
 
-def test_columns_form_and_reference_are_those_of_the_options(told: Told) -> None:
-    text = told("toy", "--columns", "OOD mean,id/val/top1", "--csv")
+def test_columns_form_and_reference_are_those_of_the_options(compare: Compare) -> None:
+    text = compare("toy", "--columns", "OOD mean,id/val/top1", "--csv")
     head = text.splitlines()[0].split(",")
     assert [name for name in head if name.endswith("/top1")] == ["ood/mean/top1", "id/val/top1"]
-    assert "| setting |" in told("toy", "--markdown")
-    found = json.loads(told("toy", "--reference", "zero_shot", "--json"))
-    assert {test["reference"] for test in found["tests"]} == {"zero_shot"}
+    assert "| setting |" in compare("toy", "--markdown")
+    tests = loads(compare, "toy", "--reference", "zero_shot")["tests"]
+    assert {test["reference"] for test in tests} == {"zero_shot"}
 
 
-def test_what_sweeps_judge_differently_is_named(told: Told) -> None:
-    said = told("toy", "margin", expect=2)
-    assert "the selection of one is best_val, of the other within 0.01" in said
-    assert "say which with --selection" in said
-    found = json.loads(told("toy", "margin", "--selection", "within=0.02", "--json"))
-    assert found["selection"] == "within 0.02"
+def test_what_sweeps_judge_differently_is_named(compare: Compare) -> None:
+    message = compare("toy", "margin", code=2)
+    assert "the selection of one is best_val, of the other within 0.01" in message
+    assert "say which with --selection" in message
+    document = loads(compare, "toy", "margin", "--selection", "within=0.02")
+    assert document["selection"] == "within 0.02"
 
 
-def test_another_choice_must_be_honest_or_called_an_oracle(told: Told) -> None:
-    refused = told("toy", "--metric", "ood/mean/top1", expect=2)
+def test_another_choice_must_be_honest_or_called_an_oracle(compare: Compare) -> None:
+    refused = compare("toy", "--metric", "ood/mean/top1", code=2)
     assert "selecting on it needs `selection: oracle` (--selection oracle)" in refused
-    found = json.loads(told("toy", "--metric", "ood/mean/top1", "--selection", "oracle", "--json"))
-    assert (found["metric"], found["selection"]) == ("ood/mean/top1", "oracle")
-    assert found["warnings"][0].startswith("oracle")
-    merged = json.loads(told("toy", "--metric", "wise_ft@0.5/id/val/top1", "--json"))
+    document = loads(compare, "toy", "--metric", "ood/mean/top1", "--selection", "oracle")
+    assert (document["metric"], document["selection"]) == ("ood/mean/top1", "oracle")
+    assert document["warnings"][0].startswith("oracle")
+    merged = loads(compare, "toy", "--metric", "wise_ft@0.5/id/val/top1")
     assert merged["metric_merge"] == "wise_ft@0.5"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "fragment"),
     [
         ((), "which sweep? `carft-sweep list`"),
         (("toi",), "no sweep 'toi'"),
@@ -135,21 +129,26 @@ def test_another_choice_must_be_honest_or_called_an_oracle(told: Told) -> None:
         (("toy", "--csv", "--latex"), "not allowed with"),
         (("toy", "--flips", "zero_shot", "finetune"), "did you mean 'fine_tune'?"),
         (("toy", "--flips", "zero_shot", "fine_tune", "--csv"), "--flips prints one table, or"),
+        (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
+        (("results.csv", "toy"), "a table is compared alone"),
+        (("results.csv", "--flips", "a", "b"), "a table has neither --flips nor a --tracking-uri"),
+        (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
     ],
 )
 def test_a_wrong_request_is_told_with_its_remedy(
-    told: Told, words: tuple[str, ...], said: str
+    compare: Compare, table: Path, words: tuple[str, ...], fragment: str
 ) -> None:
-    message = told(*words, expect=2)
-    assert said in message
+    table.with_name("wrong.csv").write_text("method,seed,id,ood\na,0,.5,x\n")
+    message = compare(*words, code=2)
+    assert fragment in message
     assert "Traceback" not in message
 
 
 def test_the_latex_table_names_its_command_alone_and_no_server_is_asked(
-    home: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    home: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    text = told("-v", "--home", str(home), "toy", "--latex", "--where", "kl_weight>=0.1")
+    text = compare("-v", "--home", home, "toy", "--latex", "--where", "kl_weight>=0.1")
     assert text.splitlines()[0] == (
         "% carft-sweep compare toy --latex --where 'kl_weight>=0.1' --reference fine_tune"
     )
@@ -172,40 +171,24 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_table_of_results_is_compared_without_a_home(
-    told: Told, table: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Compare, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = table.parent
     monkeypatch.setenv("CARFT_HOME", str(folder / "none"))
-    (found,) = json.loads(told(str(table), "--json"))["tests"]
-    assert (found["candidate"], found["reference"]) == ("car_ft", "fine_tune")
-    assert "results.csv: one setting of each method, 5 seeds" in told("results.csv")
-    latex = told(str(table), "--latex")
+    (difference,) = loads(compare, table)["tests"]
+    assert (difference["candidate"], difference["reference"]) == ("car_ft", "fine_tune")
+    assert "results.csv: one setting of each method, 5 seeds" in compare("results.csv")
+    latex = compare(table, "--latex")
     assert "carft-sweep compare results.csv --latex" in latex
     assert main(["report", "results.csv"]) == 0
     page = (folder / "results.report.html").read_text()
     assert "carft-sweep report results.csv" in page
     assert str(folder) not in latex + page
-    assert {it.name for it in folder.iterdir()} == {"results.csv", "results.report.html"}
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("wrong.csv",), "wrong.csv, line 2: ood 'x' is no number"),
-        (("results.csv", "toy"), "a table is compared alone"),
-        (("results.csv", "--flips", "a", "b"), "a table has neither --flips nor a --tracking-uri"),
-        (("results.csv", "--reference", "carft"), "'carft'; did you mean 'car_ft'?"),
-    ],
-)
-def test_what_is_wrong_with_a_table_is_told(
-    told: Told, table: Path, words: tuple[str, ...], said: str
-) -> None:
-    table.with_name("wrong.csv").write_text("method,seed,id,ood\na,0,.5,x\n")
-    assert said in told(*words, expect=2)
+    assert {path.name for path in folder.iterdir()} == {"results.csv", "results.report.html"}
 
 
 def test_flips_are_printed_by_split(
-    told: Told, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Compare, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "home"
     shutil.copytree(home, copy)
@@ -215,20 +198,20 @@ def test_flips_are_printed_by_split(
         for merge in (None, *run.merges):
             keep_predictions(run.folder, merge, logits(0.4, 2 * number + (merge is None)))
     arms = ("fine_tune", "car_ft kl_weight=0.3 + wise_ft@0.5")
-    flips = json.loads(told("toy", "--flips", *arms, "--json"))
+    flips = loads(compare, "toy", "--flips", *arms)
     assert (flips["reference"], flips["candidate"], flips["seeds"]) == (*arms, [0, 1])
-    assert all(it["net"] == it["won"] - it["lost"] for it in flips["splits"])
-    lines = told("toy", "--flips", *arms).splitlines()
+    assert all(row["net"] == row["won"] - row["lost"] for row in flips["splits"])
+    lines = compare("toy", "--flips", *arms).splitlines()
     assert lines[:2] == [
         f"What {arms[1]} wins and loses against {arms[0]}.",
         "An image counts as right where more than half of 2 seeds have it so.",
     ]
-    for line, it in zip(lines[4:], flips["splits"], strict=False):
-        name, counts = it["split"].removeprefix("ood/"), (it["images"], it["won"], it["lost"])
+    for line, row in zip(lines[4:], flips["splits"], strict=False):
+        name, counts = row["split"].removeprefix("ood/"), (row["images"], row["won"], row["lost"])
         assert line.split()[:4] == [name, *map(str, counts)]
 
 
-def test_power_prints_what_the_seeds_would_find(told: Told) -> None:
-    text = told("toy", "--power")
+def test_power_prints_what_the_seeds_would_find(compare: Compare) -> None:
+    text = compare("toy", "--power")
     assert text.startswith("The true difference that is found in 80 % of such sweeps, in points:")
     assert "car_ft kl_weight=0.3, OOD mean" in text

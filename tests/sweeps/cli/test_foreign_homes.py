@@ -14,15 +14,8 @@ from tests.owners import give_away
 from tests.sweeps.conftest import ONE_RUN, Carft, ToySweep
 
 OF_TOY = ("resume", "stop", "pause", "watch", "show", "compare", "report", "export", "remove")
-WORDS = {
-    "run": ["kl_weight"],
-    "check": ["kl_weight"],
-    "predict": ["toy", "{image}"],
-    "set": ["toy", "parallel=2"],
-    **{key: ["toy"] for key in OF_TOY},
-}
-
-
+WORDS = {"run": ["kl_weight"], "check": ["kl_weight"], **{key: ["toy"] for key in OF_TOY}}
+WORDS |= {"predict": ["toy", "{image}"], "set": ["toy", "parallel=2"]}
 OPENS_NONE = {"init", "data", "submit", "schema"}
 """`submit` names the home of a cluster."""
 
@@ -77,21 +70,13 @@ def test_names_of_a_home_do_not_steer_the_terminal(toy_cli: ToySweep, carft: Car
 Capfd = pytest.CaptureFixture[str]
 SECRET = "a private key"
 LOOKING = ("list", "show toy", "watch toy", "compare toy", "report toy", "clean", "doctor home")
-KINDS = {
-    "ledger": "sweeps/toy/ledger.jsonl",
-    "copy": "sweeps/toy/sweep.yaml",
-    "comparison": "sweeps/toy/comparison.json",
-    "sent": "sweeps/toy/sent/home.jsonl",
-    "state": "runs/*/run.json",
-    "config": "runs/*/config.json",
-    "history": "runs/*/history.json",
-    "points": "runs/*/steps.jsonl",
-    "log": "runs/*/log.txt",
-    "metrics": "runs/*/evaluations/*/metrics.json",
-}
+OF_SWEEP = ("ledger.jsonl", "sweep.yaml", "comparison.json", "sent/home.jsonl")
+OF_RUN = ("run.json", "config.json", "history.json", "steps.jsonl", "log.txt")
+FILES = [*(f"sweeps/toy/{name}" for name in OF_SWEEP), *(f"runs/*/{name}" for name in OF_RUN)]
+FILES += ["runs/*/evaluations/*/metrics.json"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "pipe"])
+@pytest.mark.parametrize("kind", [*FILES, "pipe"])
 def test_a_file_of_a_home_that_is_none_leads_nowhere(
     toy_cli: ToySweep, capfd: Capfd, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -104,7 +89,7 @@ def test_a_file_of_a_home_that_is_none_leads_nowhere(
     for folder in toy_cli.home.runs.glob("*/run.json"):
         for name in ("log.txt", "steps.jsonl"):  # of a worker and of the core: the toy has neither
             folder.with_name(name).touch()
-    files = [*toy_cli.home.path.glob(KINDS.get(kind, KINDS["ledger"]))]
+    files = [*toy_cli.home.path.glob(FILES[0] if kind == "pipe" else kind)]
     assert files
     for file in files:
         file.unlink()

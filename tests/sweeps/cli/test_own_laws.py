@@ -62,18 +62,17 @@ def test_check_holds_own_methods_to_the_laws(
         "trial: {algorithm: {name: mine}, data: {family: icon_shift_dev}}\n"
     )
     code = 0 if message is None else 2
-    said = carft("check", sweep, "--home", tmp_path / "home", code=code).err
+    printed = carft("check", sweep, "--home", tmp_path / "home", code=code).err
     if message is not None:
-        assert f"algorithm mine, in {file}: " in said
-        assert message in said
-        assert "Traceback" not in said
+        assert f"algorithm mine, in {file}: " in printed
+        assert message in printed
+        assert "Traceback" not in printed
 
 
 def test_a_method_for_another_tower_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its exception may come of the built-in CLIP, whose tower is not that of the sweep's model."""
-    del registries
     (tmp_path / "my_laws.py").write_text(
         METHOD.format(loss="return model.visual.transformer(batch.images), {}")
     )

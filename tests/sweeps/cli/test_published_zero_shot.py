@@ -26,39 +26,33 @@ def measure(toy: ToySweep, top1: float, count: int | None = None) -> None:
             reference_table.measure(record.folder, top1, count)
 
 
-def said(carft: Carft, *words: object) -> str:
+def printed(carft: Carft, *words: object) -> str:
     return " ".join(carft(*words).out.split())
 
 
-def test_check_names_what_to_expect_and_then_by_how_much_it_differs(
+def test_check_run_and_compare_name_what_to_expect_and_then_by_how_much_it_differs(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
+    """What one sweep has measured is taken for another sweep too."""
     file = str(toy_cli.file())
     expected = "Expect of zero-shot builtin on icon_shift, by LAION's table (CLIP_benchmark, 17 "
-    assert expected in said(carft, "check", file)
+    assert expected in printed(carft, "check", file)
     (before,) = carft("check", file, "--json").json["published_zero_shot"]
     assert before.endswith(": ID test: 60.00.")
     toy_cli.run()
     measure(toy_cli, 0.597)
-    text = said(carft, "check", file)
+    text = printed(carft, "check", file)
     assert "differs from LAION's table" in text
     assert "-0.30 on ID test." in text
     assert "! zero-shot" not in text
     measure(toy_cli, 0.54)
-    text = said(carft, "check", file)
+    text = printed(carft, "check", file)
     assert "! zero-shot builtin on icon_shift differs from LAION's table: -6.00 points" in text
-    found = carft("check", file, "--json").json
-    assert "-6.00 on ID test" in found["published_zero_shot"][0]
-    assert any("LAION's table" in warning for warning in found["warnings"])
-
-
-def test_the_end_of_a_run_warns_its_files_have_it_and_check_takes_it_of_another_sweep(
-    toy_cli: ToySweep, carft: Carft
-) -> None:
-    toy_cli.run()
-    measure(toy_cli, 0.54)
+    document = carft("check", file, "--json").json
+    assert "-6.00 on ID test" in document["published_zero_shot"][0]
+    assert any("LAION's table" in warning for warning in document["warnings"])
     result = toy_cli.run()
     assert "LAION's table" in result.comparison.warnings[-1]
-    kept: Any = read_json(toy_cli.home.sweep("toy") / "comparison.json")
-    assert "-6.00 on ID test" in kept["published_zero_shot"][0]
-    assert "-6.00 on ID test." in said(carft, "check", toy_cli.file(name="other"))
+    stored: Any = read_json(toy_cli.home.sweep("toy") / "comparison.json")
+    assert "-6.00 on ID test" in stored["published_zero_shot"][0]
+    assert "-6.00 on ID test." in printed(carft, "check", toy_cli.file(name="other"))

@@ -117,12 +117,12 @@ def test_a_pruned_trial_enters_no_mean_and_the_comparison_counts_it(made: Made) 
     made.complete(1, 0.8)
     pruned = made.prune(2)
     made.measure(pruned, 0.99, 0.99)  # for another sweep or after its last epoch
-    found = comparison(made.ledger, made.runs)
-    assert found.selected is not None
-    assert found.selected.arm.params == {"algorithm.kl_weight": 1}
-    (row,) = [row for row in found.rows if row.arm.trial == pruned]
+    compared = comparison(made.ledger, made.runs)
+    assert compared.selected is not None
+    assert compared.selected.arm.params == {"algorithm.kl_weight": 1}
+    (row,) = [row for row in compared.rows if row.arm.trial == pruned]
     assert (row.n, dict(row.arm.states), row.value) == (0, {"pruned": 1}, None)
-    assert any("1 pruned run" in warning for warning in found.warnings)
+    assert any("1 pruned run" in warning for warning in compared.warnings)
 
 
 def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
@@ -134,14 +134,14 @@ def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
     beaten = made.complete(3, 0.7, 1.0)
     made.prune(4)
     text = carft("show", "made").out
-    for said in (
+    for line in (
         "by id/val/top1, id/val/nll",
         "Pareto front: 2 trials that no other one beats: 0, 1",
         f"trial {accurate}  complete  80.0 % / 1.5000  front  car_ft",
         f"trial {calibrated}  complete  70.0 % / 0.5000  front  car_ft",
         f"trial {beaten}  complete  70.0 % / 1.0000  car_ft",
     ):
-        assert said in text
+        assert line in text
     shown = carft("show", "made", "--json").json
     assert [goal["name"] for goal in shown["metrics"]] == ["id/val/top1", "id/val/nll"]
     assert shown["trials"][1]["values"] == [0.7, 0.5]
@@ -149,8 +149,8 @@ def test_with_several_goals_the_front_is_shown_and_the_first_goal_selects(
     study = optuna.load_study(study_name="made", storage=open_storage(made.home))
     best = [trial.number for trial in study.best_trials]
     assert shown["front"] == best == [accurate, calibrated]
-    found = carft("compare", "made", "--json").json
-    assert (found["metric"], found["selected"]["trial"]) == ("id/val/top1", accurate)
+    document = carft("compare", "made", "--json").json
+    assert (document["metric"], document["selected"]["trial"]) == ("id/val/top1", accurate)
 
 
 def test_of_many_trials_the_ones_that_matter_are_shown_also_without_the_study(

@@ -28,7 +28,7 @@ SMALLER: dict[str, Any] = {"seeds": [0], "baselines": ["fine_tune"]}
 
 
 @pytest.fixture
-def two(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
+def pair(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """`toy` with 3 runs, one of which is all that `other` has."""
     monkeypatch.setattr("sys.stdin", io.StringIO())
     toy_cli.run(**SMALLER)
@@ -38,140 +38,142 @@ def two(toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
 
 
 def digests(toy: ToySweep, name: str) -> set[str]:
-    return {digest for one in toy.ledger(name).settings() for digest in one.runs.values()}
+    return {digest for setting in toy.ledger(name).settings() for digest in setting.runs.values()}
 
 
 def studies(toy: ToySweep) -> list[str]:
     return sorted(study.study_name for study in open_storage(toy.home).get_all_studies())
 
 
-def test_without_yes_and_a_terminal_it_only_says_what_would_go(two: ToySweep, carft: Carft) -> None:
-    before = {*two.home.path.rglob("*")}
-    told = carft("remove", "toy", code=2).out
-    assert f"{two.home.sweep('toy')} and 2 runs that no other sweep uses" in told
-    assert "1 Optuna study" in told
-    assert "1 run of it stays, which others use." in told
-    assert told.endswith("Nothing is removed without --yes.\n")
-    assert {*two.home.path.rglob("*")} - before <= {two.home.sweep("toy") / ".lock"}
-    assert studies(two) == ["other", "toy"]
+def test_without_yes_and_a_terminal_it_only_says_what_would_go(
+    pair: ToySweep, carft: Carft
+) -> None:
+    before = {*pair.home.path.rglob("*")}
+    printed = carft("remove", "toy", code=2).out
+    assert f"{pair.home.sweep('toy')} and 2 runs that no other sweep uses" in printed
+    assert "1 Optuna study" in printed
+    assert "1 run of it stays, which others use." in printed
+    assert printed.endswith("Nothing is removed without --yes.\n")
+    assert {*pair.home.path.rglob("*")} - before <= {pair.home.sweep("toy") / ".lock"}
+    assert studies(pair) == ["other", "toy"]
 
 
 @pytest.mark.parametrize(("answer", "is_removed"), [("y", True), ("", False)])
 def test_on_a_terminal_it_asks(
-    two: ToySweep, answer: str, is_removed: bool, monkeypatch: pytest.MonkeyPatch, carft: Carft
+    pair: ToySweep, answer: str, is_removed: bool, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     sys.stdin.write(f"{answer}\n")
     sys.stdin.seek(0)
     assert "Remove it? [y/N]" in carft("remove", "toy").err
-    assert ("toy" not in sweep_names(two.home)) == is_removed
+    assert ("toy" not in sweep_names(pair.home)) == is_removed
 
 
-def test_it_removes_what_no_other_sweep_uses(two: ToySweep, carft: Carft) -> None:
-    mine, shared = digests(two, "toy") - digests(two, "other"), digests(two, "other")
-    (two.home.runs / f".{min(mine)}.before").mkdir()
-    (two.home.sweep("toy") / "sent").mkdir(exist_ok=True)
-    (two.home.sweep("toy") / "sent" / "abcd.jsonl").write_text('{"place": "https://lab.example"}\n')
-    told = carft("remove", "toy", "--yes").out
-    assert "What https://lab.example has of it stays there; to remove that too" in told
-    assert told.endswith("toy is removed.\n")
-    runs = RunStore(two.home.runs)
+def test_it_removes_what_no_other_sweep_uses(pair: ToySweep, carft: Carft) -> None:
+    mine, shared = digests(pair, "toy") - digests(pair, "other"), digests(pair, "other")
+    (pair.home.runs / f".{min(mine)}.before").mkdir()
+    sent = pair.home.sweep("toy") / "sent"
+    sent.mkdir(exist_ok=True)
+    (sent / "abcd.jsonl").write_text('{"place": "https://lab.example"}\n')
+    printed = carft("remove", "toy", "--yes").out
+    assert "What https://lab.example has of it stays there; to remove that too" in printed
+    assert printed.endswith("toy is removed.\n")
+    runs = RunStore(pair.home.runs)
     assert {*runs.digests()} == shared
-    assert not [path for path in two.home.path.rglob(f"*{min(mine)}*") if path.is_dir()]
-    assert sweep_names(two.home) == ["other"]
-    assert studies(two) == ["other"]
-    assert {key.sweep for key in two.tracker.runs} == {"other"}
+    assert not [path for path in pair.home.path.rglob(f"*{min(mine)}*") if path.is_dir()]
+    assert (sweep_names(pair.home), studies(pair)) == (["other"], ["other"])
+    assert {key.sweep for key in pair.tracker.runs} == {"other"}
     assert main(["compare", "other"]) == 0
-    assert list(waste(two.home)) == []
+    assert list(waste(pair.home)) == []
     assert main(["remove", "toy", "--yes"]) == 2
-    two.run(**SMALLER)
-    assert two.ledger().generation == 1
-    assert sum(two.trained()[digest] > 0 for digest in mine) == 2
+    pair.run(**SMALLER)
+    assert pair.ledger().generation == 1
+    assert sum(pair.trained()[digest] > 0 for digest in mine) == 2
 
 
 def test_what_another_sweep_begins_to_use_while_it_asks_stays(
-    two: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
+    pair: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def agreed() -> bool:
-        return two.run(**SMALLER, name="third").state == "done"
+        return pair.run(**SMALLER, name="third").state == "done"
 
     monkeypatch.setattr("carft_sweep.sweeps.cli.removal._is_agreed", agreed)
     carft("remove", "toy")
-    assert digests(two, "third") <= {*RunStore(two.home.runs).digests()}
+    assert digests(pair, "third") <= {*RunStore(pair.home.runs).digests()}
 
 
-def test_what_a_soup_of_another_sweep_is_made_of_stays(two: ToySweep, carft: Carft) -> None:
+def test_what_a_soup_of_another_sweep_is_made_of_stays(pair: ToySweep, carft: Carft) -> None:
     soup = {"algorithm": "uniform_soup", "params": {}, "runs": {"none": "soup"}}
-    mine = digests(two, "toy")
-    two.ledger("other").remember("baselines", [{**soup, "members": sorted(mine)}])
+    mine = digests(pair, "toy")
+    pair.ledger("other").remember("baselines", [{**soup, "members": sorted(mine)}])
     carft("remove", "toy", "--yes")
-    assert mine <= {*RunStore(two.home.runs).digests()}
+    assert mine <= {*RunStore(pair.home.runs).digests()}
 
 
-def test_every_generation_goes_and_json_says_which_runs(two: ToySweep, carft: Carft) -> None:
-    two.run(**SMALLER, fresh=True)
-    assert studies(two) == ["other", "toy", "toy@2"]
+def test_every_generation_goes_and_json_says_which_runs(pair: ToySweep, carft: Carft) -> None:
+    pair.run(**SMALLER, fresh=True)
+    assert studies(pair) == ["other", "toy", "toy@2"]
     result = carft("remove", "toy", "--yes", "--json").json
     assert (result["sweep"], result["removed"], result["left"]) == ("toy", True, [])
-    assert {*result["kept"]} == digests(two, "other")
+    assert {*result["kept"]} == digests(pair, "other")
     assert len(result["runs"]) == 2
-    assert studies(two) == ["other"]
+    assert studies(pair) == ["other"]
 
 
 def test_a_running_sweep_is_refused_and_a_run_that_somebody_works_on_stays(
-    two: ToySweep, carft: Carft
+    pair: ToySweep, carft: Carft
 ) -> None:
-    mine = sorted(digests(two, "toy") - digests(two, "other"))
-    with Claim(two.home.sweep("toy")):
+    mine = sorted(digests(pair, "toy") - digests(pair, "other"))
+    with Claim(pair.home.sweep("toy")):
         assert "is being run by" in carft("remove", "toy", "--yes", code=2).err
-    assert sweep_names(two.home) == ["other", "toy"]
-    worker = RunStore(two.home.runs)
+    assert sweep_names(pair.home) == ["other", "toy"]
+    worker = RunStore(pair.home.runs)
     worker.acquire(mine[0], "a", "third")
     carft("remove", "toy", "--yes")
     assert {*mine} & {*worker.digests()} == {mine[0]}
 
 
 def test_a_service_that_is_away_is_named_with_what_is_left_and_how_that_goes_later(
-    two: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
+    pair: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     def refused(*_: object) -> None:
         raise ServiceUnreachable("MLflow at http://lab does not answer")
 
     with monkeypatch.context() as patched:
-        patched.setattr(two.tracker, "remove_sweep", refused)
+        patched.setattr(pair.tracker, "remove_sweep", refused)
         patched.setattr("carft_sweep.sweeps.cli.removal.remove_studies", refused)
-        told = carft("remove", "toy", "--yes", code=4).out
-    assert "in MLflow: MLflow at http://lab does not answer" in told
-    assert "Left: the Optuna study: MLflow at http://lab" in told
-    assert told.endswith("carft-sweep remove toy\n")
-    assert {*RunStore(two.home.runs).digests()} == digests(two, "other")
-    assert sweep_names(two.home) == ["other", "toy"]
+        printed = carft("remove", "toy", "--yes", code=4).out
+    assert "in MLflow: MLflow at http://lab does not answer" in printed
+    assert "Left: the Optuna study: MLflow at http://lab" in printed
+    assert printed.endswith("carft-sweep remove toy\n")
+    assert {*RunStore(pair.home.runs).digests()} == digests(pair, "other")
+    assert sweep_names(pair.home) == ["other", "toy"]
     carft("remove", "toy", "--yes")
-    assert (sweep_names(two.home), studies(two)) == (["other"], ["other"])
-    assert {key.sweep for key in two.tracker.runs} == {"other"}
+    assert (sweep_names(pair.home), studies(pair)) == (["other"], ["other"])
+    assert {key.sweep for key in pair.tracker.runs} == {"other"}
 
 
 def test_a_server_that_is_gone_for_good_keeps_no_sweep_alive(
-    two: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
+    pair: ToySweep, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setattr("carft_sweep.sweeps.cli.removal.open_store", open_store)
-    (two.home.path / "mlflow.db").unlink()
+    (pair.home.path / "mlflow.db").unlink()
     with monkeypatch.context() as patched:
         patched.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        log = SentLog(two.home.sweep("toy"), resolve_location(two.home.path))
+        log = SentLog(pair.home.sweep("toy"), resolve_location(pair.home.path))
         log.record("", "id", "done")
-        told = carft("remove", "toy", "--yes", code=4).out
-        assert "Left: 1 run in MLflow: MLflow at http://127.0.0.1:9 does not answer" in told
-    told = carft("remove", "toy", "--yes").out
-    assert "What http://127.0.0.1:9 (experiment carft-sweep) has of it" in told
-    assert sweep_names(two.home) == ["other"]
+        printed = carft("remove", "toy", "--yes", code=4).out
+        assert "Left: 1 run in MLflow: MLflow at http://127.0.0.1:9 does not answer" in printed
+    printed = carft("remove", "toy", "--yes").out
+    assert "What http://127.0.0.1:9 (experiment carft-sweep) has of it" in printed
+    assert sweep_names(pair.home) == ["other"]
 
 
-def test_a_home_whose_other_ledger_is_damaged_loses_nothing(two: ToySweep, carft: Carft) -> None:
-    with two.ledger("other").file.open("a") as file:
+def test_a_home_whose_other_ledger_is_damaged_loses_nothing(pair: ToySweep, carft: Carft) -> None:
+    with pair.ledger("other").file.open("a") as file:
         file.write("{}\n{}\n")
     assert "is damaged" in carft("remove", "toy", "--yes", code=2).err
-    assert "toy" in sweep_names(two.home)
+    assert "toy" in sweep_names(pair.home)
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
@@ -198,19 +200,19 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     return os.waitstatus_to_exitcode(status) == 9
 
 
-def test_killed_at_any_instant_it_can_be_repeated(two: ToySweep, tmp_path: Path) -> None:
-    whole, home = tmp_path / "whole", two.home.path
+def test_killed_at_any_instant_it_can_be_repeated(pair: ToySweep, tmp_path: Path) -> None:
+    whole, home = tmp_path / "whole", pair.home.path
     shutil.copytree(home, whole)
-    shared, step, died = digests(two, "other"), 1, True
+    shared, step, died = digests(pair, "other"), 1, True
     while died:
-        died = killed_at(step, Removal.of(two.home, "toy").carry_out)
-        if "toy" in sweep_names(two.home):
+        died = killed_at(step, Removal.of(pair.home, "toy").carry_out)
+        if "toy" in sweep_names(pair.home):
             assert main(["remove", "toy", "--yes"]) == 0
         assert main(["clean", "--yes"]) == 0
-        assert sweep_names(two.home) == ["other"]
-        assert {*RunStore(two.home.runs).digests()} == shared
+        assert sweep_names(pair.home) == ["other"]
+        assert {*RunStore(pair.home.runs).digests()} == shared
         assert not [*home.glob("*/.*.*")]
-        assert two.ledger("other").recall("outcome")["state"] == "done"
+        assert pair.ledger("other").recall("outcome")["state"] == "done"
         shutil.rmtree(home)
         shutil.copytree(whole, home)
         step += 1 if step < 8 else 7

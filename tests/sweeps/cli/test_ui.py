@@ -17,10 +17,10 @@ Started = dict[str, Any]
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
     """What the server is started with; Ctrl-C ends it at once, and well."""
-    told: Started = {}
+    options: Started = {}
 
-    def serve(uri: str, artifacts: Path | None, **how: Any) -> Any:
-        told.update(how, uri=uri, artifacts=artifacts)
+    def serve(uri: str, artifacts: Path | None, **arguments: Any) -> Any:
+        options.update(arguments, uri=uri, artifacts=artifacts)
         return SimpleNamespace(address="http://here:5000", process=object(), wait=interrupted)
 
     def interrupted() -> None:
@@ -30,14 +30,13 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
     monkeypatch.setenv("CARFT_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_AUTH_CONFIG_PATH"):
         monkeypatch.delenv(name, raising=False)
-    return told
+    return options
 
 
 def test_by_itself_it_is_this_machines_and_asks_for_nothing(started: Started, carft: Carft) -> None:
-    told = carft("ui").out
-    assert {*started} == {"uri", "artifacts", "port"}
-    assert started["port"] == 5000
-    starts, first, _, banner, warning, last = told.splitlines()
+    printed = carft("ui").out
+    assert ({*started}, started["port"]) == ({"uri", "artifacts", "port"}, 5000)
+    starts, first, _, banner, warning, last = printed.splitlines()
     assert starts.startswith("MLflow's server starts")
     assert first == "MLflow shows experiment carft-sweep at http://here:5000"
     assert "usage data does not apply" in banner
@@ -49,15 +48,15 @@ def test_nothing_is_served_without_a_home_on_no_port_or_by_an_old_mlflow_and_no_
     started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     assert "there is no home" in carft("--home", tmp_path / "none", "ui", code=2).err
-    told = carft("ui", "--port", "70000", code=2).err
-    assert "must be a number from 0 to 65535, got '70000'" in told
+    printed = carft("ui", "--port", "70000", code=2).err
+    assert "must be a number from 0 to 65535, got '70000'" in printed
     real = metadata.version
     with monkeypatch.context() as patch:
         patch.setattr(metadata, "requires", lambda _: ["mlflow<4,>=3.17"])
         patch.setattr(metadata, "version", lambda of: "3.9.0" if of == "mlflow" else real(of))
-        told = carft("ui", code=2).err
-    assert "mlflow 3.9.0 is older than 3.17" in told
-    assert 'pip install "mlflow<4,>=3.17"' in told
+        printed = carft("ui", code=2).err
+    assert "mlflow 3.9.0 is older than 3.17" in printed
+    assert 'pip install "mlflow<4,>=3.17"' in printed
     assert started == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@lab.example")
     assert "secret" not in carft("ui").out

@@ -44,21 +44,14 @@ def test_a_sweep_that_has_ended_is_seen_whole(toy: ToySweep) -> None:
     assert seen.best["params"] == {"algorithm.kl_weight": 0.3}
     assert (seen.running, seen.failed, seen.seconds_left) == ((), (), None)
     lines = as_text(seen).splitlines()
-    assert lines[0] == "toy: done"
-    assert lines[-1] == "more    carft-sweep compare toy"
-    for said in (
-        "trials  2 complete",
-        "runs    7 of 7 ended",
-        "best    kl_weight=0.3  id/val/top1 80.5 %  trial 1",
-    ):
-        assert any(said in line for line in lines), said
+    assert (lines[0], lines[-1]) == ("toy: done", "more    carft-sweep compare toy")
+    best = "best    kl_weight=0.3  id/val/top1 80.5 %  trial 1"
+    for shown in ("trials  2 complete", "runs    7 of 7 ended", best):
+        assert any(shown in line for line in lines), shown
 
 
-SEEDLESS: dict[str, Any] = {
-    "parameters": {"algorithm.name": {"values": ["car_ft", "zero_shot"]}},
-    "baselines": ["fine_tune"],
-    "trial": {"device": "cpu"},
-}
+NAMES = {"algorithm.name": {"values": ["car_ft", "zero_shot"]}}
+SEEDLESS: Any = {"parameters": NAMES, "baselines": ["fine_tune"], "trial": {"device": "cpu"}}
 """A grid of 2 methods, of which one is measured once whatever the seeds are."""
 
 
@@ -130,8 +123,7 @@ def test_who_looks_at_a_home_imports_neither_torch_nor_a_database(toy: ToySweep)
     toy.run()
     command = [sys.executable, "-c", MISSING, str(toy.home.path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stderr == ""
-    assert done.stdout.count("exit 0\n") == 6
+    assert (done.stderr, done.stdout.count("exit 0\n")) == ("", 6)
     assert "cores usable" in done.stdout
 
 
@@ -140,11 +132,9 @@ def test_watch_lives_on_a_terminal_until_the_sweep_ends(toy: ToySweep) -> None:
     claim = Claim(toy.home.sweep("toy"))
     claim.__enter__()
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "carft_sweep", "watch", "toy"]
+    command = [sys.executable, "-m", "carft_sweep", "watch", "toy", "--home", str(toy.home.path)]
     environ = {**os.environ, "COLUMNS": "160", "LINES": "40", "TERM": "xterm"}
-    process = subprocess.Popen(
-        [*command, "--home", str(toy.home.path)], cwd=ROOT, stdout=theirs, env=environ
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdout=theirs, env=environ)
     os.close(theirs)
     shown: list[bytes] = []
 

@@ -14,8 +14,8 @@ def look(name: str, home: Path) -> list[Finding]:
     return examine(check, Home(home))
 
 
-def only(found: list[Finding], level: Level) -> str:
+def only(findings: list[Finding], level: Level) -> str:
     """What the one finding says; it is of this level."""
-    (finding,) = found
+    (finding,) = findings
     assert finding.level == level, finding
     return f"{finding.message} -> {finding.advice}"

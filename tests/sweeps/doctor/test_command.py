@@ -33,11 +33,11 @@ def test_what_is_not_well_is_counted_and_has_a_line_of_what_to_do(
 ) -> None:
     (tmp_path / "home").touch()
     monkeypatch.setenv("OMP_NUM_THREADS", "999")
-    told = carft("doctor", "home.folder", "machine.cores", code=2).out.splitlines()
-    at = told.index("Home")
-    assert told[at + 1] == f"  wrong        {tmp_path / 'home'} is no folder"
-    assert told[at + 2].startswith("               -> name another folder with --home")
-    assert told[-1] == "1 thing is wrong, 1 warning."
+    lines = carft("doctor", "home.folder", "machine.cores", code=2).out.splitlines()
+    at = lines.index("Home")
+    assert lines[at + 1] == f"  wrong        {tmp_path / 'home'} is no folder"
+    assert lines[at + 2].startswith("               -> name another folder with --home")
+    assert lines[-1] == "1 thing is wrong, 1 warning."
 
 
 def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
@@ -45,7 +45,7 @@ def test_a_service_that_is_away_is_4_and_the_rest_of_its_subject_is_not_asked(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     checks = carft("doctor", "--json", "mlflow", "home.folder", code=4).json["checks"]
-    assert [(one["check"], one["level"], bool(one["advice"])) for one in checks] == [
+    assert [(check["check"], check["level"], bool(check["advice"])) for check in checks] == [
         ("home.folder", "ok", False),
         ("mlflow.place", "unreachable", True),
     ]

@@ -28,8 +28,8 @@ OURS = "carft-sweep"
 def test_packages_are_told_and_what_is_missing_or_outside_of_its_range_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = only(look("versions.packages", tmp_path), "ok")
-    assert all(f"{name} {metadata.version(name)}" in told for name in SHOWN)
+    message = only(look("versions.packages", tmp_path), "ok")
+    assert all(f"{name} {metadata.version(name)}" in message for name in SHOWN)
     real = metadata.requires
     ours = ["optuna<4", "nobody-has-this>=1", "torch>=2", "elsewhere; extra == 'x'"]
     monkeypatch.setattr(metadata, "requires", lambda of: ours if of == OURS else real(of))
@@ -52,41 +52,25 @@ def test_sources_that_were_never_installed_still_tell(
     only(look("versions.packages", tmp_path), "warning")
 
 
-Group = Callable[..., None]
-
-
-@pytest.fixture
-def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Group:
-    """Lets files of a control group hold texts."""
+def test_a_quota_below_the_cores_and_more_threads_than_cores_are_told_with_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resources, "CGROUP", tmp_path)
     monkeypatch.setattr(machine, "usable_cpus", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-
-    def hold(**texts: str) -> None:
-        for name, text in texts.items():
-            file = tmp_path / name.replace("__", "/").replace("_dot_", ".")
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(f"{text}\n")
-
-    return hold
-
-
-def test_a_quota_below_the_cores_and_more_threads_than_cores_are_told_with_what_to_write(
-    group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     assert "8 of" in only(look("machine.cores", tmp_path), "ok")
-    for quota, level, said in (
+    for quota, level, fragment in (
         ("150000", "warning", "the container gets 1.5 of them"),
         ("150000", "warning", "resources: {cpus: 1}"),
         ("400000", "warning", "gets 4 of them"),
         ("max", "ok", "8 of"),
     ):
-        group(cpu_dot_max=f"{quota} 100000")
-        (found,) = look("machine.cores", tmp_path)
-        assert (found.level, said in f"{found.message} {found.advice}") == (level, True)
+        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+        (finding,) = look("machine.cores", tmp_path)
+        assert (finding.level, fragment in f"{finding.message} {finding.advice}") == (level, True)
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
-    _, found = look("machine.cores", tmp_path)
-    assert (found.level, found.advice) == ("warning", "unset OMP_NUM_THREADS")
+    _, finding = look("machine.cores", tmp_path)
+    assert (finding.level, finding.advice) == ("warning", "unset OMP_NUM_THREADS")
 
 
 def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +89,7 @@ def test_a_home_is_written_locked_and_left_as_it_was_and_one_that_cannot_be_is_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "can be written and locked" in only(look("home.folder", tmp_path), "ok")
-    assert look("home.private", tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert (look("home.private", tmp_path), list(tmp_path.iterdir())) == ([], [])
     tmp_path.chmod(0o777)
     message = only(look("home.private", tmp_path), "warning")
     assert "can be written by everybody" in message
@@ -134,17 +117,17 @@ def test_files_of_secrets_and_rays_token_that_others_can_read_are_told(
         file.chmod(0o644)
     read_secret_files({"MLFLOW_TRACKING_PASSWORD_FILE": str(password)})
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
-    told = look("secrets.files", tmp_path)
-    assert [(it.level, it.advice) for it in told] == [
+    findings = look("secrets.files", tmp_path)
+    assert [(finding.level, finding.advice) for finding in findings] == [
         ("warning", f"chmod 600 {file}") for file in (password, named, made)
     ]
-    assert "MLFLOW_TRACKING_PASSWORD" in told[0].message
+    assert "MLFLOW_TRACKING_PASSWORD" in findings[0].message
     for file in (password, named, made):
         file.chmod(0o600)
-    assert {it.level for it in look("secrets.files", tmp_path)} == {"ok"}
+    assert {finding.level for finding in look("secrets.files", tmp_path)} == {"ok"}
     named.unlink()
     made.unlink()
-    (wrong,) = (it for it in look("secrets.files", tmp_path) if it.level != "ok")
+    (wrong,) = (finding for finding in look("secrets.files", tmp_path) if finding.level != "ok")
     assert (wrong.level, "is no file" in wrong.message) == ("wrong", True)
     assert f"{named} (RAY_AUTH_TOKEN_PATH)" in wrong.message
 
@@ -155,25 +138,21 @@ def test_gpus_are_tried_and_what_torch_does_not_see_is_told(
     def broken(_: int) -> None:
         raise RuntimeError("CUDA error: an error\nmore of it")
 
-    def said(level: Level, *gpus: Gpu, mps: bool = False) -> str:
+    def message_of(level: Level, *gpus: Gpu, mps: bool = False) -> str:
         listed = "carft_sweep.sweeps.engines.resources.visible_gpus"
         monkeypatch.setattr(listed, lambda _: [*gpus])
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         return only(look("gpu.devices", tmp_path), level)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "nvidia-smi lists 1 GPU, but torch" in said("wrong", Gpu(80_000.0))
-    assert "no GPU" in said("ok")
-    assert said("ok", mps=True).startswith("mps")
-    kind: dict[str, Any] = {"name": "A GPU", "major": 8, "minor": 0}
-    for name, answer in {
-        "is_available": True,
-        "device_count": 1,
-        "get_device_properties": SimpleNamespace(**kind),
-        "mem_get_info": (2**30, 2**36),
-    }.items():
+    assert "nvidia-smi lists 1 GPU, but torch" in message_of("wrong", Gpu(80_000.0))
+    assert "no GPU" in message_of("ok")
+    assert message_of("ok", mps=True).startswith("mps")
+    kind = SimpleNamespace(name="A GPU", major=8, minor=0)
+    answers = {"is_available": True, "device_count": 1, "get_device_properties": kind}
+    for name, answer in {**answers, "mem_get_info": (2**30, 2**36)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(torch, "device", lambda *_: "cpu")
-    assert "bf16, 1.0 of 64.0 GiB free" in said("warning", mps=True)
+    assert "bf16, 1.0 of 64.0 GiB free" in message_of("warning", mps=True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
-    assert "A GPU: CUDA error: an error ->" in said("wrong", mps=True)
+    assert "A GPU: CUDA error: an error ->" in message_of("wrong", mps=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +18,8 @@ from tests.services.mlflow_server import ADMIN, ADMIN_PASSWORD, USER_PASSWORD, M
 from tests.services.processes import free_port
 from tests.sweeps.conftest import Carft, ToySweep
 from tests.sweeps.doctor.findings import look, only
+
+Tell = Callable[[dict[str, Answer]], None]
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +38,27 @@ def server(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Mlfl
     return mlflow_server
 
 
-def test_a_server_is_checked_without_a_trace(server: MlflowServer, tmp_path: Path) -> None:
+@pytest.fixture
+def client(server: MlflowServer) -> Any:
     from mlflow import MlflowClient
 
+    return MlflowClient(server.address)
+
+
+def test_a_server_is_checked_without_a_trace(
+    server: MlflowServer, client: Any, tmp_path: Path
+) -> None:
     assert "answers, experiment the doctor's" in only(look("mlflow.place", tmp_path), "ok")
     assert "the first run makes" in only(look("mlflow.credentials", tmp_path), "ok")
     assert "check again after" in only(look("mlflow.artifacts", tmp_path), "warning")
-    experiment = MlflowClient(server.address).create_experiment("the doctor's")
+    experiment = client.create_experiment("the doctor's")
     assert "has the experiment the doctor's" in only(look("mlflow.credentials", tmp_path), "ok")
-    told = only(look("mlflow.artifacts", tmp_path), "ok")
-    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in told
-    assert "and was removed" in told
+    message = only(look("mlflow.artifacts", tmp_path), "ok")
+    assert f"a small file went to mlflow-artifacts:/{experiment} and back" in message
+    assert "and was removed" in message
     keys = server.store.keys(server.bucket)
     assert [key for key in keys if key.startswith(f"{experiment}/")] == []
-    assert MlflowClient(server.address).search_runs([experiment]) == []
+    assert client.search_runs([experiment]) == []
     assert "the server is MLflow 3" in only(look("mlflow.version", tmp_path), "ok")
 
 
@@ -58,37 +68,32 @@ def test_the_command_says_what_is_wrong_once_with_what_to_do_and_no_password(
     doctor = ["--home", str(tmp_path), "doctor", "mlflow"]
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_PASSWORD", f"{USER_PASSWORD} and more")
-        told = carft(*doctor, code=2).out
-    assert told.count("rejected the user name or password") == 1
-    assert "MLFLOW_TRACKING_PASSWORD_FILE" in told
-    assert USER_PASSWORD not in told
+        printed = carft(*doctor, code=2).out
+    assert printed.count("rejected the user name or password") == 1
+    assert "MLFLOW_TRACKING_PASSWORD_FILE" in printed
+    assert USER_PASSWORD not in printed
     port = urlsplit(server.address).port
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{port}")
     assert f"start it with --allowed-hosts localhost:{port}" in carft(*doctor, code=2).out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    (one,) = carft(*doctor, "--json", code=4).json["checks"]
-    assert (one["check"], one["level"]) == ("mlflow.place", "unreachable")
-    assert "wait in the home" in one["advice"]
+    (check,) = carft(*doctor, "--json", code=4).json["checks"]
+    assert (check["check"], check["level"]) == ("mlflow.place", "unreachable")
+    assert "wait in the home" in check["advice"]
 
 
 def test_an_experiment_of_somebody_else_is_told(
-    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "the admin's")
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
         patch.setenv("MLFLOW_TRACKING_PASSWORD", ADMIN_PASSWORD)
-        MlflowClient(server.address).create_experiment("the admin's")
-    told = only(look("mlflow.artifacts", tmp_path), "wrong")
-    assert "may not write into the experiment the admin's (403)" in told
+        client.create_experiment("the admin's")
+    message = only(look("mlflow.artifacts", tmp_path), "wrong")
+    assert "may not write into the experiment the admin's (403)" in message
 
 
-def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(server.address)
+def test_a_bucket_that_is_gone_is_told(server: MlflowServer, client: Any, tmp_path: Path) -> None:
     if client.get_experiment_by_name("the doctor's") is None:
         client.create_experiment("the doctor's")
     s3 = server.store.client()
@@ -96,15 +101,15 @@ def test_a_bucket_that_is_gone_is_told(server: MlflowServer, tmp_path: Path) -> 
         s3.delete_object(Bucket=server.bucket, Key=key)
     s3.delete_bucket(Bucket=server.bucket)
     try:
-        told = only(look("mlflow.artifacts", tmp_path), "unreachable")
+        message = only(look("mlflow.artifacts", tmp_path), "unreachable")
     finally:
         s3.create_bucket(Bucket=server.bucket)
-    assert "the artifact store" in told
-    assert "bucket" in told
+    assert "the artifact store" in message
+    assert "bucket" in message
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tell]:
     """A server that answers as it is told, in the place of MLflow's: by path."""
     answers: dict[str, Answer] = {}
 
@@ -112,69 +117,57 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         path = asked.path.partition("?")[0]
         return answers.get(f"{asked.headers.get('Origin', '')}{path}") or answers[path]
 
-    def tell(**told: Answer) -> None:
+    def tell(by_path: dict[str, Answer]) -> None:
         answers.clear()
-        answers.update({f"/{name}": answer for name, answer in told.items()})
-        answers.setdefault("/health", Answer("OK"))
-        for api in ("get-by-name", "get", "search"):
-            if api in told:
-                answers[f"/api/2.0/mlflow/experiments/{api}"] = told[api]
+        answers.update({"/health": Answer("OK"), **by_path})
 
     with answering(answer) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         yield tell
 
 
-def test_what_is_no_mlflow_or_has_nothing_behind_it_is_told(
-    stand_in: Callable[..., None], tmp_path: Path
-) -> None:
-    stand_in(health=Answer("<html>"))
-    assert "as no MLflow does" in only(look("mlflow.place", tmp_path), "wrong")
-    stand_in(health=Answer("Bad gateway", 502))
-    assert "what is behind it is away" in only(look("mlflow.place", tmp_path), "unreachable")
-
-
-def test_versions_are_compared(stand_in: Callable[..., None], tmp_path: Path) -> None:
-    versions: list[tuple[str, Level, str]] = [
-        ("2.9.1", "wrong", "major"),
-        ("3.1.0", "warning", "older"),
-    ]
-    for theirs, level, said in versions:
-        stand_in(version=Answer(theirs))
-        assert said in only(look("mlflow.version", tmp_path), level)
-    stand_in(version=Answer("no", 401))
-    assert look("mlflow.version", tmp_path) == []
-
-
-def test_an_experiment_that_cannot_be_used_is_told(
-    stand_in: Callable[..., None], tmp_path: Path
-) -> None:
-    answers: list[tuple[Answer, Level, str]] = [
-        (experiment(lifecycle_stage="deleted"), "wrong", "restore --experiment-id 7"),
-        (Answer("Permission denied", 403), "wrong", "answers 403: Permission denied"),
-        (Answer("Overloaded", 503), "unreachable", "answers 503"),
-    ]
-    for answer, level, said in answers:
-        stand_in(**{"get-by-name": answer})
-        assert said in only(look("mlflow.credentials", tmp_path), level)
+NAMED = "/api/2.0/mlflow/experiments/get-by-name"
 
 
 def experiment(**fields: str) -> Answer:
-    told = {"lifecycle_stage": "active", "experiment_id": "7", **fields}
-    return Answer({"experiment": told})
+    return Answer({"experiment": {"lifecycle_stage": "active", "experiment_id": "7", **fields}})
 
 
-def test_artifacts_that_would_stay_on_this_machine_are_told(
-    stand_in: Callable[..., None], tmp_path: Path
+DELETED = experiment(lifecycle_stage="deleted")
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "check", "level", "text"),
+    [
+        ("/health", Answer("<html>"), "place", "wrong", "as no MLflow does"),
+        ("/health", Answer("Bad", 502), "place", "unreachable", "what is behind it is away"),
+        ("/version", Answer("2.9.1"), "version", "wrong", "major"),
+        ("/version", Answer("3.1.0"), "version", "warning", "older"),
+        (NAMED, DELETED, "credentials", "wrong", "restore --experiment-id 7"),
+        (NAMED, Answer("Go away", 403), "credentials", "wrong", "answers 403: Go away"),
+        (NAMED, Answer("Overloaded", 503), "credentials", "unreachable", "answers 503"),
+    ],
+)
+def test_what_is_wrong_with_a_server_is_told(
+    stand_in: Tell, tmp_path: Path, path: str, answer: Answer, check: str, level: Level, text: str
 ) -> None:
-    here = tmp_path / "mlartifacts"
-    stand_in(**{"get-by-name": experiment(artifact_location=str(here))})
-    told = only(look("mlflow.artifacts", tmp_path), "warning")
-    assert f"go to {here} on whichever machine sends them" in told
-    assert not here.exists()
+    stand_in({path: answer})
+    assert text in only(look(f"mlflow.{check}", tmp_path), level)
+
+
+def test_artifacts_that_would_stay_on_this_machine_are_told_and_what_is_not_known_is_not(
+    stand_in: Tell, tmp_path: Path
+) -> None:
+    place = tmp_path / "mlartifacts"
+    stand_in({NAMED: experiment(artifact_location=str(place))})
+    message = only(look("mlflow.artifacts", tmp_path), "warning")
+    assert f"go to {place} on whichever machine sends them" in message
+    assert not place.exists()
     theirs = experiment(artifact_location="/srv/mlruns/0")
-    stand_in(**{"get-by-name": Answer("", 404), "get": theirs})
+    stand_in({NAMED: Answer("", 404), NAMED.removesuffix("-by-name"): theirs})
     assert look("mlflow.artifacts", tmp_path) == []
+    stand_in({"/version": Answer("no", 401)})
+    assert look("mlflow.version", tmp_path) == []
 
 
 def test_runs_that_the_server_lacks_are_counted_by_sweep(
@@ -188,9 +181,9 @@ def test_runs_that_the_server_lacks_are_counted_by_sweep(
     assert "every run is recorded, in its state" in only(look("sent.runs", home), "ok")
     for file in toy.home.sweep("toy").glob("sent/*"):
         file.unlink()
-    told = only(look("sent.runs", home), "warning")
+    message = only(look("sent.runs", home), "warning")
     sync = f"carft-sweep sync --home {home}"
-    assert told == f"7 of the runs of toy are not recorded as here -> {sync}"
+    assert message == f"7 of the runs of toy are not recorded as here -> {sync}"
     with Claim(toy.home.sweep("toy")):
         assert look("sent.runs", home) == [], "its driver sends them"
     toy.run()
@@ -232,8 +225,8 @@ def test_the_job_api_is_asked_where_it_is_named(
         (fine, Answer("Unauthorized", 401), "wrong", "Authentication required"),
         (Answer("", 503), Answer([]), "unreachable", "answers 503"),
     ]
-    for api["/api/version"], api["/api/jobs/"], level, said in wrong:
-        assert said in only(look("ray.jobs", tmp_path), level)
+    for api["/api/version"], api["/api/jobs/"], level, fragment in wrong:
+        assert fragment in only(look("ray.jobs", tmp_path), level)
     monkeypatch.setenv(JOBS_VARIABLE, "head:6379")
     assert "give --address http://HOST:8265" in only(look("ray.jobs", tmp_path), "wrong")
     monkeypatch.delenv(JOBS_VARIABLE)

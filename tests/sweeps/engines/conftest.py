@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,8 @@ def ray_nodes() -> Iterator[Any]:
 
     from carft_sweep.sweeps.engines.ray_cluster import Cluster
 
-    nodes = Nodes(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": CORES,
-            "include_dashboard": False,
-            "object_store_memory": 100 * 2**20,
-        },
-    )
+    head = {"num_cpus": CORES, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    nodes = Nodes(initialize_head=True, head_node_args=head)
     connected = Cluster(nodes.address)
     yield nodes
     connected.close()
@@ -95,29 +89,21 @@ def on_ray(ray_nodes: object) -> Iterator[MakeEngine]:
     from carft_sweep.sweeps.engines.ray_cluster import Cluster
     from carft_sweep.sweeps.engines.ray_tune import RayEngine
 
-    made: list[Engine] = []
-
     def make(entry: str = ENTRY, *, need: RunRequirements | None = None, **options: Any) -> Engine:
-        made.append(RayEngine(Cluster(), need or RunRequirements(CORES), entry, **options))
-        return made[-1]
+        engine = RayEngine(Cluster(), need or RunRequirements(CORES), entry, **options)
+        return made.enter_context(closing(engine))
 
-    yield make
-    for engine in made:
-        engine.close()
+    with ExitStack() as made:
+        yield make
 
 
 @pytest.fixture
 def on_local() -> Iterator[MakeEngine]:
-    """Makes local engines."""
-    made: list[Engine] = []
-
     def make(entry: str = ENTRY, **options: Any) -> Engine:
-        made.append(LocalEngine(entry, **options))
-        return made[-1]
+        return made.enter_context(closing(LocalEngine(entry, **options)))
 
-    yield make
-    for engine in made:
-        engine.close()
+    with ExitStack() as made:
+        yield make
 
 
 RAY = pytest.param("ray", marks=pytest.mark.xdist_group("ray"))
@@ -141,9 +127,7 @@ def make_for_two(request: pytest.FixtureRequest) -> MakeEngine:
 
 @pytest.fixture(params=["local", SLOW_RAY])
 def supervised(request: pytest.FixtureRequest) -> MakeEngine:
-    """Makes engines that supervise worker processes, for what their supervisors decide: Ray's
-    actors hand on what theirs tell.
-    """
+    """Makes engines that supervise worker processes: Ray's actors hand on what theirs tell."""
     made: MakeEngine = request.getfixturevalue(f"on_{request.param}")
     return made
 
@@ -151,8 +135,8 @@ def supervised(request: pytest.FixtureRequest) -> MakeEngine:
 @pytest.fixture(params=["in process", "local", RAY])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """One engine of each kind."""
-    if request.param != "in process":
+    if request.param == "in process":
+        with closing(InProcessEngine(ENTRY)) as made:
+            yield made
+    else:
         yield request.getfixturevalue(f"on_{request.param}")()
-        return
-    with closing(InProcessEngine(ENTRY)) as made:
-        yield made

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,10 @@ def test_a_failure_has_its_class_and_the_next_run_runs(engine: Engine, job: Make
     recorder = Recorder([*jobs, job("last")])
     engine.run(recorder)
     failures = recorder.failures
-    assert {error: (f.kind, f.message) for error, f in failures.items()} == raised
+    assert {error: (failure.kind, failure.message) for error, failure in failures.items()} == raised
     assert all("Traceback" in failure.log_tail for failure in failures.values())
-    assert len({failure.node for failure in failures.values()}) == 1
-    assert failures["nan"].node
+    (node,) = {failure.node for failure in failures.values()}
+    assert node
     assert recorder.events[-1] == ("finished", "last")
 
 
@@ -114,14 +115,16 @@ def test_a_module_of_the_users_own_is_imported_before_the_run(
         f"from pathlib import Path\nPath({str(tmp_path / 'imported')!r}).touch()\n"
     )
     (tmp_path / "broken_methods.py").write_text("raise ValueError('half written')\n")
-    good = Job(**{**vars(job("good")), "imports": (str(tmp_path / "own_methods.py"),)})
-    bad = Job(**{**vars(job("bad")), "imports": (str(tmp_path / "broken_methods.py"),)})
+    good, bad = (
+        replace(job(name), imports=(str(tmp_path / f"{name}_methods.py"),))
+        for name in ("own", "broken")
+    )
     recorder = Recorder([good, bad])
     engine.run(recorder)
     assert (tmp_path / "imported").exists()
-    assert "good" in recorder.results
-    assert recorder.failures["bad"].kind == "data"
-    assert "half written" in recorder.failures["bad"].message
+    assert "own" in recorder.results
+    failure = recorder.failures["broken"]
+    assert (failure.kind, "half written" in failure.message) == ("data", True)
 
 
 def test_a_dead_worker_costs_its_run_alone(supervised: MakeEngine, job: MakeJob) -> None:
@@ -139,12 +142,19 @@ def test_a_dead_worker_costs_its_run_alone(supervised: MakeEngine, job: MakeJob)
     assert len(set(recorder.workers)) == 4
 
 
-def test_a_silent_worker_is_replaced(supervised: MakeEngine, job: MakeJob) -> None:
-    recorder = Recorder([job("a", do="freeze"), job("b")])
-    supervised(silence=5).run(recorder)
-    failure = recorder.failures["a"]
-    assert (failure.kind, failure.message) == ("timeout", "the worker showed no life for 5 s")
-    assert recorder.events[-1] == ("finished", "b")
+def test_a_worker_that_is_silent_or_takes_too_long_is_replaced(
+    supervised: MakeEngine, job: MakeJob
+) -> None:
+    for do, limit, message in (
+        ("freeze", {"silence": 5}, "the worker showed no life for 5 s"),
+        ("sleep", {"timeout": 3}, "the run took longer than 3 s"),
+    ):
+        recorder = Recorder([job("a", do=do, seconds=60), job("b")])
+        supervised(**limit).run(recorder)
+        failure = recorder.failures["a"]
+        assert (failure.kind, failure.message) == ("timeout", message)
+        assert recorder.events[-1] == ("finished", "b")
+    assert recorder.beats >= 1
 
 
 class Busy(Recorder):
@@ -168,32 +178,19 @@ def test_a_driver_that_is_busy_for_longer_than_a_worker_may_be_silent_gives_no_r
     monkeypatch.setattr(ray_tune, "GRACE", 2.0)
     recorder = Busy([job("a", pause=0.5), job("b", pause=0.5), job("c")])
     make_for_two(silence=5).run(recorder)
-    assert recorder.failures == {}
-    assert set(recorder.results) == {"a", "b", "c"}
-
-
-def test_a_run_that_takes_too_long_is_ended(supervised: MakeEngine, job: MakeJob) -> None:
-    recorder = Recorder([job("a", do="sleep", seconds=60)])
-    supervised(timeout=3).run(recorder)
-    failure = recorder.failures["a"]
-    assert (failure.kind, failure.message) == ("timeout", "the run took longer than 3 s")
-    assert recorder.beats >= 1
+    assert (recorder.failures, set(recorder.results)) == ({}, {"a", "b", "c"})
 
 
 def test_a_warm_worker_serves_until_memory_is_full_and_what_it_prints_is_its_runs_log(
     supervised: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
-    raising = [
-        job(digest, do="raise", error=error)
-        for digest, error in {"b": "nan", "f": "memory"}.items()
-    ]
-    recorder = Recorder(
-        [job("a", do="print"), raising[0], job("c", do="print"), raising[1], job("d")]
-    )
+    failing, full = (job(error, do="raise", error=error) for error in ("nan", "memory"))
+    printing = [job(digest, do="print") for digest in "ac"]
+    recorder = Recorder([printing[0], failing, printing[1], full, job("d")])
     supervised().run(recorder)
-    a, b, c, full, d = recorder.pids()
-    assert a == b == c == full != d
-    assert recorder.results["a"]["pid"] == a != os.getpid()
+    *warm, cold = recorder.pids()
+    assert (len({*warm}), cold in warm) == (1, False)
+    assert recorder.results["a"]["pid"] == warm[0] != os.getpid()
     for digest in ("a", "c"):
         assert "forged" not in recorder.results[digest]
         log = (tmp_path / digest / "log.txt").read_text()
@@ -204,9 +201,8 @@ def test_stop_now_ends_runs_in_the_middle_of_an_epoch(
     make_for_two: MakeEngine, job: MakeJob
 ) -> None:
     engine = make_for_two()
-    recorder = Recorder(
-        [*(job(digest, epochs=1, do="sleep", seconds=120) for digest in "ab"), job("c")]
-    )
+    long = [job(digest, epochs=1, do="sleep", seconds=120) for digest in "ab"]
+    recorder = Recorder([*long, job("c")])
 
     def decide(*_: object) -> Decision:
         if [event for event, _ in recorder.events].count("epoch 1") == 2:
@@ -257,30 +253,28 @@ RECORDED = [
 def test_a_recorded_stream_gets_the_same_decisions_and_ends_in_both_engines(
     on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In Ray as one trial of Tune's, which keeps every trial for good: thousands of runs would grow
-    without end.
-    """
+    """In Ray as one trial of Tune's, which keeps every trial for good."""
     from carft_sweep.sweeps.engines.ray_tune import JobSearcher
 
-    given: list[object] = []
+    suggested: list[object] = []
 
     def suggest(self: JobSearcher, trial_id: str) -> Any:
         config = original(self, trial_id)
-        given.extend([config] if isinstance(config, dict) else [])
+        suggested.extend([config] if isinstance(config, dict) else [])
         return config
 
     original = JobSearcher.suggest
     monkeypatch.setattr(JobSearcher, "suggest", suggest)
-    told = []
+    streams = []
     for make in (on_local, on_ray):
         jobs: list[Job | Wait] = [job(str(i), values=v) for i, v in enumerate(RECORDED)]
         judging = Judging(jobs)
         make(REPLAY).run(judging)
-        told.append((judging.decided, judging.events))
+        streams.append((judging.decided, judging.events))
         assert len({*judging.pids()}) == 1
-    assert told[0] == told[1]
-    assert len(given) == 1
-    ends = {event for event, _ in told[0][1]} & {"finished", "stopped", "failed"}
+    assert streams[0] == streams[1]
+    assert len(suggested) == 1
+    ends = {event for event, _ in streams[0][1]} & {"finished", "stopped", "failed"}
     assert ends == {"finished", "stopped"}
 
 
@@ -289,12 +283,8 @@ def test_a_run_has_the_threads_that_were_asked_and_no_gpu_when_it_asked_for_none
     on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    threads = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
     for engine in (on_local(ENVIRONMENT, threads=2, devices=[""]), on_ray(ENVIRONMENT)):
         recorder = Recorder([job("a")])
         engine.run(recorder)
-        assert recorder.results["a"] == {
-            "OMP_NUM_THREADS": "2",
-            "MKL_NUM_THREADS": "2",
-            "OMP_WAIT_POLICY": "passive",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
+        assert recorder.results["a"] == {**threads, "CUDA_VISIBLE_DEVICES": ""}

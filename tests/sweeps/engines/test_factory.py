@@ -16,17 +16,13 @@ from carft_sweep.carft_core.training import memory
 from carft_sweep.carft_core.training.memory import RunCost
 from carft_sweep.carft_core.training.numerics import CONTEXT_AT_MOST_MB
 from carft_sweep.sweeps.engines import factory as choosing
-from carft_sweep.sweeps.engines.factory import (
-    feasible_requirements,
-    is_ray,
-    make_engine,
-    share_of_machine,
-)
+from carft_sweep.sweeps.engines.factory import feasible_requirements, is_ray, make_engine
 from carft_sweep.sweeps.engines.local import InProcessEngine, LocalEngine
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 MakeSpec = Callable[..., SweepSpec]
+Keys = dict[str, Any]
 
 
 @pytest.fixture
@@ -62,8 +58,8 @@ def test_auto_is_ray_where_there_is_a_cluster_which_is_not_named_in_vain(
     for keys in ({}, {"parallel": 1}):
         assert is_ray(spec(**keys), address="head:6379")
     assert not is_ray(spec(engine="local"), address="local")
-    said = r"--address head:6379 .* engine is local; leave out one"
-    with pytest.raises(RequestError, match=said):
+    message = r"--address head:6379 .* engine is local; leave out one"
+    with pytest.raises(RequestError, match=message):
         is_ray(spec(engine="local"), address="head:6379")
     auto, local = spec(), spec(engine="local")
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # is for every sweep of this shell
@@ -79,12 +75,12 @@ MANY = {"seeds": 40}
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a local engine is made with."""
     options: dict[str, Any] = {}
-    monkeypatch.setattr(choosing, "LocalEngine", lambda **given: options.update(given))
+    monkeypatch.setattr(choosing, "LocalEngine", lambda **arguments: options.update(arguments))
     return options
 
 
 @pytest.mark.parametrize(
-    ("machine", "keys", "devices", "threads", "by_memory"),
+    ("node", "keys", "devices", "threads", "by_memory"),
     [
         (Node("m", 8), {}, [None] * 8, 1, True),
         (Node("m", 8), {"seeds": 3}, [None] * 3, 2, True),
@@ -106,19 +102,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ],
 )
 def test_runs_share_this_machine_evenly_and_each_gets_its_gpus_and_threads(
-    spec: MakeSpec,
-    made: dict[str, Any],
-    machine: Node,
-    keys: dict[str, Any],
-    devices: list[str | None],
-    threads: int | None,
-    by_memory: bool,
+    spec: MakeSpec, made: Keys, node: Node, keys: Keys, devices: Any, threads: Any, by_memory: bool
 ) -> None:
-    sweep = spec(machine, **{**MANY, **keys})
+    sweep = spec(node, **{**MANY, **keys})
     make_engine(sweep)
     assert (made["devices"], made["threads"]) == (devices, threads)
     assert (made["memory"] is not None) == by_memory
-    share = share_of_machine(sweep, machine)
+    share = choosing.share_of_machine(sweep, node)
     assert (share.need.cpus, share.at_once) == (threads or 8, len(devices))
 
 

@@ -18,16 +18,10 @@ from carft_sweep.carft_core.runs.folder import RunFolder
 from carft_sweep.carft_core.runs.identity import identify
 from carft_sweep.carft_core.training import memory
 from carft_sweep.carft_core.training.memory import RunCost
+from carft_sweep.sweeps.engines import resources
 from carft_sweep.sweeps.engines.factory import make_engine
 from carft_sweep.sweeps.engines.local import InProcessEngine
-from carft_sweep.sweeps.engines.resources import (
-    Gpu,
-    Hardware,
-    Node,
-    RunRequirements,
-    hardware_here,
-    hardware_of,
-)
+from carft_sweep.sweeps.engines.resources import Gpu, Hardware, Node, RunRequirements
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
@@ -59,8 +53,8 @@ def config(**fields: Any) -> TrialConfig:
 
 
 def resolved(hardware: Hardware, **fields: Any) -> tuple[str, str]:
-    found = hardware.resolve(config(**fields))
-    return found.device, found.precision
+    chosen = hardware.resolve(config(**fields))
+    return chosen.device, chosen.precision
 
 
 LARGE = Node("large", 32, 1, bf16=True)
@@ -79,12 +73,12 @@ LARGE = Node("large", 32, 1, bf16=True)
 def test_on_a_cluster_what_a_run_asks_for_decides_and_bf16_is_taken_only_where_it_is_known(
     cpus: int, gpus: int, supply: list[Node], expected: tuple[str, str], reason: str | None
 ) -> None:
-    hardware = hardware_of(RunRequirements(cpus, gpus), supply)
+    hardware = resources.hardware_of(RunRequirements(cpus, gpus), supply)
     assert resolved(hardware) == expected
     notes = list(hardware.notes(config()))
     assert [str(reason) in note for note in notes] == ([] if reason is None else [True])
-    for said in ({"precision": "fp32"}, {"device": "cpu"}):
-        assert list(hardware.notes(config(**said))) == []
+    for fixed in ({"precision": "fp32"}, {"device": "cpu"}):
+        assert list(hardware.notes(config(**fixed))) == []
 
 
 def test_what_a_file_says_is_kept_and_a_device_that_a_run_does_not_get_is_refused() -> None:
@@ -126,8 +120,8 @@ def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("gpu_machine")
 def test_a_gpu_that_runs_may_not_have_is_not_what_they_are_filed_under(tmp_path: Path) -> None:
-    assert resolved(hardware_here(None, None)) == ("cuda", "bf16")
-    assert resolved(hardware_here(0, None)) == ("cpu", "fp32")
+    assert resolved(resources.hardware_here(None, None)) == ("cuda", "bf16")
+    assert resolved(resources.hardware_here(0, None)) == ("cpu", "fp32")
     file = tmp_path / "sweep.yaml"
     sweep = {"name": "s", "trial": AUTO, "parameters": {"algorithm.kl_weight": {"values": [1]}}}
     file.write_text(json.dumps({**sweep, "engine": "local", "resources": {"gpus": 0}}))
@@ -143,9 +137,7 @@ def test_gpus_that_torch_cannot_use_are_not_passed_over_without_a_word(
     """A build of torch without CUDA, or too new for the driver: the night would go to the CPU."""
     toy.monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     toy.monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    toy.monkeypatch.setattr(
-        "carft_sweep.sweeps.engines.resources.visible_gpus", lambda _=None: [Gpu(name="GPU-1")] * 2
-    )
+    toy.monkeypatch.setattr(resources, "visible_gpus", lambda _=None: [Gpu(name="GPU-1")] * 2)
     with closing(make_engine(load_spec(toy.file(trial=AUTO)), in_process=in_process)) as engine:
         with pytest.raises(RequestError, match=r"lists 2 GPUs, but torch .* say device: cpu"):
             toy.run(engine, trial=AUTO)
@@ -184,9 +176,9 @@ def test_nothing_of_other_hardware_is_reused(toy: ToySweep) -> None:
     changes: dict[str, Any] = {"trial": AUTO, "seeds": [0], "baselines": []}
     toy.run(Elsewhere(ONE_GPU), **changes)
     trained = toy.trained()
-    files = list(toy.home.runs.glob("*/config.json"))
-    claims = [json.loads(file.read_text()) for file in files]
-    assert {(c["config"]["device"], c["config"]["precision"]) for c in claims} == {("cuda", "bf16")}
+    files = toy.home.runs.glob("*/config.json")
+    configs = [json.loads(file.read_text())["config"] for file in files]
+    assert {(fields["device"], fields["precision"]) for fields in configs} == {("cuda", "bf16")}
     toy.run(Elsewhere(CPU), **changes)
     assert sum(toy.trained().values()) == 2 * sum(trained.values())
     assert toy.ledger().generation == 2
@@ -202,9 +194,8 @@ def test_a_worker_without_what_the_job_says_fails_and_is_not_tried_again(toy: To
     toy.monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
     toy.run(engine, trial=AUTO, seeds=[0], baselines=[], breaker=0)
     reasons = [trial.reason or {} for trial in toy.ledger().trials()]
-    assert [(r["kind"], r["message"]) for r in reasons] == [
-        ("data", "device: cuda is not there; torch sees 0 CUDA devices")
-    ] * 2
+    message = "device: cuda is not there; torch sees 0 CUDA devices"
+    assert [(reason["kind"], reason["message"]) for reason in reasons] == [("data", message)] * 2
 
 
 def test_a_batch_that_does_not_fit_the_gpu_is_parted_unless_the_file_says_how() -> None:
@@ -215,7 +206,5 @@ def test_a_batch_that_does_not_fit_the_gpu_is_parted_unless_the_file_says_how() 
         asked = {"batch_size": 1024, **optim}
         return hardware.resolve(config(algorithm=algorithm, optim=asked)).optim.micro_batch
 
-    assert part(large) is None
-    assert part(small) == 512
-    assert part(small, micro_batch=900) == 900
+    assert (part(large), part(small), part(small, micro_batch=900)) == (None, 512, 900)
     assert part(small, "flyp") is None  # it would be another run

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,9 @@ LocalEngine(ENTRY).run(Telling([job]))
 def test_a_user_module_of_the_current_folder_does_not_stand_for_another(
     on_local: MakeEngine, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "queue.py").write_text("raise RuntimeError('not this one')")
     (tmp_path / "carft_sweep").mkdir()
-    (tmp_path / "carft_sweep" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    for name in ("queue.py", "carft_sweep/__init__.py"):
+        (tmp_path / name).write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}")  # the empty part is that folder
     recorder = Recorder([job("a")])
@@ -172,10 +173,7 @@ def test_a_log_that_is_no_regular_file_is_neither_written_nor_read(
     elsewhere, log = tmp_path / "bashrc", tmp_path / "a" / "log.txt"
     log.parent.mkdir()
     elsewhere.write_text("secret\n")
-    if kind == "pipe":
-        os.mkfifo(log)
-    else:
-        log.symlink_to(elsewhere)
+    os.mkfifo(log) if kind == "pipe" else log.symlink_to(elsewhere)
     recorder = Recorder([job("a"), job("b")])
     on_local().run(recorder)
     failure = recorder.failures["a"]
@@ -188,7 +186,7 @@ def test_a_log_that_is_no_regular_file_is_neither_written_nor_read(
 
 def test_a_label_is_one_line_of_the_log(on_local: MakeEngine, job: MakeJob, tmp_path: Path) -> None:
     label = "contexts=x\ntouch pwned #.txt\x1b[2J"
-    on_local().run(Recorder([Job(**{**vars(job("a")), "label": label})]))
+    on_local().run(Recorder([replace(job("a"), label=label)]))
     text = (tmp_path / "a" / "log.txt").read_text()
     assert r"contexts=x\ntouch pwned #.txt\x1b[2J: process " in text
     assert not any(line.startswith("touch") for line in text.splitlines())
@@ -197,14 +195,14 @@ def test_a_label_is_one_line_of_the_log(on_local: MakeEngine, job: MakeJob, tmp_
 def test_a_run_has_none_of_the_drivers_secrets_and_what_it_needs_itself(
     on_local: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = {"HF_TOKEN": "t", "HTTPS_PROXY": "http://proxy", "WANDB_API_KEY": "of the user's code"}
-    for name, value in (dict.fromkeys(NAMES, "secret") | kept).items():
+    passed_on = {"HF_TOKEN": "t", "HTTPS_PROXY": "http://proxy", "WANDB_API_KEY": "the user's"}
+    for name, value in (dict.fromkeys(NAMES, "secret") | passed_on).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.lab/x")
-    recorder = Recorder([job("a", names=[*NAMES, *kept, "MLFLOW_TRACKING_URI"])])
+    recorder = Recorder([job("a", names=[*NAMES, *passed_on, "MLFLOW_TRACKING_URI"])])
     on_local(ENVIRONMENT, threads=1).run(recorder)
-    found = {name: value for name, value in recorder.results["a"].items() if value is not None}
-    assert found == {**kept, "MLFLOW_TRACKING_URI": "https://mlflow.lab/x"}
+    seen = {name: value for name, value in recorder.results["a"].items() if value is not None}
+    assert seen == {**passed_on, "MLFLOW_TRACKING_URI": "https://mlflow.lab/x"}
 
 
 def test_a_worker_reads_a_secret_that_runs_need_from_its_file(

@@ -90,12 +90,11 @@ def test_a_worker_of_ray_starts_ranks_too(on_ray: MakeEngine, job: MakeJob) -> N
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_stops_on_both(on_local: MakeEngine, job: MakeJob) -> None:
-    one = job("a")
-    recorder = Recorder([one])
+    recorder = Recorder([run := job("a")])
     recorder.decide = lambda *_: Decision.STOP
     on_local(ENTRY).run(recorder)
     assert recorder.events[-1] == ("stopped", "a")
-    assert gone_within(10, pids(one)[1])
+    assert gone_within(10, pids(run)[1])
 
 
 @pytest.mark.slow
@@ -125,14 +124,12 @@ def test_the_failure_of_one_rank_is_that_of_the_run_and_the_next_run_is_well(
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_takes_its_ranks_along(on_local: MakeEngine, job: MakeJob) -> None:
-    one = job("a")
+    def kill(job: Job, _: Mapping[str, Any]) -> Decision:
+        os.kill(pids(job)[0], signal.SIGKILL)
+        return Decision.CONTINUE
 
-    class Killing(Recorder):
-        def reported(self, job: Job, report: Mapping[str, Any]) -> Decision:
-            os.kill(pids(one)[0], signal.SIGKILL)
-            return super().reported(job, report)
-
-    recorder = Killing([one])
+    recorder = Recorder([run := job("a")])
+    recorder.decide = kill
     on_local(ENTRY).run(recorder)
     assert recorder.failures["a"].kind == "crashed"
-    assert all(gone_within(10, pid) for pid in pids(one))
+    assert all(gone_within(10, pid) for pid in pids(run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -40,6 +42,8 @@ from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob, Scripted
 from tests.sweeps.toy_runs import Recorder, gone_within, is_running, parent_of
 
 ROOT = Path(__file__).parents[3]
+AddNode = Callable[[], Any]
+Patch = pytest.MonkeyPatch
 pytestmark = pytest.mark.xdist_group("ray")
 
 
@@ -71,25 +75,30 @@ def test_as_many_runs_as_fit_are_there_at_once_and_that_of_a_killed_actor_goes_o
     assert (failure.kind, "epoch=1/2" in failure.log_tail) == ("preempted", True)
     assert failure.message == "the run was lost: its worker process has died"
     assert failure.node
-    told = recorder.order("started", "failed", "finished")
-    assert {*told[:2]} == {"started a", "started b"}
-    ends = [told.index(f"failed {lost}"), *(told.index(f"finished {digest}") for digest in "ab")]
-    assert told.index("started c") > min(ends)
-    assert (told.count(f"started {lost}"), {*recorder.results}) == (2, {*"abc"})
+    order = recorder.order("started", "failed", "finished")
+    assert {*order[:2]} == {"started a", "started b"}
+    ends = [order.index(f"failed {lost}"), *(order.index(f"finished {digest}") for digest in "ab")]
+    assert order.index("started c") > min(ends)
+    assert (order.count(f"started {lost}"), {*recorder.results}) == (2, {*"abc"})
     assert gone_within(10, recorder.pids()[0])
     assert recorder.pids()[0] not in recorder.pids()[1:]
 
 
+@pytest.fixture
+def looks_often(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begun(
-    on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    on_ray: MakeEngine, job: MakeJob
 ) -> None:
     class Tenant:
-        def here(self) -> bool:
+        def is_here(self) -> bool:
             return True
 
-    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
     tenant: Any = ray.remote(num_cpus=CORES)(Tenant).remote()
-    ray.get(tenant.here.remote())
+    ray.get(tenant.is_here.remote())
     engine = on_ray()
     jobs: list[Job | Wait] = [job("a"), job("b")]
     recorder = Scripted(jobs, alive=lambda _: engine.stop() if recorder.beats == 2 else None)
@@ -99,26 +108,18 @@ def test_a_job_that_waits_for_room_is_kept_alive_and_stopped_without_having_begu
 
 
 @pytest.fixture(scope="module")
-def add_spot(ray_nodes: Any) -> Iterator[Callable[[], Any]]:
+def add_spot(ray_nodes: Any) -> Iterator[AddNode]:
     """Makes nodes of a kind of its own, of which there is one."""
-
-    def add() -> Any:
-        return ray_nodes.add_node(num_cpus=1, resources={"spot": 1})
-
+    add = functools.partial(ray_nodes.add_node, num_cpus=1, resources={"spot": 1})
     first = add()
     yield add
     ray_nodes.remove_node(first)
 
 
+@pytest.mark.usefixtures("looks_often")
 def test_room_grows_with_the_nodes_and_what_a_lost_node_had_goes_on_elsewhere(
-    ray_nodes: Any,
-    add_spot: Callable[[], Any],
-    on_ray: MakeEngine,
-    job: MakeJob,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ray_nodes: Any, add_spot: AddNode, on_ray: MakeEngine, job: MakeJob, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ray_loop, "LOOK", 0.5)
     second: list[Any] = []
     recorder = Scripted(
         [job("a", do="wait"), job("b", do="wait")],
@@ -164,20 +165,18 @@ class Quarantining(Recorder):
 
 @pytest.mark.slow
 def test_ray_is_asked_for_a_share_that_fits_on_the_kind_of_gpu_that_a_sweep_names(
-    ray_nodes: Any, toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+    ray_nodes: Any, toy: ToySweep, monkeypatch: Patch
 ) -> None:
     """By a real cluster, with GPUs that Ray is told of, and their memory by us."""
     memory_mb = {"accelerator_type:NEW": 80_000.0, "accelerator_type:OLD": 24_000.0}
     added = [ray_nodes.add_node(num_cpus=4, num_gpus=1, resources={kind: 1}) for kind in memory_mb]
     ray_nodes.wait_for_nodes()
-    monkeypatch.setattr(
-        ray_cluster,
-        "check_nodes",
-        lambda nodes, *_, **__: {
-            id_: node.with_gpus([Gpu(memory_mb[node.gpu_type], bf16=True)])
-            for id_, node in nodes.items()
-        },
-    )
+
+    def check_nodes(nodes: dict[str, Node], *_: object, **__: object) -> dict[str, Node]:
+        memories = {id_: memory_mb[node.gpu_type] for id_, node in nodes.items()}
+        return {id_: nodes[id_].with_gpus([Gpu(memories[id_], bf16=True)]) for id_ in nodes}
+
+    monkeypatch.setattr(ray_cluster, "check_nodes", check_nodes)
     monkeypatch.setattr(factory, "memory_on_gpu_mb", lambda _: 10_000.0)
 
     def bundle(**kind: float) -> dict[str, float]:
@@ -205,11 +204,7 @@ def test_ray_is_asked_for_a_share_that_fits_on_the_kind_of_gpu_that_a_sweep_name
 
 @pytest.mark.slow  # below, the loop decides it without Ray
 def test_a_retry_goes_elsewhere_and_nothing_begins_on_a_node_that_is_left_out(
-    ray_nodes: Any,
-    add_spot: Callable[[], Any],
-    on_ray: MakeEngine,
-    job: MakeJob,
-    monkeypatch: pytest.MonkeyPatch,
+    ray_nodes: Any, add_spot: AddNode, on_ray: MakeEngine, job: MakeJob, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(ray_loop, "LOOK", 0.0)
     other = add_spot()
@@ -224,21 +219,14 @@ def test_a_retry_goes_elsewhere_and_nothing_begins_on_a_node_that_is_left_out(
 
 def placing(handler: Recorder, nodes: dict[str, Node], **more: Any) -> ray_loop.Loop:
     """The loop of an engine on nodes that are only told of; a run takes a GPU."""
-    what: dict[str, Any] = {
-        "need": RunRequirements(1, 1),
-        "parallel": None,
-        "supervision": "",
-        "bundle": {},
-    }
+    options: dict[str, Any] = {"need": RunRequirements(1, 1), "parallel": None, "supervision": ""}
     cluster = SimpleNamespace(nodes_by_id=lambda: nodes)
     state = {"cluster": cluster, "is_stopping": False, "is_stopping_now": False, "left_out": ()}
-    engine = SimpleNamespace(**{**what, **state, **more})
+    engine = SimpleNamespace(**{**options, "bundle": {}, **state, **more})
     return ray_loop.Loop(handler, cast(ray_loop.RayEngine, engine))
 
 
-def test_an_actor_that_tells_nothing_is_given_up(
-    job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_actor_that_tells_nothing_is_given_up(job: MakeJob, monkeypatch: Patch) -> None:
     killed: list[object] = []
     monkeypatch.setattr(ray_loop, "LOOK", 0.0)
     monkeypatch.setattr(ray_loop, "GRACE", 2.0)
@@ -278,13 +266,11 @@ def test_a_node_is_left_only_while_another_one_holds_a_run(
     handler.bad = {bad}
     known = {"0": HEAD, "1": FIRST, "2": SECOND}
     loop = placing(handler, {id_: known[id_] for id_ in nodes}, left_out={*left_out})
-    found: Any = loop.next("t")
-    assert json.loads(found["place"])["without"] == without
+    suggestion: Any = loop.next("t")
+    assert json.loads(suggestion["place"])["without"] == without
 
 
-def test_a_node_that_was_refused_is_none_that_could_go_on(
-    job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_was_refused_is_none_that_could_go_on(job: MakeJob, monkeypatch: Patch) -> None:
     handler, breaker = Recorder([job("a")]), CircuitBreaker(1)
     monkeypatch.setattr(handler, "usable", breaker.usable)
     placing(handler, {"1": FIRST, "2": SECOND}, left_out={"2"}).next("t")
@@ -320,7 +306,7 @@ def test_nodes_that_see_the_home_and_what_is_imported_are_accepted_and_others_na
 
 
 def test_a_node_that_cannot_serve_is_left_out_while_another_can(
-    ray_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ray_nodes: Any, tmp_path: Path, monkeypatch: Patch, caplog: Any
 ) -> None:
     nodes = first_node(ray_nodes)
     answers: dict[str, Any] = {id_: {"gpus": []} for id_ in nodes}
@@ -343,9 +329,7 @@ def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
     assert not (tmp_path / "unshared").exists()
 
 
-def test_a_cluster_that_cannot_be_joined_is_said_with_what_ray_says(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cluster_that_cannot_be_joined_is_said_with_what_ray_says(monkeypatch: Patch) -> None:
     with pytest.raises(RequestError, match="cannot be a Ray client"):
         ray_cluster._connect("ray://head:10001")
     with pytest.raises(RequestError, match="at head cannot be used: Invalid address format"):
@@ -354,18 +338,14 @@ def test_a_cluster_that_cannot_be_joined_is_said_with_what_ray_says(
         (RuntimeError("of 2.9"), RequestError, r"cannot be used: of 2\.9"),
         (ConnectionError("No"), ServiceUnreachable, r"No\. .* set RAY_AUTH_MODE=token and"),
     ]
-    for error, kind, said in raised:
-
-        def init(error: Exception = error, **_: object) -> None:
-            raise error
-
-        monkeypatch.setattr(ray, "init", init)
-        with pytest.raises(kind, match=said):
+    for error, kind, message in raised:
+        monkeypatch.setattr(ray, "init", Mock(side_effect=error))
+        with pytest.raises(kind, match=message):
             ray_cluster._connect("auto")
 
 
 def test_ray_is_not_asked_where_no_head_listens_nor_on_a_machine_that_is_no_node(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
     address = f"127.0.0.1:{free_port()}"
@@ -396,7 +376,8 @@ class Telling(Recorder):
         print(worker.rpartition(":")[2], file=sys.__stdout__, flush=True)
 def handler(number, frame):
     engine.stop()
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+for number in numbers:
     signal.signal(number, handler)
 cluster = Cluster()
 engine = RayEngine(cluster, RunRequirements(1), ENTRY, parallel=1)
@@ -412,9 +393,8 @@ with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
     except grpc.RpcError as error:
         answer = error.code().name
 engine.close()
-numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-kept = {{signal.getsignal(number) is handler for number in numbers}}
-print(json.dumps({{"event": telling.events[-1][0], "handlers stay": kept == {{True}},
+handlers = {{signal.getsignal(number) is handler for number in numbers}}
+print(json.dumps({{"event": telling.events[-1][0], "handlers stay": handlers == {{True}},
     "scratch stays": cluster.scratch.exists(), "folder": private, "stranger": answer,
     "token stays": "RAY_AUTH_TOKEN" in os.environ, "token file": (Path.home() / ".ray").exists()}}))
 """
@@ -422,15 +402,11 @@ print(json.dumps({{"event": telling.events[-1][0], "handlers stay": kept == {{Tr
 
 def driver(tmp_path: Path, **config: Any) -> subprocess.Popen[str]:
     """A process of its own, with a Ray of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path), json.dumps(config)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-        | {"HOME": str(tmp_path)},
-    )
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path), json.dumps(config)]
+    environ = {name: os.environ[name] for name in os.environ if not name.startswith("RAY_AUTH")}
+    environ["HOME"] = str(tmp_path)
+    options: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    return subprocess.Popen(command, text=True, env=environ, **options)
 
 
 def test_a_ray_of_our_own_leaves_no_trace_and_no_port_open(tmp_path: Path) -> None:
@@ -440,16 +416,11 @@ def test_a_ray_of_our_own_leaves_no_trace_and_no_port_open(tmp_path: Path) -> No
         assert process.stdout is not None
         worker = int(process.stdout.readline())
         os.killpg(process.pid, signal.SIGINT)
-        told, errors = process.communicate(timeout=120)
+        printed, errors = process.communicate(timeout=120)
     assert errors == ""
-    assert json.loads(told) == {
-        "event": "stopped",
-        "handlers stay": True,
-        "scratch stays": False,
-        "folder": 0o700,
-        "stranger": "UNAUTHENTICATED",
-        "token stays": False,
-        "token file": False,
+    assert json.loads(printed) == {
+        **{"event": "stopped", "handlers stay": True, "scratch stays": False, "folder": 0o700},
+        **{"stranger": "UNAUTHENTICATED", "token stays": False, "token file": False},
     }
     assert process.returncode == 0
     assert gone_within(10, worker)
@@ -467,29 +438,24 @@ def test_a_driver_that_is_killed_takes_its_ray_and_workers_along(tmp_path: Path)
 
 
 def test_a_ray_that_does_not_start_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    def broken(**_: object) -> None:
-        raise RuntimeError("no ports")
-
-    def tokens() -> dict[str, str]:
-        return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
-
-    before = tokens()
+    before = {**os.environ}
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", broken)
+    monkeypatch.setattr(ray, "init", Mock(side_effect=RuntimeError("no ports")))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with pytest.raises(RuntimeError, match="no ports"):
         Cluster()
     assert list(tmp_path.iterdir()) == []
-    assert tokens() == before
+    names = {name for name in (*before, *os.environ) if name.startswith("RAY_AUTH")}
+    assert [name for name in names if before.get(name) != os.environ.get(name)] == []
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "nowhere"))
     with pytest.raises(RequestError, match=r"nowhere cannot hold Ray's .* folder in RAY_TMPDIR"):
         Cluster()
 
 
 def test_a_ray_without_tokens_is_neither_started_nor_joined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Before 2.52 Ray ignores RAY_AUTH_MODE, before 2.59 its local clusters ask for no token."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
@@ -501,9 +467,7 @@ def test_a_ray_without_tokens_is_neither_started_nor_joined(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_was_sent_is_found_where_each_node_has_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_file_that_was_sent_is_found_where_each_node_has_it(monkeypatch: Patch) -> None:
     heads, own = (f"/tmp/{n}/r/session_1/runtime_resources/working_dir_files" for n in ("a", "b"))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{own}/_ray_pkg_12ab:/elsewhere")
     sent = f"{heads}/_ray_pkg_12ab/methods/mine.py"
@@ -513,22 +477,19 @@ def test_a_file_that_was_sent_is_found_where_each_node_has_it(
 
 
 def test_a_driver_ends_when_its_head_is_gone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
     monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.1)
     monkeypatch.setattr(ray_cluster, "LOST_SECONDS", 0.3)
-    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as caught:
         ray_cluster._watch(address, threading.Event())
-    assert left.value.code == UNREACHABLE
+    assert caught.value.code == UNREACHABLE
     assert f"the Ray head at {address} is gone" in capsys.readouterr().err
 
 
-def test_the_head_of_a_cluster_that_was_closed_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_of_a_cluster_that_was_closed_may_go(monkeypatch: Patch) -> None:
     """Else a notebook that went on with another Ray would be ended for the first one's."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.1)

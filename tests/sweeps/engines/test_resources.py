@@ -11,17 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carft_sweep.sweeps.engines import resources
-from carft_sweep.sweeps.engines.resources import (
-    FREE_SHARE,
-    Gpu,
-    Node,
-    RunRequirements,
-    infeasible_reason,
-    max_concurrent_runs,
-    requirements_of,
-    this_machine,
-    visible_gpus,
-)
+from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements, visible_gpus
 from carft_sweep.sweeps.spec.settings import Resources
 from carft_sweep.sweeps.spec.settings import check_gpus as share_of_gpu
 
@@ -49,21 +39,19 @@ def test_what_fits_never_takes_more_than_there_is(
     assert fits >= 0
     assert fits * cpus <= has_cpus * 1.000001
     assert fits * gpus <= has_gpus + 1e-6
-    more = Node("node", has_cpus + cpus, has_gpus + max(1, int(gpus))).fits(
-        RunRequirements(cpus, gpus)
-    )
-    assert more >= fits + 1
+    larger = Node("node", has_cpus + cpus, has_gpus + max(1, int(gpus)))
+    assert larger.fits(RunRequirements(cpus, gpus)) >= fits + 1
 
 
 def test_runs_at_once_are_the_sum_over_nodes_and_at_most_parallel() -> None:
     need, nodes = RunRequirements(8, 0.5), [LAPTOP, WORKSTATION, SERVER]
-    assert max_concurrent_runs(need, nodes) == 0 + 2 + 8
-    assert max_concurrent_runs(need, nodes, parallel=3) == 3
-    assert max_concurrent_runs(RunRequirements(1, 0, {"fast": 1}), nodes) == 2
+    assert resources.max_concurrent_runs(need, nodes) == 0 + 2 + 8
+    assert resources.max_concurrent_runs(need, nodes, parallel=3) == 3
+    assert resources.max_concurrent_runs(RunRequirements(1, 0, {"fast": 1}), nodes) == 2
     # A run with several GPUs has them on one node.
     for gpus, runs in (((1, 1), 0), ((3, 2), 2)):
         nodes = [Node(str(number), 9, has) for number, has in enumerate(gpus)]
-        assert max_concurrent_runs(RunRequirements(1, 2), nodes) == runs
+        assert resources.max_concurrent_runs(RunRequirements(1, 2), nodes) == runs
 
 
 def test_what_a_file_leaves_open_is_an_even_share() -> None:
@@ -77,19 +65,19 @@ def test_what_a_file_leaves_open_is_an_even_share() -> None:
         ({"cpus": 2, "custom": {"fast": 1}}, [SERVER], 4, RunRequirements(2, 1, {"fast": 1})),
     ]
     for asked, supply, parallel, need in cases:
-        assert requirements_of(Resources(**asked), supply, parallel) == need
+        assert resources.requirements_of(Resources(**asked), supply, parallel) == need
 
 
 def test_only_what_no_node_can_ever_meet_is_refused() -> None:
-    assert infeasible_reason(RunRequirements(8, 0.25), [LAPTOP, WORKSTATION]) is None
-    told = infeasible_reason(RunRequirements(9, 1, {"fast": 1}), [LAPTOP, WORKSTATION])
-    assert told is not None
-    assert told.splitlines() == [
+    refuses = resources.infeasible_reason
+    assert refuses(RunRequirements(8, 0.25), [LAPTOP, WORKSTATION]) is None
+    reason = refuses(RunRequirements(9, 1, {"fast": 1}), [LAPTOP, WORKSTATION])
+    assert (reason or "").splitlines() == [
         "no node can ever meet `resources`: one run needs 9 CPUs, 1 GPU, 1 fast; there are",
         "  laptop: 8 CPUs, 0 GPUs, 0 fast",
         "  workstation: 16 CPUs, 2 GPUs, 0 fast",
     ]
-    assert infeasible_reason(RunRequirements(1), []) is not None
+    assert refuses(RunRequirements(1), []) is not None
 
 
 LISTING = """\
@@ -114,6 +102,8 @@ def test_gpus_are_counted_as_cuda_counts_them() -> None:
         "MIG-1234": named(MIG_1234=Gpu(bf16=True)),
     }.items():
         assert visible_gpus({"CUDA_VISIBLE_DEVICES": variable}, LISTING) == gpus
+    assert visible_gpus({}, "no devices were found\n") == []
+    assert resources.this_machine().fits(RunRequirements(1, 0)) >= 1
 
 
 def test_a_slice_of_mig_is_a_gpu_with_the_memory_of_its_kind(
@@ -139,17 +129,11 @@ GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb)
 
 
 def test_a_node_computes_bf16_where_each_of_its_gpus_is_known_to() -> None:
-    gpus = {None: [HOPPER, UNKNOWN], False: [HOPPER, TURING, UNKNOWN], True: [HOPPER, HOPPER]}
-    assert {bf16: Node("n", 8, 2).with_gpus(having).bf16 for bf16, having in gpus.items()} == {
-        bf16: bf16 for bf16 in gpus
-    }
+    cases = {None: [HOPPER, UNKNOWN], False: [HOPPER, TURING, UNKNOWN], True: [HOPPER, HOPPER]}
+    for bf16, gpus in cases.items():
+        assert Node("n", 8, 2).with_gpus(gpus).bf16 is bf16
     assert Node("n", 8).with_gpus([]).bf16 is None
     assert Node("n", 8, 2).with_gpus([HOPPER, UNKNOWN]).gpu_memory_mb == (80000.0,)
-
-
-def test_this_machine_is_told_as_it_is() -> None:
-    assert this_machine().fits(RunRequirements(1, 0)) >= 1
-    assert visible_gpus({}, "no devices were found\n") == []
 
 
 def test_a_control_groups_limit_bounds_the_memory_of_runs(
@@ -162,4 +146,4 @@ def test_a_control_groups_limit_bounds_the_memory_of_runs(
     for limit, megabytes in limits.items():
         if limit is not None:
             (tmp_path / "memory.max").write_text(f"{limit}\n")
-        assert resources.memory_for_runs_mb() == pytest.approx(FREE_SHARE * megabytes)
+        assert resources.memory_for_runs_mb() == pytest.approx(resources.FREE_SHARE * megabytes)

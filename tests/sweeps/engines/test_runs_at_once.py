@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.runs.result import Decision
-from carft_sweep.sweeps.engines.base import Failure, Job, Wait
+from carft_sweep.sweeps.engines.base import Job, Wait
 from carft_sweep.sweeps.engines.local import PEAK, LocalEngine, SharedMemory
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob, Scripted
 from tests.sweeps.toy_runs import Recorder, is_running
@@ -18,16 +18,16 @@ from tests.sweeps.toy_runs import Recorder, is_running
 class Watching(Scripted):
     """Counts the runs that are under way at once."""
 
-    given = most = 0
+    handed_out = most = 0
 
     def next_job(self) -> Job | Wait:
         job = super().next_job()
-        self.given += isinstance(job, Job)
+        self.handed_out += isinstance(job, Job)
         self.most = max(self.most, self.under_way())
         return job
 
     def under_way(self) -> int:
-        return self.given - len(self.order("finished", "failed"))
+        return self.handed_out - len(self.order("finished", "failed"))
 
 
 def test_two_runs_are_under_way_at_once_and_never_three_and_a_crash_costs_the_other_nothing(
@@ -37,28 +37,21 @@ def test_two_runs_are_under_way_at_once_and_never_three_and_a_crash_costs_the_ot
     recorder = Watching(jobs, finished_d=lambda _: (tmp_path / "go").touch())
     on_two_workers().run(recorder)
     assert recorder.failures["b"].message == "the worker process was killed by SIGSEGV"
-    assert recorder.order("failed", "finished") == [
-        *("failed b", "finished c", "finished d", "finished a")
-    ]
-    assert recorder.most == 2
-    assert len(set(recorder.pids())) == 3
+    ends = recorder.order("failed", "finished")
+    assert ends == ["failed b", "finished c", "finished d", "finished a"]
+    assert (recorder.most, len(set(recorder.pids()))) == (2, 3)
 
 
 def test_a_waiting_job_begins_when_one_has_ended_and_the_last_can_be_tried_again(
     on_two_workers: MakeEngine, job: MakeJob
 ) -> None:
-    class Waiting(Recorder):
+    class Waiting(Scripted):
         def next_job(self) -> Job | Wait:
             waits = len(self.jobs) == 1 and "a" not in self.results and not self.failures
             return Wait.LATER if waits else super().next_job()
 
-        def failed(self, job: Job, failure: Failure) -> None:
-            super().failed(job, failure)
-            self.jobs.append(again)
-
-    again = job("b again")
-    last = job("b", do="raise", error="key")
-    recorder = Waiting([job("a", epochs=3, pause=0.1), last])
+    jobs: list[Job | Wait] = [job("a", epochs=3, pause=0.1), job("b", do="raise", error="key")]
+    recorder = Waiting(jobs, failed=lambda _: recorder.jobs.append(job("b again")))
     on_two_workers().run(recorder)
     assert recorder.events.index(("finished", "a")) < recorder.events.index(("started", "b"))
     assert set(recorder.results) == {"a", "b again"}
@@ -90,8 +83,8 @@ def test_one_run_has_a_memory_until_something_is_known_and_then_as_many_as_fit()
 def test_a_memory_that_was_too_small_for_several_is_shared_by_fewer() -> None:
     memory = SharedMemory({"a": 1000.0})
     memory.learn(240.0)
-    for runs, narrowed, left in ((4, True, 3), (2, True, 1), (1, False, 1)):
-        assert (memory.narrow("a", runs), memory.holds("a")) == (narrowed, left)
+    for runs, narrowed, room in ((4, True, 3), (2, True, 1), (1, False, 1)):
+        assert (memory.narrow("a", runs), memory.holds("a")) == (narrowed, room)
     assert not memory.narrow("b", 4)  # as many as the user wants
 
 
@@ -107,10 +100,10 @@ def test_the_first_run_is_alone_until_it_reports(on_local: MakeEngine, job: Make
     recorder = Recorder([first, *(job(d, epochs=1, pause=0.4) for d in "bc")])
     recorder.decide = decide
     engine.run(recorder)
-    told = recorder.events
-    assert told[:3] == [("started", "a"), ("epoch 1", "a"), ("epoch 2", "a")]
-    assert told.index(("started", "b")) < told.index(("finished", "a"))
-    assert told.index(("started", "c")) > min(told.index(("finished", d)) for d in "ab")
+    events = recorder.events
+    assert events[:3] == [("started", "a"), ("epoch 1", "a"), ("epoch 2", "a")]
+    assert events.index(("started", "b")) < events.index(("finished", "a"))
+    assert events.index(("started", "c")) > min(events.index(("finished", d)) for d in "ab")
 
 
 def test_runs_whose_memory_is_computed_begin_together(on_local: MakeEngine, job: MakeJob) -> None:
@@ -118,8 +111,7 @@ def test_runs_whose_memory_is_computed_begin_together(on_local: MakeEngine, job:
     memory = SharedMemory({None: 700.0}, lambda config: needs[config["run"]])
     recorder = Watching([job(d, epochs=3, pause=0.4, run=d) for d in "abc"])
     on_local(devices=[None] * 3, memory=memory).run(recorder)
-    assert recorder.most == 2
-    assert memory.holds(None) == 2
+    assert (recorder.most, memory.holds(None)) == (2, 2)
 
 
 @pytest.mark.parametrize(("size", "narrowed"), [(1000.0, True), (None, False)])

@@ -15,13 +15,7 @@ from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan import estimate
-from carft_sweep.sweeps.plan.estimate import (
-    RunTimes,
-    TimedRun,
-    TimingHistory,
-    estimate_sweep,
-    timing_history,
-)
+from carft_sweep.sweeps.plan.estimate import RunTimes, TimedRun, TimingHistory, estimate_sweep
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
 from tests.sweeps.conftest import SEARCH, Carft, ToySweep
@@ -34,8 +28,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(folder: Path, root: Path, model: Path, optim: Any, **data: Any) -> Path:
     place = {"family": "pacs", "root": str(root)}
-    how = {"algorithm": "car_ft", "optim": optim, "device": "cpu"}
-    trial = {"model": {"name": str(model)}, "data": place | data, **how}
+    training = {"algorithm": "car_ft", "optim": optim, "device": "cpu"}
+    trial = {"model": {"name": str(model)}, "data": place | data, **training}
     file = folder / "sweep.yaml"
     file.write_text(json.dumps({"name": "domains", "seeds": [0, 1], "trial": trial}))
     return file
@@ -44,9 +38,9 @@ def written(folder: Path, root: Path, model: Path, optim: Any, **data: Any) -> P
 def test_a_plan_counts_steps_as_training_does_and_asks_which_domain_is_held_out(
     root: Path, tiny_clip_files: Path, tmp_path: Path, carft: Carft
 ) -> None:
-    told = carft("check", written(tmp_path, root, tiny_clip_files, {}), code=2).err
-    assert "data.test_domain: which domain is held out? pacs has art_painting, cartoon" in told
-    assert "Traceback" not in told
+    message = carft("check", written(tmp_path, root, tiny_clip_files, {}), code=2).err
+    assert "data.test_domain: which domain is held out? pacs has art_painting, cartoon" in message
+    assert "Traceback" not in message
     cases: list[tuple[dict[str, int], dict[str, Any], tuple[int, int]]] = [
         ({}, {}, (5000, 17)),
         ({"steps": 7, "steps_per_epoch": 3}, {}, (7, 3)),
@@ -63,12 +57,11 @@ def test_a_plan_counts_steps_as_training_does_and_asks_which_domain_is_held_out(
 def test_balanced_runs_tell_no_time_of_others(
     root: Path, tiny_clip_files: Path, tmp_path: Path
 ) -> None:
-    balanced, plain = (
-        load_spec(
-            written(tmp_path, root, tiny_clip_files, {}, test_domain="sketch", balanced=value)
-        ).config_for({})
-        for value in (True, False)
-    )
+    def config(*, balanced: bool) -> TrialConfig:
+        data = {"test_domain": "sketch", "balanced": balanced}
+        return load_spec(written(tmp_path, root, tiny_clip_files, {}, **data)).config_for({})
+
+    balanced, plain = config(balanced=True), config(balanced=False)
     run = TimedRun(plain.as_dict(), RunTimes(1.0, 0.0, 0.0))
     history = TimingHistory([run])
     assert [history.times_of(config) for config in (plain, balanced)] == [run.times, None]
@@ -81,7 +74,7 @@ def test_an_earlier_run_whose_epochs_lack_their_times_is_named(tmp_path: Path) -
     epoch = {"epoch": 1, "epochs": 2, "step": 1, "steps": 2, "metrics": {}, "timestamp": 1_700_000}
     (folder / "history.json").write_text(json.dumps([epoch, {**epoch, "epoch": 2}]))
     with pytest.raises(RequestError, match=r"history\.json .*seconds"):
-        timing_history(RunStore(tmp_path))
+        estimate.timing_history(RunStore(tmp_path))
 
 
 def test_a_long_search_is_counted_without_a_config_for_each_of_its_runs(

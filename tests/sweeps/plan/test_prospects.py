@@ -15,13 +15,9 @@ SHIFTED = ("id/test", "ood/dark")
 BOTH = ("fine_tune", "car_ft")
 
 
-def found(
-    seeds: Sequence[int] = range(5),
-    algorithms: Sequence[str] = BOTH,
-    splits: Sequence[str] = SHIFTED,
-    **more: Any,
-) -> list[Obstacle]:
-    return list(find_obstacles(seeds=seeds, algorithms=algorithms, splits=splits, **more))
+def obstacles(seeds: Sequence[int] = range(5), **changes: Any) -> list[Obstacle]:
+    usual = {"algorithms": BOTH, "splits": SHIFTED}
+    return list(find_obstacles(seeds=seeds, **{**usual, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -29,50 +25,46 @@ def found(
     [([0, 1, 2], "seeds=5", 10), ([0], "seeds=5", 20), ([7, 9], "seeds=[7,9,10,11,12]", 15)],
 )
 def test_lacking_seeds_come_with_their_runs(seeds: list[int], override: str, runs: int) -> None:
-    (obstacle,) = found(seeds, settings=5)
+    (obstacle,) = obstacles(seeds, settings=5)
     assert (obstacle.override, obstacle.runs) == (override, runs)
     number = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
     remedy = f"`--set {shlex.quote(override)}` adds {runs} runs"
-    said = f"{number}: no verdict is possible (5 needed); {remedy}"
-    assert obstacle.describe() == said
-    assert obstacle.describe("4 min") == f"{said}, about 4 min"
+    message = f"{number}: no verdict is possible (5 needed); {remedy}"
+    assert obstacle.describe() == message
+    assert obstacle.describe("4 min") == f"{message}, about 4 min"
 
 
 def test_fresh_seeds_are_the_ones_that_count_where_there_are_some() -> None:
-    assert found([0], confirm_seeds=range(1, 6)) == []
-    (obstacle,) = found(range(5), confirm_seeds=[5, 6], settings=9)
+    assert obstacles([0], confirm_seeds=range(1, 6)) == []
+    (obstacle,) = obstacles(range(5), confirm_seeds=[5, 6], settings=9)
     assert obstacle.reason == "2 fresh seeds: no verdict is possible (5 needed)"
     assert (obstacle.override, obstacle.runs) == ("confirm_seeds=[5,6,7,8,9]", 6)
 
 
 def test_what_else_is_lacking() -> None:
-    for algorithms, splits, said in (
+    for algorithms, splits, start in (
         (["car_ft"], SHIFTED, "no fine_tune among the algorithms: no verdict is possible"),
         (["fine_tune"], SHIFTED, "fine_tune is the only algorithm that trains"),
         (BOTH, ["id/test"], "no shift is measured: a verdict says nothing of robustness"),
         (BOTH, [], "neither a shift nor a test split is measured: no verdict is possible"),
     ):
-        (obstacle,) = found(algorithms=algorithms, splits=splits)
-        assert obstacle.describe().startswith(said)
+        (obstacle,) = obstacles(algorithms=algorithms, splits=splits)
+        assert obstacle.describe().startswith(start)
         assert obstacle.describe() == f"{obstacle.reason}; {obstacle.remedy}"
-    assert found() == found(splits=["ood/sketch"]) == [], "shifts are enough"
+    assert obstacles() == obstacles(splits=["ood/sketch"]) == [], "shifts are enough"
 
 
 def test_check_says_it_with_the_time_where_that_is_known(toy_cli: ToySweep, carft: Carft) -> None:
     words = ["check", str(toy_cli.file())]
-    said = carft(*words).out.splitlines()
-    assert said[0] == "! 2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs"
+    obstacle = "! 2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs"
+    assert carft(*words).out.splitlines()[0] == obstacle
     toy_cli.run()
-    said = carft(*words).out.splitlines()
-    assert said[0].startswith(
-        "! 2 seeds: no verdict is possible (5 needed); `--set seeds=5` adds 9 runs, about "
-    )
+    assert carft(*words).out.startswith(f"{obstacle}, about ")
     plan = carft(*words, "--set", "seeds=5", "--json").json
     assert plan["power"].startswith(
         "5 seeds and 400 groups of shifted test images find a true OOD difference of 1.9 pp in 80 %"
     )
-    assert plan["warnings"] == []
-    assert plan["to_train"] == 9
+    assert (plan["warnings"], plan["to_train"]) == ([], 9)
 
 
 def test_of_a_search_without_baselines_there_is_nothing_to_compare_with(toy: ToySweep) -> None:

@@ -38,10 +38,8 @@ def plant(root: Path, tree: Tree, size: tuple[int, int] = ICONS) -> Path:
     return root
 
 
-def classes(folders: Mapping[str, int], names: str = "owl rook wren") -> Tree:
-    return {
-        f"{folder}/{name}": count for folder, count in folders.items() for name in names.split()
-    }
+def classes(folders: Tree, names: str = "owl rook wren") -> Tree:
+    return {f"{folder}/{name}": folders[folder] for folder in folders for name in names.split()}
 
 
 @pytest.fixture
@@ -54,54 +52,53 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def begun(carft: Carft, *words: str) -> dict[str, Any]:
     """What `init --json` tells, once the two files have passed `check`."""
-    told: dict[str, Any] = carft("init", *words, "--json").json
-    carft("check", told["sweep"], "--set", "model={name: builtin}")
-    return told
+    report: dict[str, Any] = carft("init", *words, "--json").json
+    carft("check", report["sweep"], "--set", "model={name: builtin}")
+    return report
 
 
-def declared(told: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = parse(Path(told["family"]).read_text()).data
-    return found
+def declared(report: Mapping[str, Any]) -> Any:
+    return parse(Path(report["family"]).read_text()).data
 
 
-def counted(told: Mapping[str, Any]) -> dict[str, int]:
-    return {split: sum(of.values()) for split, of in told["counts"].items()}
+def counted(report: Mapping[str, Any]) -> dict[str, int]:
+    return {split: sum(of.values()) for split, of in report["counts"].items()}
 
 
 def test_our_own_layout(place: Path, carft: Carft) -> None:
     plant(place / "birds", classes({"train": 6, "val": 2, "test": 3, "shifts/night": 2}))
-    told = begun(carft, "birds")
-    assert counted(told) == {"train": 18, "val": 6, "test": 9, "night": 6}
-    assert told["counts"]["night"] == {"owl": 2, "rook": 2, "wren": 2}
-    assert told["assumed"] == []
+    report = begun(carft, "birds")
+    assert counted(report) == {"train": 18, "val": 6, "test": 9, "night": 6}
+    assert report["counts"]["night"] == {"owl": 2, "rook": 2, "wren": 2}
+    assert report["assumed"] == []
     family = {
         **{"name": "birds", "root": "birds", "train": "train", "val": "val", "test": "test"},
         **{"shifts": {"night": "shifts/night"}, "domains": ["night"]},
         "class_names": {"owl": "owl", "rook": "rook", "wren": "wren"},
     }
-    assert {key: declared(told)[key] for key in family} == family
-    assert told["next"] == ["carft-sweep check birds.yaml", "carft-sweep run birds.yaml"]
+    assert {key: declared(report)[key] for key in family} == family
+    assert report["next"] == ["carft-sweep check birds.yaml", "carft-sweep run birds.yaml"]
 
 
 def test_image_folders_val_becomes_the_test(place: Path, carft: Carft) -> None:
     plant(place / "birds", classes({"training": 6, "validation": 2}))
-    told = begun(carft, "birds")
-    assert counted(told) == {"train": 18, "test": 6}
-    assert told["assumed"][0].startswith("took validation/ for the test, since there is none")
-    assert declared(told)["test"] == "validation"
-    said = "no shift is measured: a verdict says nothing of robustness; name shifts in the family"
-    assert f"{said}, or in `data.shifts`" in told["doubts"]
+    report = begun(carft, "birds")
+    assert counted(report) == {"train": 18, "test": 6}
+    assert report["assumed"][0].startswith("took validation/ for the test, since there is none")
+    assert declared(report)["test"] == "validation"
+    doubt = "no shift is measured: a verdict says nothing of robustness; name shifts in the family"
+    assert f"{doubt}, or in `data.shifts`" in report["doubts"]
 
 
 def test_one_folder_of_classes_has_its_test_carved(place: Path, carft: Carft) -> None:
     plant(place / "birds", {"owl": 10, "rook": 10, "wren/brown": 5, "wren/grey": 5, "notes": 0})
     (place / "birds" / "notes" / "readme.txt").write_text("mine")
-    told = begun(carft, "birds")
-    assert told["layout"] == "classes"
-    assert told["counts"] == {"train": {"owl": 10, "rook": 10, "wren": 10}}
-    assert "took each folder for a class; there is no shift to measure" in told["assumed"]
-    assert "left out the class notes: train has fewer than 3 images of it" in told["assumed"]
-    family = declared(told)
+    report = begun(carft, "birds")
+    assert report["layout"] == "classes"
+    assert report["counts"] == {"train": {"owl": 10, "rook": 10, "wren": 10}}
+    assert "took each folder for a class; there is no shift to measure" in report["assumed"]
+    assert "left out the class notes: train has fewer than 3 images of it" in report["assumed"]
+    family = declared(report)
     assert (family["train"], family["test_fraction"]) == (".", 0.2)
     assert family["exclude"] == ["notes"]
 
@@ -109,46 +106,44 @@ def test_one_folder_of_classes_has_its_test_carved(place: Path, carft: Carft) ->
 def test_of_domains_the_largest_is_in_distribution(place: Path, carft: Carft) -> None:
     plant(place / "birds", classes({"art": 5, "photo": 8}))
     plant(place / "birds", {**classes({"sketch": 4}, "owl wren"), "other/fish": 3, "other/crab": 3})
-    told = begun(carft, "birds")
-    assert told["layout"] == "domains"
-    assert counted(told) == {"train": 24, "art": 15, "sketch": 8}
-    assert told["assumed"][0].endswith(
+    report = begun(carft, "birds")
+    assert report["layout"] == "domains"
+    assert counted(report) == {"train": 24, "art": 15, "sketch": 8}
+    assert report["assumed"][0].endswith(
         "photo, which has the most images, is in distribution; the shifts are art, sketch"
     )
-    assert "left out other/: it has no folders of photo's" in told["assumed"]
-    said = "the shift sketch has 2 of 3 classes, not rook"
-    assert any(text.startswith(said) for text in told["doubts"])
+    assert "left out other/: it has no folders of photo's" in report["assumed"]
+    doubt = "the shift sketch has 2 of 3 classes, not rook"
+    assert any(text.startswith(doubt) for text in report["doubts"])
 
 
 def test_folders_around_it_are_looked_through(place: Path, carft: Carft) -> None:
     plant(place / "birds" / "v1" / "images", classes({"train": 3, "test": 1}))
     (place / "birds" / "docs").mkdir()
-    told = begun(carft, "birds")
-    assert declared(told)["root"] == "birds/v1/images"
-    assert told["assumed"][:2] == [
-        "looked into v1/, the only folder with images in it",
-        "looked into images/, the only folder with images in it",
-    ]
+    report = begun(carft, "birds")
+    assert declared(report)["root"] == "birds/v1/images"
+    looked = "looked into {}/, the only folder with images in it"
+    assert report["assumed"][:2] == [looked.format("v1"), looked.format("images")]
 
 
 def test_folders_beside_train_with_its_classes_are_shifts(place: Path, carft: Carft) -> None:
     plant(place / "birds", classes({"train": 4, "test": 2, "by night": 2}))
     plant(place / "birds", {"fish/cod": 2, "fish/eel": 2})
-    told = begun(carft, "birds")
-    assert declared(told)["shifts"] == {"by_night": "by night"}
-    assert "took by night/ for a shift: its folders are train's" in told["assumed"]
-    assert "left out fish/: it has no folders of train's classes" in told["assumed"]
+    report = begun(carft, "birds")
+    assert declared(report)["shifts"] == {"by_night": "by night"}
+    assert "took by night/ for a shift: its folders are train's" in report["assumed"]
+    assert "left out fish/: it has no folders of train's classes" in report["assumed"]
 
 
 def test_classes_that_a_split_lacks_are_left_out(place: Path, carft: Carft) -> None:
     plant(place / "birds", classes({"train": 4, "test": 2, "val": 1, "shifts/x": 1}))
     plant(place / "birds", {"train/kiwi": 4, "val/kiwi": 1, "test/emu": 2, "shifts/x/kiwi": 2})
     plant(place / "birds", {"train/lone": 1, "test/lone": 1})
-    told = begun(carft, "birds")
-    assert sorted(told["counts"]["train"]) == ["owl", "rook", "wren"]
-    assert sorted(declared(told)["exclude"]) == ["emu", "kiwi", "lone"]
-    assert "left out the class kiwi: test/ has no images of it" in told["assumed"]
-    assert "left out the class emu: train/ has no such class" in told["assumed"]
+    report = begun(carft, "birds")
+    assert sorted(report["counts"]["train"]) == ["owl", "rook", "wren"]
+    assert sorted(declared(report)["exclude"]) == ["emu", "kiwi", "lone"]
+    assert "left out the class kiwi: test/ has no images of it" in report["assumed"]
+    assert "left out the class emu: train/ has no such class" in report["assumed"]
 
 
 def test_what_looks_suspicious_is_told(place: Path, carft: Carft) -> None:
@@ -156,14 +151,14 @@ def test_what_looks_suspicious_is_told(place: Path, carft: Carft) -> None:
     plant(root, {"test/n01440764": 2, "test/n01443537": 1})
     (root / "train" / "loose.png").write_bytes((root / "test/n01440764/0.png").read_bytes())
     (root / "train/n01443537/IMG_7.HEIC").write_bytes(b"of a phone")
-    told = "\n".join(begun(carft, "birds")["doubts"])
+    doubts = "\n".join(begun(carft, "birds")["doubts"])
     for text in (
         "1 picture is left out, since .HEIC is not read; save it as JPEG: train/n01443537/IMG_7.H",
         "train has fewer than 10 images of n01443537",
         "the test is small: 3 images",
         "images outside the class folders of train/ are left out: 1",
     ):
-        assert text in told, text
+        assert text in doubts, text
 
 
 def test_copies_of_training_images_are_warned_of(place: Path, carft: Carft) -> None:
@@ -175,19 +170,17 @@ def test_copies_of_training_images_are_warned_of(place: Path, carft: Carft) -> N
     other[-1] ^= 1
     (root / "test/rook/z.png").write_bytes(other)
     begun(carft, "birds")
-    told = [
-        f"{split} from train, byte by byte, such as {path}, which is train/owl/0.png: it measures "
-        "memory"
-        for split, path in (
-            ("val has 1 of its 7 images", "val/owl/a.png"),
-            ("test has 2 of its 12 images", "test/owl/a.png"),
-            ("night has 1 of its 7 images", "shifts/night/owl/a.png"),
-        )
-    ]
-    for command in (["check", "birds.yaml", "--set", "model={name: builtin}"], ["data", "check"]):
-        family = [] if "birds.yaml" in command else ["birds.family.yaml"]
-        printed = carft(*command, *family).out
-        assert [text for text in told if text not in printed] == []
+    copies = {
+        "val/owl/a.png": "val has 1 of its 7 images",
+        "test/owl/a.png": "test has 2 of its 12 images",
+        "shifts/night/owl/a.png": "night has 1 of its 7 images",
+    }
+    check = ("check", "birds.yaml", "--set", "model={name: builtin}")
+    for command in (check, ("data", "check", "birds.family.yaml")):
+        printed = carft(*command).out
+        for path, share in copies.items():
+            source = f"such as {path}, which is train/owl/0.png: it measures memory"
+            assert f"{share} from train, byte by byte, {source}" in printed
 
 
 def test_what_only_its_owner_can_mend_is_told(place: Path, carft: Carft) -> None:
@@ -231,9 +224,9 @@ def test_nothing_is_written_over_unless_it_is_forced(place: Path, carft: Carft) 
     plant(place / "birds", classes({"train": 4, "test": 2}))
     begun(carft, "birds")
     Path("birds.yaml").write_text("mine")
-    told = carft("init", "birds", code=2).err
-    assert "birds.family.yaml and birds.yaml are in" in told
-    assert "--force overwrites, --name and --out write elsewhere" in told
+    message = carft("init", "birds", code=2).err
+    assert "birds.family.yaml and birds.yaml are in" in message
+    assert "--force overwrites, --name and --out write elsewhere" in message
     assert Path("birds.yaml").read_text() == "mine"
     begun(carft, "birds", "--name", "others")
     begun(carft, "birds", "--force")
@@ -254,8 +247,8 @@ def test_what_cannot_be_used_is_refused(place: Path, carft: Carft) -> None:
         (place / f"birds{number}").mkdir()
         plant(place / f"birds{number}", tree)
         assert message in carft("init", f"birds{number}", code=2).err
-    said = "nowhere does not exist; `init` needs a folder of images"
-    assert said in carft("init", "nowhere", code=2).err
+    message = carft("init", "nowhere", code=2).err
+    assert "nowhere does not exist; `init` needs a folder of images" in message
     plant(place / "birds", classes({"train": 4, "test": 2}))
     assert "is not a folder" in carft("init", "birds/train/owl/0.png", code=2).err
     for name, why in (("Birds", "is no name for a family"), ("icon_shift", "is a family already")):
@@ -286,18 +279,6 @@ def test_a_family_gets_a_name_that_it_can_have_and_class_names_lose_numbers_but_
 
 
 def test_a_text_is_written_so_that_it_is_read_again() -> None:
-    for text in (
-        "a b",
-        "true",
-        "1e5",
-        "a: b",
-        "#x",
-        "it's",
-        'a "b" \\',
-        "x\x85\t",
-        "- a",
-        "",
-        "~",
-        "日本",
-    ):
+    texts = ("a b", "true", "1e5", "a: b", "#x", "it's", 'a "b" \\', "x\x85\t", "- a", "", "~")
+    for text in (*texts, "日本"):
         assert parse(f"{{{quoted(text)}: [{quoted(text)}]}}").data == {text: [text]}

@@ -19,6 +19,7 @@ from carft_sweep.sweeps.spec.settings import METHODS
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 
 Q_LOG = {"distribution": "q_log_uniform_values"}
+Q_DOWN = {**Q_LOG, "rounding": "down"}
 
 
 def read(data: object) -> tuple[Any, list[str]]:
@@ -26,7 +27,8 @@ def read(data: object) -> tuple[Any, list[str]]:
     try:
         return parse_parameter("x", data), []
     except InvalidConfig as error:
-        return None, [f"{'.'.join(map(str, it.path))}: {it.message}" for it in error.problems]
+        mistakes = error.problems
+    return None, [f"{'.'.join(map(str, item.path))}: {item.message}" for item in mistakes]
 
 
 @pytest.mark.parametrize(
@@ -40,10 +42,7 @@ def read(data: object) -> tuple[Any, list[str]]:
         ({"distribution": "q_uniform", "min": 1, "max": 4}, Uniform("x", 1, 4, 1)),
         ({"distribution": "log_uniform_values", "min": 0.01, "max": 1}, LogUniform("x", 0.01, 1.0)),
         ({**Q_LOG, "min": 32, "max": 256, "q": 8}, LogUniform("x", 32, 256, 8)),
-        (
-            {**Q_LOG, "min": 8, "max": 45.5, "rounding": "down"},
-            LogUniform("x", 8, 45.5, 1, down=True),
-        ),
+        ({**Q_DOWN, "min": 8, "max": 45.5}, LogUniform("x", 8, 45.5, 1, down=True)),
     ],
     ids=str,
 )
@@ -57,11 +56,12 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs
     needed = [key for key, field in fields.items() if field.is_required()]
     given_keys: dict[str, Any] = {"value": 1, "values": [1, 2], "min": 1, "max": 9}
     whole = {"distribution": kind, **{key: given_keys[key] for key in needed}}
-    found, told = read(whole)
-    assert told == []
-    assert read(found.to_dict()) == (found, [])
+    dimension, mistakes = read(whole)
+    assert mistakes == []
+    assert read(dimension.to_dict()) == (dimension, [])
     for key in needed:
-        assert read({k: v for k, v in whole.items() if k != key})[1] == [f"{key}: is required"]
+        lacking = {name: value for name, value in whole.items() if name != key}
+        assert read(lacking)[1] == [f"{key}: is required"]
     assert {*fields} < {*KEYS}
 
 
@@ -83,30 +83,27 @@ def test_each_distribution_with_its_defaults_alone_is_read_or_says_what_it_needs
     ids=str,
 )
 def test_what_is_wrong_with_a_parameter_is_told_where_it_is(data: object, message: str) -> None:
-    found, told = read(data)
-    assert found is None
-    assert len(told) == 1
-    assert message in told[0]
+    dimension, (mistake,) = read(data)
+    assert dimension is None
+    assert message in mistake
 
 
 @given(
     data=st.dictionaries(
         st.sampled_from(KEYS),
         st.one_of(
-            st.floats(),
-            st.integers(),
+            *(st.floats(), st.integers(), st.lists(st.floats(0, 1), max_size=3)),
             st.sampled_from([*DISTRIBUTIONS, None, True, {}, {"a": [1]}]),
-            st.lists(st.floats(0, 1), max_size=3),
         ),
         max_size=5,
     )
 )
 @settings(max_examples=200, deadline=None)
 def test_any_data_is_a_distribution_or_is_refused(data: dict[str, Any]) -> None:
-    found, told = read(data)
-    assert (found is None) == bool(told)
-    if found is not None:
-        assert read(found.to_dict())[1] == []
+    dimension, mistakes = read(data)
+    assert (dimension is None) == bool(mistakes)
+    if dimension is not None:
+        assert read(dimension.to_dict())[1] == []
 
 
 def load(file: Path, lr: object, decay: object, method: str) -> SweepSpec:
@@ -131,22 +128,17 @@ def test_every_method_but_grid_draws_every_distribution(tmp_path: Path, method: 
         assert load(file, {"value": 1e-4}, stepped, method).parameters
 
 
-def ranges(low: st.SearchStrategy[float], wide: st.SearchStrategy[float]) -> Any:
-    kinds = st.sampled_from(["uniform", "log_uniform_values", "q_log_uniform_values"])
-    return st.tuples(kinds, low, wide).map(
-        lambda it: {"distribution": it[0], "min": it[1], "max": it[1] + it[2]}
-    )
-
-
+RATES = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=4, unique=True)
 FIT = st.one_of(
-    st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=4, unique=True).map(
-        lambda values: {"values": values}
+    st.builds(lambda values: {"values": values}, RATES),
+    st.builds(
+        lambda kind, low, wide: {"distribution": kind, "min": low, "max": low + wide},
+        st.sampled_from(["uniform", "log_uniform_values", "q_log_uniform_values"]),
+        *(st.floats(1e-6, 0.1), st.floats(0.01, 0.5)),
     ),
-    ranges(st.floats(1e-6, 0.1), st.floats(0.01, 0.5)),
     st.builds(
         lambda low, steps, step: {"min": low, "max": low + steps * step, "q": step},
-        st.sampled_from([0.01, 0.1, 0.3]),
-        st.integers(2, 9),
+        *(st.sampled_from([0.01, 0.1, 0.3]), st.integers(2, 9)),
         st.sampled_from([0.01, 0.025, 0.1]),
     ),
 )

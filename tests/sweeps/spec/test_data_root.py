@@ -27,7 +27,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     """Loads a sweep of some data, with CARFT_DATA and options."""
 
     def loaded(
-        data: object, *given: str, environment: str | None = None, **changes: Any
+        data: object, *words: str, environment: str | None = None, **changes: Any
     ) -> SweepSpec:
         monkeypatch.delenv("CARFT_DATA", raising=False)
         if environment is not None:
@@ -35,7 +35,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
         file = tmp_path / "rooted.yaml"
         trial = {"data": data, "algorithm": "car_ft"}
         file.write_text(json.dumps({"name": "rooted", "trial": trial, **changes}))
-        return load_spec(file, overrides(parse(["run", str(file), *given])))
+        return load_spec(file, overrides(parse(["run", str(file), *words])))
 
     return loaded
 
@@ -46,15 +46,15 @@ IMAGENET = {"family": "imagenet"}
 def test_the_option_goes_before_the_file_and_the_file_before_the_environment(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def root(data: object, *given: str, environment: str | None = None) -> str | None:
-        return load(data, *given, environment=environment).config_for({}).data.root
+    def root(data: object, *words: str, environment: str | None = None) -> str | None:
+        return load(data, *words, environment=environment).config_for({}).data.root
 
     monkeypatch.chdir(tmp_path)
-    there = {**IMAGENET, "root": "/mine"}
+    placed = {**IMAGENET, "root": "/mine"}
     assert root(IMAGENET, environment="/data") == "/data"
     assert root(IMAGENET) is root(IMAGENET, environment="") is None
-    assert root(there, environment="/data") == "/mine"
-    assert root(there, "--data-root", "/given: here", environment="/data") == "/given: here"
+    assert root(placed, environment="/data") == "/mine"
+    assert root(placed, "--data-root", "/given: here", environment="/data") == "/given: here"
     assert root(IMAGENET, "--set", "data.root=/set", environment="/data") == "/set"
     assert root(IMAGENET, "--data-root", "x") == str(tmp_path / "x")
     assert root(IMAGENET, environment="y") == str(tmp_path / "y")
@@ -65,8 +65,8 @@ def test_the_option_goes_before_the_file_and_the_file_before_the_environment(
 def test_where_the_family_varies_all_must_lie_below_the_root(load: Load) -> None:
     def roots(data: object, **parameters: list[str]) -> list[str | None]:
         varied = {f"data.{name}": {"values": values} for name, values in parameters.items()}
-        found = load(data, environment="/data", parameters=varied)
-        return [found.config_for(point).data.root for point in found.points()]
+        spec = load(data, environment="/data", parameters=varied)
+        return [spec.config_for(point).data.root for point in spec.points()]
 
     assert roots({}, family=["imagenet"]) == ["/data"]
     assert roots({}, family=["imagenet", "icon_shift"]) == [None, None]
@@ -110,6 +110,6 @@ def test_check_tells_what_of_the_data_is_not_as_published(
     file = tmp_path / "shifts.yaml"
     file.write_text(sweep(imagenet_root, tiny_clip_files))
     plan = estimate_sweep(load_spec(file), Home(tmp_path / "home"), Hardware(1))
-    told = [warning for warning in plan.warnings if "as published" in warning]
-    assert len(told) == 7  # once, whatever number of runs
-    assert told[0].startswith("imagenet: train has 3,000 images here")
+    warnings = [warning for warning in plan.warnings if "as published" in warning]
+    assert len(warnings) == 7  # once, whatever number of runs
+    assert warnings[0].startswith("imagenet: train has 3,000 images here")

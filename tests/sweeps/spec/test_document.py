@@ -25,14 +25,10 @@ def test_scalars_are_those_of_yaml_1_2() -> None:
     assert [*map(repr, read.values())] == [*map(repr, SCALARS.values())]
 
 
+NUMBERS = st.one_of(st.integers(-(2**63) + 1, 2**63 - 1), st.floats(allow_nan=False))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 PLAIN = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(-(2**63) + 1, 2**63 - 1),
-        st.floats(allow_nan=False),
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
-    ),
+    st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc.", min_size=1), inner),
     max_leaves=20,
 )
@@ -48,8 +44,7 @@ def test_what_pyyaml_writes_is_read_back_equal(data: dict[str, Any], flow: bool)
         str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     )
     document = parse(yaml.dump(data, Dumper=Quoting, default_flow_style=flow, allow_unicode=False))
-    assert document.data == data
-    assert document.mistakes == ()
+    assert (document.data, document.mistakes) == (data, ())
 
 
 @given(data=st.dictionaries(st.text("abcdef", min_size=1), st.lists(st.integers())))

@@ -109,10 +109,10 @@ def test_a_sweep_file_for_a_family_file_the_reverse_and_a_missing_one_are_one_se
         RequestError, match=r"^birds\.family\.yaml is a family file, not a sweep file: .*data check"
     ):
         load_spec(folder / "birds.family.yaml")
-    (told,) = refusal(folder / "birds.yaml")
-    assert told.startswith("birds.yaml is a sweep file, not a family file; ")
-    said = r"bird\.family\.yaml does not exist; did you mean 'birds\."
-    with pytest.raises(RequestError, match=said):
+    (message,) = refusal(folder / "birds.yaml")
+    assert message.startswith("birds.yaml is a sweep file, not a family file; ")
+    pattern = r"bird\.family\.yaml does not exist; did you mean 'birds\."
+    with pytest.raises(RequestError, match=pattern):
         load_spec(folder / "birds.yaml", [f"data.family={folder / 'bird.family.yaml'}"])
 
 
@@ -120,7 +120,7 @@ def test_a_sweep_file_for_a_family_file_the_reverse_and_a_missing_one_are_one_se
 def test_a_worker_and_a_resumed_sweep_find_the_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    file, kept = folder / "birds.yaml", folder / "kept"
+    file, stored = folder / "birds.yaml", folder / "kept"
     if place == "in the parent folder":
         file = folder / "sweeps" / "birds.yaml"
         file.parent.mkdir()
@@ -130,11 +130,11 @@ def test_a_worker_and_a_resumed_sweep_find_the_file(
         file = tmp_path / "link" / "birds.yaml"
     spec = load_spec(file)
     as_run = Invocation.of(spec)
-    kept.mkdir()
-    (kept / "sweep.yaml").write_text(spec.text)
-    for here in (Path.cwd(), Path("/")):
-        monkeypatch.chdir(here)
-        again, note = as_run.load(kept, vet_of(Home(tmp_path)))
+    stored.mkdir()
+    (stored / "sweep.yaml").write_text(spec.text)
+    for current in (Path.cwd(), Path("/")):
+        monkeypatch.chdir(current)
+        again, note = as_run.load(stored, vet_of(Home(tmp_path)))
         assert (again.as_dict(), note) == (spec.as_dict(), None)
         FAMILIES.clear()
         load(spec.imports)
@@ -181,13 +181,13 @@ def test_mistakes_of_both_files_come_at_once(folder: Path) -> None:
     with pytest.raises(RequestError) as caught:
         load_spec(folder / "birds.yaml")
     where = "birds.yaml:6: data.family: birds.family.yaml"
-    said = [
+    expected = [
         f"{where}:1: trian: unknown field 'trian'; did you mean 'train'?",
         f"{where}:3: name: must be lower-case letters, digits and '_'",
         f"{where}:4: defaults.optim.lr: must be greater than 0, got -1",
         "birds.yaml:7: algorithm.name: unknown algorithm 'car_tf'",
     ]
-    for line, start in zip(str(caught.value).splitlines(), said, strict=True):
+    for line, start in zip(str(caught.value).splitlines(), expected, strict=True):
         assert line.startswith(start)
 
 
@@ -199,13 +199,13 @@ def test_two_files_cannot_share_a_name_which_is_the_files_when_it_is_left_out(fo
     taken = f"other.yaml:1: name: 'birds' is taken by {first}; give it another"
     assert refusal(other) == [taken]
     other.write_text(FAMILY.replace("name: birds", "name: icon_shift"))
-    (told,) = refusal(other)
-    assert told.startswith("other.yaml:1: name: 'icon_shift' is a family already: things as icon")
+    (message,) = refusal(other)
+    assert message.startswith("other.yaml:1: name: 'icon_shift' is a family already: things as ic")
     for name in ("garden.family.yaml", "My garden.yaml"):
         (folder / name).write_text("test_fraction: 0.2\n")
     assert register_family(folder / "garden.family.yaml").name == "garden"
-    (told,) = refusal(folder / "My garden.yaml")
-    assert told.startswith("My garden.yaml:1: name: must be lower-case letters")
+    (message,) = refusal(folder / "My garden.yaml")
+    assert message.startswith("My garden.yaml:1: name: must be lower-case letters")
 
 
 def test_templates_may_be_a_set_or_lie_in_a_file(folder: Path) -> None:

@@ -26,7 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return domain_bed_tree.make(tmp_path_factory.mktemp("pacs"), "pacs", per_domain=50)
 
 
-def told(name: str, config: TrialConfig) -> str:
+def refusal(name: str, config: TrialConfig) -> str:
     try:
         check_measured(name, config, open_data(config.data))
     except RequestError as error:
@@ -52,16 +52,16 @@ def test_what_is_measured_passes_and_what_is_missing_is_named_with_what_there_is
         *("id/val/mean_group_top1", "ood/sketch/top1", "ood/sketch_out/nll", "ood/sketch_all/ece"),
         *("ood/mean/top1", "gain/ood/top1", "train/loss", "context/id/val/kl"),
     ):
-        assert told(name, pacs) == ""
+        assert refusal(name, pacs) == ""
     splits = "id/val, ood/sketch, ood/sketch_out, ood/sketch_all, ood/mean"
     for name in ("id/test/top1", "gap/top1", "hmean/top1", "ood/photo/top1"):
-        assert told(name, pacs) == f"metric: pacs has no {name}; it is measured on {splits}"
+        assert refusal(name, pacs) == f"metric: pacs has no {name}; it is measured on {splits}"
     usual = "top1, nll, ece, brier"
-    assert told("id/val/mean_group_top1", icons) == (
+    assert refusal("id/val/mean_group_top1", icons) == (
         f"metric: icon_shift has no id/val/mean_group_top1; of id/val it has {usual}"
     )
-    assert told("ood/sketch/worst_group_top1", pacs).endswith(f"of ood/sketch it has {usual}")
-    assert told("gap/top1", icons) == ""
+    assert refusal("ood/sketch/worst_group_top1", pacs).endswith(f"of ood/sketch it has {usual}")
+    assert refusal("gap/top1", icons) == ""
 
 
 def test_corruptions_alone_have_a_mean_of_their_own_and_no_other(icons: TrialConfig) -> None:
@@ -79,8 +79,8 @@ def test_a_run_of_such_a_sweep_trains_nothing(tmp_path: Path, carft: Carft) -> N
     sweep = {"name": "groups", "baselines": ["zero_shot"], "trial": {"algorithm": "fine_tune"}}
     for key in ("metric", "constraint"):
         file.write_text(json.dumps({**sweep, key: {"name": "id/val/macro_f1"}}))
-        said = carft("run", file, "--home", home, "--in-process", code=2).err
-        assert f"{key}: icon_shift has no id/val/macro_f1" in said
+        printed = carft("run", file, "--home", home, "--in-process", code=2).err
+        assert f"{key}: icon_shift has no id/val/macro_f1" in printed
     assert not [*home.glob("runs/*/history.json")]
 
 
@@ -116,8 +116,8 @@ def test_left_out_it_is_the_familys(tmp_path: Path) -> None:
         ("cifar10", {}, None),
         ("iwildcam", {"by": "top1"}, "top1"),
     ]
-    for family, said, by in cases:
-        spec = load(tmp_path, family, **said)
+    for family, report, by in cases:
+        spec = load(tmp_path, family, **report)
         assert spec.report.by == by
         endpoint = comparison_spec(spec.as_dict()).endpoint
         assert (endpoint.by, endpoint.by_task) == (by or "top1", {})
@@ -132,11 +132,11 @@ def test_tasks_have_each_their_own(tmp_path: Path) -> None:
     assert again(tmp_path, spec) == spec.as_dict()
     alike = load(tmp_path, "caltech101", "flowers102", tasks=True).report
     assert (alike.by, alike.by_family) == ("mean_per_class_top1", {})
-    said = {"caltech101": "top1", "cifar10": "top1"}
-    assert load(tmp_path, *own, tasks=True, by_family=said).report.by_family == said
+    chosen = {"caltech101": "top1", "cifar10": "top1"}
+    assert load(tmp_path, *own, tasks=True, by_family=chosen).report.by_family == chosen
 
 
 def test_families_that_are_no_tasks_are_judged_by_top1_with_a_warning(tmp_path: Path) -> None:
     spec = load(tmp_path, "iwildcam", "cifar10")
     assert (spec.report.by, spec.report.by_family) == (None, {})
-    assert any("iwildcam by macro_f1, cifar10 by top1" in said for said in spec.warnings)
+    assert any("iwildcam by macro_f1, cifar10 by top1" in warning for warning in spec.warnings)

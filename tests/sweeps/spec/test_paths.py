@@ -30,22 +30,22 @@ trial:
 """
 
 
-@pytest.mark.parametrize("here", [".", "project", "project/sweeps", "elsewhere"])
+@pytest.mark.parametrize("current", [".", "project", "project/sweeps", "elsewhere"])
 def test_a_path_of_the_file_is_relative_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, current: str
 ) -> None:
     folder = tmp_path / "project" / "sweeps"
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("a photo of a {}\n")
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / here)
+    monkeypatch.chdir(tmp_path / current)
     document = SpecDocument(SWEEP, "mine.yaml")
     normalize(document, ["eval.retention_root=here"])
     place_paths(document, folder)
 
     def place_of(*route: str | int) -> Path:
         path = Path(document.get(route))
-        assert path.is_absolute() == (here == "elsewhere")
+        assert path.is_absolute() == (current == "elsewhere")
         return path.absolute()
 
     assert place_of("trial", "data", "root") == folder / "photos"

@@ -42,9 +42,9 @@ def test_the_papers_benchmarks_are_there() -> None:
 def test_every_profile_makes_a_sweep_of_its_own_name_also_with_smoke(recipe: str) -> None:
     taken = [(), *((name,) for name in PROFILES[recipe])]
     taken += [(name, SMOKE) for name in PROFILES[recipe] if name != SMOKE]
-    found = {profiles: of(recipe, *profiles) for profiles in taken}
-    assert len({spec.name for spec in found.values()}) == len(found)
-    for profiles, spec in found.items():
+    specs = {profiles: of(recipe, *profiles) for profiles in taken}
+    assert len({spec.name for spec in specs.values()}) == len(specs)
+    for profiles, spec in specs.items():
         assert profiles == () or spec.name.endswith(profiles[-1])
         for config in configs(spec):
             weights = (config.model.name, config.model.pretrained)
@@ -76,8 +76,8 @@ def test_every_rival_is_tuned_over_eight_settings_whichever_run() -> None:
     spd = of("rivals", "spd")
     assert settings(spd) == {"car_ft": 8, "fine_tune": 8}
     optims = [config.optim for config in configs(spd) if config.algorithm.trains]
-    assert {it.name for it in optims} == {"spd"}
-    assert {it.weight_decay for it in optims} >= {0.3, 1, 3, 10}
+    assert {optim.name for optim in optims} == {"spd"}
+    assert {optim.weight_decay for optim in optims} >= {0.3, 1, 3, 10}
 
 
 def test_the_rivals_of_a_vit_are_those_of_the_other_model_and_two_more() -> None:

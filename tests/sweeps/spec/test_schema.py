@@ -15,6 +15,7 @@ from carft_sweep.sweeps.spec.settings import EARLY_TERMINATION
 from tests.sweeps.spec.validator import SCHEMA, VALIDATOR
 
 BASE = {"name": "x", "trial": {"algorithm": "car_ft"}}
+WHEN = {"when": {"algorithm.name": "car_ft"}}
 
 
 def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
@@ -22,9 +23,8 @@ def test_the_schema_knows_every_key_section_algorithm_and_merge() -> None:
     properties = SCHEMA["properties"]
     assert set(properties) == {*KEYS, *IGNORED}
     trial = properties["trial"]["properties"]
-    assert {name: set(trial[name]["properties"]) for name in SECTIONS} == {
-        name: set(cls.model_fields) for name, cls in SECTIONS.items()
-    }
+    for name, section in SECTIONS.items():
+        assert set(trial[name]["properties"]) == set(section.model_fields), name
     bare, *forms = trial["algorithm"]["anyOf"]
     assert bare["enum"] == sorted(ALGORITHMS)
     assert {form["properties"]["name"]["const"] for form in forms} == set(ALGORITHMS)
@@ -82,11 +82,7 @@ def test_the_schema_refuses_a_mistake(change: dict[str, Any]) -> None:
         {"resources": {"cpus": 4, "gpus": 0.5, "custom": {"tpu": 1}}},
         {"import": ["a", "./b.py"]},
         {"parameters": {"optim.lr": {"distribution": "uniform", "min": 1, "max": 2}}},
-        {
-            "parameters": {
-                "algorithm.kl_weight": {"min": 0.1, "max": 1, "when": {"algorithm.name": "car_ft"}}
-            }
-        },
+        {"parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1, **WHEN}}},
     ],
     ids=str,
 )
@@ -96,5 +92,6 @@ def test_the_schema_accepts_each_way_to_write(change: dict[str, Any]) -> None:
 
 def test_an_editor_says_that_the_default_of_kl_weight_has_no_published_source() -> None:
     forms = SCHEMA["properties"]["trial"]["properties"]["algorithm"]["anyOf"]
-    (car_ft,) = (it for it in forms if it.get("properties", {}).get("name") == {"const": "car_ft"})
-    assert "no published source" in car_ft["properties"]["kl_weight"]["description"]
+    every = [form.get("properties", {}) for form in forms]
+    (car_ft,) = (fields for fields in every if fields.get("name") == {"const": "car_ft"})
+    assert "no published source" in car_ft["kl_weight"]["description"]

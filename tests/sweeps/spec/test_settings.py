@@ -43,11 +43,7 @@ def test_so_many_runs_fit_on_one_gpu_as_their_share_says(runs: int, noise: float
 def test_whole_gpus_none_and_a_rounded_share_are_taken_and_another_is_refused() -> None:
     for written, expected in ((0, 0), (1, 1), (8, 8), (2.0, 2), (0.333, 0.3333)):
         assert check_gpus(written) == expected
-    for written, nearest in (
-        (0.6, "0.5, for 2 runs"),
-        (0.4, "0.5, for 2 runs"),
-        (0.29, "0.3333, for 3 runs"),
-        (0.75, "1, f"),
-    ):
+    halves = dict.fromkeys((0.4, 0.6), "0.5, for 2 runs")
+    for written, nearest in {**halves, 0.29: "0.3333, for 3 runs", 0.75: "1, f"}.items():
         with pytest.raises(ValueError, match=re.escape(f"the nearest is {nearest}")):
             check_gpus(written)

@@ -42,11 +42,8 @@ def refused(file: Path, parameters: dict[str, Any], **more: Any) -> str:
 def test_a_parameter_varies_only_where_its_condition_holds(file: Path) -> None:
     space = {"optim.clip": {"values": [None, 1.0]}, "optim.lr": LR | {"when": {"optim.clip": 1}}}
     spec = load(file, space, trial={"optim": {"lr": 5e-5}})
-    assert spec.points() == [
-        {"optim.clip": None},
-        {"optim.clip": 1.0, "optim.lr": 1e-4},
-        {"optim.clip": 1.0, "optim.lr": 1e-3},
-    ]
+    clipped = [{"optim.clip": 1.0, "optim.lr": rate} for rate in (1e-4, 1e-3)]
+    assert spec.points() == [{"optim.clip": None}, *clipped]
     assert spec.parameters[1].when == (Condition("optim.clip", (1,)),)
     # Elsewhere it has the trial's value.
     rates = [spec.config_for(point).optim.lr for point in spec.points()]
@@ -64,8 +61,8 @@ def test_values_are_checked_where_they_can_be_drawn_and_nowhere_else(file: Path)
     assert "give epochs or steps, not both" in refused(file, both, method="random")
     rate = {"optim.lr": {"min": -1.0, "max": 1.0, "when": {"optim.clip": 1.0}}}
     wrong = {"optim.clip": {"values": [None, 1.0]}, **rate}
-    said = refused(file, wrong, method="random")
-    assert "parameters.optim.lr.min: must be greater than 0" in said
+    message = refused(file, wrong, method="random")
+    assert "parameters.optim.lr.min: must be greater than 0" in message
 
 
 FIELDS: dict[str, list[Any]] = {
@@ -135,8 +132,8 @@ def test_its_fields_vary_suit_the_schema_and_the_canonical_form_loads_again(file
 
 
 def test_dotted_fields_and_the_command_line_reach_it(file: Path) -> None:
-    told = wrapped(file, {}, "ema", "algorithm.of=car_ft", "algorithm.of.kl_weight=4")
-    assert inner(told)[0]["kl_weight"] == 4
+    spec = wrapped(file, {}, "ema", "algorithm.of=car_ft", "algorithm.of.kl_weight=4")
+    assert inner(spec)[0]["kl_weight"] == 4
     fields = {"algorithm": "ema", "algorithm.of.name": "car_ft", "algorithm.of.kl_weight": 5}
     file.write_text(yaml.safe_dump({"name": "x", "trial": fields}))
     assert inner(load_spec(file))[0]["kl_weight"] == 5
@@ -146,22 +143,19 @@ def test_dotted_fields_and_the_command_line_reach_it(file: Path) -> None:
 def test_the_inner_algorithm_itself_varies(file: Path) -> None:
     when = {"when": {"algorithm.of.name": "car_ft"}}
     names = {"algorithm.of.name": {"values": ["fine_tune", "car_ft"]}}
-    spec = wrapped(
-        file, {**names, "algorithm.of.kl_weight": KL["algorithm.of.kl_weight"] | when}, "ema"
-    )
-    found = [(of["name"], of.get("kl_weight")) for of in inner(spec)]
-    assert found == [("fine_tune", None), ("car_ft", 0.3), ("car_ft", 1.0)]
+    weights = {"algorithm.of.kl_weight": KL["algorithm.of.kl_weight"] | when}
+    spec = wrapped(file, names | weights, "ema")
+    drawn = [(of["name"], of.get("kl_weight")) for of in inner(spec)]
+    assert drawn == [("fine_tune", None), ("car_ft", 0.3), ("car_ft", 1.0)]
     VALIDATOR.validate(yaml.safe_load(file.read_text()))
 
 
 def test_with_an_algorithm_that_wraps_none_they_do_not_vary(file: Path) -> None:
     names = {"algorithm.name": {"values": ["fine_tune", "ema"]}}
     spec = wrapped(file, names | KL, {"of": "car_ft"})
-    assert [dict(point) for point in spec.points()] == [
-        {"algorithm.name": "fine_tune"},
-        {"algorithm.name": "ema", "algorithm.of.kl_weight": 0.3},
-        {"algorithm.name": "ema", "algorithm.of.kl_weight": 1.0},
-    ]
+    weights = (0.3, 1.0)
+    ema = [{"algorithm.name": "ema", "algorithm.of.kl_weight": weight} for weight in weights]
+    assert [dict(point) for point in spec.points()] == [{"algorithm.name": "fine_tune"}, *ema]
 
 
 class Other(Wrapper):
@@ -181,4 +175,5 @@ def test_a_baseline_without_it_has_none_of_its_fields_and_one_that_leaves_it_ope
         assert point.params == {}
         assert point.config.as_dict()["algorithm"].get("of", {}).get("kl_weight") is None
     points = wrapped(file, KL, EMA, baselines=["other"]).baseline_configs()
-    assert [it.config.as_dict()["algorithm"]["of"]["kl_weight"] for it in points] == [0.3, 1.0]
+    configs = [point.config.as_dict() for point in points]
+    assert [config["algorithm"]["of"]["kl_weight"] for config in configs] == [0.3, 1.0]

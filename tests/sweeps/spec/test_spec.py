@@ -18,18 +18,11 @@ from carft_sweep.carft_core.errors import InvalidConfig, RequestError
 from carft_sweep.carft_core.evaluation.measure import summary
 from carft_sweep.sweeps.space.parameters import DISTRIBUTIONS
 from carft_sweep.sweeps.space.points import draw_point, hashed
+from carft_sweep.sweeps.spec import settings as file_settings
 from carft_sweep.sweeps.spec.document import parse
 from carft_sweep.sweeps.spec.metrics import NAMES, natural_goal, problem
 from carft_sweep.sweeps.spec.normalize import IGNORED, KEYS
-from carft_sweep.sweeps.spec.settings import (
-    EARLY_TERMINATION,
-    METHODS,
-    Asha,
-    Metric,
-    RaceSeeds,
-    Resources,
-    Retries,
-)
+from carft_sweep.sweeps.spec.settings import METHODS, Asha, Metric, RaceSeeds, Resources, Retries
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec, recipes
 from carft_sweep.tracking.comparison.spec import looks_at_tests
 from tests.sweeps.spec.validator import VALIDATOR
@@ -76,7 +69,8 @@ def test_a_shipped_recipe_runs_in_minutes_on_the_built_in_data(name: str) -> Non
     configs += [point.config for point in spec.baseline_configs()]
     trained = [config for config in configs if config.algorithm.trains]
     assert len(trained) * len(spec.seeds) <= 25  # at less than 20 seconds each
-    assert {(c.model.name, c.data.family) for c in configs} == {("builtin", "icon_shift")}
+    builtin = {(config.model.name, config.data.family) for config in configs}
+    assert builtin == {("builtin", "icon_shift")}
 
 
 def test_a_recipe_is_found_by_name_by_file_and_in_its_folder_from_anywhere(
@@ -101,8 +95,7 @@ def test_a_file_with_name_and_algorithm_alone_is_one_trial_with_the_defaults(loa
     assert (spec.confirm_seeds, spec.imports) == ((), ())
     assert (spec.time_budget, spec.timeout, spec.breaker) == (None, None, 5)
     assert (spec.engine, spec.parallel) == ("auto", "auto")
-    assert spec.resources == Resources(cpus=None, gpus=None, custom={})
-    assert spec.points() == [{}]
+    assert (spec.resources, spec.points()) == (Resources(cpus=None, gpus=None, custom={}), [{}])
     assert spec.config_for({}) == trial_config({"algorithm": "car_ft"})
     assert spec.baseline_configs() == []
 
@@ -168,12 +161,8 @@ def test_every_setting_is_read_and_survives_the_canonical_form(load: Load) -> No
 
 
 def test_what_confirms_follows_the_largest_seed_or_is_named(load: Load) -> None:
-    for seeds, written, fresh in (
-        ("3", "2", (3, 4)),
-        ("[7, 2]", "3", (8, 9, 10)),
-        ("[7, 2]", "[0, 1]", (0, 1)),
-        ("1", "null", ()),
-    ):
+    after = (("3", "2", (3, 4)), ("[7, 2]", "3", (8, 9, 10)))
+    for seeds, written, fresh in (*after, ("[7, 2]", "[0, 1]", (0, 1)), ("1", "null", ())):
         file = f"name: x\nseeds: {seeds}\n{TRIAL}"
         assert load(file, f"confirm_seeds={written}").confirm_seeds == fresh
         assert load(f"confirm_seeds: {written}\n{file}").confirm_seeds == fresh
@@ -193,12 +182,12 @@ def test_early_termination_goes_by_the_sweeps_metric_where_epochs_report_it(load
     text += "early_terminate: {type: median}\nmetric: {name: ood/dark/top1}\nselection: oracle\n"
     every = "trial: {algorithm: car_ft, eval: {every_epoch: true}}\n"
     of_train = "early_terminate.metric=train/loss"
-    for found, metric in (
+    for spec, metric in (
         (load(text + every), "ood/dark/top1"),
         (load(text + TRIAL, of_train), "train/loss"),
     ):
-        assert found.early_terminate is not None
-        assert found.early_terminate.metric == metric
+        assert spec.early_terminate is not None
+        assert spec.early_terminate.metric == metric
     with pytest.raises(InvalidConfig, match=r"such as metric: id/val/top1; ood/dark/top1 comes la"):
         load(text + TRIAL)
 
@@ -216,9 +205,7 @@ SPACE = (
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_the_space_draws_may_be_tried_first(load: Load, seed: int) -> None:
     space = load(SPACE).parameters
     points = [draw_point(space, functools.partial(hashed, seed, index), {}) for index in range(10)]
@@ -262,23 +249,20 @@ def test_an_import_that_fails_is_the_only_mistake_that_is_told(load: Load, tmp_p
 
 
 def test_a_capped_grid_has_its_first_points_and_baselines_follow(load: Load) -> None:
-    spec = load(
-        "name: x\nrun_cap: 2\nparameters:\n  optim.lr: {values: [1e-4, 1e-3, 1e-2]}\n"
-        f"baselines: [fine_tune]\n{TRIAL}"
-    )
+    rates = "parameters: {optim.lr: {values: [1e-4, 1e-3, 1e-2]}}\n"
+    spec = load(f"name: x\nrun_cap: 2\n{rates}baselines: [fine_tune]\n{TRIAL}")
     assert spec.points() == [{"optim.lr": 1e-4}, {"optim.lr": 1e-3}]
     assert len(spec.baseline_configs()) == spec.trial_count == 2
 
 
 def test_in_a_search_an_untuned_baseline_is_marked(load: Load) -> None:
+    text = f"name: x\nmethod: tpe\nbaselines: [zero_shot, fine_tune]\n{TRIAL}"
     for parameter, untuned in {"optim.lr": True, "algorithm.kl_weight": False}.items():
-        spec = load(
-            f"name: x\nmethod: tpe\nparameters:\n  {parameter}: {{min: 0.1, max: 0.5}}\n"
-            f"baselines: [zero_shot, fine_tune]\n{TRIAL}"
-        )
-        found = spec.baseline_configs()
-        assert [(point.params, point.untuned) for point in found] == [({}, False), ({}, untuned)]
-        assert found[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
+        spec = load(f"{text}parameters: {{{parameter}: {{min: 0.1, max: 0.5}}}}\n")
+        baselines = spec.baseline_configs()
+        assert [point.untuned for point in baselines] == [False, untuned]
+        assert [point.params for point in baselines] == [{}, {}]
+        assert baselines[1].config.optim == trial_config({"algorithm": "fine_tune"}).optim
         with pytest.raises(ValueError, match="not known before it runs"):
             spec.points()
 
@@ -297,9 +281,10 @@ def test_where_points_are_drawn_a_baseline_runs_at_each(load: Load, method: str)
     assert len({point["algorithm.kl_weight"] for point in points}) == spec.trial_count == 6
     zero_shot, *tuned = spec.baseline_configs()
     assert (zero_shot.algorithm, zero_shot.params) == ("zero_shot", {})
-    assert [it.params for it in tuned] == [{"optim.lr": point["optim.lr"]} for point in points]
-    assert [it.config.optim.lr for it in tuned] == [point["optim.lr"] for point in points]
-    assert not any(it.untuned for it in tuned)
+    rates = [point["optim.lr"] for point in points]
+    assert [baseline.params for baseline in tuned] == [{"optim.lr": rate} for rate in rates]
+    assert [baseline.config.optim.lr for baseline in tuned] == rates
+    assert not any(baseline.untuned for baseline in tuned)
 
 
 def test_a_baseline_may_fix_fields_of_its_own_or_have_a_grid_of_its_own(load: Load) -> None:
@@ -311,21 +296,22 @@ def test_a_baseline_may_fix_fields_of_its_own_or_have_a_grid_of_its_own(load: Lo
         "  - zero_shot\n"
         f"{TRIAL}"
     )
-    found = spec.baseline_configs()
+    baselines = spec.baseline_configs()
     grid = [{"algorithm.alpha": alpha, "optim.lr": lr} for alpha in (0.1, 1) for lr in (1e-4, 1e-3)]
-    assert [(it.algorithm, it.params) for it in found] == [
+    assert [(baseline.algorithm, baseline.params) for baseline in baselines] == [
         ("flyp", {"optim.lr": 1e-6}),  # its own values, not those of the trials
         ("flyp", {"optim.lr": 1e-5}),
         *(("l2_sp", params) for params in grid),
         ("ema", {}),
         ("zero_shot", {}),
     ]
-    assert [it.config.optim.lr for it in found[:7]] == [1e-6, 1e-5, *[1e-4, 1e-3] * 2, 1e-4]
-    assert [it.config.optim.weight_decay for it in found] == [0.2, 0.2, *[0.1] * 6]
-    alphas = [it.config.as_dict()["algorithm"].get("alpha") for it in found[2:6]]
+    optims = [baseline.config.optim for baseline in baselines]
+    assert [optim.lr for optim in optims[:7]] == [1e-6, 1e-5, *[1e-4, 1e-3] * 2, 1e-4]
+    assert [optim.weight_decay for optim in optims] == [0.2, 0.2, *[0.1] * 6]
+    alphas = [baseline.config.as_dict()["algorithm"].get("alpha") for baseline in baselines[2:6]]
     assert alphas == [0.1, 0.1, 1, 1]
-    assert found[6].config.as_dict()["algorithm"]["decay"] == 0.5
-    assert load(json.dumps(spec.as_dict())).baseline_configs() == found
+    assert baselines[6].config.as_dict()["algorithm"]["decay"] == 0.5
+    assert load(json.dumps(spec.as_dict())).baseline_configs() == baselines
 
 
 def test_a_wrong_field_of_a_baseline_is_named(load: Load) -> None:
@@ -339,8 +325,8 @@ def test_a_wrong_field_of_a_baseline_is_named(load: Load) -> None:
     }.items():
         with pytest.raises(InvalidConfig) as caught:
             load(f"name: x\nbaselines: [{{{baseline}}}]\n{TRIAL}")
-        (told,) = str(caught.value).splitlines()
-        assert message in told
+        (line,) = str(caught.value).splitlines()
+        assert message in line
 
 
 def test_where_the_algorithm_varies_each_point_uses_the_fields_that_it_has(load: Load) -> None:
@@ -355,14 +341,11 @@ def test_where_the_algorithm_varies_each_point_uses_the_fields_that_it_has(load:
     assert [point.params for point in spec.baseline_configs()] == [{}]
 
 
-def test_an_override_sets_a_field_of_the_trial(load: Load) -> None:
+def test_overrides_reach_every_field_and_setting_and_the_last_one_wins(load: Load) -> None:
     text = "name: x\ntrial: {algorithm: car_ft, optim: {lr: 1e-5}}\n"
     for override in ("optim.lr=3e-4", "trial.optim.lr=3e-4", "optim={lr: 3e-4}"):
         assert load(text, override).config_for({}).optim.lr == 3e-4
     assert load(text, "data.root=a=b").config_for({}).data.root == "a=b"
-
-
-def test_overrides_reach_every_setting_and_the_last_one_wins(load: Load) -> None:
     text = f"name: x\nselection: best_val\nparameters: {{optim.lr: {{values: [1e-4]}}}}\n{TRIAL}"
     overrides = [
         *("name=y", "seeds=[4, 5]", "seeds=2", "metric.name=id/val/nll", "selection.within=0.01"),
@@ -423,9 +406,10 @@ def test_the_reference_page_names_every_key_field_recipe_method_and_distribution
     fields = {name for name in field_names() if not name.startswith("algorithm.of.")}
     named = {*KEYS, *Metric.model_fields, *fields, *recipes()} - {"algorithm.name"}
     assert [name for name in sorted(named) if not rows.get(name, "").strip()] == []
-    models = (*EARLY_TERMINATION.values(), RaceSeeds, Resources, Retries)
+    rules = file_settings.EARLY_TERMINATION
+    models = (*rules.values(), RaceSeeds, Resources, Retries)
     names = {name for model in models for name in model.model_fields}
-    names |= {*METHODS, *EARLY_TERMINATION, *DISTRIBUTIONS, *IGNORED}
+    names |= {*METHODS, *rules, *DISTRIBUTIONS, *IGNORED}
     assert {name for name in names if not re.search(rf"[`{{ ]{name}[`:,]", text)} == set()
 
 
@@ -433,8 +417,8 @@ def test_a_sweep_has_the_name_of_its_file(tmp_path: Path) -> None:
     names = {"kl_weight.yaml": "kl_weight", "my sweep (2).yml": "my-sweep-2", "_ä.yaml": "sweep"}
     for file, name in names.items():
         (tmp_path / file).write_text(f"{TRIAL}profiles: {{p: {{name: '{{name}}-p'}}}}\n")
-        for overrides, found in (([], name), (["profile=p"], f"{name}-p"), (["name=y"], "y")):
-            assert load_spec(tmp_path / file, overrides).name == found
+        for overrides, expected in (([], name), (["profile=p"], f"{name}-p"), (["name=y"], "y")):
+            assert load_spec(tmp_path / file, overrides).name == expected
 
 
 def test_an_architecture_without_weights_is_refused_with_its_line(load: Load) -> None:

@@ -19,12 +19,8 @@ GRID: dict[str, Any] = {
     "baselines": ["zero_shot", "fine_tune"],
     "trial": {"algorithm": "car_ft"},
 }
-RANDOM = {
-    **GRID,
-    "method": "random",
-    "run_cap": 9,
-    "parameters": {**GRID["parameters"], "optim.lr": LR},
-}
+DRAWN = {**GRID["parameters"], "optim.lr": LR}
+RANDOM = {**GRID, "method": "random", "run_cap": 9, "parameters": DRAWN}
 
 
 def load(folder: Path, data: Mapping[str, Any], *more: str) -> SweepSpec:
@@ -39,13 +35,10 @@ def drawn(spec: SweepSpec) -> list[Mapping[str, Any]]:
 
 def test_a_grid_runs_every_setting_on_every_task_one_setting_after_another(tmp_path: Path) -> None:
     spec = load(tmp_path, GRID)
-    found = [(point["optim.lr"], point["data.test_domain"]) for point in spec.points()]
-    assert found == [(lr, domain) for lr in (1e-5, 1e-4) for domain in DOMAINS]
-    assert [spec.setting_of(trial) for trial in (0, 2, 3)] == [
-        (0, {"data.test_domain": "art"}),
-        (0, {"data.test_domain": "photo"}),
-        (1, {"data.test_domain": "art"}),
-    ]
+    order = [(point["optim.lr"], point["data.test_domain"]) for point in spec.points()]
+    assert order == [(lr, domain) for lr in (1e-5, 1e-4) for domain in DOMAINS]
+    for trial, setting, domain in ((0, 0, "art"), (2, 0, "photo"), (3, 1, "art")):
+        assert spec.setting_of(trial) == (setting, {"data.test_domain": domain})
 
 
 def test_every_draw_and_a_point_that_is_tried_first_run_on_every_task(tmp_path: Path) -> None:
@@ -63,19 +56,19 @@ def test_every_draw_and_a_point_that_is_tried_first_run_on_every_task(tmp_path: 
 
 def test_baselines_run_on_every_task(tmp_path: Path) -> None:
     for data, runs in ((GRID, 6), (RANDOM, 9)):
-        found = load(tmp_path, data).baseline_configs()
-        zero_shot = [point for point in found if point.algorithm == "zero_shot"]
+        baselines = load(tmp_path, data).baseline_configs()
+        zero_shot = [point for point in baselines if point.algorithm == "zero_shot"]
         assert [point.config.data.test_domain for point in zero_shot] == DOMAINS
-        tuned = [point for point in found if point.algorithm == "fine_tune"]
+        tuned = [point for point in baselines if point.algorithm == "fine_tune"]
         assert {point.config.data.test_domain for point in tuned} == {*DOMAINS}
         assert (len(tuned), any(point.untuned for point in tuned)) == (runs, False)
 
 
 def test_a_cap_that_cuts_a_setting_short_is_told(tmp_path: Path) -> None:
     assert load(tmp_path, RANDOM).warnings == ()
-    (told,) = load(tmp_path, {**RANDOM, "run_cap": 7}).warnings
-    assert "7 trials are no multiple of the 3 tasks" in told
-    assert told.endswith("lacks 2 of them; say run_cap: 9")
+    (warning,) = load(tmp_path, {**RANDOM, "run_cap": 7}).warnings
+    assert "7 trials are no multiple of the 3 tasks" in warning
+    assert warning.endswith("lacks 2 of them; say run_cap: 9")
     (usual,) = load(tmp_path, {**RANDOM, "run_cap": None}).warnings
     assert "20 trials are no multiple" in usual
     assert load(tmp_path, GRID).warnings == ()

@@ -120,21 +120,21 @@ def test_a_file_is_imported_once_however_often_it_is_asked_for(tmp_path: Path) -
 def test_paths_and_names_are_looked_for_beside_the_sweep_file_and_become_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab, here = tmp_path / "lab", tmp_path / "here"
+    lab, current = tmp_path / "lab", tmp_path / "here"
     file, package = write(lab / "my_methods.py"), write(lab / "my_lab" / "__init__.py")
     write(lab / "json.py")
-    write(here / "my_methods.py")
-    only_here = write(here / "my_own" / "methods.py")
-    monkeypatch.chdir(here)
-    monkeypatch.syspath_prepend(here)  # as `python -m` does
+    write(current / "my_methods.py")
+    only_here = write(current / "my_own" / "methods.py")
+    monkeypatch.chdir(current)
+    monkeypatch.syspath_prepend(current)  # as `python -m` does
     monkeypatch.setenv("HOME", str(lab))
-    for items, found in (
+    for items, paths in (
         (["my_methods.py", "./my_lab", "../lab/my_methods.py"], (file, package, file)),
         (["~/my_methods.py", str(file)], (file, file)),
         (["json", "my_methods", "my_own.methods"], ("json", file, only_here)),
     ):
-        assert resolve(items, lab) == tuple(map(str, found))
-    assert resolve([str(file), "~/my_methods.py"], here) == (str(file), str(file))
+        assert resolve(items, lab) == tuple(map(str, paths))
+    assert resolve([str(file), "~/my_methods.py"], current) == (str(file), str(file))
 
 
 def test_a_file_of_a_package_is_imported_as_a_part_of_it_and_one_beside_it_hides_nothing(
@@ -155,7 +155,7 @@ def test_a_file_of_a_package_is_imported_as_a_part_of_it_and_one_beside_it_hides
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ("x = 1\nfoo\n", "NameError: name 'foo' is not defined (at {file}:2)"),
         ("def f(:\n    pass\n", "SyntaxError: invalid syntax (at {file}:1)"),
@@ -170,11 +170,11 @@ def test_a_file_of_a_package_is_imported_as_a_part_of_it_and_one_beside_it_hides
         ),
     ],
 )
-def test_a_broken_module_has_its_line(tmp_path: Path, text: str, told: str) -> None:
+def test_a_broken_module_has_its_line(tmp_path: Path, text: str, reason: str) -> None:
     file = write(tmp_path / "my_methods.py", text)
     write(tmp_path / "beside_it.py", "def f():\n    {}['x']\n")
     message = refused("my_methods.py", tmp_path)
-    assert message == f"cannot import {file}: {told.format(file=file, folder=tmp_path)}"
+    assert message == f"cannot import {file}: {reason.format(file=file, folder=tmp_path)}"
 
 
 def test_a_module_that_was_mended_is_imported_at_the_next_try(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_what_is_not_there_or_can_be_no_module_is_told_with_the_nearest_name(
         write(tmp_path / name)
     for name in ("notes.txt", "class.py", "random.py", "carft_sweep.py"):
         write(tmp_path / name, "raise AssertionError\n")
-    for item, said in {
+    for item, fragment in {
         "./my_method.py": f"import: {tmp_path}/my_method.py does not exist; did you mean 'my_meth",
         "./my_lib": "did you mean 'my_lab'?",
         "my_metods": f"none is in {tmp_path}",
@@ -206,7 +206,7 @@ def test_what_is_not_there_or_can_be_no_module_is_told_with_the_nearest_name(
         "./random.py": "the name 'random' is taken by another module (",
         "./carft_sweep.py": "the name 'carft_sweep' is taken by another module (",
     }.items():
-        assert said in refused(item, tmp_path)
+        assert fragment in refused(item, tmp_path)
     assert refused("./random.py", tmp_path).endswith("rename yours")
     assert "did you mean" not in refused("qqqqqqqqqqq", tmp_path)
 

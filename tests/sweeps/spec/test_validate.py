@@ -77,8 +77,8 @@ def test_what_is_no_file_or_too_large_a_one_is_refused_with_the_nearest(tmp_path
         "x" * 5000: "sweep file",
         "a\0b": "sweep file",
     }
-    for path, said in refused.items():
-        with pytest.raises(RequestError, match=said):
+    for path, pattern in refused.items():
+        with pytest.raises(RequestError, match=pattern):
             load_spec(path)
 
 
@@ -108,12 +108,8 @@ def test_a_slip_is_a_sweep_or_a_wrong_request(file: Path, data: st.DataObject) -
     text = data.draw(st.sampled_from(sorted(recipes().values()))).read_text()
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(len(text), start + 20)))
-    slip = data.draw(
-        st.one_of(
-            st.sampled_from(["", " ", "\n", "\t", "- ", ": ", "&a ", "*a", "<<"]),
-            st.text(max_size=5),
-        )
-    )
+    signs = st.sampled_from(["", " ", "\n", "\t", "- ", ": ", "&a ", "*a", "<<"])
+    slip = data.draw(st.one_of(signs, st.text(max_size=5)))
     file.write_bytes((text[:start] + slip + text[end:]).encode("utf-8", "surrogatepass"))
     assert outcome(file)
 
@@ -127,22 +123,14 @@ WORDS = sorted(
     | {"name", "goal", "merge", "within", "oracle", "lr", "tpe", "random", "car_ft", "fine_tune"}
     | {"zero_shot", "wise_ft", "alphas", "wise_ft@0.5", "id/val/top1", "icon_shift", "~nobody/x"}
 )
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 3),
-    st.integers(),
-    st.floats(),
-    st.sampled_from(WORDS),
-    st.text(max_size=5),
-)
+NUMBERS = st.one_of(st.integers(-2, 3), st.integers(), st.floats())
+TEXTS = st.one_of(st.sampled_from(WORDS), st.text(max_size=5))
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
 TREES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner),
     max_leaves=12,
 )
-
-
 # A module that is imported may do anything, so none is drawn.
 DRAWN_KEYS = sorted({*TOP_KEYS} - {"import"})
 
@@ -158,8 +146,8 @@ def test_any_data_is_a_sweep_or_a_wrong_request(file: Path, tree: dict[str, Any]
 @given(key=st.sampled_from([*WORDS, *(f"parameters.{word}" for word in WORDS)]), value=SCALARS)
 @settings(max_examples=60, deadline=None)
 def test_any_override_is_a_sweep_or_a_wrong_request(key: str, value: object) -> None:
-    found = outcome(recipes()["kl_weight"], [f"{key}={value}"])
-    if isinstance(found, str):
-        assert f"--set {key}=" in found
+    result = outcome(recipes()["kl_weight"], [f"{key}={value}"])
+    if isinstance(result, str):
+        assert f"--set {key}=" in result
     else:
-        assert found.overrides == (f"{key}={value}",)
+        assert result.overrides == (f"{key}={value}",)

@@ -57,19 +57,10 @@ OF_EACH_KIND = """
 program: train.py
 method: random
 parameters:
-  optim.batch_size:
-    distribution: q_log_uniform_values
-    max: 256
-    min: 32
-    q: 8
-  optim.label_smoothing:
-    values: [0.3, 0.4, 0.5]
-  optim.epochs:
-    value: 1
-  optim.lr:
-    distribution: uniform
-    max: 0.1
-    min: 0.001
+  optim.batch_size: {distribution: q_log_uniform_values, max: 256, min: 32, q: 8}
+  optim.label_smoothing: {values: [0.3, 0.4, 0.5]}
+  optim.epochs: {value: 1}
+  optim.lr: {distribution: uniform, max: 0.1, min: 0.001}
 """
 
 
@@ -135,9 +126,8 @@ def test_nested_parameters_are_the_dotted_ones_and_a_constant_is_a_field_that_se
     file = tmp_path / "theirs.yaml"
     nested = "optim: {parameters: {lr: {values: [1e-4, 1e-3]}, epochs: {value: 3}}}"
     file.write_text(f"parameters:\n  {nested}\n  optim.weight_decay: {{values: [0.1]}}\n{OURS}")
-    assert load_spec(file).points() == [
-        {"optim.lr": lr, "optim.weight_decay": 0.1} for lr in (1e-4, 1e-3)
-    ]
+    points = [{"optim.lr": lr, "optim.weight_decay": 0.1} for lr in (1e-4, 1e-3)]
+    assert load_spec(file).points() == points
     assert load_spec(file).config_for({}).optim.epochs == 3
     assert load_spec(file, ["optim.epochs=5"]).config_for({}).optim.epochs == 5
     varied = load_spec(file, ["parameters.optim.epochs.values=[1, 2]"])
