@@ -104,9 +104,9 @@ def _run(home: Home, task: PlannedRun) -> float:
     for step, label in enumerate(["unmerged", *merge_labels(config)]):
         metrics = _evaluate(folder / "evaluations" / label, task, data, merged=step > 0)
         facts = _facts(config, data)
-        found = {"digest": label, "label": label, "step": 1000 * step, "values": {}}
-        told = {**found, "metrics": metrics, "facts": facts}
-        _json(folder / "evaluations" / label / "metrics.json", told)
+        measured = {"digest": label, "label": label, "step": 1000 * step, "values": {}}
+        evaluation = {**measured, "metrics": metrics, "facts": facts}
+        _json(folder / "evaluations" / label / "metrics.json", evaluation)
         own = metrics["id/val/top1"] if label == "unmerged" else own
     if task.seed is not None:
         _json(folder / "history.json", [_report(epoch, own) for epoch in range(4)])

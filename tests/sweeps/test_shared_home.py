@@ -65,9 +65,9 @@ def lab(imported: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySweep]:
 
 def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tuple[int, str]:
     """Run a command as another user; its exit code, and all that it says."""
-    said = toy.folder / f"said-by-{user}"
-    said.touch()
-    os.chown(said, user, LAB)
+    log = toy.folder / f"said-by-{user}"
+    log.touch()
+    os.chown(log, user, LAB)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there may be threads
         process = os.fork()
@@ -80,7 +80,7 @@ def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tup
             os.umask(umask)
             files.UMASK = umask  # which a process reads once
             os.environ["CARFT_CACHE"] = str(toy.home.path.parent / f"cache-{user}")
-            with said.open("w") as sys.stdout:
+            with log.open("w") as sys.stdout:
                 sys.stderr = sys.stdout
                 try:
                     code = main([*words])
@@ -89,27 +89,27 @@ def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tup
         finally:
             os._exit(code)
     _, status = os.waitpid(process, 0)
-    return os.waitstatus_to_exitcode(status), said.read_text()
+    return os.waitstatus_to_exitcode(status), log.read_text()
 
 
 def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
-    code, said = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN)))
-    assert (code, "refused" in said) == (0, False), said
+    code, output = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN)))
+    assert (code, "refused" in output) == (0, False), output
     merges = [{"name": "wise_ft", "alphas": [0.25, 0.75]}]
     trial = {"algorithm": {"name": "car_ft"}, "merges": merges, "device": "cpu"}
-    code, said = as_account(BOB, lab, "run", str(lab.file(**ONE_RUN, name="bobs", trial=trial)))
-    assert (code, "refused" in said) == (0, False), said
+    code, output = as_account(BOB, lab, "run", str(lab.file(**ONE_RUN, name="bobs", trial=trial)))
+    assert (code, "refused" in output) == (0, False), output
     assert lab.evaluated()["wise_ft@0.75"] == 1, "the run of the first, under their locks"
-    code, said = as_account(BOB, lab, "sync")
-    assert (code, "refused" in said) == (0, False), said
-    code, said = as_account(ADA, lab, "sync")
-    assert (code, "every run as it is here" in said) == (0, True), said
-    code, said = as_account(BOB, lab, "remove", "toy", "--yes")
-    assert (code, "toy is removed" in said) == (0, True), said
-    code, said = as_account(ADA, lab, "clean", "--yes")
-    assert code == 0, said
-    code, said = as_account(ADA, lab, "compare", "bobs")
-    assert (code, "wise_ft" in said) == (0, True), said
+    code, output = as_account(BOB, lab, "sync")
+    assert (code, "refused" in output) == (0, False), output
+    code, output = as_account(ADA, lab, "sync")
+    assert (code, "every run as it is here" in output) == (0, True), output
+    code, output = as_account(BOB, lab, "remove", "toy", "--yes")
+    assert (code, "toy is removed" in output) == (0, True), output
+    code, output = as_account(ADA, lab, "clean", "--yes")
+    assert code == 0, output
+    code, output = as_account(ADA, lab, "compare", "bobs")
+    assert (code, "wise_ft" in output) == (0, True), output
 
 
 def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySweep) -> None:
@@ -117,27 +117,27 @@ def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySwee
     (private := lab.folder / "of-ada").mkdir(mode=0o700)
     os.chown(private, ADA, LAB)
     shutil.move(file, file := private / file.name)
-    code, said = as_account(ADA, lab, "run", str(file))
-    assert code == 0, said
-    for left in ("nothing left to do", "[1/1]"):
-        code, said = as_account(BOB, lab, "resume", "toy")
-        assert (code, f"{file} is gone or cannot be read" in said) == (0, True), said
-        assert left in said
+    code, output = as_account(ADA, lab, "run", str(file))
+    assert code == 0, output
+    for outcome in ("nothing left to do", "[1/1]"):
+        code, output = as_account(BOB, lab, "resume", "toy")
+        assert (code, f"{file} is gone or cannot be read" in output) == (0, True), output
+        assert outcome in output
         shutil.rmtree(lab.home.runs / lab.ledger().trials()[0].runs["0"])
-    code, said = as_account(BOB, lab, "run", str(file), "--set", "name=other")
-    assert (code, f"'{file}': Permission denied" in said) == (2, True), said
-    code, said = as_account(BOB, lab, "run", str(lab.home.sweep("toy") / COPY))
-    assert code == 0, said
+    code, output = as_account(BOB, lab, "run", str(file), "--set", "name=other")
+    assert (code, f"'{file}': Permission denied" in output) == (2, True), output
+    code, output = as_account(BOB, lab, "run", str(lab.home.sweep("toy") / COPY))
+    assert code == 0, output
 
 
 def test_a_database_and_a_lock_that_shut_another_account_out_are_named(lab: ToySweep) -> None:
     for name, umask in {"toy": 0o002, "closed": 0o022}.items():
-        code, said = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN, name=name)), umask=umask)
-        assert code == 0, said
+        code, output = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN, name=name)), umask=umask)
+        assert code == 0, output
     lock, database = lab.home.sweep("closed") / ".lock", lab.home.path / "mlflow.db"
     database.chmod(0o644)
     shutil.rmtree(lab.home.sweep("toy") / "sent")
     for words, file in ((("remove", "closed", "--yes"), lock), (("sync", "toy"), database)):
-        code, said = as_account(BOB, lab, *words)
-        assert (code, f"{file} belongs to user {ADA} with mode 0644" in said) == (2, True), said
-        assert f"chmod g+w {file}" in said
+        code, output = as_account(BOB, lab, *words)
+        assert (code, f"{file} belongs to user {ADA} with mode 0644" in output) == (2, True), output
+        assert f"chmod g+w {file}" in output

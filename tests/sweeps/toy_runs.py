@@ -50,9 +50,9 @@ def replay(
     """Report the validation accuracies of a recorded run, one an epoch."""
     values = config["values"]
     for epoch, value in enumerate(values, start=1):
-        told = epoch_report(epoch, len(values))
-        told["metrics"]["id/val/top1"] = value
-        if report(told) is Decision.STOP and epoch < len(values):
+        record = epoch_report(epoch, len(values))
+        record["metrics"]["id/val/top1"] = value
+        if report(record) is Decision.STOP and epoch < len(values):
             return None
     return {"pid": os.getpid(), "seed": seed, "warnings": []}
 

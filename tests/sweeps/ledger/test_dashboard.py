@@ -71,9 +71,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
 def leave_one_running(toy: ToySweep) -> None:
     """As a driver that was killed in the first epoch of the last trial."""
     ledger, spec = toy.ledger("search"), load_spec(toy.file(**SEARCH))
-    found = next_point(spec, ledger, SEARCH["run_cap"])
-    setting = {"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []}
-    trial = ledger.add_trial(SEARCH["run_cap"], setting, found.sampler)
+    proposal = next_point(spec, ledger, SEARCH["run_cap"])
+    setting = {"params": dict(proposal.params), "algorithm": "car_ft", "runs": {}, "merges": []}
+    trial = ledger.add_trial(SEARCH["run_cap"], setting, proposal.sampler)
     ledger.report(trial.number, 1, 0.25)
     StudySync(toy.home, ledger).update()
 
@@ -126,27 +126,27 @@ def answer(address: str, path: str) -> Any:
 
 def number_of(address: str, name: str) -> int:
     studies = answer(address, "/api/studies")["study_summaries"]
-    return next(found["study_id"] for found in studies if found["study_name"] == name)
+    return next(study["study_id"] for study in studies if study["study_name"] == name)
 
 
 def test_the_dashboard_shows_the_ledgers_trials(toy: ToySweep, dashboard: str) -> None:
-    found = answer(dashboard, f"/api/studies/{number_of(dashboard, 'search')}")
-    shown = {trial["number"]: trial for trial in found["trials"]}
+    study = answer(dashboard, f"/api/studies/{number_of(dashboard, 'search')}")
+    shown = {trial["number"]: trial for trial in study["trials"]}
     words = {"complete": "Complete", "pruned": "Pruned", "failed": "Fail", "running": "Running"}
     assert {trial.state for trial in toy.ledger("search").trials()} == words.keys()
     for trial in toy.ledger("search").trials():
-        found = shown[trial.number]
-        assert found["state"] == words[trial.state]
+        row = shown[trial.number]
+        assert row["state"] == words[trial.state]
         if trial.state == "complete":
-            assert found["values"] == [trial.value]
-        params = {item["name"]: item["param_external_value"] for item in found["params"]}
+            assert row["values"] == [trial.value]
+        params = {item["name"]: item["param_external_value"] for item in row["params"]}
         assert params["algorithm.name"] == trial.params["algorithm.name"]
         assert ("algorithm.kl_weight" in params) == ("algorithm.kl_weight" in trial.params)
         assert float(params["optim.lr"]) == pytest.approx(trial.params["optim.lr"])
         assert json.loads(params["merges"]) == trial.params["merges"]
-        values = {item["step"]: item["value"] for item in found["intermediate_values"]}
+        values = {item["step"]: item["value"] for item in row["intermediate_values"]}
         assert values == dict(trial.reports)
-        attributes = {item["key"]: item["value"] for item in found["user_attrs"]}
+        attributes = {item["key"]: item["value"] for item in row["user_attrs"]}
         assert json.loads(attributes["runs"]) == dict(trial.runs)
         if trial.reason is not None:
             assert json.loads(attributes["reason"]) == dict(trial.reason)

@@ -80,8 +80,8 @@ def test_a_change_extends_reevaluates_or_restarts_the_sweep(
     keys: dict[str, Any], expected: Effect, tmp_path: Path
 ) -> None:
     before, now = load(tmp_path).as_dict(), load(tmp_path, **keys).as_dict()
-    found = changes(before, now)
-    assert effect(found) == expected
+    changed = changes(before, now)
+    assert effect(changed) == expected
     assert effect(changes(now, before)) == expected
     assert effect(changes(now, now)) is None
 

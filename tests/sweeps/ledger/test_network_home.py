@@ -53,8 +53,8 @@ def test_optunas_programs_open_the_journal_and_no_command_makes_mlflows_database
     run(shared)
     file = str(study_file(shared.home))
     dashboard = importlib.import_module("optuna_dashboard._storage_url")
-    for opened in (JournalStorage(JournalFileBackend(file)), dashboard.get_storage(file)):
-        study = optuna.load_study(study_name="toy", storage=opened)
+    for storage in (JournalStorage(JournalFileBackend(file)), dashboard.get_storage(file)):
+        study = optuna.load_study(study_name="toy", storage=storage)
         assert [trial.value for trial in study.trials] == pytest.approx([0.785, 0.805])
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", open_store)

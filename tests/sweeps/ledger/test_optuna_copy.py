@@ -286,8 +286,8 @@ def test_a_write_that_failed_behind_its_commit_is_there_once_and_a_deleted_study
     def lost(storage: type[optuna.storages.BaseStorage]) -> Callable[..., int]:
         create_new_trial = storage.create_new_trial
 
-        def create(*given: Any, **named: Any) -> int:
-            create_new_trial(*given, **named)
+        def create(*args: Any, **named: Any) -> int:
+            create_new_trial(*args, **named)
             raise ConnectionError("the answer never came")
 
         return create

@@ -60,21 +60,21 @@ def test_two_homes_that_share_a_database_have_equal_trials_and_studies_of_their_
     carft: Carft,
 ) -> None:
     """A search asks there what it asks in a file, and each home knows its own sweep alone."""
-    found = {}
+    trials_in = {}
     for name in ("a", "b", "file"):
         if name == "file":
             monkeypatch.delenv("CARFT_OPTUNA_STORAGE")
         file = str(shared.file(**(ONE_RUN if name == "b" else SEARCH)))
         assert main(["--home", str(tmp_path / name), "run", file]) == 0
         ledger = find_ledger(Home(tmp_path / name), "toy")
-        found[name] = [(trial.params, trial.value) for trial in ledger.trials()]
-    assert len(found["a"]) == SEARCH["run_cap"]
-    assert found["a"] == found["file"]
-    assert len(found["b"]) == 1
+        trials_in[name] = [(trial.params, trial.value) for trial in ledger.trials()]
+    assert len(trials_in["a"]) == SEARCH["run_cap"]
+    assert trials_in["a"] == trials_in["file"]
+    assert len(trials_in["b"]) == 1
     ids = {name: (tmp_path / name / "id").read_text()[:12] for name in ("a", "b")}
     url = postgres.url(database)
     names = optuna.get_all_study_names(url)
-    assert sorted(names) == sorted(f"{one}/toy" for one in ids.values())
+    assert sorted(names) == sorted(f"{prefix}/toy" for prefix in ids.values())
     assert not [*(tmp_path / "a").glob("optuna.[dj]*")], "no file of studies beside them"
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", url)
     items = carft("--home", tmp_path / "a", "clean", "--json").json["items"]
@@ -87,12 +87,12 @@ def complaint(toy: ToySweep, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 1.0)
         assert run(toy, **ONE_RUN) == 0
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     for secret in (PASSWORD, "s3cret", "sesame"):
-        assert secret not in told.err + told.out
+        assert secret not in printed.err + printed.out
     assert trials(toy.home) == {0: ("complete", VALUE)}
     assert len(toy.tracked()) == 1
-    (line,) = (one for one in told.err.splitlines() if "the Optuna study is behind" in one)
+    (line,) = (text for text in printed.err.splitlines() if "the Optuna study is behind" in text)
     assert line.endswith("all of it where its database was deleted")
     return line
 
@@ -222,13 +222,13 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     done: list[int] = []
 
     def entry(config: Any, seed: int, *, report: Any, **places: Any) -> Any:
-        def told(epoch: Any) -> Any:
+        def watched(epoch: Any) -> Any:
             if not done:
                 done.append(1)
                 act()
             return report(epoch)
 
-        return toy_core.train_run(config, seed, report=told, **places)
+        return toy_core.train_run(config, seed, report=watched, **places)
 
     monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
     engine = InProcessEngine(f"{__name__}:entry")

@@ -37,18 +37,18 @@ def resume(*more: str) -> int:
 
 def test_a_sweep_that_is_done_says_so(toy_cli: ToySweep, carft: Carft) -> None:
     run(toy_cli)
-    told = carft("resume", "toy")
-    assert told.out == (
+    printed = carft("resume", "toy")
+    assert printed.out == (
         "toy has nothing left to do: 2 of 2 trials have ended. The result: "
         "carft-sweep compare toy\n"
     )
-    assert told.err == ""
+    assert printed.err == ""
     again = carft("run", toy_cli.file(), "--in-process", "--json")
     assert carft("resume", "toy", "--json").json == again.json
     file = toy_cli.file(parameters={"algorithm.kl_weight": {"values": [7.0]}})
-    told = carft("resume", "toy")
-    assert "nothing left to do" in told.out
-    assert f"{file} has changed since; " in told.out
+    printed = carft("resume", "toy")
+    assert "nothing left to do" in printed.out
+    assert f"{file} has changed since; " in printed.out
 
 
 def test_a_paused_sweep_goes_on_as_it_began_or_by_its_limits(
@@ -89,9 +89,9 @@ def _crash(*_: object) -> None:
 def test_a_nan_is_tried_again_only_when_that_is_asked(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
     run(toy_cli, baselines=[])
-    told = carft("resume", "toy").out
-    assert "nothing left to do: 1 of 2 trials" in told
-    assert "1 failed; to try them again: carft-sweep resume toy --failed" in told
+    printed = carft("resume", "toy").out
+    assert "nothing left to do: 1 of 2 trials" in printed
+    assert "1 failed; to try them again: carft-sweep resume toy --failed" in printed
     assert toy_cli.values()[0.1] is None
     assert resume("--failed") == 0
     assert toy_cli.values()[0.1] == pytest.approx(0.785)
@@ -112,12 +112,12 @@ def test_what_was_left_over_is_done_as_it_was_run_whatever_has_become_of_its_fil
         file.unlink()
     else:
         file.write_text(now)
-    told = carft("resume", "toy").err
+    printed = carft("resume", "toy").err
     if now is not None:
-        assert f"{file} has changed since; the sweep goes on with the file as it was run" in told
-        assert f"carft-sweep run {file}" in told
-    assert ("is gone" in told) == (now is None)
-    assert "[4/4] car_ft kl_weight=0.3 seed 1  done" in told
+        assert f"{file} has changed since; the sweep goes on with the file as it was run" in printed
+        assert f"carft-sweep run {file}" in printed
+    assert ("is gone" in printed) == (now is None)
+    assert "[4/4] car_ft kl_weight=0.3 seed 1  done" in printed
     assert toy_cli.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
     assert len(toy_cli.tracked()) == 4
 
@@ -125,24 +125,24 @@ def test_what_was_left_over_is_done_as_it_was_run_whatever_has_become_of_its_fil
 def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, carft: Carft
 ) -> None:
-    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
-    there.mkdir()
+    origin, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    origin.mkdir()
     elsewhere.mkdir()
-    monkeypatch.chdir(there)
+    monkeypatch.chdir(origin)
     toy_cli.plan({"0.3/1": LEFT[:2]})
     run(toy_cli, baselines=[])
     monkeypatch.chdir(elsewhere)
     seen: list[Path] = []
 
-    def watched(*told: Any, **named: Any) -> SweepResult:
+    def watched(*args: Any, **named: Any) -> SweepResult:
         seen.append(Path.cwd())
-        return drive_sweep(*told, **named)
+        return drive_sweep(*args, **named)
 
     monkeypatch.setattr("carft_sweep.sweeps.api.drive_sweep", watched)
     assert resume() == 0
-    assert seen == [there]
+    assert seen == [origin]
     assert Path.cwd() == elsewhere
-    there.rmdir()
+    origin.rmdir()
     assert "is gone, where the sweep was run" in carft("resume", "toy").err
 
 

@@ -69,11 +69,11 @@ def values_of(row: Row, comparison: Comparison) -> dict[str, float]:
     """Compute what an arm should have from the comparison alone."""
     values = {}
     for column in usual_columns(comparison):
-        found, name = row.metric(column.metric), f"mean/{column.metric}"
-        if found.mean is not None:
-            values[name] = found.mean
-        if found.ci95 is not None and column.metric.startswith(("id/", "ood/")):
-            values |= {f"{name}_ci_low": found.ci95.low, f"{name}_ci_high": found.ci95.high}
+        summary, name = row.metric(column.metric), f"mean/{column.metric}"
+        if summary.mean is not None:
+            values[name] = summary.mean
+        if summary.ci95 is not None and column.metric.startswith(("id/", "ood/")):
+            values |= {f"{name}_ci_low": summary.ci95.low, f"{name}_ci_high": summary.ci95.high}
     return values
 
 
@@ -192,7 +192,7 @@ def test_a_store_has_the_arms_in_order_and_views_of_what_there_is(toy: ToySweep)
     for key, tracked in toy.tracker.runs.items():
         names[key.kind] |= tracked.history.keys()
     assert all(names.values())
-    assert not any(one & other for one, other in itertools.combinations(names.values(), 2))
+    assert not any(first & second for first, second in itertools.combinations(names.values(), 2))
 
 
 def test_arms_change_and_go_with_their_sweep(toy: ToySweep) -> None:

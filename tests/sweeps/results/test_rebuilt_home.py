@@ -85,12 +85,12 @@ def _facts(client: MlflowClient, home: Home, run: Run) -> Iterator[Any]:
 def studied(home: Home) -> list[tuple[Any, ...]]:
     """The trials of every study, to the second."""
     storage = open_storage(home)
-    kept = attrgetter(
+    fields = attrgetter(
         *("number", "state", "params", "distributions", "values"),
         *("intermediate_values", "user_attrs", "datetime_start"),
     )
     return [
-        (name, *kept(trial))
+        (name, *fields(trial))
         for name in optuna.get_all_study_names(storage)
         for trial in optuna.load_study(study_name=name, storage=storage).trials
     ]
@@ -136,9 +136,9 @@ def test_a_copy_writes_nothing_into_its_original_and_has_all_its_runs(
     parameters = {"algorithm.kl_weight": {"values": values}}
     run_in(whole, copy, **{**PRUNING, "parameters": parameters})
     assert prints(whole.home.path) == files
-    there = recorded(copy)
-    assert runs.keys() < there.keys()
-    assert any("kl_weight=9" in name for name in there)
+    copied = recorded(copy)
+    assert runs.keys() < copied.keys()
+    assert any("kl_weight=9" in name for name in copied)
     assert (copy.path / "before-move-1" / "mlflow.db").exists()
     assert "All is well" in carft("doctor", "sent", "--home", copy.path).out
 
@@ -226,13 +226,13 @@ DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
 def test_one_sync_mends_every_projection_and_says_so(
     whole: ToySweep, before: tuple[Any, ...], damage: str, carft: Carft
 ) -> None:
-    work, said = DAMAGES[damage]
+    work, message = DAMAGES[damage]
     work(whole.home)
     home = ("--home", whole.home.path)
     report = carft("doctor", "sent", *home, code=2 * damage.startswith("a cut")).out
     # At the comparison it does not look.
     assert ("All is well" in report) == (damage == "a damaged comparison"), report
-    assert said in carft("sync", *home).out
+    assert message in carft("sync", *home).out
     assert had(whole) == before
     assert carft("doctor", "sent", *home).out.endswith("All is well.\n")
     assert (whole.home.path / "mlflow.db.damaged").exists() or "MLflow database" not in damage
@@ -269,7 +269,7 @@ def test_a_home_that_was_moved_does_not_make_its_old_path_again(
     carft("sync", "--home", moved.path)
     assert not whole.home.path.exists()
     assert studied(moved) == trials
-    there = recorded(moved)
+    rebuilt = recorded(moved)
     for name, facts in runs.items():
         if name != "sweep toy":
-            assert there[name] == facts, name
+            assert rebuilt[name] == facts, name

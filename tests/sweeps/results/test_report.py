@@ -64,15 +64,15 @@ def test_the_command_writes_page_and_figures_and_says_where(
         return [place / f"{name}.svg" for name in CHARTS]
 
     monkeypatch.setattr("carft_sweep.tracking.charts.write_figures", write)
-    told = carft("--home", home.path, "report", NAME, "--figures", folder, "--json").json
-    page = Path(told["page"])
+    printed = carft("--home", home.path, "report", NAME, "--figures", folder, "--json").json
+    page = Path(printed["page"])
     assert page == home.sweep(NAME) / "report.html"
     text = page.read_text()
     for name in (*CHARTS, "provenance"):
         assert f'id="{name}"' in text, name
     assert str(home.path) not in text
-    assert told["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
-    assert told["verdict"].startswith("UNDECIDED: ")
+    assert printed["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
+    assert printed["verdict"].startswith("UNDECIDED: ")
 
 
 def test_a_sweep_that_ends_keeps_the_page_with_its_two_main_charts(home: Home) -> None:
@@ -91,7 +91,9 @@ def sent(home: Home, experiment: str | None = "3") -> list[str]:
     """Digests of the sweep's runs, all of which MLflow was sent."""
     log = SentLog(home.sweep(NAME), resolve_location(home.path))
     log.note_experiment(experiment)
-    digests = [digest for one in find_ledger(home, NAME).settings() for digest in one.runs.values()]
+    digests = [
+        digest for setting in find_ledger(home, NAME).settings() for digest in setting.runs.values()
+    ]
     for digest in digests:
         log.record(digest, f"id-{digest[:4]}", "done")
     log.record("", "id-sweep", "done")
@@ -109,7 +111,9 @@ def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert "in MLflow, at" not in page_of(home)
     digests = sent(home)
-    pages = {f"/#/experiments/3/runs/id-{it[:4]}?workflowType=machine_learning" for it in digests}
+    pages = {
+        f"/#/experiments/3/runs/id-{digest[:4]}?workflowType=machine_learning" for digest in digests
+    }
     text = page_of(home)
     assert {*re.findall(r'href="http://127.0.0.1:5000([^"]*)"', text)} == pages
     assert "at http://127.0.0.1:5000 while <code>carft-sweep ui</code> serves this home" in text
@@ -142,8 +146,8 @@ def test_the_page_has_the_commands_that_export_its_model_and_a_better_baseline(h
     def runs(algorithm: str, ood: float, **changes: Any) -> list[RunRecord]:
         near = (0.0, 0.002, -0.002, 0.001, -0.001)
         return [
-            run(algorithm, seed, metrics(0.6 + it * (ood - 0.3), ood + it * ood), **changes)
-            for seed, it in enumerate(near)
+            run(algorithm, seed, metrics(0.6 + offset * (ood - 0.3), ood + offset * ood), **changes)
+            for seed, offset in enumerate(near)
         ]
 
     lost = compare(
@@ -152,7 +156,7 @@ def test_the_page_has_the_commands_that_export_its_model_and_a_better_baseline(h
     assert lost.verdicts[0].state in ("LESS ROBUST", "WORSE")
     # Where the algorithm itself was searched, what is better may be what was selected.
     swept = compare([*runs("fine_tune", 0.4, trial=0), *runs("car_ft", 0.3, trial=1)], sweep=NAME)
-    assert [it.is_baseline for it in export_commands(swept, NAME, named=False)] == [False]
+    assert [export.is_baseline for export in export_commands(swept, NAME, named=False)] == [False]
     selected, better = export_commands(lost, NAME, named=False)
     assert (selected.command, selected.is_baseline) == (f"carft-sweep export {NAME}", False)
     assert better.command == f"carft-sweep export {NAME} --setting fine_tune"
@@ -171,11 +175,11 @@ def test_a_report_is_of_some_runs_or_of_sweeps(home: Home, tmp_path: Path, carft
     mirror = other / "ledger.jsonl"
     mirror.write_text(mirror.read_text().replace(f'"sweep":"{NAME}"', '"sweep":"other"'))
     try:
-        said = carft("--home", home.path, "report", NAME, "other", NAME).out
+        output = carft("--home", home.path, "report", NAME, "other", NAME).out
     finally:
         shutil.rmtree(other)
     page = home.path / "shown+other.report.html"
-    assert said.endswith(f"The report is {page}\n")
+    assert output.endswith(f"The report is {page}\n")
     text = page.read_text()
     assert "<h1>shown + other</h1>" in text
     assert "37 done" in text  # every run is in both, and counts once
@@ -186,8 +190,8 @@ def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     home: Home, tmp_path: Path, carft: Carft
 ) -> None:
     theirs, empty = tmp_path / "theirs", Home(tmp_path / "empty")
-    said = carft("--home", home.path, "report", NAME, "--out", theirs).out
-    assert said.endswith(f"The report is {theirs / 'index.html'}\n")
+    output = carft("--home", home.path, "report", NAME, "--out", theirs).out
+    assert output.endswith(f"The report is {theirs / 'index.html'}\n")
     published = {file.name for file in theirs.iterdir()}
     assert published == {"index.html", *COMPARED, "comparison_input.json", "sweep.yaml"}
     assert all(str(home.path) not in file.read_text() for file in theirs.iterdir())
@@ -230,8 +234,8 @@ def test_a_wrong_request_is_told_and_harms_no_file(
     for file in own.values():
         file.write_text("mine")
     places = {"folder": tmp_path, "file": tmp_path / "file"}
-    given = [word.format(**places) for word in words]
-    assert message.format(**places) in carft("--home", home.path, "report", *given, code=2).err
+    arguments = [word.format(**places) for word in words]
+    assert message.format(**places) in carft("--home", home.path, "report", *arguments, code=2).err
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
         own, "mine"
     )
@@ -239,8 +243,8 @@ def test_a_wrong_request_is_told_and_harms_no_file(
 
 def test_provenance_names_neither_user_nor_place(home: Home) -> None:
     sweep = find_ledger(home, NAME)
-    found = provenance(home, [sweep], compared_in(home))
-    facts = found.facts
+    origin = provenance(home, [sweep], compared_in(home))
+    facts = origin.facts
     assert facts["runs"] == ("37 done",)
     assert facts["made"] == ("from 2026-11-25 09:46 UTC to 2026-11-25 09:47 UTC",)
     assert facts["data"][0].startswith("icon_shift_dev, sha256 ")
@@ -249,9 +253,9 @@ def test_provenance_names_neither_user_nor_place(home: Home) -> None:
         *("of zero_shot", "of fine_tune", "of car_ft")
     ]
     assert "python 3" in facts["this page was made with"][0]
-    assert found.commands == ("carft-sweep run sweep.yaml", "carft-sweep report shown")
-    assert "kl_weight" in found.files[0][1]
-    assert str(Path.home()) not in repr(found) or str(Path.home()) == "/"
+    assert origin.commands == ("carft-sweep run sweep.yaml", "carft-sweep report shown")
+    assert "kl_weight" in origin.files[0][1]
+    assert str(Path.home()) not in repr(origin) or str(Path.home()) == "/"
 
 
 class WithPages(MemoryTracker):

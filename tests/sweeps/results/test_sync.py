@@ -83,19 +83,19 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
 ) -> None:
     toy.run(parameters=ONE, seeds=[0])
     for file in toy.home.runs.glob("*/evaluations/*/metrics.json"):
-        found, when = json.loads(file.read_text()), file.stat().st_mtime_ns
-        found["metrics"] |= {
-            name.replace("top1", "macro_f1"): value for name, value in found["metrics"].items()
+        evaluation, when = json.loads(file.read_text()), file.stat().st_mtime_ns
+        evaluation["metrics"] |= {
+            name.replace("top1", "macro_f1"): value for name, value in evaluation["metrics"].items()
         }
-        file.write_text(json.dumps(found))
+        file.write_text(json.dumps(evaluation))
         os.utime(file, ns=(when, when))  # it is told as of when it was measured
     measured = replace(FAMILIES["icon_shift"], metrics=("macro_f1",))
     monkeypatch.setattr("carft_sweep.sweeps.spec.validate.FAMILIES", {"icon_shift": measured})
     forget_what_was_sent(toy)
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
-    told = toy.tracked()["car_ft kl_weight=0.3 s0"].history
+    history = toy.tracked()["car_ft kl_weight=0.3 s0"].history
     for metric in ("id/test", "ood/mean"):
-        assert told[f"wise_ft_0.5/{metric}/macro_f1"] == told[f"wise_ft_0.5/{metric}/top1"]
+        assert history[f"wise_ft_0.5/{metric}/macro_f1"] == history[f"wise_ft_0.5/{metric}/top1"]
     parent = toy.tracker.runs[RunKey("toy")]
     comparison = json.loads(parent.artifacts["comparison.json"])
     assert comparison["by"] == "macro_f1"
@@ -120,8 +120,8 @@ def test_data_weights_and_every_field_are_named_in_a_run(toy: ToySweep) -> None:
     config = json.loads((toy.home.runs / digest / "config.json").read_text())["config"]
     fields = {name: value for name, value in flatten(config) if value is not None}
     del fields["algorithm.name"]
-    others = {"algorithm": "car_ft", "seed": "0"}
-    assert run.params.keys() == {*fields, *others, "model.digest", "data.digest"}
+    own = {"algorithm": "car_ft", "seed": "0"}
+    assert run.params.keys() == {*fields, *own, "model.digest", "data.digest"}
     for name in ("optim.lr", "optim.epochs", "model.name", "data.family", "prompts.classes"):
         assert run.params[name] == str(fields[name]), name
     assert json.loads(run.tags[VARIED]) == ["algorithm.kl_weight"]
@@ -218,9 +218,9 @@ def test_another_place_or_an_emptied_one_is_told_everything_and_the_first_one_no
         if key.digest:
             assert whole(second.runs[key]) == whole(run)
     assert second.runs[RunKey("toy")].state == first.runs[RunKey("toy")].state
-    told = str(second.runs)
+    sent = str(second.runs)
     toy.run(**changes)
-    assert str(second.runs) == told
+    assert str(second.runs) == sent
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     toy.tracker = MemoryTracker()
     toy.run(**changes)
@@ -307,14 +307,14 @@ def test_the_next_run_mends_what_the_store_has_lost(toy: ToySweep) -> None:
 
 def test_a_killed_sweep_keeps_its_last_verdict_and_has_no_new_arms(toy: ToySweep) -> None:
     toy.run()
-    kept = {"carft.verdict", "carft.answer", "carft.selected", "mlflow.note.content"}
-    before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in kept}
+    names = {"carft.verdict", "carft.answer", "carft.selected", "mlflow.note.content"}
+    before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in names}
     toy.ledger().remember(OUTCOME, {"state": "running"})
     (toy.home.sweep("toy") / "comparison.json").unlink()
     sync_sweep(toy.home, "toy", toy.tracker)
     run = toy.tracker.runs[RunKey("toy")]
     assert (run.state, run.tags["carft.state"]) == ("killed", "interrupted")
-    assert {name: run.tags[name] for name in kept} == before
+    assert {name: run.tags[name] for name in names} == before
     forget_what_was_sent(toy)
     sync_sweep(toy.home, "toy", emptied := MemoryTracker())
     assert emptied.runs[RunKey("toy")].state == "killed"

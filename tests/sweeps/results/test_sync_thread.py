@@ -61,10 +61,10 @@ class Trouble:
     """The call was carried out, and its answer is lost."""
 
     def hooks(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        left = iter(range(self.calls))
+        remaining = iter(range(self.calls))
 
         def fail() -> None:
-            if next(left, None) is None:
+            if next(remaining, None) is None:
                 raise Crash if self.is_crash else ServiceUnreachable("away")
 
         return (nothing, fail) if self.is_lost else (fail, nothing)
@@ -238,7 +238,7 @@ def test_a_failing_request_holds_up_no_other(two: MadeSweep, error: Exception) -
         assert not sync.update()
         assert OTHER in store.runs
     assert sync.update()
-    assert [what for _, what in sync.refused] == ["epochs from 0"]
+    assert [part for _, part in sync.refused] == ["epochs from 0"]
     two.finish(0)
     sync.note(RUN.digest)
     assert sync.update()
@@ -283,7 +283,7 @@ def test_metrics_and_artifacts_that_are_refused_cost_no_result(two: MadeSweep) -
     assert "poison" not in history
     assert (store.runs[RUN].state, OTHER in store.runs) == ("finished", True)
     assert sync.refused.pop((RUN.digest, "epochs from 0: poison")) == "poisonous"
-    assert {what for _, what in sync.refused} == {"config.json", COMPARISON_INPUT}
+    assert {part for _, part in sync.refused} == {"config.json", COMPARISON_INPUT}
     assert two.sync(store).count_unsent() == 1
     mended = Troubled()
     mended.runs, mended.poison = store.runs, {}
@@ -368,13 +368,13 @@ def test_a_crash_at_any_call_leaves_each_arm_once(made: MadeSweep, is_lost: bool
     end_run(made, 0, 0.2)
     made.ledger.remember(OUTCOME, {"state": "done", "at": 3.0})
     sent = made.home.sweep("made") / "sent"
-    kept = sent.rename(sent.with_name("kept"))
+    sent_before = sent.rename(sent.with_name("kept"))
     sync_sweep(made.home, "made", reference)
     assert "car_ft kl_weight=1 + wise_ft@0.5" not in arms_of(reference)
     is_over = False
     for calls in itertools.count():
         shutil.rmtree(sent)
-        shutil.copytree(kept, sent)
+        shutil.copytree(sent_before, sent)
         store = Troubled()
         store.runs = deepcopy(before.runs)
         store.before, store.after = Trouble(calls, is_crash=True, is_lost=is_lost).hooks()

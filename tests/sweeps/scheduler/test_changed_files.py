@@ -77,7 +77,7 @@ def test_what_is_to_run_is_in_the_line_that_begins_a_generation(toy: ToySweep) -
         toy.run(**{**SHORT, "seeds": [0, 1]})
     assert [dict(point) for point in toy.ledger().points()] == before
     toy.run(parameters=TWO, **ALONE)
-    (begun,) = [one for one in read_generations(toy.ledger().file) if one.generation == 3]
+    (begun,) = [ledger for ledger in read_generations(toy.ledger().file) if ledger.generation == 3]
     assert [dict(point) for point in begun.points()] == points(begun)
     assert toy.ledger().recall("seconds") > spent
     toy.run(**{**SHORT, "seed": 1, "time_budget": spent})

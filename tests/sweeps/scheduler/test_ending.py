@@ -51,9 +51,9 @@ def test_the_answer_and_its_page_are_made_when_it_is_new(toy: ToySweep, pages: l
     asked = {**ONE, "description": "Does the term help?"}
     ended = toy.run(**asked)
     assert ended.comparison.statistics == ()  # one seed: nothing is tested
-    told = parent(toy)
-    assert told.artifacts["report.html"] == b"a page"
-    assert told.tags["mlflow.note.content"].split("\n\n") == [
+    tracked = parent(toy)
+    assert tracked.artifacts["report.html"] == b"a page"
+    assert tracked.tags["mlflow.note.content"].split("\n\n") == [
         LINK,
         "\n".join(f"- {line}" for line in ended.comparison.answer.lines),
         "**Selected.** `car_ft kl_weight=0.3`, by id/val/top1.",
@@ -63,9 +63,9 @@ def test_the_answer_and_its_page_are_made_when_it_is_new(toy: ToySweep, pages: l
     assert pages == ["toy"]
     assert LINK in parent(toy).tags["mlflow.note.content"]
     # Each start of a driver is in the ledger with its code.
-    kept = toy.ledger().executions
-    assert [execution["tags"] for execution in kept] == [provenance_tags()] * 2
-    assert kept[0]["at"] < kept[1]["at"]
+    executions = toy.ledger().executions
+    assert [execution["tags"] for execution in executions] == [provenance_tags()] * 2
+    assert executions[0]["at"] < executions[1]["at"]
     toy.run(**{**asked, "seeds": [0, 1]})
     assert pages == ["toy", "toy"]
 

@@ -98,9 +98,9 @@ def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToyS
     trial = {"algorithm": {"name": "car_ft"}, "optim": {"batch_size": batch}, "device": "cpu"}
     assert toy.run(engine, trial=trial, **ONE).exit_code == 0
     assert sizes == [None, batch // 2, batch // 4, None]
-    found = toy.ledger().trials()[0]
-    state = state_of(toy, found.runs["0"])
-    assert (found.state, state.attempts, state.halvings) == ("complete", 3, 2)
+    retried = toy.ledger().trials()[0]
+    state = state_of(toy, retried.runs["0"])
+    assert (retried.state, state.attempts, state.halvings) == ("complete", 3, 2)
 
 
 def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
@@ -138,20 +138,20 @@ BREAKING: dict[str, tuple[int, str, str | None]] = {
 @pytest.mark.parametrize("case", BREAKING)
 def test_the_breaker_wants_one_cause_in_a_row(case: str) -> None:
     limit, story, expected = BREAKING[case]
-    breaker, found = CircuitBreaker(limit), list[str | None]()
+    breaker, answers = CircuitBreaker(limit), list[str | None]()
     for number, event in enumerate(story.split(", ")):
         kind, _, cause = event.partition(" ")
         if kind == "success":
             breaker.succeeded()
         elif kind == "nan":
-            found.append(breaker.failed(failure("nan", "loss is nan"), f"trial {cause}"))
+            answers.append(breaker.failed(failure("nan", "loss is nan"), f"trial {cause}"))
         else:
-            found.append(breaker.failed(failure(kind, f"OSError: {cause}"), f"trial {number}"))
-    assert found[:-1] == [None] * (len(found) - 1)
+            answers.append(breaker.failed(failure(kind, f"OSError: {cause}"), f"trial {number}"))
+    assert answers[:-1] == [None] * (len(answers) - 1)
     if expected is None:
-        assert found[-1] is None
+        assert answers[-1] is None
     else:
-        assert str(found[-1]).startswith(f"{expected} for one cause ({kind}): ")
+        assert str(answers[-1]).startswith(f"{expected} for one cause ({kind}): ")
 
 
 def test_a_lone_node_on_which_all_fails_breaks_the_sweep() -> None:

@@ -121,9 +121,9 @@ KNOWN: Mapping[str, tuple[dict[str, Any], list[tuple[int, int, list[float], str]
 def test_known_curves_are_pruned_as_by_hand(case: str) -> None:
     rule, plays = KNOWN[case]
     judge = judge_of(**rule)
-    for trial, seed, curve, told in plays:
-        reason = f"{TOP1} {told}, by {rule['type']}" if told else None
-        epochs = int(told.split()[2]) if told else len(curve)
+    for trial, seed, curve, ending in plays:
+        reason = f"{TOP1} {ending}, by {rule['type']}" if ending else None
+        epochs = int(ending.split()[2]) if ending else len(curve)
         assert play(judge, trial, curve, seed) == (epochs, reason), (trial, seed)
 
 
@@ -137,8 +137,8 @@ def test_the_model_before_training_is_not_judged(name: str, before: float) -> No
     curves = [[value, value, value + 0.02, value, value, value] for value in (0.5, 0.4, 0.3, 0.2)]
     for trial in range(4):
         assert judges[1].report(trial, 0, 0, before) is None
-    told = [[play(judge, trial, curve) for trial, curve in enumerate(curves)] for judge in judges]
-    assert told[0] == told[1]
+    ends = [[play(judge, trial, curve) for trial, curve in enumerate(curves)] for judge in judges]
+    assert ends[0] == ends[1]
 
 
 # Optuna itself.
@@ -198,8 +198,8 @@ def test_one_seed_one_at_a_time_is_what_optuna_alone_does(
 ) -> None:
     rule, by = PLAIN[name]
     judge = SeedwisePruner(rule, goal)
-    found = [play(judge, trial, curve)[0] for trial, curve in enumerate(curves)]
-    assert found == by_optuna(by, goal, curves)
+    lengths = [play(judge, trial, curve)[0] for trial, curve in enumerate(curves)]
+    assert lengths == by_optuna(by, goal, curves)
 
 
 def test_no_user_is_warned_that_optuna_calls_a_pruner_experimental() -> None:
@@ -253,8 +253,8 @@ def test_infinities_are_the_largest_and_the_smallest_of_numbers(name: str, goal:
     judge.replay(3, 0, 1, worst)
     judge.replay(3, 1, 1, -worst)  # together not a number
     assert judge.report(3, 2, 1, worst) is None
-    told = f"{TOP1} {-worst} after 1 epoch, by threshold" if name == "threshold" else None
-    assert judge.report(4, 0, 1, -worst) == told
+    expected = f"{TOP1} {-worst} after 1 epoch, by threshold" if name == "threshold" else None
+    assert judge.report(4, 0, 1, -worst) == expected
 
 
 @each_rule
@@ -293,14 +293,14 @@ def decisions(
     """What is decided of trials that report at random, one epoch of a trial for each turn; before
     the turns in `kills` the judge is lost, and another one is told what is known.
     """
-    random, judge, found = Random(chance), judges(), list[str | None]()
+    random, judge, reasons = Random(chance), judges(), list[str | None]()
     log: dict[int, list[tuple[int, int, float]]] = defaultdict(list)
     over, pruned = set[int](), set[int]()
     for turn, trial in enumerate(turns):
         if turn in kills:
             judge = judges()
-            for known, told in sorted(log.items(), reverse=True):  # not as it was
-                for seed, epoch, value in told:
+            for known, reports in sorted(log.items(), reverse=True):  # not as it was
+                for seed, epoch, value in reports:
                     judge.replay(known, seed, epoch, value)
                     if epoch == lengths[known]:
                         judge.finish_run(known, seed)
@@ -324,8 +324,8 @@ def decisions(
             judge.finish_run(trial, seed)
             if seed == seeds - 1:
                 over.add(trial)
-        found.append(reason)
-    return found
+        reasons.append(reason)
+    return reasons
 
 
 @each_rule
@@ -358,7 +358,7 @@ def test_a_restart_changes_no_decision(
 
 
 @pytest.mark.parametrize(
-    ("rule", "goal", "values", "best", "told"),
+    ("rule", "goal", "values", "best", "message"),
     [
         ({}, "maximize", [0.5, 1.0], [0.75, 0.75], None),  # worse and better by as much
         ({}, "maximize", [0.5, 0.5], [0.75, 0.5], None),  # worse by 0.125 in the mean: no more
@@ -377,7 +377,7 @@ def test_a_restart_changes_no_decision(
     ],
 )
 def test_a_trial_is_clearly_worse_by_the_mean_of_the_paired_differences(
-    rule: dict[str, Any], goal: Goal, values: list[float], best: list[float], told: str | None
+    rule: dict[str, Any], goal: Goal, values: list[float], best: list[float], message: str | None
 ) -> None:
     reason = clearly_worse(RaceSeeds(**{"margin": 0.125, **rule}), goal, values, best)
-    assert reason is None if told is None else (reason or "").startswith(told)
+    assert reason is None if message is None else (reason or "").startswith(message)

@@ -82,7 +82,8 @@ def test_the_same_sweep_again_or_another_one_trains_no_pruned_run(toy: ToySweep)
 
 
 @pytest.mark.parametrize(
-    ("hook", "number"), [("epoch", 1), ("epoch", 4), ("told", 7), ("epoch", 13), ("told", 23)]
+    ("hook", "number"),
+    [("epoch", 1), ("epoch", 4), ("reported", 7), ("epoch", 13), ("reported", 23)],
 )
 def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
     toy: ToySweep, whole: ToySweep, hook: str, number: int
@@ -93,8 +94,8 @@ def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
         toy.run(Hooked(**{hook: at(number, crash)}), **PRUNING)
     bury(toy)
     toy.run(**PRUNING)
-    found = toy.ledger()
-    assert [(t.params, t.state, t.values, t.reports) for t in found.trials()] == expected
+    ledger = toy.ledger()
+    assert [(t.params, t.state, t.values, t.reports) for t in ledger.trials()] == expected
     assert [t.intermediate_values for t in toy.study().trials] == values
     assert {run.state for run in toy.tracked().values()} == {"finished", "killed"}
     tags = [run.tags["carft.state"] for run in toy.tracked().values()]
@@ -107,8 +108,8 @@ def test_a_run_is_stopped_whose_driver_died_behind_the_decision_to_prune_it(toy:
     bury(toy)
     toy.run(**PRUNING)
     pruned = [trial for trial in toy.ledger().trials() if trial.state == "pruned"]
-    found = [state_of(toy, trial.runs["0"]) for trial in pruned]
-    assert {(state.state, state.lease) for state in found} == {("stopped", None)}
+    run_states = [state_of(toy, trial.runs["0"]) for trial in pruned]
+    assert {(state.state, state.lease) for state in run_states} == {("stopped", None)}
 
 
 def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:

@@ -58,9 +58,11 @@ def test_a_baseline_is_drawn_along_with_the_trials_and_goes_on_with_them(toy: To
     for cap in (2, 4):
         toy.run(**drawn, run_cap=cap)
         settings = [*toy.ledger().settings()]
-        rates = [it.params["optim.lr"] for it in settings if it.algorithm == "car_ft"]
+        rates = [
+            setting.params["optim.lr"] for setting in settings if setting.algorithm == "car_ft"
+        ]
         assert len(rates) == cap
-        tuned = [it.params for it in settings if it.algorithm == "fine_tune"]
+        tuned = [setting.params for setting in settings if setting.algorithm == "fine_tune"]
         assert tuned == [{"optim.lr": rate} for rate in rates]
     assert len({*toy.trained().values()}) == 1  # none is trained again
 
@@ -127,5 +129,7 @@ def test_points_of_another_sweep_that_come_to_the_same_here_are_tried_once(toy: 
 
     alike = [{"algorithm.kl_weight": 0.3, "optim.lr": rate} for rate in (1e-4, 1e-3)]
     assert tried(*alike).try_first == ({"algorithm.kl_weight": 0.3},)
-    (told,) = tried({"optim.lr": 1e-4}).warnings
-    assert told.endswith("nothing of second is tried first: its points have no value of this space")
+    (warning,) = tried({"optim.lr": 1e-4}).warnings
+    assert warning.endswith(
+        "nothing of second is tried first: its points have no value of this space"
+    )

@@ -199,12 +199,12 @@ def test_stop_waits_until_the_driver_is_gone(tmp_path: Path, carft: Carft) -> No
     # Somebody must collect it: a process that has ended and was not is still there for `kill`.
     collecting = threading.Thread(target=process.communicate)
     collecting.start()
-    told = carft("stop", "toy", "--home", tmp_path).out
+    output = carft("stop", "toy", "--home", tmp_path).out
     collecting.join()
     assert process.returncode == 0
-    assert f"Asked process {process.pid} on " in told
-    assert "to stop after the epoch" in told
-    assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in told
+    assert f"Asked process {process.pid} on " in output
+    assert "to stop after the epoch" in output
+    assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in output
 
 
 def test_stop_does_not_wait_where_told_nor_where_nothing_runs(tmp_path: Path, carft: Carft) -> None:
@@ -314,10 +314,10 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     toy_cli.tracker = Away()
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     begun = time.monotonic()
-    told = carft("run", toy_cli.file(), "--in-process", code=3).err
+    errors = carft("run", toy_cli.file(), "--in-process", code=3).err
     assert time.monotonic() - begun < 15
-    assert "not in MLflow" in told
-    assert "connection refused" in told
+    assert "not in MLflow" in errors
+    assert "connection refused" in errors
 
 
 def test_who_is_refused_is_told_how_to_stop(
@@ -326,8 +326,8 @@ def test_who_is_refused_is_told_how_to_stop(
     home = Home(tmp_path / "a home")
     for named, option in ((home.path, ""), ("elsewhere", f" --home '{home.path}'")):
         monkeypatch.setenv("CARFT_HOME", str(named))
-        told = re.escape(f"stop it: carft-sweep stop toy{option}, or")
-        with Claim(home.sweep("toy")), pytest.raises(RequestError, match=told):
+        advice = re.escape(f"stop it: carft-sweep stop toy{option}, or")
+        with Claim(home.sweep("toy")), pytest.raises(RequestError, match=advice):
             Claim(home.sweep("toy")).__enter__()
 
 

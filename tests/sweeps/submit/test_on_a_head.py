@@ -25,12 +25,12 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 STANDS_IN = """
 import json, os, signal, sys, time
 from pathlib import Path
-told = next(word for word in sys.argv if word.startswith("description="))
-do, _, what = told.removeprefix("description=").partition(" ")
+text = next(word for word in sys.argv if word.startswith("description="))
+act, _, rest = text.removeprefix("description=").partition(" ")
 print(json.dumps({"argv": sys.argv[1:], "cwd": Path.cwd().name, "mine": Path("mine.py").is_file(),
     "uri": os.environ.get("MLFLOW_TRACKING_URI"), "address": os.environ["RAY_ADDRESS"]}))
-if do == "exit":
-    sys.exit(int(what))
+if act == "exit":
+    sys.exit(int(rest))
 def stop(*_):
     print("stops after this epoch")
     time.sleep(3.5)  # Ray itself kills after three seconds
@@ -40,7 +40,7 @@ signal.signal(signal.SIGTERM, stop)
 for line in range(10_000):
     print(f"line {line}")
     time.sleep(0.05)
-    if Path(what).exists():
+    if Path(rest).exists():
         break
 """
 """A `sweeps` of the project's own, told by `description` what to do: what `submit` does to it is
@@ -61,15 +61,15 @@ def head() -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="carft-h", dir="/tmp", ignore_cleanup_errors=True) as t:
         token = Path(t) / "token"
         token.write_text(TOKEN)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # python
-        path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(ROOT), *filter(None, [environ.get("PYTHONPATH")])])
         with subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("head.py")), f"{t}/r"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**kept, **secret, "PATH": programs, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            env={**environ, **secret, "PATH": programs, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             text=True,
         ) as process:
             assert process.stdout is not None
@@ -122,17 +122,17 @@ def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     on_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    told = carft(*SUBMIT, "description=exit 2", "--", "--parallel", "2", code=2)
-    seen = json.loads(told.out.splitlines()[-1])
+    printed = carft(*SUBMIT, "description=exit 2", "--", "--parallel", "2", code=2)
+    seen = json.loads(printed.out.splitlines()[-1])
     assert seen["argv"] == [
         *("run", "tiny.yaml", "--address", "auto", "--home", str(tmp_path / "home")),
         *("--set", "description=exit 2", "--parallel", "2"),
     ]
     assert (seen["mine"], seen["uri"]) == (True, "http://mlflow:5000")
     assert seen["address"]
-    assert "is failed." in told.err
-    assert "asks for no token" not in told.err
-    id_ = next(word for word in told.err.split() if word.startswith("carft-tiny-"))
+    assert "is failed." in printed.err
+    assert "asks for no token" not in printed.err
+    id_ = next(word for word in printed.err.split() if word.startswith("carft-tiny-"))
     job = JobClient(on_head.url).get_job_info(id_)
     assert (job.metadata or {})["carft_sweep"] == "tiny"
     assert exit_code(job) == 2
