@@ -22,19 +22,15 @@ def served(
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(postgres.new_database()))
     for name, value in mlflow_server.environ.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
     engine = InProcessEngine(toy_core.ENTRY)
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     return toy
 
 
 def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
-    served: ToySweep,
-    mlflow_server: MlflowServer,
-    postgres: Postgres,
-    monkeypatch: pytest.MonkeyPatch,
-    carft: Carft,
+    served: ToySweep, mlflow_server: MlflowServer, postgres: Postgres, carft: Carft
 ) -> None:
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
     printed = carft("run", served.file(**ONE_RUN), "--json")
     assert "not in MLflow" not in printed.err
     assert json.loads(printed.out)["sweep"] == "toy", "MLflow prints nothing between"
@@ -45,7 +41,6 @@ def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
     assert statuses == [("FINISHED",), ("FINISHED",)], "the sweep and its run"
     keys = mlflow_server.store.keys(mlflow_server.bucket)
     assert any(key.endswith("comparison.md") for key in keys)
-
     files = [path for path in served.home.path.rglob("*") if path.is_file()]
     contents = {str(path): path.read_bytes() for path in files}
     contents |= {"out": printed.out.encode(), "err": printed.err.encode()}

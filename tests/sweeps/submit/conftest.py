@@ -62,7 +62,6 @@ def git(project: Path) -> Git:
 
 
 def names_in(archive: bytes) -> set[str]:
-    """The files of a zip."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         return {name for name in file.namelist() if not name.endswith("/")}
 

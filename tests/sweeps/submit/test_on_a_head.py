@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,15 +108,6 @@ def stand_in(git: Git, project: Path) -> Path:
 SUBMIT = ("submit", "tiny.yaml", "--set")
 
 
-def within(seconds: float, happened: Callable[[], bool]) -> bool:
-    until = time.monotonic() + seconds
-    while not happened():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 @pytest.mark.usefixtures("stand_in")
 def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     on_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
@@ -142,7 +133,10 @@ def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
 def test_a_job_is_left_and_stopped_by_rays_own_command(on_head: Head, carft: Carft) -> None:
     id_ = carft(*SUBMIT, "description=wait /nowhere", "--no-wait").out.strip()
     client = JobClient(on_head.url)
-    assert within(60, lambda: "line 3" in client.get_job_logs(id_))
+    until = time.monotonic() + 60
+    while "line 3" not in client.get_job_logs(id_):
+        assert time.monotonic() < until
+        time.sleep(0.1)
     assert client.stop_job(id_)
     lines: list[str] = []
     job = client.follow(id_, lines.append)
@@ -150,19 +144,19 @@ def test_a_job_is_left_and_stopped_by_rays_own_command(on_head: Head, carft: Car
     assert lines[-2:] == ["stops after this epoch", "has stopped"]
 
 
+def run_python(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as in a shell whose home is this folder, with these variables alone of Ray's."""
+    command = [sys.executable, *words]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), **variables}
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
 @pytest.mark.slow  # Ray tries for twenty seconds
 def test_a_driver_without_a_token_is_told_what_to_set(head: Head, tmp_path: Path) -> None:
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     address = (head.folder / "ray_current_cluster").read_text()
-    command = [sys.executable, "-m", "carft_sweep", "check", "kl_weight", "--address", address]
-    done = subprocess.run(
-        command,
-        env={**environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = ("-m", "carft_sweep", "check", "kl_weight", "--address", address)
+    done = run_python(tmp_path, *command)
     assert done.returncode == 4
     *of_ray, message = done.stderr.splitlines()
     assert message.startswith(f"carft-sweep: no Ray cluster at {address} that accepts this")
@@ -186,14 +180,6 @@ def test_a_driver_joins_a_users_ray_after_one_of_its_own(head: Head, tmp_path: P
     token = tmp_path / ".ray" / "auth_token"
     token.parent.mkdir()
     token.write_text(TOKEN)
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     address = (head.folder / "ray_current_cluster").read_text()
-    environ |= {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", JOINS],
-        env={**environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run_python(tmp_path, "-c", JOINS, RAY_ADDRESS=address, RAY_AUTH_MODE="token")
     assert (done.returncode, done.stdout) == (0, "2.0\n"), done.stderr

@@ -49,7 +49,6 @@ def head(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHead]:
 
 
 def request(head: FakeHead) -> dict[str, Any]:
-    """What was asked for."""
     (body,) = (body for call, _, body in head.asked if call == "POST /api/jobs/")
     document: dict[str, Any] = json.loads(body)
     return document
@@ -170,7 +169,6 @@ def test_a_cluster_that_stays_away_ends_with_4_and_a_job_that_nobody_took_is_non
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
     head: FakeHead, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
