@@ -10,7 +10,7 @@ import pytest
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.ledger.ledger import Ledger, read_generations
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ONE_RUN, SEARCH, ToySweep, toy_in
+from tests.sweeps.conftest import ALONE, ONE_RUN, SEARCH, ToySweep, toy_in
 from tests.sweeps.scheduler.dying import dying
 
 TWO: Mapping[str, Any] = {
@@ -18,7 +18,6 @@ TWO: Mapping[str, Any] = {
     "optim.lr": {"values": [1e-4, 1e-3, 1e-2]},
 }
 SWAPPED = dict(reversed([*TWO.items()]))
-ALONE: Mapping[str, Any] = {"seeds": [0], "baselines": []}
 SHORT: Mapping[str, Any] = {**SEARCH, "run_cap": 3}
 
 

@@ -45,10 +45,8 @@ def test_what_was_chosen_runs_on_fresh_seeds_in_the_end_and_is_judged_by_these_a
     assert compared.fresh_seeds == compared.verdicts[0].pair.seeds == tuple(seeds)
     assert ": car_ft kl_weight=0.3 against fine_tune: OOD mean" in compared.verdict
     assert "over 5 fresh seeds" in compared.verdict
-    assert compared.verdict.endswith(
-        "The settings were chosen on seeds 0, 1 and judged on seeds 7 to 11, which no choice has "
-        "seen."
-    )
+    judged = "chosen on seeds 0, 1 and judged on seeds 7 to 11, which no choice has seen."
+    assert compared.verdict.endswith(f"The settings were {judged}")
 
 
 def test_asking_for_it_later_trains_the_fresh_runs_alone(toy: ToySweep) -> None:
@@ -82,9 +80,8 @@ def test_an_unfinished_confirmation_decides_nothing(toy: ToySweep) -> None:
     assert compared.fresh_seeds == ()
     assert compared.verdicts[0].pair.seeds == (0, 1)
     assert "fresh seed" not in compared.statistics[0]
-    assert compared.statistics[-1].startswith(
-        "Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done"
-    )
+    missing = "Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done"
+    assert compared.statistics[-1].startswith(missing)
     assert has_work_left(toy.ledger(), RunStore(toy.home.runs))
     before = toy.trained()
     assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
@@ -103,24 +100,19 @@ def test_a_fresh_run_that_fails_leaves_the_verdict_to_the_other_seeds(toy: ToySw
     assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"early_terminate": {"type": "threshold", "lower": 0.3, "min_epochs": 2}},
-        {"race_seeds": {"margin": 0.001}},
-    ],
-    ids=["early_terminate", "race_seeds"],
-)
-def test_what_confirms_is_never_stopped(toy: ToySweep, rule: dict[str, Any]) -> None:
+STOPPING: dict[str, Any] = {
+    "early_terminate": {"type": "threshold", "lower": 0.3, "min_epochs": 2},
+    "race_seeds": {"margin": 0.001},
+}
+
+
+@pytest.mark.parametrize("rule", STOPPING)
+def test_what_confirms_is_never_stopped(toy: ToySweep, rule: str) -> None:
     # By either rule a run of this weight would be stopped; here nothing else can be chosen.
-    toy.run(
-        method="random",
-        run_cap=2,
-        parameters={"algorithm.kl_weight": {"values": [0.3, 3.0]}},
-        try_first=[{"algorithm.kl_weight": 0.3}, {"algorithm.kl_weight": 3.0}],
-        **FRESH,
-        **rule,
-    )
+    weights = {"algorithm.kl_weight": {"values": [0.3, 3.0]}}
+    search: Any = {"method": "random", "run_cap": 2, "parameters": weights}
+    first = [{"algorithm.kl_weight": weight} for weight in (0.3, 3.0)]
+    toy.run(**search, try_first=first, **FRESH, **{rule: STOPPING[rule]})
     fresh = [run for run in toy.tracked().values() if run.params.get("seed", "") in [*"234"]]
     assert [run.state for run in fresh] == ["finished"] * 2 * len(SEEDS)
     assert {t.state for t in toy.ledger().trials()} == {"complete", "pruned"}
@@ -132,12 +124,8 @@ def test_nothing_is_confirmed_where_nothing_was_chosen_or_nothing_trains(toy: To
     assert ended.exit_code == 1
     assert toy.ledger().recall("confirmations") == []
     assert sweep_status(toy.home, "toy").runs == 4
-    zero_shot: dict[str, Any] = {
-        "trial": {"algorithm": "zero_shot"},
-        "parameters": {},
-        "baselines": [],
-    }
-    ended = toy.run(name="zero", report={"model": False}, **zero_shot, **FRESH)
+    alone: Any = {"trial": {"algorithm": "zero_shot"}, "parameters": {}, "baselines": []}
+    ended = toy.run(name="zero", report={"model": False}, **alone, **FRESH)
     assert (ended.exit_code, confirmed(ended.comparison)) == (0, {})
     assert "confirm" not in ended.comparison.verdict.lower()
 
@@ -145,10 +133,8 @@ def test_nothing_is_confirmed_where_nothing_was_chosen_or_nothing_trains(toy: To
 def test_a_choice_by_a_merge_is_judged_by_the_merge(toy: ToySweep) -> None:
     metric = {"name": "id/val/top1", "merge": "wise_ft@0.5"}
     compared = toy.run(metric=metric, baselines=["fine_tune"], **FRESH).comparison
-    assert (
-        compared.verdicts[0].pair.candidate.label
-        == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
-    )
+    candidate = compared.verdicts[0].pair.candidate
+    assert candidate.label == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
     assert "car_ft kl_weight=0.3 + wise_ft@0.5 against fine_tune + wise_ft@0.5" in compared.verdict
 
 
@@ -173,10 +159,9 @@ def test_the_commands_count_and_show_it_and_a_soup(toy_cli: ToySweep, carft: Car
     seen = sweep_status(toy_cli.home, "toy")
     assert (seen.runs, seen.runs_ended) == (14, 14)
     shown = carft("show", "toy", "--json").json
-    assert [
-        (item["algorithm"], [run["seed"] for run in item["runs"]])
-        for item in shown["confirmations"]
-    ] == [("car_ft", [2, 3, 4]), ("fine_tune", [2, 3, 4])]
+    items = shown["confirmations"]
+    seeds = {item["algorithm"]: [run["seed"] for run in item["runs"]] for item in items}
+    assert seeds == {"car_ft": [2, 3, 4], "fine_tune": [2, 3, 4]}
     assert [item["algorithm"] for item in shown["soups"]] == ["uniform_soup"]
     printed = carft("show", "toy").out
     assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in printed

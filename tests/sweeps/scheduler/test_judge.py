@@ -60,9 +60,6 @@ def judge_of(**rule: Any) -> SeedwisePruner:
     return SeedwisePruner(EARLY_TERMINATION[rule["type"]](metric=TOP1, **rule), "maximize")
 
 
-# Known values, by hand.
-
-
 KNOWN: Mapping[str, tuple[dict[str, Any], list[tuple[int, int, list[float], str]]]] = {
     "below the median of the complete trials at the epoch": (
         {"type": "median", "startup_trials": 3},
@@ -127,9 +124,6 @@ def test_known_curves_are_pruned_as_by_hand(case: str) -> None:
         assert play(judge, trial, curve, seed) == (epochs, reason), (trial, seed)
 
 
-# Laws.
-
-
 @each_rule
 @pytest.mark.parametrize("before", [-5.0, 5.0])
 def test_the_model_before_training_is_not_judged(name: str, before: float) -> None:
@@ -139,9 +133,6 @@ def test_the_model_before_training_is_not_judged(name: str, before: float) -> No
         assert judges[1].report(trial, 0, 0, before) is None
     ends = [[play(judge, trial, curve) for trial, curve in enumerate(curves)] for judge in judges]
     assert ends[0] == ends[1]
-
-
-# Optuna itself.
 
 
 def by_optuna(
@@ -210,9 +201,6 @@ def test_no_user_is_warned_that_optuna_calls_a_pruner_experimental() -> None:
     assert heard == []
 
 
-# Seeds.
-
-
 def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_with() -> None:
     judge = judge_of(type="median", startup_trials=1)
     play(judge, 0, [0.75, 0.75], seed=0)
@@ -221,9 +209,6 @@ def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_
     assert play(judge, 1, [0.5, 0.5], seed=0)[0] == 1
     assert play(judge, 2, [0.75, 0.5], seed=0) == (2, None)
     assert play(judge, 2, [0.0, 0.5], seed=1) == (2, None)  # of seed 1 no trial is complete
-
-
-# What is not a number, and what comes twice or late.
 
 
 @each_goal
@@ -279,15 +264,13 @@ def test_what_comes_twice_or_after_the_end_counts_once(name: str) -> None:
         assert twice.report(trial, 0, 6, 0.0) is None
 
 
-# Restarts.
-
-
 def decisions(
     judges: Callable[[], SeedwisePruner],
+    kills: frozenset[int],
+    *,
     lengths: Sequence[int],
     seeds: int,
     turns: Sequence[int],
-    kills: frozenset[int],
     chance: int,
 ) -> list[str | None]:
     """What is decided of trials that report at random, one epoch of a trial for each turn; before
@@ -331,30 +314,27 @@ def decisions(
 @each_rule
 @given(
     goal=st.sampled_from(["maximize", "minimize"]),
-    lengths=st.lists(st.integers(1, 9), min_size=8, max_size=8),
-    seeds=st.integers(1, 3),
-    turns=st.lists(st.integers(0, 7), min_size=30, max_size=120),
     kills=st.frozensets(st.integers(0, 120), max_size=4),
-    chance=st.integers(0, 2**32),
+    story=st.fixed_dictionaries(
+        {
+            "lengths": st.lists(st.integers(1, 9), min_size=8, max_size=8),
+            "seeds": st.integers(1, 3),
+            "turns": st.lists(st.integers(0, 7), min_size=30, max_size=120),
+            "chance": st.integers(0, 2**32),
+        }
+    ),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_restart_changes_no_decision(
-    name: str,
-    goal: Goal,
-    lengths: list[int],
-    seeds: int,
-    turns: list[int],
-    kills: frozenset[int],
-    chance: int,
+    name: str, goal: Goal, kills: frozenset[int], story: dict[str, Any]
 ) -> None:
-    played = [
-        decisions(lambda: SeedwisePruner(RULES[name], goal), lengths, seeds, turns, lost, chance)
-        for lost in (kills, frozenset())
-    ]
-    assert played[0] == played[1]
+    def judges() -> SeedwisePruner:
+        return SeedwisePruner(RULES[name], goal)
+
+    assert decisions(judges, kills, **story) == decisions(judges, frozenset(), **story)
 
 
-# The race of seeds.
+WORSE = "0.1 over its first 2 seeds is worse than the best trial's 0.85 over the same by more than "
 
 
 @pytest.mark.parametrize(
@@ -368,12 +348,7 @@ def test_a_restart_changes_no_decision(
         ({}, "maximize", [0.5], [math.nan], None),
         ({"margin": 0.05}, "maximize", [0.75], [0.8], None),  # though 0.8 - 0.75 > 0.05
         ({"margin": 0.1, "after": 2}, "maximize", [0.1], [0.9], None),
-        (
-            {"margin": 0.1, "after": 2},
-            *("maximize", [0.1, 0.1], [0.9, 0.8]),
-            "0.1 over its first 2 seeds is worse than the best trial's 0.85 over the same by more "
-            "than 0.1",
-        ),
+        ({"margin": 0.1, "after": 2}, "maximize", [0.1, 0.1], [0.9, 0.8], f"{WORSE}0.1"),
     ],
 )
 def test_a_trial_is_clearly_worse_by_the_mean_of_the_paired_differences(

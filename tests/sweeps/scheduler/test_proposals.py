@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -28,6 +29,11 @@ from tests.sweeps.space.spaces import decode
 
 SEARCHES = [method for method in METHODS if method != "grid"]
 GOALS = [{"name": "id/val/top1"}, {"name": "id/val/nll"}]
+GRID = {
+    "optim.lr": {"values": [1e-4, 1e-3]},
+    "optim.clip": {"values": [None, 1.0]},
+    "optim.warmup": {"values": [0.0, 0.1], "when": {"optim.clip": 1.0}},
+}
 PARAMETERS = {
     "optim.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
     "optim.epochs": {"min": 2, "max": 10, "q": 4},
@@ -104,13 +110,8 @@ class Search:
 
 @pytest.fixture
 def search(tmp_path: Path) -> Callable[..., Search]:
-    made = Counter[str]()
-
-    def make(**keys: Any) -> Search:
-        made["searches"] += 1
-        return Search(tmp_path / str(made["searches"]), **keys)
-
-    return make
+    numbers = itertools.count()
+    return lambda **keys: Search(tmp_path / str(next(numbers)), **keys)
 
 
 def keys_of(method: str, goals: int) -> dict[str, Any]:
@@ -132,21 +133,11 @@ def test_with_a_restart_before_each_proposal_the_same_points_come(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_proposal_is_what_is_active_in_order(search: Callable[..., Search], method: str) -> None:
-    parameters = (
-        PARAMETERS
-        if method != "grid"
-        else {
-            "optim.lr": {"values": [1e-4, 1e-3]},
-            "optim.clip": {"values": [None, 1.0]},
-            "optim.warmup": {"values": [0.0, 0.1], "when": {"optim.clip": 1.0}},
-        }
-    )
-    made = search(method=method, parameters=parameters)
+    made = search(method=method, parameters=GRID if method == "grid" else PARAMETERS)
     for point in range(6):
         proposal, number = made.begin(point)
-        assert [*proposal.params] == [
-            item.name for item in made.spec.parameters if is_active(item, proposal.params)
-        ]
+        active = [item.name for item in made.spec.parameters if is_active(item, proposal.params)]
+        assert [*proposal.params] == active
         assert decode(made.spec.parameters, made.frozen()[number].params) == proposal.params
         made.end(number, 0.0)
         made.spec.config_for(proposal.params)
@@ -186,9 +177,8 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
     search: Callable[..., Search], method: str, goals: int
 ) -> None:
     made = search(**keys_of(method, goals))
-    drawn = (
-        search(method="random", run_cap=100) if method == "gp" else made
-    )  # its model takes long to fit
+    # The model of `gp` takes long to fit.
+    drawn = search(method="random", run_cap=100) if method == "gp" else made
     for point in range(30):
         proposal = next_point(drawn.spec, drawn.ledger, point)
         number = made.keep(point, proposal)
@@ -242,7 +232,7 @@ def test_generations_with_restarts_are_optunas(search: Callable[..., Search]) ->
 
 def test_a_trial_that_is_tried_again_stays_in_its_generation(search: Callable[..., Search]) -> None:
     made = search(**keys_of("nsga2", 1))
-    points = made.run(range(25))
+    assert len(made.run(range(25))) == 25
     proposal, number = made.begin(25)
     made.ledger.fail(number, "crashed", "a worker")
     # As a later execution does it: the same parameters at the same point.
@@ -251,13 +241,11 @@ def test_a_trial_that_is_tried_again_stays_in_its_generation(search: Callable[..
     assert more == [1, 1]
     made.run(range(26, 40))
     assert next_point(made.spec, made.ledger, 40).sampler == {GENERATION: 2}
-    assert len(points) == 25
 
 
 def test_points_carried_over_are_a_population_too(search: Callable[..., Search]) -> None:
-    made = search(**keys_of("nsga2", 1))
+    made, later = (search(**keys_of("nsga2", 1)) for _ in range(2))
     points = made.run(range(30))
-    later = search(**keys_of("nsga2", 1))
     for point, params in enumerate(points):
         later.end(later.keep(point, Proposal(params)), closeness(params))
     assert next_point(later.spec, later.ledger, 30) == next_point(made.spec, made.ledger, 30)
@@ -267,14 +255,10 @@ def generations(made: Search) -> list[int | None]:
     return [trial.system_attrs.get(GENERATION) for trial in made.frozen()]
 
 
-@pytest.mark.parametrize(
-    ("method", "points"),
-    [
-        ("tpe", 45),
-        pytest.param("gp", 35, marks=pytest.mark.slow),  # its model is fitted 70 times
-        ("nsga2", 80),
-    ],
-)
+FITTED = pytest.param("gp", 35, marks=pytest.mark.slow)  # its model is fitted 70 times
+
+
+@pytest.mark.parametrize(("method", "points"), [("tpe", 45), FITTED, ("nsga2", 80)])
 def test_a_search_meets_its_constraint(
     search: Callable[..., Search], method: str, points: int
 ) -> None:

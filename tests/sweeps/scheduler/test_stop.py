@@ -59,8 +59,7 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carft_sweep.sweeps.ledger.claim.EVERY", EVERY)
 
 
-def until(condition: object, seconds: float = 20.0) -> None:
-    assert callable(condition)
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
@@ -69,12 +68,8 @@ def until(condition: object, seconds: float = 20.0) -> None:
 
 def driver(folder: Path, lasting: float = 0.0) -> subprocess.Popen[str]:
     """A real process that holds the sweep until a request comes, and a while longer."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, str(folder), str(lasting)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", SLEEPER, str(folder), str(lasting)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -213,11 +208,8 @@ def test_stop_does_not_wait_where_told_nor_where_nothing_runs(tmp_path: Path, ca
         assert "at once" in carft("stop", "toy", "--now", "--no-wait", "--home", tmp_path).out
         until(lambda: received == [True])
     assert carft("stop", "toy", "--home", tmp_path).out == "toy is not running.\n"
-    for name, near in {
-        "other": "Known: toy.",
-        "../sweeps/toy": "Known: toy.",
-        "toi": "'toy'?",
-    }.items():
+    for name in ("other", "../sweeps/toy", "toi"):
+        near = "'toy'?" if name == "toi" else "Known: toy."
         assert near in carft("stop", name, "--home", tmp_path, code=2).err
 
 

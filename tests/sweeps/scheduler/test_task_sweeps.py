@@ -19,7 +19,7 @@ from carft_sweep.tracking.comparison.pooling import compare_sweeps
 from carft_sweep.tracking.comparison.tasks import domainbed_table
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.store.base import RunKey
-from tests.sweeps.conftest import Carft, ToySweep, toy_in
+from tests.sweeps.conftest import TOY, Carft, ToySweep, toy_in
 from tests.sweeps.toy_domains import DOMAINS, TOY_DOMAINS
 
 OVER_DOMAINS: dict[str, Any] = {
@@ -29,12 +29,7 @@ OVER_DOMAINS: dict[str, Any] = {
         "data.test_domain": {"values": list(DOMAINS)},
         "algorithm.kl_weight": {"values": [0.1, 0.3]},
     },
-    "trial": {
-        "data": {"family": "toy_domains", "split_seed": "seed"},
-        "algorithm": {"name": "car_ft"},
-        "merges": [{"name": "wise_ft", "alphas": [0.5]}],
-        "device": "cpu",
-    },
+    "trial": {**TOY["trial"], "data": {"family": "toy_domains", "split_seed": "seed"}},
 }
 
 
@@ -56,7 +51,6 @@ def ended(toy_sweep: ToySweep) -> SweepResult:
 def command(
     toy_sweep: ToySweep, ended: SweepResult, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> Carft:
-    """Commands in that home."""
     assert ended.exit_code == 0
     monkeypatch.setenv("CARFT_HOME", str(toy_sweep.home.path))
     return carft
@@ -68,10 +62,9 @@ def test_every_setting_runs_on_every_task_with_the_split_of_its_seed(
     # Two weights, fine-tuning and zero-shot, three domains, two seeds: none trains nothing twice.
     assert ended.done == len(ended.comparison.runs()) == 4 * 3 * 2
     assert len(toy_sweep.ledger("domains").trials()) == 6
-    zero_shot = {name for name in toy_sweep.tracked("domains") if name.startswith("zero_shot")}
-    assert zero_shot == {
-        f"zero_shot test_domain={domain} s{seed}" for domain in DOMAINS for seed in (0, 1)
-    }
+    names = {f"zero_shot test_domain={domain} s{seed}" for domain in DOMAINS for seed in (0, 1)}
+    tracked = toy_sweep.tracked("domains")
+    assert {name for name in tracked if name.startswith("zero_shot")} == names
     for run in ended.comparison.runs():
         claimed = json.loads((toy_sweep.home.runs / run.digest / "config.json").read_text())
         assert claimed["config"]["data"]["split_seed"] == run.seed
@@ -135,10 +128,9 @@ def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Swee
 
 def test_an_oracle_values_trials_by_task(toy_sweep: ToySweep, ended: SweepResult) -> None:
     assert ended.done
-    result = toy_sweep.run(
-        **OVER_DOMAINS
-        | {"name": "oracle", "selection": "oracle", "metric": {"name": "ood/{task}_out/top1"}}
-    )
+    goal = {"name": "ood/{task}_out/top1"}
+    changed = OVER_DOMAINS | {"name": "oracle", "selection": "oracle", "metric": goal}
+    result = toy_sweep.run(**changed)
     trials = toy_sweep.ledger("oracle").trials()
     values = {trial.params["algorithm.kl_weight"]: trial.value for trial in trials}
     # 1 minus the mean over seeds of 0.8 - |kl - 0.3| / 10 + a hundredth a seed.
