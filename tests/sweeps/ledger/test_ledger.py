@@ -27,12 +27,8 @@ from carft_sweep.sweeps.ledger.ledger import (
     sweep_names,
 )
 
-SPEC: dict[str, Any] = {
-    "name": "toy",
-    "seeds": [0],
-    "metric": {"name": "id/val/top1", "goal": "maximize"},
-    "parameters": {},
-}
+GOAL = {"name": "id/val/top1", "goal": "maximize"}
+SPEC: dict[str, Any] = {"name": "toy", "seeds": [0], "metric": GOAL, "parameters": {}}
 EXECUTION: dict[str, Any] = {"file": "/toy.yaml", "overrides": [], "imports": [], "tags": {}}
 
 
@@ -55,12 +51,8 @@ def begin(
 
 
 def propose(ledger: Ledger, point: int, lr: float = 0.1, **more: Any) -> int:
-    setting = {
-        "params": {"optim.lr": lr, "prompts": ["a", 'of "them"\n\u2028']},
-        "algorithm": "car_ft",
-        "runs": {"0": "d"},
-        "merges": ["wise_ft@0.5"],
-    }
+    params = {"optim.lr": lr, "prompts": ["a", 'of "them"\n\u2028']}
+    setting = {"params": params, "algorithm": "car_ft", "runs": {"0": "d"}, "merges": ["m@0.5"]}
     return ledger.add_trial(point, setting, **more).number
 
 
@@ -183,15 +175,10 @@ def test_a_trial_ends_once(ledger: Ledger) -> None:
 
 def test_a_point_tried_again_is_its_newest_trial_under_a_new_number(ledger: Ledger) -> None:
     ledger.fail(propose(ledger, 0), "crashed", "m")
-    propose(ledger, 1)
-    second = propose(ledger, 0)
-    assert second == 2
-    assert [(t.point, t.number) for t in ledger.trials()] == [(0, second), (1, 1)]
-    assert [(t.point, t.state) for t in ledger.proposals()] == [
-        (0, "failed"),
-        (1, "running"),
-        (0, "running"),
-    ]
+    assert [propose(ledger, point) for point in (1, 0)] == [1, 2]
+    assert [(t.point, t.number) for t in ledger.trials()] == [(0, 2), (1, 1)]
+    states = [(trial.point, trial.state) for trial in ledger.proposals()]
+    assert states == [(0, "failed"), (1, "running"), (0, "running")]
 
 
 def test_each_change_is_one_line_behind_the_others(ledger: Ledger) -> None:
@@ -320,12 +307,10 @@ def test_a_damaged_line_is_named(home: Home, ledger: Ledger, line: bytes) -> Non
     ledger.file.write_bytes(damaged)
     with pytest.raises(RequestError) as raised:
         read(home)
-    message = str(raised.value)
+    message, is_newer = str(raised.value), b"priority" in line or b"what" in line
     assert message.startswith(f"{ledger.file}:{len(before) + 1} is damaged (")
     assert "cut the file there, or move it away" in message
-    assert ("if a newer carft-sweep wrote it, upgrade" in message) == (
-        b"priority" in line or b"what" in line
-    )
+    assert ("if a newer carft-sweep wrote it, upgrade" in message) == is_newer
     assert ledger.file.read_bytes() == damaged
     ledger.file.write_bytes(b"".join(before))  # what the message says
     assert contents(read(home)) == contents(ledger)
