@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,18 +21,13 @@ MERGED = [0.70, 0.64, 0.66, 0.62, 0.68]
 
 
 def trial(weight: float, number: int, vals: Sequence[float]) -> list[RunRecord]:
-    return [
-        run(
-            "car_ft",
-            seed,
-            metrics(0.6, 0.4, val=val),
-            trial=number,
-            params={KL: weight},
-            digest=f"{number}{seed}".ljust(16, "a"),
-            merges={"wise_ft@0.5": metrics(0.6, 0.4, val=merged)},
-        )
-        for seed, (val, merged) in enumerate(zip(vals, MERGED, strict=False))
-    ]
+    def seed_of(seed: int, val: float, merged: float) -> RunRecord:
+        digest = f"{number}{seed}".ljust(16, "a")
+        named: dict[str, Any] = {"trial": number, "params": {KL: weight}, "digest": digest}
+        named["merges"] = {"wise_ft@0.5": metrics(0.6, 0.4, val=merged)}
+        return run("car_ft", seed, metrics(0.6, 0.4, val=val), **named)
+
+    return [seed_of(seed, *values) for seed, values in enumerate(zip(vals, MERGED, strict=False))]
 
 
 def compared(*trials: list[RunRecord], rule: SelectionRule | None = None) -> Comparison:
@@ -46,7 +42,6 @@ def test_of_the_selected_setting_the_median_seed_stands_and_not_the_best() -> No
     assert (chosen.setting, chosen.run.seed) == ("car_ft kl_weight=0.3", 4)
     assert chosen.metrics["id/val/top1"] == 0.62
     assert chosen.why == "the median of 5 by id/val/top1"
-
     even = compared(trial(0.3, 0, VALS[:4]))  # of two in the middle the lower
     assert select_model(even).metrics["id/val/top1"] == 0.61
 
@@ -57,7 +52,6 @@ def test_a_rule_on_a_merge_takes_the_merge_and_the_median_of_it() -> None:
     assert (chosen.label, chosen.metrics["id/val/top1"]) == ("wise_ft@0.5", 0.66)
     assert chosen.setting == "car_ft kl_weight=0.3 + wise_ft@0.5"
     assert select_model(comparison, merge="unmerged").metrics["id/val/top1"] == 0.62
-
     with pytest.raises(RequestError, match=r"unknown model .* '0\.5'; .*wise_ft@0\.5"):
         select_model(comparison, merge="0.5")
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.files import write_json
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -91,9 +90,8 @@ def sent(home: Home, experiment: str | None = "3") -> list[str]:
     """Digests of the sweep's runs, all of which MLflow was sent."""
     log = SentLog(home.sweep(NAME), resolve_location(home.path))
     log.note_experiment(experiment)
-    digests = [
-        digest for setting in find_ledger(home, NAME).settings() for digest in setting.runs.values()
-    ]
+    settings = find_ledger(home, NAME).settings()
+    digests = [digest for setting in settings for digest in setting.runs.values()]
     for digest in digests:
         log.record(digest, f"id-{digest[:4]}", "done")
     log.record("", "id-sweep", "done")
@@ -203,11 +201,8 @@ def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     assert [row["label"] for row in both["rows"]] == [row["label"] for row in own["rows"]]
     file = theirs / "comparison_input.json"
     data = json.loads(file.read_text())
-    for change in (
-        {"params": {"optim.lr": math.nan}},
-        {"params": {"x": 10**400}},
-        {"algorithm": "\ud800"},
-    ):
+    changes = ({"params": {"x": math.nan}}, {"params": {"x": 10**400}}, {"algorithm": "\ud800"})
+    for change in changes:
         runs = [{**data["runs"][0], **change}, *data["runs"][1:]]
         file.write_text(json.dumps({**data, "runs": runs}))
         assert f"{file.name} is not one" in carft("compare", f"{theirs}/", code=2).err
@@ -236,9 +231,8 @@ def test_a_wrong_request_is_told_and_harms_no_file(
     places = {"folder": tmp_path, "file": tmp_path / "file"}
     arguments = [word.format(**places) for word in words]
     assert message.format(**places) in carft("--home", home.path, "report", *arguments, code=2).err
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
-        own, "mine"
-    )
+    texts = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert texts == dict.fromkeys(own, "mine")
 
 
 def test_provenance_names_neither_user_nor_place(home: Home) -> None:
@@ -259,8 +253,6 @@ def test_provenance_names_neither_user_nor_place(home: Home) -> None:
 
 
 class WithPages(MemoryTracker):
-    """A store with pages."""
-
     def experiment(self) -> str:
         return "7"
 
@@ -270,20 +262,20 @@ class WithPages(MemoryTracker):
 
 @pytest.mark.usefixtures("plain")
 def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, tmp_path: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a home that was moved or copied, whose runs are recorded anew."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    copy, store, pages = Home(tmp_path / "home"), WithPages(), []
+    copy, store, outputs, pages = Home(tmp_path / "home"), WithPages(), "", []
     shutil.copytree(home.path, copy.path)
     sent(copy)
     page = copy.sweep(NAME) / PAGE
     page.write_text(page_of(copy))
     monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: store)
     for _ in range(2):
-        assert main(["--home", str(copy.path), "sync"]) == 0
+        outputs += carft("--home", copy.path, "sync").out
         pages.append(page.read_text())
-    assert f"{NAME}: report.html was written anew" in capsys.readouterr().out
+    assert f"{NAME}: report.html was written anew" in outputs
     links = {*re.findall(r"/#/experiments/(\d+)/runs/([^?]*)", pages[0])}
     assert links == {("7", store.run_id(key)) for key in store.runs if key.kind == "run"}
     assert store.runs[RunKey(NAME)].artifacts[PAGE].decode() == pages[0] == pages[1]
@@ -305,7 +297,7 @@ def name_module(home: Home, item: str) -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_looking_runs_no_module_that_a_home_names(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, tmp_path: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, ran = Home(tmp_path / "home"), tmp_path / "ran"
     shutil.copytree(home.path, copy.path)
@@ -317,21 +309,12 @@ def test_looking_runs_no_module_that_a_home_names(
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     name_module(copy, str(planted))
     monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: MemoryTracker())
-    for command in (
-        ["list"],
-        ["show", NAME],
-        ["compare", NAME],
-        ["watch", NAME],
-        ["report", NAME],
-        ["clean", "--yes"],
-        ["doctor", "home", "sent"],
-        ["sync"],
-    ):
-        assert main(["--home", str(copy.path), *command]) == 0, command
-    capsys.readouterr()
-    for command in (["export", NAME, "--out", str(tmp_path / "x")], ["predict", NAME, "x.png"]):
-        assert main(["--home", str(copy.path), *command]) == 2, command
-        assert f"{planted} is not imported" in capsys.readouterr().err
+    looking = [f"{verb} {NAME}" for verb in ("show", "compare", "watch", "report")]
+    for command in ("list", *looking, "clean --yes", "doctor home sent", "sync"):
+        carft("--home", copy.path, *command.split())
+    for words in (["export", NAME, "--out", tmp_path / "x"], ["predict", NAME, "x.png"]):
+        printed = carft("--home", copy.path, *words, code=2).err
+        assert f"{planted} is not imported" in printed
     assert log_missing_model(copy, NAME) == (
         "the selected model is not in MLflow: sync imports no modules, and the sweep was run with "
         f"{planted}; with them: carft-sweep export shown --mlflow --home {copy.path}"

@@ -28,7 +28,8 @@ from carft_sweep.sweeps.scheduler.session import Syncs
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
-from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, digest_of
+from tests.sweeps.results.troubled import MadeSweep, Troubled, digest_of
+from tests.sweeps.scheduler.dying import Crash
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 LOSS, CPU = "train/loss_step", "system/cpu_utilization_percentage"
@@ -309,9 +310,8 @@ def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
     sync = two.sync(store)
     assert sync.update()
     assert COMPARISON_INPUT not in store.runs[SWEEP].artifacts
-    for number, states in enumerate(
-        (["done", "running"], ["done", "running" if pause else "done"])
-    ):
+    expected = (["done", "running"], ["done", "running" if pause else "done"])
+    for number, states in enumerate(expected):
         two.finish(number)
         sync.note(digest_of(number))
         assert sync.update()
@@ -406,19 +406,12 @@ def end_run(made: MadeSweep, number: int, accuracy: float) -> None:
 
 def arms_of(store: MemoryTracker) -> dict[str, object]:
     """What a reader sees of each arm: the newest value of each metric."""
-    return {
-        key.arm: (
-            run.state,
-            run.name,
-            run.params,
-            {name: max(points).value for name, points in run.history.items()},
-        )
-        for key, run in store.runs.items()
-        if key.arm
-    }
 
+    def seen(run: MemoryRun) -> tuple[object, ...]:
+        values = {name: max(points).value for name, points in run.history.items()}
+        return run.state, run.name, run.params, values
 
-# Points within epochs.
+    return {key.arm: seen(run) for key, run in store.runs.items() if key.arm}
 
 
 def steps(store: MemoryTracker, name: str = LOSS) -> list[int]:
