@@ -25,7 +25,7 @@ from carft_sweep.sweeps.spec.spec import load_spec
 from tests.sweeps import toy_core
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
-TOY = {
+TOY: dict[str, Any] = {
     "name": "toy",
     "method": "grid",
     "parameters": {"algorithm.kl_weight": {"values": [0.1, 0.3]}},
@@ -37,19 +37,12 @@ TOY = {
         "device": "cpu",
     },
 }
-ONE_RUN: Mapping[str, Any] = {
-    "parameters": {"algorithm.kl_weight": {"values": [0.3]}},
-    "seeds": [0],
-    "baselines": [],
-}
+ALONE: Mapping[str, Any] = {"seeds": [0], "baselines": []}
+"""What changes it into a sweep of one run a trial."""
+ONE_RUN: Mapping[str, Any] = {**ALONE, "parameters": {"algorithm.kl_weight": {"values": [0.3]}}}
 """What changes it into a sweep of a single run."""
-SEARCH: Mapping[str, Any] = {
-    "method": "tpe",
-    "run_cap": 12,
-    "parameters": {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}},
-    "seeds": [0],
-    "baselines": [],
-}
+RANGE = {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}}
+SEARCH: Mapping[str, Any] = {**ALONE, "method": "tpe", "run_cap": 12, "parameters": RANGE}
 """What changes it into one whose trials depend on those before."""
 
 
@@ -100,6 +93,10 @@ class ToySweep:
         engine = engine or InProcessEngine(toy_core.ENTRY)
         return drive_sweep(spec, self.home, engine, self.tracker, progress, options)
 
+    def command(self, *options: str, **changes: Any) -> int:
+        """Run the sweep by its command, as `toy_cli` lets it; the exit code."""
+        return main(["run", str(self.file(**changes)), "--in-process", *options])
+
     def ledger(self, name: str = "toy") -> Ledger:
         return find_ledger(self.home, name)
 
@@ -114,15 +111,15 @@ class ToySweep:
 
     def trained(self) -> Counter[str]:
         """Digest to how many epochs were really trained."""
-        log = self.home.runs / "toy.log"
-        lines = log.read_text().splitlines() if log.exists() else []
-        return Counter(line.split()[0] for line in lines if " epoch " in line)
+        return Counter(line.split()[0] for line in self._log() if " epoch " in line)
 
     def evaluated(self) -> Counter[str]:
         """Label of a model to how often it was evaluated."""
+        return Counter(line.split()[-1] for line in self._log() if " evaluated " in line)
+
+    def _log(self) -> list[str]:
         log = self.home.runs / "toy.log"
-        lines = log.read_text().splitlines() if log.exists() else []
-        return Counter(line.split()[-1] for line in lines if " evaluated " in line)
+        return log.read_text().splitlines() if log.exists() else []
 
     def tracked(self, sweep: str = "toy") -> dict[str, MemoryRun]:
         """The runs of a sweep by name."""
@@ -140,23 +137,18 @@ def _one_shift(config: object) -> SimpleNamespace:
     images = SimpleNamespace(units=tuple(map(str, range(400))))
     measured = dict.fromkeys(("id/test", "ood/dark"), images)
     return SimpleNamespace(
-        train=range(10_000),
-        test=images,
-        shifts={"dark": images},
-        outside_mean=frozenset(),
-        digest="d" * 64,
-        notes=(),
+        **{"train": range(10_000), "test": images, "shifts": {"dark": images}},
+        **{"outside_mean": frozenset(), "digest": "d" * 64, "notes": ()},
         measured=lambda: measured,
     )
 
 
 def toy_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     """A home in `folder` whose runs are the toy core's."""
-    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", toy_core.toy_identity)
-    monkeypatch.setattr("carft_sweep.sweeps.plan.planner.open_data", _one_shift)
-    monkeypatch.setattr(
-        "carft_sweep.sweeps.plan.planner.check_measured", lambda *_: None
-    )  # of a real family's splits
+    planner = "carft_sweep.sweeps.plan.planner"
+    monkeypatch.setattr(f"{planner}.identify", toy_core.toy_identity)
+    monkeypatch.setattr(f"{planner}.open_data", _one_shift)
+    monkeypatch.setattr(f"{planner}.check_measured", lambda *_: None)  # of a real family's splits
     # The page takes longer than all the rest.
     monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.PACE", 0.01)
     monkeypatch.setattr("carft_sweep.sweeps.scheduler.session.write_page", lambda *_: None)

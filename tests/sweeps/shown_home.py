@@ -52,11 +52,7 @@ SWEEP: Mapping[str, Any] = {
 }
 BEGAN = 1_795_600_000.0
 """When the first run began, in seconds since the Unix epoch."""
-ANSWERS: Mapping[str, tuple[float, float]] = {
-    "zero_shot": (0.5, 0.5),
-    "fine_tune": (1.6, 0.2),
-    "car_ft": (1.5, 0.4),
-}
+ANSWERS = {"zero_shot": (0.5, 0.5), "fine_tune": (1.6, 0.2), "car_ft": (1.5, 0.4)}
 """How far an algorithm raises the right class, in distribution and on the shifts."""
 
 
@@ -104,9 +100,9 @@ def _run(home: Home, task: PlannedRun) -> float:
     for step, label in enumerate(["unmerged", *merge_labels(config)]):
         metrics = _evaluate(folder / "evaluations" / label, task, data, merged=step > 0)
         facts = _facts(config, data)
-        found = {"digest": label, "label": label, "step": 1000 * step, "values": {}}
-        told = {**found, "metrics": metrics, "facts": facts}
-        _json(folder / "evaluations" / label / "metrics.json", told)
+        measured = {"digest": label, "label": label, "step": 1000 * step, "values": {}}
+        evaluation = {**measured, "metrics": metrics, "facts": facts}
+        _json(folder / "evaluations" / label / "metrics.json", evaluation)
         own = metrics["id/val/top1"] if label == "unmerged" else own
     if task.seed is not None:
         _json(folder / "history.json", [_report(epoch, own) for epoch in range(4)])
@@ -162,17 +158,10 @@ def _predict(name: str, split: Split, task: PlannedRun, merged: bool) -> Predict
 
 
 def _facts(config: TrialConfig, data: FamilyData) -> dict[str, Any]:
-    return {
-        "model": "m" * 64,
-        "data": data.digest,
-        "transform": "Transform(size=32)",
-        "budget": "3 epochs" if config.algorithm.trains else None,
-        "precision": "fp32",
-        "device": "cpu",
-        "contexts": "icon_shift",
-        "contexts_name": [],
-        "images": {},
-    }
+    budget = "3 epochs" if config.algorithm.trains else None
+    inputs = {"model": "m" * 64, "data": data.digest, "transform": "Transform(size=32)"}
+    contexts = {"contexts": "icon_shift", "contexts_name": [], "images": {}}
+    return {**inputs, **contexts, "budget": budget, "precision": "fp32", "device": "cpu"}
 
 
 def _json(path: Path, data: object) -> None:

@@ -82,8 +82,8 @@ def test_on_a_network_file_system_runs_need_a_server(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount(monkeypatch, home.path.parent, "nfs4")
-    said = r"mlflow\.db .*network file system \(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
-    with pytest.raises(RequestError, match=said):
+    message = r"mlflow\.db .*network file system \(nfs4\).*server in MLFLOW_TRACKING_URI, or a home"
+    with pytest.raises(RequestError, match=message):
         home.prepare()
     assert not home.path.exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
@@ -107,7 +107,7 @@ def test_a_home_may_move_to_a_network_disk(home: Home, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "said"),
+    ("kind", "number", "message"),
     [
         ("fuse.s3fs", 0, r"object store \(fuse\.s3fs\).*--home"),
         ("fuse.gcsfuse", 0, r"object store \(fuse\.gcsfuse\).*--home"),
@@ -116,7 +116,7 @@ def test_a_home_may_move_to_a_network_disk(home: Home, monkeypatch: pytest.Monke
     ],
 )
 def test_a_home_in_an_object_store_or_on_a_file_system_without_locks_is_refused(
-    home: Home, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, said: str
+    home: Home, monkeypatch: pytest.MonkeyPatch, kind: str, number: int, message: str
 ) -> None:
     def lockf(*_: Any) -> None:
         if number:
@@ -125,6 +125,6 @@ def test_a_home_in_an_object_store_or_on_a_file_system_without_locks_is_refused(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     mount(monkeypatch, home.path.parent, kind)
     monkeypatch.setattr(fcntl, "lockf", lockf)
-    with pytest.raises(RequestError, match=said.format(os.strerror(number))):
+    with pytest.raises(RequestError, match=message.format(os.strerror(number))):
         home.prepare()
     assert number or not home.path.exists()

@@ -30,8 +30,8 @@ def test_a_mapping_is_a_sweep_file_and_overrides_go_before_it(
     toy_cli: ToySweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = tmp_path / "elsewhere"
-    found = run_sweep(TOY, home=home, overrides={"seeds": [7], "name": "mine"}, quiet=True)
-    assert (found.sweep, found.seeds) == ("mine", (7,))
+    compared = run_sweep(TOY, home=home, overrides={"seeds": [7], "name": "mine"}, quiet=True)
+    assert (compared.sweep, compared.seeds) == ("mine", (7,))
     assert find_ledger(Home(home), "mine").spec["seeds"] == [7]
     assert not toy_cli.home.sweep("mine").exists()
     assert capsys.readouterr().err == ""
@@ -113,8 +113,8 @@ def test_a_wrong_request_says_what_is_wrong(toy_cli: ToySweep) -> None:
         ({**TOY, "seed": {1, 2}}, "numbers, texts, lists and mappings"),
         ("kl_wieght", "kl_weight"),
     ]
-    for sweep, said in wrong:
-        with pytest.raises(RequestError, match=said):
+    for sweep, message in wrong:
+        with pytest.raises(RequestError, match=message):
             run_sweep(sweep)
     assert not toy_cli.home.path.exists()
 
@@ -178,10 +178,10 @@ def test_what_only_this_process_has_imported_is_refused_before_anything_runs(
         ({"trial": {"algorithm": "car_ft", "merges": ["halfway"]}}, "merge 'halfway'"),
         ({"trial": {"algorithm": "car_ft", "data": {"family": "crows"}}}, "family 'crows'"),
     ]
-    for change, said in changes:
+    for change, cause in changes:
         with pytest.raises(RequestError) as refused:
             run_sweep({**TOY, **change})
-        for text in (said, str(tmp_path / "my_own.py"), 'imports=["my_own.py"]'):
+        for text in (cause, str(tmp_path / "my_own.py"), 'imports=["my_own.py"]'):
             assert text in str(refused.value)
     assert not toy_cli.home.path.exists()
     # What the sweep imports may bring more that lies beside it.

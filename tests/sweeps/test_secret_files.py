@@ -35,12 +35,8 @@ def test_every_secret_is_on_the_page() -> None:
 
 
 def test_only_the_newline_at_the_end_goes_and_empty_variables_are_none(file: Path) -> None:
-    for written, read in {
-        " two words \n": " two words ",
-        "a\r\n": "a",
-        "a": "a",
-        "ä\n": "ä",
-    }.items():
+    readings = {" two words \n": " two words ", "a\r\n": "a", "a": "a", "ä\n": "ä"}
+    for written, read in readings.items():
         file.write_bytes(written.encode())
         environ = {"PGPASSWORD_FILE": str(file), "PGPASSWORD": "", "HF_TOKEN_FILE": ""}
         read_secret_files(environ)
@@ -52,7 +48,7 @@ def test_a_wrong_file_and_both_ways_at_once_are_named_and_not_quoted(file: Path)
     with pytest.raises(RequestError, match="PGPASSWORD_FILE: PGPASSWORD is set too") as refused:
         read_secret_files(environ)
     assert not any(secret in str(refused.value) for secret in (SECRET, "the other"))
-    for content, said in {
+    for content, problem in {
         b"": "is empty",
         b"\n": "is empty",
         f"{SECRET}\nand more\n".encode(): "must hold one line of text",
@@ -60,7 +56,7 @@ def test_a_wrong_file_and_both_ways_at_once_are_named_and_not_quoted(file: Path)
         SECRET.encode() + b"\xff": "is no text in UTF-8",
     }.items():
         file.write_bytes(content)
-        with pytest.raises(RequestError, match=f"PGPASSWORD_FILE: {file} {said}") as refused:
+        with pytest.raises(RequestError, match=f"PGPASSWORD_FILE: {file} {problem}") as refused:
             read_secret_files({"PGPASSWORD_FILE": str(file)})
         assert SECRET not in str(refused.value)
 
@@ -68,10 +64,7 @@ def test_a_wrong_file_and_both_ways_at_once_are_named_and_not_quoted(file: Path)
 def test_a_command_reads_them_and_ends_with_2_where_one_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN_FILE", str(tmp_path / "nowhere"))
-    told = carft("schema", code=2)
-    assert told.out == ""
-    assert told.err == (
-        f"carft-sweep: MLFLOW_TRACKING_TOKEN_FILE: {tmp_path}/nowhere cannot be read: "
-        "No such file or directory\n"
-    )
+    name = "MLFLOW_TRACKING_TOKEN_FILE"
+    monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+    message = f"{tmp_path}/nowhere cannot be read: No such file or directory"
+    assert carft("schema", code=2) == ("", f"carft-sweep: {name}: {message}\n")

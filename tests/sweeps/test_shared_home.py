@@ -18,7 +18,7 @@ from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.engines.local import InProcessEngine
 from carft_sweep.sweeps.ledger.generations import COPY
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ONE_RUN, ToySweep, toy_in
+from tests.sweeps.conftest import ONE_RUN, TOY, ToySweep, toy_in
 
 ADA, BOB, LAB = 61_001, 61_002, 61_100
 """Two users and a group that both are in, which no account need have."""
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as 
 
 
 def toy_of_root(folder: Path, patch: pytest.MonkeyPatch) -> ToySweep:
-    """The commands on the toy core."""
     patch.setattr(
         "carft_sweep.sweeps.api.make_engine", lambda *_, **__: InProcessEngine(toy_core.ENTRY)
     )
@@ -63,16 +62,16 @@ def lab(imported: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySweep]:
     shutil.rmtree(folder)
 
 
-def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tuple[int, str]:
-    """Run a command as another user; its exit code, and all that it says."""
-    said = toy.folder / f"said-by-{user}"
-    said.touch()
-    os.chown(said, user, LAB)
+def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002, code: int = 0) -> str:
+    """Run a command as another user, which must exit with `code`; all that it says."""
+    log = toy.folder / f"said-by-{user}"
+    log.touch()
+    os.chown(log, user, LAB)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there may be threads
         process = os.fork()
     if process == 0:
-        code = 99
+        ended = 99
         try:
             os.setgroups([LAB])
             os.setgid(user)  # most have a group of their own
@@ -80,36 +79,31 @@ def as_account(user: int, toy: ToySweep, *words: str, umask: int = 0o002) -> tup
             os.umask(umask)
             files.UMASK = umask  # which a process reads once
             os.environ["CARFT_CACHE"] = str(toy.home.path.parent / f"cache-{user}")
-            with said.open("w") as sys.stdout:
+            with log.open("w") as sys.stdout:
                 sys.stderr = sys.stdout
                 try:
-                    code = main([*words])
+                    ended = main([*words])
                 except BaseException:
                     traceback.print_exc()
         finally:
-            os._exit(code)
+            os._exit(ended)
     _, status = os.waitpid(process, 0)
-    return os.waitstatus_to_exitcode(status), said.read_text()
+    output = log.read_text()
+    assert os.waitstatus_to_exitcode(status) == code, output
+    return output
 
 
 def test_a_second_account_works_in_the_home_of_the_first(lab: ToySweep) -> None:
-    code, said = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN)))
-    assert (code, "refused" in said) == (0, False), said
-    merges = [{"name": "wise_ft", "alphas": [0.25, 0.75]}]
-    trial = {"algorithm": {"name": "car_ft"}, "merges": merges, "device": "cpu"}
-    code, said = as_account(BOB, lab, "run", str(lab.file(**ONE_RUN, name="bobs", trial=trial)))
-    assert (code, "refused" in said) == (0, False), said
+    assert "refused" not in as_account(ADA, lab, "run", str(lab.file(**ONE_RUN)))
+    trial = {**TOY["trial"], "merges": [{"name": "wise_ft", "alphas": [0.25, 0.75]}]}
+    file = lab.file(**ONE_RUN, name="bobs", trial=trial)
+    assert "refused" not in as_account(BOB, lab, "run", str(file))
     assert lab.evaluated()["wise_ft@0.75"] == 1, "the run of the first, under their locks"
-    code, said = as_account(BOB, lab, "sync")
-    assert (code, "refused" in said) == (0, False), said
-    code, said = as_account(ADA, lab, "sync")
-    assert (code, "every run as it is here" in said) == (0, True), said
-    code, said = as_account(BOB, lab, "remove", "toy", "--yes")
-    assert (code, "toy is removed" in said) == (0, True), said
-    code, said = as_account(ADA, lab, "clean", "--yes")
-    assert code == 0, said
-    code, said = as_account(ADA, lab, "compare", "bobs")
-    assert (code, "wise_ft" in said) == (0, True), said
+    assert "refused" not in as_account(BOB, lab, "sync")
+    assert "every run as it is here" in as_account(ADA, lab, "sync")
+    assert "toy is removed" in as_account(BOB, lab, "remove", "toy", "--yes")
+    as_account(ADA, lab, "clean", "--yes")
+    assert "wise_ft" in as_account(ADA, lab, "compare", "bobs")
 
 
 def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySweep) -> None:
@@ -117,27 +111,24 @@ def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySwee
     (private := lab.folder / "of-ada").mkdir(mode=0o700)
     os.chown(private, ADA, LAB)
     shutil.move(file, file := private / file.name)
-    code, said = as_account(ADA, lab, "run", str(file))
-    assert code == 0, said
-    for left in ("nothing left to do", "[1/1]"):
-        code, said = as_account(BOB, lab, "resume", "toy")
-        assert (code, f"{file} is gone or cannot be read" in said) == (0, True), said
-        assert left in said
+    as_account(ADA, lab, "run", str(file))
+    for outcome in ("nothing left to do", "[1/1]"):
+        output = as_account(BOB, lab, "resume", "toy")
+        assert f"{file} is gone or cannot be read" in output
+        assert outcome in output
         shutil.rmtree(lab.home.runs / lab.ledger().trials()[0].runs["0"])
-    code, said = as_account(BOB, lab, "run", str(file), "--set", "name=other")
-    assert (code, f"'{file}': Permission denied" in said) == (2, True), said
-    code, said = as_account(BOB, lab, "run", str(lab.home.sweep("toy") / COPY))
-    assert code == 0, said
+    refusal = as_account(BOB, lab, "run", str(file), "--set", "name=other", code=2)
+    assert f"'{file}': Permission denied" in refusal
+    as_account(BOB, lab, "run", str(lab.home.sweep("toy") / COPY))
 
 
 def test_a_database_and_a_lock_that_shut_another_account_out_are_named(lab: ToySweep) -> None:
     for name, umask in {"toy": 0o002, "closed": 0o022}.items():
-        code, said = as_account(ADA, lab, "run", str(lab.file(**ONE_RUN, name=name)), umask=umask)
-        assert code == 0, said
+        as_account(ADA, lab, "run", str(lab.file(**ONE_RUN, name=name)), umask=umask)
     lock, database = lab.home.sweep("closed") / ".lock", lab.home.path / "mlflow.db"
     database.chmod(0o644)
     shutil.rmtree(lab.home.sweep("toy") / "sent")
     for words, file in ((("remove", "closed", "--yes"), lock), (("sync", "toy"), database)):
-        code, said = as_account(BOB, lab, *words)
-        assert (code, f"{file} belongs to user {ADA} with mode 0644" in said) == (2, True), said
-        assert f"chmod g+w {file}" in said
+        refusal = as_account(BOB, lab, *words, code=2)
+        assert f"{file} belongs to user {ADA} with mode 0644" in refusal
+        assert f"chmod g+w {file}" in refusal

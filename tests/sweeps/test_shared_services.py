@@ -22,22 +22,18 @@ def served(
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", postgres.url(postgres.new_database()))
     for name, value in mlflow_server.environ.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
     engine = InProcessEngine(toy_core.ENTRY)
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     return toy
 
 
 def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
-    served: ToySweep,
-    mlflow_server: MlflowServer,
-    postgres: Postgres,
-    monkeypatch: pytest.MonkeyPatch,
-    carft: Carft,
+    served: ToySweep, mlflow_server: MlflowServer, postgres: Postgres, carft: Carft
 ) -> None:
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
-    told = carft("run", served.file(**ONE_RUN), "--json")
-    assert "not in MLflow" not in told.err
-    assert json.loads(told.out)["sweep"] == "toy", "MLflow prints nothing between"
+    printed = carft("run", served.file(**ONE_RUN), "--json")
+    assert "not in MLflow" not in printed.err
+    assert json.loads(printed.out)["sweep"] == "toy", "MLflow prints nothing between"
     ids = "SELECT experiment_id FROM experiments WHERE name = 'served'"
     arms = "SELECT run_uuid FROM tags WHERE key = 'carft.kind' AND value = 'arm'"
     ended = f"SELECT status FROM runs WHERE experiment_id = ({ids}) AND run_uuid NOT IN ({arms})"
@@ -45,12 +41,11 @@ def test_a_sweep_is_on_the_server_and_leaves_no_password_behind(
     assert statuses == [("FINISHED",), ("FINISHED",)], "the sweep and its run"
     keys = mlflow_server.store.keys(mlflow_server.bucket)
     assert any(key.endswith("comparison.md") for key in keys)
-
     files = [path for path in served.home.path.rglob("*") if path.is_file()]
-    kept = {str(path): path.read_bytes() for path in files}
-    kept |= {"out": told.out.encode(), "err": told.err.encode()}
+    contents = {str(path): path.read_bytes() for path in files}
+    contents |= {"out": printed.out.encode(), "err": printed.err.encode()}
     tables = ("tags", "params", "experiment_tags")
     rows = [str(postgres.sql(f"SELECT * FROM {t}", mlflow_server.database)) for t in tables]
-    kept |= dict(zip(tables, (row.encode() for row in rows), strict=True))
+    contents |= dict(zip(tables, (row.encode() for row in rows), strict=True))
     for secret in (USER_PASSWORD, "open sesame", "open%20sesame", "open+sesame"):
-        assert [name for name, content in kept.items() if secret.encode() in content] == []
+        assert [name for name, content in contents.items() if secret.encode() in content] == []

@@ -31,9 +31,7 @@ def toy_identity(config: TrialConfig, seed: int) -> Identity:
     parts: dict[str, Any] = {
         "algorithm": config.as_dict()["algorithm"],
         "data": {"digest": "d" * 64, **domains_of(config)},
-        "model": "m" * 64,
-        "device": config.device,
-        "precision": config.precision,
+        **{"model": "m" * 64, "device": config.device, "precision": config.precision},
     }
     if config.algorithm.trains:
         parts |= {"seed": seed, "optim": config.optim.model_dump()}
@@ -83,17 +81,9 @@ def train_run(
         digest = evaluation_digest(workdir.name, model, known)
         if (read_json(file) or {}).get("digest") == digest:
             continue
-        write_json(
-            file,
-            {
-                "digest": digest,
-                "label": label,
-                "step": step,
-                "values": {},
-                "metrics": accuracies(known, top1),
-                "facts": {"data": "d" * 64, "images": IMAGES},
-            },
-        )
+        evaluation = {"digest": digest, "label": label, "step": step, "values": {}}
+        facts = {"data": "d" * 64, "images": IMAGES}
+        write_json(file, {**evaluation, "metrics": accuracies(known, top1), "facts": facts})
         _note(workdir, f"evaluated {label}")
     return {"digest": workdir.name, "seed": seed, "warnings": []}
 

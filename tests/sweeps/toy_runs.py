@@ -33,15 +33,9 @@ class RequestError(ValueError):
 
 def epoch_report(epoch: int, epochs: int) -> dict[str, Any]:
     """As `EpochReport.as_dict` gives it."""
-    return {
-        "epoch": epoch,
-        "epochs": epochs,
-        "step": epoch,
-        "steps": epochs,
-        "metrics": {"train/loss": 1.0 / (1 + epoch), "id/val/top1": epoch / (1 + epochs)},
-        "seconds": 0.01,
-        "timestamp": 1_700_000_000_000 + epoch,
-    }
+    steps = {"epoch": epoch, "epochs": epochs, "step": epoch, "steps": epochs}
+    metrics = {"train/loss": 1.0 / (1 + epoch), "id/val/top1": epoch / (1 + epochs)}
+    return {**steps, "metrics": metrics, "seconds": 0.01, "timestamp": 1_700_000_000_000 + epoch}
 
 
 def replay(
@@ -50,9 +44,9 @@ def replay(
     """Report the validation accuracies of a recorded run, one an epoch."""
     values = config["values"]
     for epoch, value in enumerate(values, start=1):
-        told = epoch_report(epoch, len(values))
-        told["metrics"]["id/val/top1"] = value
-        if report(told) is Decision.STOP and epoch < len(values):
+        record = epoch_report(epoch, len(values))
+        record["metrics"]["id/val/top1"] = value
+        if report(record) is Decision.STOP and epoch < len(values):
             return None
     return {"pid": os.getpid(), "seed": seed, "warnings": []}
 
@@ -162,12 +156,10 @@ def is_running(pid: int) -> bool:
 
 
 def parent_of(pid: int) -> int:
-    """The process that started another."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def gone_within(seconds: float, pid: int) -> bool:
-    """Whether a process ends within so many seconds."""
     until = time.monotonic() + seconds
     while is_running(pid):
         if time.monotonic() > until:

@@ -19,40 +19,28 @@ from carft_sweep.sweeps.ledger.optuna_copy import StudySync, study_file
 from carft_sweep.sweeps.scheduler.proposer import next_point
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.services.processes import end, free_port, start
+from tests.sweeps.conftest import SEARCH as TPE
 from tests.sweeps.conftest import ToySweep, toy_in
 
-RANGES = {
-    "algorithm.kl_weight": {"distribution": "log_uniform_values", "min": 0.01, "max": 10},
-    "optim.lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3},
-}
+WEIGHT = {"distribution": "log_uniform_values", "min": 0.01, "max": 10}
+RATE = {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3}
 SEARCH: dict[str, Any] = {
-    "name": "search",
-    "method": "tpe",
-    "run_cap": 16,
-    "seeds": [0],
-    "baselines": [],
+    **TPE,
+    **{"name": "search", "run_cap": 16, "trial": {"device": "cpu"}},
     "parameters": {
         "algorithm.name": {"values": ["car_ft", "fine_tune"]},
-        **RANGES,
-        "algorithm.kl_weight": {
-            **RANGES["algorithm.kl_weight"],
-            "when": {"algorithm.name": "car_ft"},
-        },
+        "algorithm.kl_weight": {**WEIGHT, "when": {"algorithm.name": "car_ft"}},
+        "optim.lr": RATE,
         "merges": {"values": [[{"name": "wise_ft", "alphas": [0.5]}], []]},
     },
     "early_terminate": {"type": "threshold", "metric": "id/val/top1", "lower": 0.18},
-    "trial": {"device": "cpu"},
 }
 """One goal; conditional parameters; lists among the values; pruned trials."""
 GOALS: dict[str, Any] = {
-    "name": "goals",
-    "method": "random",
-    "run_cap": 8,
-    "seeds": [0],
-    "baselines": [],
-    "selection": "oracle",
+    **TPE,
+    **{"name": "goals", "method": "random", "run_cap": 8, "selection": "oracle"},
     "metrics": [{"name": "id/val/top1"}, {"name": "ood/mean/top1"}],
-    "parameters": RANGES,
+    "parameters": {"algorithm.kl_weight": WEIGHT, "optim.lr": RATE},
 }
 
 
@@ -71,9 +59,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToySweep]:
 def leave_one_running(toy: ToySweep) -> None:
     """As a driver that was killed in the first epoch of the last trial."""
     ledger, spec = toy.ledger("search"), load_spec(toy.file(**SEARCH))
-    found = next_point(spec, ledger, SEARCH["run_cap"])
-    setting = {"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []}
-    trial = ledger.add_trial(SEARCH["run_cap"], setting, found.sampler)
+    proposal = next_point(spec, ledger, SEARCH["run_cap"])
+    setting = {"params": dict(proposal.params), "algorithm": "car_ft", "runs": {}, "merges": []}
+    trial = ledger.add_trial(SEARCH["run_cap"], setting, proposal.sampler)
     ledger.report(trial.number, 1, 0.25)
     StudySync(toy.home, ledger).update()
 
@@ -124,36 +112,31 @@ def answer(address: str, path: str) -> Any:
         return json.loads(response.read())
 
 
-def number_of(address: str, name: str) -> int:
-    studies = answer(address, "/api/studies")["study_summaries"]
-    return next(found["study_id"] for found in studies if found["study_name"] == name)
-
-
-def test_the_dashboard_shows_the_ledgers_trials(toy: ToySweep, dashboard: str) -> None:
-    found = answer(dashboard, f"/api/studies/{number_of(dashboard, 'search')}")
-    shown = {trial["number"]: trial for trial in found["trials"]}
+def test_the_dashboard_shows_the_ledgers_trials_their_importances_and_a_table(
+    toy: ToySweep, dashboard: str
+) -> None:
+    studies = answer(dashboard, "/api/studies")["study_summaries"]
+    number = {study["study_name"]: study["study_id"] for study in studies}["search"]
+    study = answer(dashboard, f"/api/studies/{number}")
+    shown = {trial["number"]: trial for trial in study["trials"]}
     words = {"complete": "Complete", "pruned": "Pruned", "failed": "Fail", "running": "Running"}
     assert {trial.state for trial in toy.ledger("search").trials()} == words.keys()
     for trial in toy.ledger("search").trials():
-        found = shown[trial.number]
-        assert found["state"] == words[trial.state]
+        row = shown[trial.number]
+        assert row["state"] == words[trial.state]
         if trial.state == "complete":
-            assert found["values"] == [trial.value]
-        params = {item["name"]: item["param_external_value"] for item in found["params"]}
+            assert row["values"] == [trial.value]
+        params = {item["name"]: item["param_external_value"] for item in row["params"]}
         assert params["algorithm.name"] == trial.params["algorithm.name"]
         assert ("algorithm.kl_weight" in params) == ("algorithm.kl_weight" in trial.params)
         assert float(params["optim.lr"]) == pytest.approx(trial.params["optim.lr"])
         assert json.loads(params["merges"]) == trial.params["merges"]
-        values = {item["step"]: item["value"] for item in found["intermediate_values"]}
+        values = {item["step"]: item["value"] for item in row["intermediate_values"]}
         assert values == dict(trial.reports)
-        attributes = {item["key"]: item["value"] for item in found["user_attrs"]}
+        attributes = {item["key"]: item["value"] for item in row["user_attrs"]}
         assert json.loads(attributes["runs"]) == dict(trial.runs)
         if trial.reason is not None:
             assert json.loads(attributes["reason"]) == dict(trial.reason)
-
-
-def test_the_dashboard_computes_importances_and_gives_a_table(dashboard: str) -> None:
-    number = number_of(dashboard, "search")
     importances = answer(dashboard, f"/api/studies/{number}/param_importances")
     names = {item["name"] for item in importances["param_importances"][0]}
     assert {"optim.lr", "algorithm.name"} <= names

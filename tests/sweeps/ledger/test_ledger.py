@@ -27,12 +27,8 @@ from carft_sweep.sweeps.ledger.ledger import (
     sweep_names,
 )
 
-SPEC: dict[str, Any] = {
-    "name": "toy",
-    "seeds": [0],
-    "metric": {"name": "id/val/top1", "goal": "maximize"},
-    "parameters": {},
-}
+GOAL = {"name": "id/val/top1", "goal": "maximize"}
+SPEC: dict[str, Any] = {"name": "toy", "seeds": [0], "metric": GOAL, "parameters": {}}
 EXECUTION: dict[str, Any] = {"file": "/toy.yaml", "overrides": [], "imports": [], "tags": {}}
 
 
@@ -55,12 +51,8 @@ def begin(
 
 
 def propose(ledger: Ledger, point: int, lr: float = 0.1, **more: Any) -> int:
-    setting = {
-        "params": {"optim.lr": lr, "prompts": ["a", 'of "them"\n\u2028']},
-        "algorithm": "car_ft",
-        "runs": {"0": "d"},
-        "merges": ["wise_ft@0.5"],
-    }
+    params = {"optim.lr": lr, "prompts": ["a", 'of "them"\n\u2028']}
+    setting = {"params": params, "algorithm": "car_ft", "runs": {"0": "d"}, "merges": ["m@0.5"]}
     return ledger.add_trial(point, setting, **more).number
 
 
@@ -95,30 +87,30 @@ CHANGES = st.lists(
 def apply(home: Home, ledger: Ledger, changes: list[Any]) -> Ledger:
     """Make changes to a ledger; its newest generation."""
     running: list[int] = []
-    for kind, *told in changes:
+    for kind, *args in changes:
         match kind:
             case "propose":
-                point, is_noted = told
+                point, is_noted = args
                 running.append(propose(ledger, point, sampler={"g": 1} if is_noted else None))
             case "remember":
-                ledger.remember(told[0], {"deep": [told[1], None]})
+                ledger.remember(args[0], {"deep": [args[1], None]})
             case "extend":
-                ledger.extend({**SPEC, "run_cap": told[0]})
+                ledger.extend({**SPEC, "run_cap": args[0]})
             case "execute":
-                ledger.execute({**EXECUTION, "overrides": [f"seeds={told[0]}"]})
+                ledger.execute({**EXECUTION, "overrides": [f"seeds={args[0]}"]})
             case "create":
                 earlier = (*ledger.earlier, ledger)
                 ledger, running = begin(home, "toy", ledger.generation + 1, *earlier), []
             case _ if not running:
                 continue
             case "report":
-                ledger.report(running[-1], *told)
+                ledger.report(running[-1], *args)
             case "complete":
-                ledger.complete(running.pop(), [told[0], -told[0]])
+                ledger.complete(running.pop(), [args[0], -args[0]])
             case "fail":
-                ledger.fail(running.pop(), "crashed", told[0])
+                ledger.fail(running.pop(), "crashed", args[0])
             case "prune":
-                ledger.prune(running.pop(), "asha", told[0])
+                ledger.prune(running.pop(), "asha", args[0])
     return ledger
 
 
@@ -130,7 +122,7 @@ def test_after_any_changes_a_reader_sees_what_the_driver_has_in_memory(
     home = Home(tmp_path_factory.mktemp("home"))
     ledger = apply(home, begin(home), changes)
     assert contents(read(home)) == contents(ledger)
-    generations = [one.generation for one in read_generations(ledger.file)]
+    generations = [stored.generation for stored in read_generations(ledger.file)]
     assert generations == [*range(1, ledger.generation + 1)]
 
 
@@ -171,27 +163,22 @@ def test_a_trial_ends_once(ledger: Ledger) -> None:
     number = propose(ledger, 0)
     ledger.complete(number, [0.5])
     before = ledger.file.read_bytes()
-    for end, told in (
+    for end, args in (
         (ledger.complete, [[0.6]]),
         (ledger.fail, ["crashed", "m"]),
         (ledger.prune, ["asha", "m"]),
     ):
         with pytest.raises(ValueError, match="trial 0 has ended already: complete"):
-            end(number, *told)
+            end(number, *args)
     assert ledger.file.read_bytes() == before
 
 
 def test_a_point_tried_again_is_its_newest_trial_under_a_new_number(ledger: Ledger) -> None:
     ledger.fail(propose(ledger, 0), "crashed", "m")
-    propose(ledger, 1)
-    second = propose(ledger, 0)
-    assert second == 2
-    assert [(t.point, t.number) for t in ledger.trials()] == [(0, second), (1, 1)]
-    assert [(t.point, t.state) for t in ledger.proposals()] == [
-        (0, "failed"),
-        (1, "running"),
-        (0, "running"),
-    ]
+    assert [propose(ledger, point) for point in (1, 0)] == [1, 2]
+    assert [(t.point, t.number) for t in ledger.trials()] == [(0, 2), (1, 1)]
+    states = [(trial.point, trial.state) for trial in ledger.proposals()]
+    assert states == [(0, "failed"), (1, "running"), (0, "running")]
 
 
 def test_each_change_is_one_line_behind_the_others(ledger: Ledger) -> None:
@@ -271,7 +258,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_ledger_as_it_was(
     with monkeypatch.context() as patch:
         if fault == "failed sync":
             patch.setattr(os, "fsync", full)
-            patch.setattr(Ledger, "report", lambda *told: Ledger._write(told[0], {}))
+            patch.setattr(Ledger, "report", lambda *args: Ledger._write(args[0], {}))
         else:
             kind = Short if fault == "short write" else type("Full", (io.FileIO,), {"write": full})
             patch.setattr("carft_sweep.carft_core.files.FileIO", kind)
@@ -320,12 +307,10 @@ def test_a_damaged_line_is_named(home: Home, ledger: Ledger, line: bytes) -> Non
     ledger.file.write_bytes(damaged)
     with pytest.raises(RequestError) as raised:
         read(home)
-    message = str(raised.value)
+    message, is_newer = str(raised.value), b"priority" in line or b"what" in line
     assert message.startswith(f"{ledger.file}:{len(before) + 1} is damaged (")
     assert "cut the file there, or move it away" in message
-    assert ("if a newer carft-sweep wrote it, upgrade" in message) == (
-        b"priority" in line or b"what" in line
-    )
+    assert ("if a newer carft-sweep wrote it, upgrade" in message) == is_newer
     assert ledger.file.read_bytes() == damaged
     ledger.file.write_bytes(b"".join(before))  # what the message says
     assert contents(read(home)) == contents(ledger)

@@ -124,8 +124,7 @@ def wanted(ledger: Ledger) -> list[dict[str, Any]]:
 def assert_equal(home: Home, ledger: Ledger) -> None:
     study = load(home, ledger.generation)
     assert [facts(trial) for trial in study.get_trials()] == wanted(ledger)
-    attributes = {"generation": ledger.generation, "spec": ledger.spec}
-    assert study.user_attrs == attributes
+    assert study.user_attrs == {"generation": ledger.generation, "spec": ledger.spec}
 
 
 @everywhere
@@ -168,13 +167,8 @@ def test_each_generation_has_a_study_and_each_trial_is_there(home: Home, ledger:
     assert (prefix == "") == (named_database() is None)
 
 
-CHANGES = st.lists(
-    st.tuples(
-        st.sampled_from(["propose", "report", "complete", "fail", "prune", "update", "restart"]),
-        st.floats(0, 1),
-    ),
-    max_size=16,
-)
+KINDS = ["propose", "report", "complete", "fail", "prune", "update", "restart"]
+CHANGES = st.lists(st.tuples(st.sampled_from(KINDS), st.floats(0, 1)), max_size=16)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
@@ -220,10 +214,8 @@ def replace_study(study: optuna.Study) -> None:
 def turn_around(study: optuna.Study) -> None:
     trials = study.trials
     delete(study)
-    other = optuna.create_study(
-        study_name=study.study_name, storage=study._storage, direction="minimize"
-    )
-    other.add_trials(trials)
+    named: Any = {"study_name": study.study_name, "storage": study._storage}
+    optuna.create_study(**named, direction="minimize").add_trials(trials)
 
 
 HARMS: list[Callable[[optuna.Study], object]] = [
@@ -286,8 +278,8 @@ def test_a_write_that_failed_behind_its_commit_is_there_once_and_a_deleted_study
     def lost(storage: type[optuna.storages.BaseStorage]) -> Callable[..., int]:
         create_new_trial = storage.create_new_trial
 
-        def create(*given: Any, **named: Any) -> int:
-            create_new_trial(*given, **named)
+        def create(*args: Any, **named: Any) -> int:
+            create_new_trial(*args, **named)
             raise ConnectionError("the answer never came")
 
         return create

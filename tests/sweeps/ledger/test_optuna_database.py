@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -42,57 +43,45 @@ def shared(toy_cli: ToySweep, database: str) -> ToySweep:
     return toy_cli
 
 
-def run(toy: ToySweep, **changes: Any) -> int:
-    return main(["run", str(toy.file(**changes)), "--in-process"])
-
-
 def trials(home: Home) -> Mapping[int, tuple[str, float | None]]:
     ledger = find_ledger(home, "toy")
     return {trial.number: (trial.state, trial.value) for trial in ledger.trials()}
 
 
 def test_two_homes_that_share_a_database_have_equal_trials_and_studies_of_their_own(
-    shared: ToySweep,
-    database: str,
-    postgres: Postgres,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    carft: Carft,
+    shared: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     """A search asks there what it asks in a file, and each home knows its own sweep alone."""
-    found = {}
+    trials_in, url = {}, os.environ["CARFT_OPTUNA_STORAGE"]
     for name in ("a", "b", "file"):
         if name == "file":
             monkeypatch.delenv("CARFT_OPTUNA_STORAGE")
         file = str(shared.file(**(ONE_RUN if name == "b" else SEARCH)))
         assert main(["--home", str(tmp_path / name), "run", file]) == 0
         ledger = find_ledger(Home(tmp_path / name), "toy")
-        found[name] = [(trial.params, trial.value) for trial in ledger.trials()]
-    assert len(found["a"]) == SEARCH["run_cap"]
-    assert found["a"] == found["file"]
-    assert len(found["b"]) == 1
+        trials_in[name] = [(trial.params, trial.value) for trial in ledger.trials()]
+    assert len(trials_in["a"]) == SEARCH["run_cap"]
+    assert trials_in["a"] == trials_in["file"]
+    assert len(trials_in["b"]) == 1
     ids = {name: (tmp_path / name / "id").read_text()[:12] for name in ("a", "b")}
-    url = postgres.url(database)
     names = optuna.get_all_study_names(url)
-    assert sorted(names) == sorted(f"{one}/toy" for one in ids.values())
+    assert sorted(names) == sorted(f"{prefix}/toy" for prefix in ids.values())
     assert not [*(tmp_path / "a").glob("optuna.[dj]*")], "no file of studies beside them"
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", url)
     items = carft("--home", tmp_path / "a", "clean", "--json").json["items"]
     assert not [item for item in items if item["reason"] == "a run that no sweep uses"]
 
 
-def complaint(toy: ToySweep, capsys: pytest.CaptureFixture[str]) -> str:
+def complaint(toy: ToySweep, carft: Carft) -> str:
     """What a whole sweep says of its study in the end, in one line without a password."""
-    capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("carft_sweep.sweeps.scheduler.session.PATIENCE", 1.0)
-        assert run(toy, **ONE_RUN) == 0
-    told = capsys.readouterr()
+        printed = carft("run", toy.file(**ONE_RUN), "--in-process")
     for secret in (PASSWORD, "s3cret", "sesame"):
-        assert secret not in told.err + told.out
+        assert secret not in printed.err + printed.out
     assert trials(toy.home) == {0: ("complete", VALUE)}
     assert len(toy.tracked()) == 1
-    (line,) = (one for one in told.err.splitlines() if "the Optuna study is behind" in one)
+    (line,) = (text for text in printed.err.splitlines() if "the Optuna study is behind" in text)
     assert line.endswith("all of it where its database was deleted")
     return line
 
@@ -123,43 +112,33 @@ TROUBLES: Mapping[str, tuple[Callable[[Postgres, str], str], str]] = {
 
 @pytest.mark.parametrize("case", TROUBLES)
 def test_a_database_that_cannot_be_used_costs_a_sweep_nothing_and_is_said(
-    toy_cli: ToySweep,
-    postgres: Postgres,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    case: str,
+    toy_cli: ToySweep, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, carft: Carft, case: str
 ) -> None:
     url, expected = TROUBLES[case]
     named_url = url(postgres, postgres.new_database()).replace("{port}", str(postgres.port))
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", named_url)
-    text = complaint(toy_cli, capsys)
+    text = complaint(toy_cli, carft)
     assert re.search(expected, text), text
 
 
-FOREIGN: list[tuple[bool, list[str], str]] = [
-    (True, ["UPDATE alembic_version SET version_num = 'v3.0.0.d'"], "upgrading the storage"),
-    (True, ["UPDATE alembic_version SET version_num = 'v9.9.9'"], "pip install -U optuna"),
-    (
-        False,
-        [f"CREATE TABLE {name} AS SELECT '1' AS id" for name in ("experiments", "runs")],
-        "is MLflow's .*one of its own",
-    ),
-    (False, ["CREATE TABLE alembic_version AS SELECT '1' AS version_num"], "another program"),
-]
-"""Whether the tables are Optuna's, what is done to them, and what is said of it."""
+VERSION = "UPDATE alembic_version SET version_num = "
+TABLES = [f"CREATE TABLE {name} AS SELECT '1' AS id" for name in ("experiments", "runs")]
+ANY = "CREATE TABLE alembic_version AS SELECT '1' AS version_num"
+FOREIGN: Mapping[str, tuple[list[str], str]] = {
+    "of an older Optuna": ([f"{VERSION}'v3.0.0.d'"], "upgrading the storage"),
+    "of a newer Optuna": ([f"{VERSION}'v9.9.9'"], "pip install -U optuna"),
+    "of MLflow": (TABLES, "is MLflow's .*one of its own"),
+    "of another program": ([ANY], "another program"),
+}
+"""What is done to the tables of a database, and what is said of it."""
 
 
-@pytest.mark.parametrize(("is_optunas", "statements", "expected"), FOREIGN)
+@pytest.mark.parametrize("case", FOREIGN)
 def test_a_database_of_another_program_or_of_another_optuna_is_left_as_it_is(
-    shared: ToySweep,
-    database: str,
-    postgres: Postgres,
-    capsys: pytest.CaptureFixture[str],
-    is_optunas: bool,
-    statements: list[str],
-    expected: str,
+    shared: ToySweep, database: str, postgres: Postgres, carft: Carft, case: str
 ) -> None:
-    if is_optunas:
+    statements, expected = FOREIGN[case]
+    if "Optuna" in case:
         optuna.storages.RDBStorage(postgres.url(database))
     for statement in statements:
         postgres.sql(statement, database)
@@ -169,7 +148,7 @@ def test_a_database_of_another_program_or_of_another_optuna_is_left_as_it_is(
         return {table: postgres.sql(f"SELECT * FROM {table}", database) for table in tables}
 
     before = held()
-    text = complaint(shared, capsys)
+    text = complaint(shared, carft)
     assert re.search(expected, text), text
     assert held() == before
 
@@ -185,7 +164,7 @@ def test_sqlite_on_a_network_file_system_is_refused_and_elsewhere_taken(
         assert text.startswith("carft-sweep: ")
         assert "network file system (nfs4)" in text
         assert "\n" not in text
-    assert run(toy_cli, **ONE_RUN) == 0
+    assert toy_cli.command(**ONE_RUN) == 0
     assert (tmp_path / "share" / "optuna.db").exists()
     assert trials(toy_cli.home) == {0: ("complete", VALUE)}
 
@@ -222,13 +201,13 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     done: list[int] = []
 
     def entry(config: Any, seed: int, *, report: Any, **places: Any) -> Any:
-        def told(epoch: Any) -> Any:
+        def watched(epoch: Any) -> Any:
             if not done:
                 done.append(1)
                 act()
             return report(epoch)
 
-        return toy_core.train_run(config, seed, report=told, **places)
+        return toy_core.train_run(config, seed, report=watched, **places)
 
     monkeypatch.setattr(f"{__name__}.entry", entry, raising=False)
     engine = InProcessEngine(f"{__name__}:entry")
@@ -236,20 +215,16 @@ def meddling(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
 
 def test_a_database_that_goes_away_during_the_run_costs_nothing_and_catches_up_later(
-    shared: ToySweep,
-    postgres: Postgres,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    carft: Carft,
+    shared: ToySweep, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     with monkeypatch.context() as patched:
         meddling(patched, postgres.stop)
         try:
-            text = complaint(shared, capsys)
+            text = complaint(shared, carft)
         finally:
             postgres.start()
     assert "onnection" in text
     assert "Optuna study" not in carft("resume", "toy", "--in-process").err
-    assert run(shared, **ONE_RUN) == 0
+    assert shared.command(**ONE_RUN) == 0
     assert [trial.values for trial in shared.study().trials] == [[VALUE]]
     assert set(shared.trained().values()) <= {toy_core.EPOCHS + 1}, "no epoch twice"

@@ -21,34 +21,32 @@ from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.sweeps.spec.user_code import vet_of
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import Carft, ToySweep
-from tests.sweeps.scheduler.dying import Crash
+from tests.sweeps.scheduler.dying import Crash, crash
 
 LEFT = [{"do": "raise", "error": "request"}] * 9
 """What leaves a run to be done each time."""
-
-
-def run(toy: ToySweep, *more: str, **changes: Any) -> int:
-    return main(["run", str(toy.file(**changes)), "--in-process", *more])
 
 
 def resume(*more: str) -> int:
     return main(["resume", "toy", "--in-process", *more])
 
 
-def test_a_sweep_that_is_done_says_so(toy_cli: ToySweep, carft: Carft) -> None:
-    run(toy_cli)
-    told = carft("resume", "toy")
-    assert told.out == (
-        "toy has nothing left to do: 2 of 2 trials have ended. The result: "
-        "carft-sweep compare toy\n"
-    )
-    assert told.err == ""
+def test_a_sweep_that_is_done_or_of_which_too_little_is_kept_says_so(
+    toy_cli: ToySweep, carft: Carft
+) -> None:
+    toy_cli.command()
+    printed = carft("resume", "toy")
+    ended = "toy has nothing left to do: 2 of 2 trials have ended"
+    assert printed == (f"{ended}. The result: carft-sweep compare toy\n", "")
     again = carft("run", toy_cli.file(), "--in-process", "--json")
     assert carft("resume", "toy", "--json").json == again.json
     file = toy_cli.file(parameters={"algorithm.kl_weight": {"values": [7.0]}})
-    told = carft("resume", "toy")
-    assert "nothing left to do" in told.out
-    assert f"{file} has changed since; " in told.out
+    printed = carft("resume", "toy")
+    assert "nothing left to do" in printed.out
+    assert f"{file} has changed since; " in printed.out
+    assert "no sweep 'toi'" in carft("resume", "toi", code=2).err
+    (toy_cli.home.sweep("toy") / "sweep.yaml").unlink()
+    assert "run its file instead: carft-sweep run FILE" in carft("resume", "toy", code=2).err
 
 
 def test_a_paused_sweep_goes_on_as_it_began_or_by_its_limits(
@@ -70,9 +68,9 @@ def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Syncs, "end_driver", _crash)
+        patch.setattr(Syncs, "end_driver", crash)
         with pytest.raises(Crash):
-            run(toy_cli)
+            toy_cli.command()
     file = toy_cli.home.sweep("toy") / DRIVER
     Lease("here", 1, None, "of a process that is dead", since=0.0, renewed=0.0).write(file)
     (sweep,) = (run for key, run in toy_cli.tracker.runs.items() if key.kind == "sweep")
@@ -82,16 +80,12 @@ def test_what_a_driver_that_was_killed_at_its_end_had_not_sent_is_sent(
     assert not file.exists()
 
 
-def _crash(*_: object) -> None:
-    raise Crash
-
-
 def test_a_nan_is_tried_again_only_when_that_is_asked(toy_cli: ToySweep, carft: Carft) -> None:
     toy_cli.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
-    run(toy_cli, baselines=[])
-    told = carft("resume", "toy").out
-    assert "nothing left to do: 1 of 2 trials" in told
-    assert "1 failed; to try them again: carft-sweep resume toy --failed" in told
+    toy_cli.command(baselines=[])
+    printed = carft("resume", "toy").out
+    assert "nothing left to do: 1 of 2 trials" in printed
+    assert "1 failed; to try them again: carft-sweep resume toy --failed" in printed
     assert toy_cli.values()[0.1] is None
     assert resume("--failed") == 0
     assert toy_cli.values()[0.1] == pytest.approx(0.785)
@@ -106,18 +100,18 @@ def test_what_was_left_over_is_done_as_it_was_run_whatever_has_become_of_its_fil
     toy_cli: ToySweep, carft: Carft, now: str | None
 ) -> None:
     toy_cli.plan({"0.3/1": LEFT[:1]})
-    run(toy_cli, "--set", "baselines=[]")
+    toy_cli.command("--set", "baselines=[]")
     file = toy_cli.folder / "toy.yaml"
     if now is None:
         file.unlink()
     else:
         file.write_text(now)
-    told = carft("resume", "toy").err
+    printed = carft("resume", "toy").err
     if now is not None:
-        assert f"{file} has changed since; the sweep goes on with the file as it was run" in told
-        assert f"carft-sweep run {file}" in told
-    assert ("is gone" in told) == (now is None)
-    assert "[4/4] car_ft kl_weight=0.3 seed 1  done" in told
+        assert f"{file} has changed since; the sweep goes on with the file as it was run" in printed
+        assert f"carft-sweep run {file}" in printed
+    assert ("is gone" in printed) == (now is None)
+    assert "[4/4] car_ft kl_weight=0.3 seed 1  done" in printed
     assert toy_cli.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
     assert len(toy_cli.tracked()) == 4
 
@@ -125,32 +119,25 @@ def test_what_was_left_over_is_done_as_it_was_run_whatever_has_become_of_its_fil
 def test_the_working_folder_of_the_run_is_taken_up_and_left_again(
     toy_cli: ToySweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, carft: Carft
 ) -> None:
-    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
-    there.mkdir()
+    origin, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    origin.mkdir()
     elsewhere.mkdir()
-    monkeypatch.chdir(there)
+    monkeypatch.chdir(origin)
     toy_cli.plan({"0.3/1": LEFT[:2]})
-    run(toy_cli, baselines=[])
+    toy_cli.command(baselines=[])
     monkeypatch.chdir(elsewhere)
     seen: list[Path] = []
 
-    def watched(*told: Any, **named: Any) -> SweepResult:
+    def watched(*args: Any, **named: Any) -> SweepResult:
         seen.append(Path.cwd())
-        return drive_sweep(*told, **named)
+        return drive_sweep(*args, **named)
 
     monkeypatch.setattr("carft_sweep.sweeps.api.drive_sweep", watched)
     assert resume() == 0
-    assert seen == [there]
+    assert seen == [origin]
     assert Path.cwd() == elsewhere
-    there.rmdir()
+    origin.rmdir()
     assert "is gone, where the sweep was run" in carft("resume", "toy").err
-
-
-def test_a_sweep_of_which_too_little_is_kept_is_told(toy_cli: ToySweep, carft: Carft) -> None:
-    run(toy_cli, baselines=[])
-    assert "no sweep 'toi'" in carft("resume", "toi", code=2).err
-    (toy_cli.home.sweep("toy") / "sweep.yaml").unlink()
-    assert "run its file instead: carft-sweep run FILE" in carft("resume", "toy", code=2).err
 
 
 def test_what_was_imported_is_imported_again_but_nothing_that_lies_in_the_home(
@@ -160,7 +147,7 @@ def test_what_was_imported_is_imported_again_but_nothing_that_lies_in_the_home(
     plugin = tmp_path / "carft_toy_plugin.py"
     plugin.write_text("LOADED = True\n")
     toy_cli.plan({"0.3/1": LEFT[:2]})
-    run(toy_cli, "--import", str(plugin), baselines=[])
+    toy_cli.command("--import", str(plugin), baselines=[])
     assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
     assert resume() == 0
     assert Invocation.last(toy_cli.ledger()).imports == (str(plugin.resolve()),)
@@ -218,7 +205,7 @@ def test_engine_timeout_and_address_are_kept_before_anything_runs_and_used_again
         return chosen.engine, chosen.timeout, chosen.address
 
     by_ray = ("--engine", "ray", "--timeout", "2h", "--set", "timeout=1h")
-    run(toy_cli, *by_ray, "--address", "head:6379")
+    toy_cli.command(*by_ray, "--address", "head:6379")
     assert chosen.kept is not None
     assert chosen.kept.address == "head:6379"
     with monkeypatch.context() as patch:
@@ -234,7 +221,7 @@ def test_engine_timeout_and_address_are_kept_before_anything_runs_and_used_again
         assert took() == ("local", 5400, None)
     resume("--engine", "ray", "--address", "local")
     assert took() == ("ray", 5400, "local")
-    run(toy_cli)
+    toy_cli.command()
     assert (took(), chosen.kept.address) == (("auto", 0, None), None)
     resume()
     assert chosen.address is None
@@ -246,7 +233,7 @@ def test_a_cluster_that_only_the_home_names_is_sent_nothing_and_no_password_is_k
     toy_cli: ToySweep, chosen: Chosen, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     """Ray sends its token to whom it connects to, and the home may be another's archive."""
-    run(toy_cli, "--address", "head:6379")
+    toy_cli.command("--address", "head:6379")
     chosen.address = "none"
     assert (
         f"the Ray cluster head:6379 is named by the home {toy_cli.home.path} alone, and would be "
@@ -256,11 +243,11 @@ def test_a_cluster_that_only_the_home_names_is_sent_nothing_and_no_password_is_k
     monkeypatch.setenv("RAY_ADDRESS", "mine:6379")
     assert resume() == 2
     assert chosen.address == "none"
-    run(toy_cli, "--address", "auto")
+    toy_cli.command("--address", "auto")
     monkeypatch.delenv("RAY_ADDRESS")
     assert resume() != 2
     assert chosen.address == "auto"
-    run(toy_cli, "--address", "me:SECRET@head:6379")
+    toy_cli.command("--address", "me:SECRET@head:6379")
     assert chosen.address == "me:SECRET@head:6379"
     files = [path.read_bytes() for path in toy_cli.home.path.rglob("*") if path.is_file()]
     assert not any(b"SECRET" in content for content in files)

@@ -30,7 +30,6 @@ from carft_sweep.sweeps.ledger.runs import (
 from carft_sweep.tracking.comparison.runs import UNMERGED
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
-PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 @pytest.fixture
@@ -71,16 +70,10 @@ def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
         "won = [n for n in range(20) if runs.acquire(f'{n:064x}', 'a', 'toy')]\n"
         "print(*won, flush=True); sys.stdin.read()\n"
     )
-    root = str(Path(__file__).parents[3])
+    command, pipe = [sys.executable, "-c", script, str(tmp_path)], subprocess.PIPE
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     takers = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": root},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
+        subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, text=True) for _ in range(2)
     ]
     (tmp_path / "go").touch()
     lines = [taker.stdout.readline().split() for taker in takers if taker.stdout]
@@ -89,7 +82,7 @@ def test_two_processes_never_both_take_a_run(tmp_path: Path) -> None:
     assert sorted(int(n) for line in lines for n in line) == list(range(20))
 
 
-@PROC
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_lease_lives_as_long_as_its_process_or_elsewhere_as_it_is_renewed() -> None:
     assert lease().is_live()
     assert not lease(born="1").is_live(), "the process id is used again"

@@ -5,21 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left
 from tests.sweeps import toy_core
 from tests.sweeps.conftest import SEARCH, Carft, ToySweep
 from tests.sweeps.scheduler.dying import dying
 
-SMALL_FILES = [
-    "run.json",
-    "config.json",
-    "history.json",
-    "trained.json",
-    "evaluations/unmerged/metrics.json",
-    "evaluations/wise_ft@0.5/metrics.json",
-]
+SMALL_FILES = (
+    *("run.json", "config.json", "history.json", "trained.json"),
+    *("evaluations/unmerged/metrics.json", "evaluations/wise_ft@0.5/metrics.json"),
+)
 
 
 def is_work_left(toy: ToySweep, *, failed_again: bool = False) -> bool:
@@ -49,8 +44,7 @@ def test_a_trial_that_reaches_the_target_leaves_no_work(toy_cli: ToySweep, carft
     toy_cli.run(**search)
     assert len(toy_cli.ledger().trials()) == 1
     assert not is_work_left(toy_cli)
-    toy_cli.file(**search)
-    main(["run", str(toy_cli.folder / "toy.yaml"), "--in-process"])
+    toy_cli.command(**search)
     assert "nothing left to do" in carft("resume", "toy", "--in-process").out
 
 

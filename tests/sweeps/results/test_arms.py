@@ -57,11 +57,8 @@ def test_each_row_is_an_arm_with_means_and_intervals(compared: Comparison) -> No
     assert [arm.tags["carft.seeds"] for arm in arms[:2]] == ["1", "5"]
     assert "mean/ood/mean/top1_ci_low" not in arms[0].metrics
     own = arms[1].metrics
-    assert {
-        "mean/gap/top1",
-        "mean/ood/outline/top1_ci_high",
-        "mean/id/val/top1_ci_low",
-    } <= own.keys()
+    names = ("mean/gap/top1", "mean/ood/outline/top1_ci_high", "mean/id/val/top1_ci_low")
+    assert {*names} <= own.keys()
     assert "mean/gap/top1_ci_low" not in own
 
 
@@ -69,11 +66,11 @@ def values_of(row: Row, comparison: Comparison) -> dict[str, float]:
     """Compute what an arm should have from the comparison alone."""
     values = {}
     for column in usual_columns(comparison):
-        found, name = row.metric(column.metric), f"mean/{column.metric}"
-        if found.mean is not None:
-            values[name] = found.mean
-        if found.ci95 is not None and column.metric.startswith(("id/", "ood/")):
-            values |= {f"{name}_ci_low": found.ci95.low, f"{name}_ci_high": found.ci95.high}
+        summary, name = row.metric(column.metric), f"mean/{column.metric}"
+        if summary.mean is not None:
+            values[name] = summary.mean
+        if summary.ci95 is not None and column.metric.startswith(("id/", "ood/")):
+            values |= {f"{name}_ci_low": summary.ci95.low, f"{name}_ci_high": summary.ci95.high}
     return values
 
 
@@ -122,18 +119,10 @@ def test_the_interval_of_the_selected_arm_is_the_one_that_decides_or_none() -> N
 def test_the_view_of_arms_shows_each_varied_parameter(compared: Comparison) -> None:
     arms = arm_summaries(compared)
     view = arms_view(compared, arms)
-    assert view.sort_by == view.metrics[0] == "mean/ood/mean/top1"
-    assert view.metrics[1:4] == [
-        "mean/id/test/top1",
-        "mean/ood/mean/top1_ci_low",
-        "mean/ood/mean/top1_ci_high",
-    ]
-    assert view.scatters == [
-        ("mean/id/test/top1", "mean/ood/mean/top1"),
-        ("arm", "mean/ood/mean/top1"),
-        ("arm", "mean/id/test/top1"),
-        (KL, "mean/ood/mean/top1"),
-    ]
+    test, ood = "mean/id/test/top1", "mean/ood/mean/top1"
+    assert view.sort_by == view.metrics[0] == ood
+    assert view.metrics[1:4] == [test, f"{ood}_ci_low", f"{ood}_ci_high"]
+    assert view.scatters == [(test, ood), ("arm", ood), ("arm", test), (KL, ood)]
     known = {name for arm in arms for name in (*arm.metrics, *arm.params)}
     charted = {name for pair in view.scatters for name in pair}
     assert {*view.metrics, *view.params, *charted} <= known
@@ -145,17 +134,13 @@ def test_every_row_that_is_shown_first_is_an_arm_and_has_the_tag_of_its_sweep(
     hidden = replace(compared.rows[1], arm=compared.rows[1].arm.merged("wise_ft@0.9"), chosen=False)
     more = replace(compared, rows=(*compared.rows, hidden))
     assert "fine_tune + wise_ft@0.9" not in {arm.label for arm in arm_summaries(more)}
-    monkeypatch.setattr(
-        "carft_sweep.sweeps.results.arms.shown_rows", lambda _: (hidden, compared.rows[0])
-    )
+    shown = (hidden, compared.rows[0])
+    monkeypatch.setattr("carft_sweep.sweeps.results.arms.shown_rows", lambda _: shown)
     arms = {arm.label: arm for arm in arm_summaries(more, "2026 toy")}
     tagged = {label for label, arm in arms.items() if arm.tags["carft.group"] == "2026 toy"}
     assert tagged == {"zero_shot", "fine_tune + wise_ft@0.9"}
     assert {arm.tags["carft.group"] for arm in arms.values()} == {"2026 toy", ""}
     assert arms["fine_tune + wise_ft@0.9"].name == "fine_tune + wise_ft@0.9 (5 seeds)"
-
-
-# In a store.
 
 
 def test_a_store_has_the_arms_in_order_and_views_of_what_there_is(toy: ToySweep) -> None:
@@ -169,9 +154,8 @@ def test_a_store_has_the_arms_in_order_and_views_of_what_there_is(toy: ToySweep)
         assert {name: point.value for name, (point,) in arm.history.items()} == summary.metrics
         assert arm.tags["carft.seeds"] == summary.tags["carft.seeds"]
     parent = toy.tracker.runs[PARENT]
-    assert {name: point.value for name, (point,) in parent.history.items()} == pytest.approx(
-        selected_values(ended.comparison), nan_ok=True
-    )
+    values = {name: point.value for name, (point,) in parent.history.items()}
+    assert values == pytest.approx(selected_values(ended.comparison), nan_ok=True)
     assert parent.tags["carft.answer"].startswith("UNDECIDED")
     # In the order of the group, a sweep is before its arms.
     (group,) = {arm.tags["carft.group"] for arm in arms.values()} - {""}
@@ -192,7 +176,7 @@ def test_a_store_has_the_arms_in_order_and_views_of_what_there_is(toy: ToySweep)
     for key, tracked in toy.tracker.runs.items():
         names[key.kind] |= tracked.history.keys()
     assert all(names.values())
-    assert not any(one & other for one, other in itertools.combinations(names.values(), 2))
+    assert not any(first & second for first, second in itertools.combinations(names.values(), 2))
 
 
 def test_arms_change_and_go_with_their_sweep(toy: ToySweep) -> None:

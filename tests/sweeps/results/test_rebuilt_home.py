@@ -85,12 +85,12 @@ def _facts(client: MlflowClient, home: Home, run: Run) -> Iterator[Any]:
 def studied(home: Home) -> list[tuple[Any, ...]]:
     """The trials of every study, to the second."""
     storage = open_storage(home)
-    kept = attrgetter(
+    fields = attrgetter(
         *("number", "state", "params", "distributions", "values"),
         *("intermediate_values", "user_attrs", "datetime_start"),
     )
     return [
-        (name, *kept(trial))
+        (name, *fields(trial))
         for name in optuna.get_all_study_names(storage)
         for trial in optuna.load_study(study_name=name, storage=storage).trials
     ]
@@ -136,9 +136,9 @@ def test_a_copy_writes_nothing_into_its_original_and_has_all_its_runs(
     parameters = {"algorithm.kl_weight": {"values": values}}
     run_in(whole, copy, **{**PRUNING, "parameters": parameters})
     assert prints(whole.home.path) == files
-    there = recorded(copy)
-    assert runs.keys() < there.keys()
-    assert any("kl_weight=9" in name for name in there)
+    copied = recorded(copy)
+    assert runs.keys() < copied.keys()
+    assert any("kl_weight=9" in name for name in copied)
     assert (copy.path / "before-move-1" / "mlflow.db").exists()
     assert "All is well" in carft("doctor", "sent", "--home", copy.path).out
 
@@ -197,7 +197,9 @@ def cut(database: Path) -> None:
         engine.dispose()
 
 
-DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
+STUDIED = "toy: 3 trials written to its Optuna study."
+DAMAGES: dict[str, tuple[Callable[[Home], object], str]] = {
+    "nothing": (lambda _: None, "has every run as it is here."),
     "a run": (lambda home: delete_runs(home, "run"), "toy: 2 runs sent."),
     "the sweep's run": (lambda home: delete_runs(home, "sweep"), "runs sent."),
     "all arms": (lambda home: delete_runs(home, "arm", None), "toy: 1 run sent."),
@@ -209,16 +211,13 @@ DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
         lambda home: overwrite(home, "comparison.json", b'{"verdict": '),
         "toy: comparison.json was written anew",
     ),
-    "a damaged note of what was sent": (
+    "a damaged log": (
         lambda home: overwrite(home, "sent/*.jsonl", b"\xff{\n[]\n{}\n"),
         "runs sent.",
     ),
     "a cut MLflow database": (lambda home: cut(home.path / "mlflow.db"), "toy: 6 runs sent."),
-    "the study": (delete_study, "toy: 3 trials written to its Optuna study."),
-    "a cut Optuna database": (
-        lambda home: cut(home.path / "optuna.db"),
-        "toy: 3 trials written to its Optuna study.",
-    ),
+    "the study": (delete_study, STUDIED),
+    "a cut Optuna database": (lambda home: cut(home.path / "optuna.db"), STUDIED),
 }
 
 
@@ -226,20 +225,16 @@ DAMAGES: dict[str, tuple[Callable[[Home], None], str]] = {
 def test_one_sync_mends_every_projection_and_says_so(
     whole: ToySweep, before: tuple[Any, ...], damage: str, carft: Carft
 ) -> None:
-    work, said = DAMAGES[damage]
+    work, message = DAMAGES[damage]
     work(whole.home)
     home = ("--home", whole.home.path)
     report = carft("doctor", "sent", *home, code=2 * damage.startswith("a cut")).out
     # At the comparison it does not look.
-    assert ("All is well" in report) == (damage == "a damaged comparison"), report
-    assert said in carft("sync", *home).out
+    assert ("All is well" in report) == (damage in ("nothing", "a damaged comparison")), report
+    assert message in carft("sync", *home).out
     assert had(whole) == before
     assert carft("doctor", "sent", *home).out.endswith("All is well.\n")
     assert (whole.home.path / "mlflow.db.damaged").exists() or "MLflow database" not in damage
-
-
-def test_what_is_whole_is_found_so(whole: ToySweep, carft: Carft) -> None:
-    assert "has every run as it is here." in carft("sync", "--home", whole.home.path).out
 
 
 def test_two_homes_that_share_a_database_leave_each_others_runs_alone(
@@ -269,7 +264,7 @@ def test_a_home_that_was_moved_does_not_make_its_old_path_again(
     carft("sync", "--home", moved.path)
     assert not whole.home.path.exists()
     assert studied(moved) == trials
-    there = recorded(moved)
+    rebuilt = recorded(moved)
     for name, facts in runs.items():
         if name != "sweep toy":
-            assert there[name] == facts, name
+            assert rebuilt[name] == facts, name

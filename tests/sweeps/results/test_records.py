@@ -37,13 +37,13 @@ def test_what_was_measured_otherwise_is_told_and_a_merge_has_its_marks(toy: ToyS
     ledger, runs = toy.ledger(), RunStore(toy.home.runs)
     number, trained = ledger.trials()[0].number, [*ledger.trials()[0].runs.values()]
 
-    def told(result: str) -> list[str]:
+    def warnings_with(result: str) -> list[str]:
         amend(runs, trained, "unmerged", result=result)
-        found = comparison(ledger, runs)
-        return [warning for warning in found.warnings if "measured runs" in warning]
+        compared = comparison(ledger, runs)
+        return [warning for warning in compared.warnings if "measured runs" in warning]
 
-    assert told("last") == []
-    (note,) = told("best_val")
+    assert warnings_with("last") == []
+    (note,) = warnings_with("best_val")
     assert "anew with keep.result: best_val, where this one asks for last" in note
     amend(runs, trained, "wise_ft@0.5", merge_mark="transductive")
     rows = comparison(ledger, runs).rows

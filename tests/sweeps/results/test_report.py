@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from carft_sweep.carft_core.files import write_json
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
@@ -64,15 +63,15 @@ def test_the_command_writes_page_and_figures_and_says_where(
         return [place / f"{name}.svg" for name in CHARTS]
 
     monkeypatch.setattr("carft_sweep.tracking.charts.write_figures", write)
-    told = carft("--home", home.path, "report", NAME, "--figures", folder, "--json").json
-    page = Path(told["page"])
+    printed = carft("--home", home.path, "report", NAME, "--figures", folder, "--json").json
+    page = Path(printed["page"])
     assert page == home.sweep(NAME) / "report.html"
     text = page.read_text()
     for name in (*CHARTS, "provenance"):
         assert f'id="{name}"' in text, name
     assert str(home.path) not in text
-    assert told["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
-    assert told["verdict"].startswith("UNDECIDED: ")
+    assert printed["figures"] == [str(folder / f"{name}.svg") for name in CHARTS]
+    assert printed["verdict"].startswith("UNDECIDED: ")
 
 
 def test_a_sweep_that_ends_keeps_the_page_with_its_two_main_charts(home: Home) -> None:
@@ -91,7 +90,8 @@ def sent(home: Home, experiment: str | None = "3") -> list[str]:
     """Digests of the sweep's runs, all of which MLflow was sent."""
     log = SentLog(home.sweep(NAME), resolve_location(home.path))
     log.note_experiment(experiment)
-    digests = [digest for one in find_ledger(home, NAME).settings() for digest in one.runs.values()]
+    settings = find_ledger(home, NAME).settings()
+    digests = [digest for setting in settings for digest in setting.runs.values()]
     for digest in digests:
         log.record(digest, f"id-{digest[:4]}", "done")
     log.record("", "id-sweep", "done")
@@ -109,7 +109,9 @@ def test_runs_link_to_their_mlflow_pages(home: Home, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert "in MLflow, at" not in page_of(home)
     digests = sent(home)
-    pages = {f"/#/experiments/3/runs/id-{it[:4]}?workflowType=machine_learning" for it in digests}
+    pages = {
+        f"/#/experiments/3/runs/id-{digest[:4]}?workflowType=machine_learning" for digest in digests
+    }
     text = page_of(home)
     assert {*re.findall(r'href="http://127.0.0.1:5000([^"]*)"', text)} == pages
     assert "at http://127.0.0.1:5000 while <code>carft-sweep ui</code> serves this home" in text
@@ -142,8 +144,8 @@ def test_the_page_has_the_commands_that_export_its_model_and_a_better_baseline(h
     def runs(algorithm: str, ood: float, **changes: Any) -> list[RunRecord]:
         near = (0.0, 0.002, -0.002, 0.001, -0.001)
         return [
-            run(algorithm, seed, metrics(0.6 + it * (ood - 0.3), ood + it * ood), **changes)
-            for seed, it in enumerate(near)
+            run(algorithm, seed, metrics(0.6 + offset * (ood - 0.3), ood + offset * ood), **changes)
+            for seed, offset in enumerate(near)
         ]
 
     lost = compare(
@@ -152,7 +154,7 @@ def test_the_page_has_the_commands_that_export_its_model_and_a_better_baseline(h
     assert lost.verdicts[0].state in ("LESS ROBUST", "WORSE")
     # Where the algorithm itself was searched, what is better may be what was selected.
     swept = compare([*runs("fine_tune", 0.4, trial=0), *runs("car_ft", 0.3, trial=1)], sweep=NAME)
-    assert [it.is_baseline for it in export_commands(swept, NAME, named=False)] == [False]
+    assert [export.is_baseline for export in export_commands(swept, NAME, named=False)] == [False]
     selected, better = export_commands(lost, NAME, named=False)
     assert (selected.command, selected.is_baseline) == (f"carft-sweep export {NAME}", False)
     assert better.command == f"carft-sweep export {NAME} --setting fine_tune"
@@ -171,11 +173,11 @@ def test_a_report_is_of_some_runs_or_of_sweeps(home: Home, tmp_path: Path, carft
     mirror = other / "ledger.jsonl"
     mirror.write_text(mirror.read_text().replace(f'"sweep":"{NAME}"', '"sweep":"other"'))
     try:
-        said = carft("--home", home.path, "report", NAME, "other", NAME).out
+        output = carft("--home", home.path, "report", NAME, "other", NAME).out
     finally:
         shutil.rmtree(other)
     page = home.path / "shown+other.report.html"
-    assert said.endswith(f"The report is {page}\n")
+    assert output.endswith(f"The report is {page}\n")
     text = page.read_text()
     assert "<h1>shown + other</h1>" in text
     assert "37 done" in text  # every run is in both, and counts once
@@ -186,8 +188,8 @@ def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     home: Home, tmp_path: Path, carft: Carft
 ) -> None:
     theirs, empty = tmp_path / "theirs", Home(tmp_path / "empty")
-    said = carft("--home", home.path, "report", NAME, "--out", theirs).out
-    assert said.endswith(f"The report is {theirs / 'index.html'}\n")
+    output = carft("--home", home.path, "report", NAME, "--out", theirs).out
+    assert output.endswith(f"The report is {theirs / 'index.html'}\n")
     published = {file.name for file in theirs.iterdir()}
     assert published == {"index.html", *COMPARED, "comparison_input.json", "sweep.yaml"}
     assert all(str(home.path) not in file.read_text() for file in theirs.iterdir())
@@ -199,11 +201,8 @@ def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     assert [row["label"] for row in both["rows"]] == [row["label"] for row in own["rows"]]
     file = theirs / "comparison_input.json"
     data = json.loads(file.read_text())
-    for change in (
-        {"params": {"optim.lr": math.nan}},
-        {"params": {"x": 10**400}},
-        {"algorithm": "\ud800"},
-    ):
+    changes = ({"params": {"x": math.nan}}, {"params": {"x": 10**400}}, {"algorithm": "\ud800"})
+    for change in changes:
         runs = [{**data["runs"][0], **change}, *data["runs"][1:]]
         file.write_text(json.dumps({**data, "runs": runs}))
         assert f"{file.name} is not one" in carft("compare", f"{theirs}/", code=2).err
@@ -230,17 +229,16 @@ def test_a_wrong_request_is_told_and_harms_no_file(
     for file in own.values():
         file.write_text("mine")
     places = {"folder": tmp_path, "file": tmp_path / "file"}
-    given = [word.format(**places) for word in words]
-    assert message.format(**places) in carft("--home", home.path, "report", *given, code=2).err
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
-        own, "mine"
-    )
+    arguments = [word.format(**places) for word in words]
+    assert message.format(**places) in carft("--home", home.path, "report", *arguments, code=2).err
+    texts = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert texts == dict.fromkeys(own, "mine")
 
 
 def test_provenance_names_neither_user_nor_place(home: Home) -> None:
     sweep = find_ledger(home, NAME)
-    found = provenance(home, [sweep], compared_in(home))
-    facts = found.facts
+    origin = provenance(home, [sweep], compared_in(home))
+    facts = origin.facts
     assert facts["runs"] == ("37 done",)
     assert facts["made"] == ("from 2026-11-25 09:46 UTC to 2026-11-25 09:47 UTC",)
     assert facts["data"][0].startswith("icon_shift_dev, sha256 ")
@@ -249,14 +247,12 @@ def test_provenance_names_neither_user_nor_place(home: Home) -> None:
         *("of zero_shot", "of fine_tune", "of car_ft")
     ]
     assert "python 3" in facts["this page was made with"][0]
-    assert found.commands == ("carft-sweep run sweep.yaml", "carft-sweep report shown")
-    assert "kl_weight" in found.files[0][1]
-    assert str(Path.home()) not in repr(found) or str(Path.home()) == "/"
+    assert origin.commands == ("carft-sweep run sweep.yaml", "carft-sweep report shown")
+    assert "kl_weight" in origin.files[0][1]
+    assert str(Path.home()) not in repr(origin) or str(Path.home()) == "/"
 
 
 class WithPages(MemoryTracker):
-    """A store with pages."""
-
     def experiment(self) -> str:
         return "7"
 
@@ -266,20 +262,20 @@ class WithPages(MemoryTracker):
 
 @pytest.mark.usefixtures("plain")
 def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, tmp_path: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a home that was moved or copied, whose runs are recorded anew."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    copy, store, pages = Home(tmp_path / "home"), WithPages(), []
+    copy, store, outputs, pages = Home(tmp_path / "home"), WithPages(), "", []
     shutil.copytree(home.path, copy.path)
     sent(copy)
     page = copy.sweep(NAME) / PAGE
     page.write_text(page_of(copy))
     monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: store)
     for _ in range(2):
-        assert main(["--home", str(copy.path), "sync"]) == 0
+        outputs += carft("--home", copy.path, "sync").out
         pages.append(page.read_text())
-    assert f"{NAME}: report.html was written anew" in capsys.readouterr().out
+    assert f"{NAME}: report.html was written anew" in outputs
     links = {*re.findall(r"/#/experiments/(\d+)/runs/([^?]*)", pages[0])}
     assert links == {("7", store.run_id(key)) for key in store.runs if key.kind == "run"}
     assert store.runs[RunKey(NAME)].artifacts[PAGE].decode() == pages[0] == pages[1]
@@ -301,7 +297,7 @@ def name_module(home: Home, item: str) -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_looking_runs_no_module_that_a_home_names(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, tmp_path: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, ran = Home(tmp_path / "home"), tmp_path / "ran"
     shutil.copytree(home.path, copy.path)
@@ -313,21 +309,12 @@ def test_looking_runs_no_module_that_a_home_names(
     planted.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
     name_module(copy, str(planted))
     monkeypatch.setattr("carft_sweep.sweeps.cli.sync.open_store", lambda *_, **__: MemoryTracker())
-    for command in (
-        ["list"],
-        ["show", NAME],
-        ["compare", NAME],
-        ["watch", NAME],
-        ["report", NAME],
-        ["clean", "--yes"],
-        ["doctor", "home", "sent"],
-        ["sync"],
-    ):
-        assert main(["--home", str(copy.path), *command]) == 0, command
-    capsys.readouterr()
-    for command in (["export", NAME, "--out", str(tmp_path / "x")], ["predict", NAME, "x.png"]):
-        assert main(["--home", str(copy.path), *command]) == 2, command
-        assert f"{planted} is not imported" in capsys.readouterr().err
+    looking = [f"{verb} {NAME}" for verb in ("show", "compare", "watch", "report")]
+    for command in ("list", *looking, "clean --yes", "doctor home sent", "sync"):
+        carft("--home", copy.path, *command.split())
+    for words in (["export", NAME, "--out", tmp_path / "x"], ["predict", NAME, "x.png"]):
+        printed = carft("--home", copy.path, *words, code=2).err
+        assert f"{planted} is not imported" in printed
     assert log_missing_model(copy, NAME) == (
         "the selected model is not in MLflow: sync imports no modules, and the sweep was run with "
         f"{planted}; with them: carft-sweep export shown --mlflow --home {copy.path}"

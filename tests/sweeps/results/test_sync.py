@@ -27,17 +27,11 @@ from tests.sweeps.toy_runs import epoch_report
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 KL = "algorithm.kl_weight"
-ONE = {"algorithm.kl_weight": {"values": [0.3]}}
+ONE = {KL: {"values": [0.3]}}
 PRUNING: dict[str, Any] = {
-    "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
+    "parameters": {KL: {"values": [0.3, 0.4, 3.0]}},
     "early_terminate": {"type": "median", "startup_trials": 2, "min_epochs": 2, "allow_grid": True},
     "seeds": [0],
-}
-RACING: dict[str, Any] = {
-    "parameters": {"algorithm.kl_weight": {"values": [0.3, 3.0]}},
-    "race_seeds": {"margin": 0.05},
-    "seeds": [0, 1],
-    "baselines": [],
 }
 
 
@@ -72,10 +66,8 @@ def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
     for name in ("train/loss", "id/val/top1"):
         points = run.history[name]
         assert [point.step for point in points] == list(range(toy_core.EPOCHS + 1)), name
-    first = heard[0][0]
-    assert [epoch for judge, epoch in heard if judge is first] == list(
-        range(1, toy_core.EPOCHS + 1)
-    )
+    epochs = [epoch for judge, epoch in heard if judge is heard[0][0]]
+    assert epochs == list(range(1, toy_core.EPOCHS + 1))
 
 
 def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
@@ -83,19 +75,18 @@ def test_what_a_sweep_is_judged_by_is_told_of_merged_models_too(
 ) -> None:
     toy.run(parameters=ONE, seeds=[0])
     for file in toy.home.runs.glob("*/evaluations/*/metrics.json"):
-        found, when = json.loads(file.read_text()), file.stat().st_mtime_ns
-        found["metrics"] |= {
-            name.replace("top1", "macro_f1"): value for name, value in found["metrics"].items()
-        }
-        file.write_text(json.dumps(found))
+        evaluation, when = json.loads(file.read_text()), file.stat().st_mtime_ns
+        values = evaluation["metrics"].items()
+        evaluation["metrics"] |= {name.replace("top1", "macro_f1"): value for name, value in values}
+        file.write_text(json.dumps(evaluation))
         os.utime(file, ns=(when, when))  # it is told as of when it was measured
     measured = replace(FAMILIES["icon_shift"], metrics=("macro_f1",))
     monkeypatch.setattr("carft_sweep.sweeps.spec.validate.FAMILIES", {"icon_shift": measured})
     forget_what_was_sent(toy)
     toy.run(parameters=ONE, seeds=[0], report={"by": "macro_f1"})
-    told = toy.tracked()["car_ft kl_weight=0.3 s0"].history
+    history = toy.tracked()["car_ft kl_weight=0.3 s0"].history
     for metric in ("id/test", "ood/mean"):
-        assert told[f"wise_ft_0.5/{metric}/macro_f1"] == told[f"wise_ft_0.5/{metric}/top1"]
+        assert history[f"wise_ft_0.5/{metric}/macro_f1"] == history[f"wise_ft_0.5/{metric}/top1"]
     parent = toy.tracker.runs[RunKey("toy")]
     comparison = json.loads(parent.artifacts["comparison.json"])
     assert comparison["by"] == "macro_f1"
@@ -106,12 +97,9 @@ def test_data_weights_and_every_field_are_named_in_a_run(toy: ToySweep) -> None:
     toy.run(**ONE_RUN)
     (run,) = toy.tracked().values()
     contexts = {entry.name: entry.context for entry in run.datasets}
-    assert contexts == {
-        "icon_shift/train": "training",
-        "icon_shift/id/val": "validation",
-        "icon_shift/id/test": "test",
-        "icon_shift/ood/dark": "shift/dark",
-    }
+    held_out = {"id/val": "validation", "id/test": "test", "ood/dark": "shift/dark"}
+    known = {"train": "training", **held_out}
+    assert contexts == {f"icon_shift/{split}": context for split, context in known.items()}
     assert {(entry.digest, entry.source) for entry in run.datasets} == {("d" * 12, "builtin")}
     assert toy.tracker.runs[RunKey("toy")].datasets == run.datasets
     assert run.params["model.digest"] == "m" * 64
@@ -120,8 +108,8 @@ def test_data_weights_and_every_field_are_named_in_a_run(toy: ToySweep) -> None:
     config = json.loads((toy.home.runs / digest / "config.json").read_text())["config"]
     fields = {name: value for name, value in flatten(config) if value is not None}
     del fields["algorithm.name"]
-    others = {"algorithm": "car_ft", "seed": "0"}
-    assert run.params.keys() == {*fields, *others, "model.digest", "data.digest"}
+    own = {"algorithm": "car_ft", "seed": "0"}
+    assert run.params.keys() == {*fields, *own, "model.digest", "data.digest"}
     for name in ("optim.lr", "optim.epochs", "model.name", "data.family", "prompts.classes"):
         assert run.params[name] == str(fields[name]), name
     assert json.loads(run.tags[VARIED]) == ["algorithm.kl_weight"]
@@ -163,9 +151,8 @@ def test_a_link_that_leads_out_of_the_home_is_not_sent(toy: ToySweep) -> None:
     toy.tracker = MemoryTracker()
     sync = sync_sweep(toy.home, "toy", toy.tracker)
     assert set(sync.refused) == {(digest, LOG), ("", "sweep.yaml")}
-    assert {*sync.refused.values()} == {
-        "a link leads out of the home, and only files in it are sent"
-    }
+    reason = "a link leads out of the home, and only files in it are sent"
+    assert {*sync.refused.values()} == {reason}
     for run in toy.tracker.runs.values():
         assert "a private key" not in str(run.artifacts)
         assert str(toy.folder) not in str({**run.tags, "carft.overrides": ""})
@@ -218,9 +205,9 @@ def test_another_place_or_an_emptied_one_is_told_everything_and_the_first_one_no
         if key.digest:
             assert whole(second.runs[key]) == whole(run)
     assert second.runs[RunKey("toy")].state == first.runs[RunKey("toy")].state
-    told = str(second.runs)
+    sent = str(second.runs)
     toy.run(**changes)
-    assert str(second.runs) == told
+    assert str(second.runs) == sent
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     toy.tracker = MemoryTracker()
     toy.run(**changes)
@@ -239,11 +226,10 @@ def test_another_place_or_an_emptied_one_is_told_everything_and_the_first_one_no
 
 
 def test_a_seed_that_was_done_before_its_trial_was_pruned_stays_done(toy: ToySweep) -> None:
-    toy.run(**RACING)
-    child = toy.tracked()["car_ft kl_weight=3 s0"]
     for _ in range(2):
+        toy.run(parameters={KL: {"values": [0.3, 3.0]}}, race_seeds={"margin": 0.05}, baselines=[])
+        child = toy.tracked()["car_ft kl_weight=3 s0"]
         assert (child.state, child.tags["carft.state"]) == ("finished", "done")
-        toy.run(**RACING)
 
 
 def test_a_torn_line_costs_a_sending_and_late_news_have_their_time(toy: ToySweep) -> None:
@@ -307,14 +293,14 @@ def test_the_next_run_mends_what_the_store_has_lost(toy: ToySweep) -> None:
 
 def test_a_killed_sweep_keeps_its_last_verdict_and_has_no_new_arms(toy: ToySweep) -> None:
     toy.run()
-    kept = {"carft.verdict", "carft.answer", "carft.selected", "mlflow.note.content"}
-    before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in kept}
+    names = {"carft.verdict", "carft.answer", "carft.selected", "mlflow.note.content"}
+    before = {name: toy.tracker.runs[RunKey("toy")].tags[name] for name in names}
     toy.ledger().remember(OUTCOME, {"state": "running"})
     (toy.home.sweep("toy") / "comparison.json").unlink()
     sync_sweep(toy.home, "toy", toy.tracker)
     run = toy.tracker.runs[RunKey("toy")]
     assert (run.state, run.tags["carft.state"]) == ("killed", "interrupted")
-    assert {name: run.tags[name] for name in kept} == before
+    assert {name: run.tags[name] for name in names} == before
     forget_what_was_sent(toy)
     sync_sweep(toy.home, "toy", emptied := MemoryTracker())
     assert emptied.runs[RunKey("toy")].state == "killed"

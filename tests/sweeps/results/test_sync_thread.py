@@ -28,7 +28,8 @@ from carft_sweep.sweeps.scheduler.session import Syncs
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.errors import RequestFailed, ServiceUnreachable, TrackingError
 from carft_sweep.tracking.store.base import Metric, RunKey, RunStart
-from tests.sweeps.results.troubled import Crash, MadeSweep, Troubled, digest_of
+from tests.sweeps.results.troubled import MadeSweep, Troubled, digest_of
+from tests.sweeps.scheduler.dying import Crash
 from tests.tracking.memory_store import MemoryRun, MemoryTracker
 
 LOSS, CPU = "train/loss_step", "system/cpu_utilization_percentage"
@@ -61,10 +62,10 @@ class Trouble:
     """The call was carried out, and its answer is lost."""
 
     def hooks(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        left = iter(range(self.calls))
+        remaining = iter(range(self.calls))
 
         def fail() -> None:
-            if next(left, None) is None:
+            if next(remaining, None) is None:
                 raise Crash if self.is_crash else ServiceUnreachable("away")
 
         return (nothing, fail) if self.is_lost else (fail, nothing)
@@ -238,7 +239,7 @@ def test_a_failing_request_holds_up_no_other(two: MadeSweep, error: Exception) -
         assert not sync.update()
         assert OTHER in store.runs
     assert sync.update()
-    assert [what for _, what in sync.refused] == ["epochs from 0"]
+    assert [part for _, part in sync.refused] == ["epochs from 0"]
     two.finish(0)
     sync.note(RUN.digest)
     assert sync.update()
@@ -283,7 +284,7 @@ def test_metrics_and_artifacts_that_are_refused_cost_no_result(two: MadeSweep) -
     assert "poison" not in history
     assert (store.runs[RUN].state, OTHER in store.runs) == ("finished", True)
     assert sync.refused.pop((RUN.digest, "epochs from 0: poison")) == "poisonous"
-    assert {what for _, what in sync.refused} == {"config.json", COMPARISON_INPUT}
+    assert {part for _, part in sync.refused} == {"config.json", COMPARISON_INPUT}
     assert two.sync(store).count_unsent() == 1
     mended = Troubled()
     mended.runs, mended.poison = store.runs, {}
@@ -309,9 +310,8 @@ def test_a_sweep_that_runs_can_be_compared_as_of_an_end_of_a_run(
     sync = two.sync(store)
     assert sync.update()
     assert COMPARISON_INPUT not in store.runs[SWEEP].artifacts
-    for number, states in enumerate(
-        (["done", "running"], ["done", "running" if pause else "done"])
-    ):
+    expected = (["done", "running"], ["done", "running" if pause else "done"])
+    for number, states in enumerate(expected):
         two.finish(number)
         sync.note(digest_of(number))
         assert sync.update()
@@ -368,13 +368,13 @@ def test_a_crash_at_any_call_leaves_each_arm_once(made: MadeSweep, is_lost: bool
     end_run(made, 0, 0.2)
     made.ledger.remember(OUTCOME, {"state": "done", "at": 3.0})
     sent = made.home.sweep("made") / "sent"
-    kept = sent.rename(sent.with_name("kept"))
+    sent_before = sent.rename(sent.with_name("kept"))
     sync_sweep(made.home, "made", reference)
     assert "car_ft kl_weight=1 + wise_ft@0.5" not in arms_of(reference)
     is_over = False
     for calls in itertools.count():
         shutil.rmtree(sent)
-        shutil.copytree(kept, sent)
+        shutil.copytree(sent_before, sent)
         store = Troubled()
         store.runs = deepcopy(before.runs)
         store.before, store.after = Trouble(calls, is_crash=True, is_lost=is_lost).hooks()
@@ -406,19 +406,12 @@ def end_run(made: MadeSweep, number: int, accuracy: float) -> None:
 
 def arms_of(store: MemoryTracker) -> dict[str, object]:
     """What a reader sees of each arm: the newest value of each metric."""
-    return {
-        key.arm: (
-            run.state,
-            run.name,
-            run.params,
-            {name: max(points).value for name, points in run.history.items()},
-        )
-        for key, run in store.runs.items()
-        if key.arm
-    }
 
+    def seen(run: MemoryRun) -> tuple[object, ...]:
+        values = {name: max(points).value for name, points in run.history.items()}
+        return run.state, run.name, run.params, values
 
-# Points within epochs.
+    return {key.arm: seen(run) for key, run in store.runs.items() if key.arm}
 
 
 def steps(store: MemoryTracker, name: str = LOSS) -> list[int]:

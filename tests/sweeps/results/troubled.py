@@ -22,20 +22,13 @@ from tests.sweeps.toy_runs import epoch_report
 from tests.tracking.memory_store import MemoryTracker
 
 SPEC: Mapping[str, Any] = {
-    "name": "made",
-    "description": "",
+    **{"name": "made", "description": "", "selection": "best_val", "seeds": [0]},
     "metric": {"name": "id/val/top1", "goal": "maximize", "merge": None},
-    "selection": "best_val",
     "report": {"id_margin": 0.005, "ood_margin": 0.005},
     "parameters": {"algorithm.kl_weight": {"values": [0, 1, 2, 3]}},
-    "seeds": [0],
 }
 EXECUTION = {"at": 1.0, "tags": {"carft.version.python": "3"}, "overrides": ["seeds=1"]}
 EPOCHS = 3
-
-
-class Crash(BaseException):
-    """The process is killed here."""
 
 
 class Troubled(MemoryTracker):
@@ -105,9 +98,8 @@ class MadeSweep:
         self.runs.acquire(digest, f"run {number}", "made")
         self.runs.begin(digest, "host:1")
         identity = {"data": {"digest": "d" * 64}, "model": "m" * 64}
-        sections = ("model", "prompts", "algorithm", "optim")
-        config = {"data": {"family": "icon_shift"}, "device": "cpu"}
-        config |= {name: {} for name in sections}
+        sections: dict[str, Any] = {name: {} for name in ("model", "prompts", "algorithm", "optim")}
+        config = {"data": {"family": "icon_shift"}, "device": "cpu", **sections}
         claim = {"digest": digest, "seed": 0, "identity": identity, "config": config}
         self.write(number, "config.json", claim)
 

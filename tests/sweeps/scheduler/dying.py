@@ -23,7 +23,7 @@ class Crash(BaseException):
     """The driver dies here."""
 
 
-def crash() -> None:
+def crash(*_: object) -> None:
     raise Crash
 
 
@@ -38,7 +38,7 @@ def at(number: int, act: Callable[[], object]) -> Callable[[int], object]:
 
 class Hooked(InProcessEngine):
     """The toy core's engine. `run` and `ran` are called before and behind each run, `epoch` and
-    `told` before and behind each report of one: with the number of the call, from 1 on.
+    `reported` before and behind each report of one: with the number of the call, from 1 on.
     """
 
     job: Job
@@ -53,7 +53,7 @@ class Hooked(InProcessEngine):
         def reported(job: Job, report: Mapping[str, Any]) -> Decision:
             self._call("epoch")
             decision = decide(job, report)
-            self._call("told")
+            self._call("reported")
             return decision
 
         handler.reported = reported  # type: ignore[method-assign]
@@ -82,9 +82,9 @@ def dying(verb: str, *, before: bool = False) -> Iterator[None]:
     """The driver within dies behind its first `Ledger.verb`, or in the place of it."""
     real = getattr(Ledger, verb)
 
-    def last(self: Ledger, *told: Any, **named: Any) -> None:
+    def last(self: Ledger, *args: Any, **named: Any) -> None:
         if not before:
-            real(self, *told, **named)
+            real(self, *args, **named)
         raise Crash
 
     with pytest.MonkeyPatch.context() as patch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from carft_sweep.carft_core.files import read_json
@@ -16,44 +15,38 @@ from tests.sweeps.conftest import ToySweep
 from tests.sweeps.scheduler.dying import stopping_after
 
 SOUP: dict[str, Any] = {"after": [{"algorithm": "uniform_soup", "of": "fine_tune"}]}
-OF_ALL = {"algorithm": "car_ft", "settings": "all"}
 RUNS = 1 + 2 + 4
 """Of the toy sweep without a soup."""
 CRASH = {"do": "raise", "error": "key"}
 
 
-def soups(found: Comparison) -> dict[str, list[str]]:
+def soups(compared: Comparison) -> dict[str, list[str]]:
     """Label to the members of each soup that is done."""
-    arms = [row.arm for row in found.rows if row.arm.role == "soup" and row.arm.merge is None]
-    return {arm.label: members(run.folder) for arm in arms for run in arm.done}
-
-
-def members(folder: Path | None) -> list[str]:
-    assert folder is not None
-    claimed = read_json(folder / "config.json")
-    assert claimed is not None
-    found: list[str] = claimed["config"]["algorithm"]["members"]
-    return found
+    arms = [row.arm for row in compared.rows if row.arm.role == "soup" and row.arm.merge is None]
+    folders = {arm.label: run.folder for arm in arms for run in arm.done}
+    claims = {
+        label: read_json(folder / "config.json") for label, folder in folders.items() if folder
+    }
+    return {label: claim["config"]["algorithm"]["members"] for label, claim in claims.items()}
 
 
 def done_of(toy: ToySweep, algorithm: str, **params: Any) -> list[str]:
     """The digests of a setting's runs, sorted."""
     settings = [*toy.ledger().recall("baselines"), *map(vars, toy.ledger().trials())]
-    runs = [
-        it["runs"].values()
-        for it in settings
-        if it["algorithm"] == algorithm and params.items() <= it["params"].items()
-    ]
-    return sorted(digest for each in runs for digest in each)
+    return sorted(
+        digest
+        for setting in settings
+        if setting["algorithm"] == algorithm and params.items() <= setting["params"].items()
+        for digest in setting["runs"].values()
+    )
 
 
 def test_soups_of_the_selected_setting_and_of_all_run_last_and_are_rows(
     toy: ToySweep, labels: Callable[[ToySweep], list[str]]
 ) -> None:
     stock = {"algorithm": {"name": "model_stock"}, "of": {"algorithm": "car_ft"}}
-    found = toy.run(
-        after=[*SOUP["after"], stock, {"algorithm": "uniform_soup", "of": OF_ALL}]
-    ).comparison
+    of_all = {"algorithm": "uniform_soup", "of": {"algorithm": "car_ft", "settings": "all"}}
+    compared = toy.run(after=[*SOUP["after"], stock, of_all]).comparison
     made = {
         "uniform_soup of=fine_tune": done_of(toy, "fine_tune"),
         "model_stock of=car_ft": done_of(toy, "car_ft", **{"algorithm.kl_weight": 0.3}),
@@ -62,11 +55,11 @@ def test_soups_of_the_selected_setting_and_of_all_run_last_and_are_rows(
     assert [*map(len, made.values())] == [2, 2, 4]
     assert labels(toy)[RUNS:] == [*made]
     assert toy.lines[-1].startswith("[10/10]")
-    assert soups(found) == made
-    merged = {row.arm.label for row in found.rows if row.arm.role == "soup" and row.arm.merge}
+    assert soups(compared) == made
+    merged = {row.arm.label for row in compared.rows if row.arm.role == "soup" and row.arm.merge}
     assert merged == {f"{label} + wise_ft@0.5" for label in made}
-    assert [row.arm.algorithm for row in found.rows if row.arm.is_zero_shot] == ["zero_shot"]
-    assert {finding.pair.candidate.algorithm for finding in found.verdicts} == {"car_ft"}
+    assert [row.arm.algorithm for row in compared.rows if row.arm.is_zero_shot] == ["zero_shot"]
+    assert {finding.pair.candidate.algorithm for finding in compared.verdicts} == {"car_ft"}
 
 
 def test_what_failed_is_in_no_soup_and_too_few_runs_make_none(toy: ToySweep) -> None:
@@ -76,12 +69,12 @@ def test_what_failed_is_in_no_soup_and_too_few_runs_make_none(toy: ToySweep) -> 
     assert (soups(ended.comparison), ended.exit_code) == ({}, 0)
     assert any("no model_stock: it takes 2 or more finished runs" in line for line in toy.lines)
     assert sweep_status(toy.home, "toy").runs == RUNS
-    (few,) = soups(toy.run(retries=0, **SOUP).comparison).values()
+    (partial,) = soups(toy.run(retries=0, **SOUP).comparison).values()
     (both,) = soups(toy.run(**SOUP).comparison).values()
-    assert (len(few), len(both)) == (1, 2)
+    assert (len(partial), len(both)) == (1, 2)
 
 
-def test_a_later_soup_trains_nothing_and_the_same_again_does_nothing(toy: ToySweep) -> None:
+def test_a_later_soup_trains_nothing_and_one_by_hand_is_a_baseline(toy: ToySweep) -> None:
     toy.run()
     trained = toy.trained()
     first = toy.run(**SOUP).comparison
@@ -95,6 +88,10 @@ def test_a_later_soup_trains_nothing_and_the_same_again_does_nothing(toy: ToySwe
     assert toy.evaluated() == evaluated
     assert str(toy.tracker.runs) == tracked
     assert soups(toy.run().comparison) == {}
+    runs = done_of(toy, "fine_tune")
+    by_hand = {"name": "uniform_soup", "members": runs}
+    baselines = [by_hand, "zero_shot", "fine_tune"]  # it comes after the others
+    assert soups(toy.run(baselines=baselines).comparison) == {"uniform_soup": runs}
 
 
 def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep) -> None:
@@ -109,27 +106,14 @@ def test_a_sweep_that_was_stopped_makes_it_when_it_goes_on(toy: ToySweep) -> Non
 
 
 def test_where_models_vary_each_has_its_own_soup(toy: ToySweep) -> None:
-    found = toy.run(
-        parameters={
-            "optim.lr": {"values": [1e-4, 1e-3]},
-            "precision": {"values": ["fp32", "bf16"]},
-        },
+    varied = {"optim.lr": [1e-4, 1e-3], "precision": ["fp32", "bf16"]}
+    ended = toy.run(
+        parameters={name: {"values": values} for name, values in varied.items()},
         baselines=[],
         trial={"algorithm": "fine_tune", "device": "cpu"},
         after=[{"algorithm": "uniform_soup", "of": {"algorithm": "fine_tune", "settings": "all"}}],
-    ).comparison
-    made = soups(found)
-    assert sorted(made) == [
-        "uniform_soup of=fine_tune precision=bf16 settings=all",
-        "uniform_soup of=fine_tune precision=fp32 settings=all",
-    ]
-    assert [len(them) for them in made.values()] == [4, 4]
-
-
-def test_a_soup_by_hand_is_a_baseline_that_comes_after_the_others(toy: ToySweep) -> None:
-    toy.run()
-    runs = done_of(toy, "fine_tune")
-    found = toy.run(
-        baselines=[{"name": "uniform_soup", "members": runs}, "zero_shot", "fine_tune"]
-    ).comparison
-    assert soups(found) == {"uniform_soup": runs}
+    )
+    made = soups(ended.comparison)
+    label = "uniform_soup of=fine_tune precision={} settings=all"
+    assert sorted(made) == [label.format(precision) for precision in ("bf16", "fp32")]
+    assert [len(digests) for digests in made.values()] == [4, 4]

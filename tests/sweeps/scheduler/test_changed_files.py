@@ -10,7 +10,7 @@ import pytest
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.ledger.ledger import Ledger, read_generations
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ONE_RUN, SEARCH, ToySweep, toy_in
+from tests.sweeps.conftest import ALONE, ONE_RUN, SEARCH, ToySweep, toy_in
 from tests.sweeps.scheduler.dying import dying
 
 TWO: Mapping[str, Any] = {
@@ -18,7 +18,6 @@ TWO: Mapping[str, Any] = {
     "optim.lr": {"values": [1e-4, 1e-3, 1e-2]},
 }
 SWAPPED = dict(reversed([*TWO.items()]))
-ALONE: Mapping[str, Any] = {"seeds": [0], "baselines": []}
 SHORT: Mapping[str, Any] = {**SEARCH, "run_cap": 3}
 
 
@@ -77,7 +76,7 @@ def test_what_is_to_run_is_in_the_line_that_begins_a_generation(toy: ToySweep) -
         toy.run(**{**SHORT, "seeds": [0, 1]})
     assert [dict(point) for point in toy.ledger().points()] == before
     toy.run(parameters=TWO, **ALONE)
-    (begun,) = [one for one in read_generations(toy.ledger().file) if one.generation == 3]
+    (begun,) = [ledger for ledger in read_generations(toy.ledger().file) if ledger.generation == 3]
     assert [dict(point) for point in begun.points()] == points(begun)
     assert toy.ledger().recall("seconds") > spent
     toy.run(**{**SHORT, "seed": 1, "time_budget": spent})

@@ -24,9 +24,9 @@ TUNED = 1 + 2 + 4
 BETTER = {"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3]}}
 
 
-def confirmed(found: Comparison) -> dict[str, list[int | None]]:
+def confirmed(compared: Comparison) -> dict[str, list[int | None]]:
     """Label to the seeds of each unmerged row that confirms."""
-    arms = [row.arm for row in found.rows if "confirmed" in row.marks and row.arm.merge is None]
+    arms = [row.arm for row in compared.rows if "confirmed" in row.marks and row.arm.merge is None]
     return {arm.label: [run.seed for run in arm.done] for arm in arms}
 
 
@@ -34,21 +34,19 @@ def test_what_was_chosen_runs_on_fresh_seeds_in_the_end_and_is_judged_by_these_a
     toy: ToySweep, labels: Callable[[ToySweep], list[str]]
 ) -> None:
     seeds = [7, 8, 9, 10, 11]
-    found = toy.run(confirm_seeds=seeds).comparison
+    compared = toy.run(confirm_seeds=seeds).comparison
     settings = ("car_ft kl_weight=0.3", "fine_tune")
     assert labels(toy)[TUNED:] == [f"{name} seed {seed}" for name in settings for seed in seeds]
     assert toy.lines[-1].startswith("[17/17]")
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
-    selected = [row.arm for row in found.rows if row.selected]
+    selected = [row.arm for row in compared.rows if row.selected]
     assert [[run.seed for run in arm.runs] for arm in selected] == [[0, 1]]
-    assert confirmed(found) == {f"{name} (confirmed)": seeds for name in settings}
-    assert found.fresh_seeds == found.verdicts[0].pair.seeds == tuple(seeds)
-    assert ": car_ft kl_weight=0.3 against fine_tune: OOD mean" in found.verdict
-    assert "over 5 fresh seeds" in found.verdict
-    assert found.verdict.endswith(
-        "The settings were chosen on seeds 0, 1 and judged on seeds 7 to 11, which no choice has "
-        "seen."
-    )
+    assert confirmed(compared) == {f"{name} (confirmed)": seeds for name in settings}
+    assert compared.fresh_seeds == compared.verdicts[0].pair.seeds == tuple(seeds)
+    assert ": car_ft kl_weight=0.3 against fine_tune: OOD mean" in compared.verdict
+    assert "over 5 fresh seeds" in compared.verdict
+    judged = "chosen on seeds 0, 1 and judged on seeds 7 to 11, which no choice has seen."
+    assert compared.verdict.endswith(f"The settings were {judged}")
 
 
 def test_asking_for_it_later_trains_the_fresh_runs_alone(toy: ToySweep) -> None:
@@ -69,22 +67,21 @@ def test_asking_for_it_later_trains_the_fresh_runs_alone(toy: ToySweep) -> None:
 
 
 def test_more_trials_that_change_the_choice_confirm_the_new_one(toy: ToySweep) -> None:
-    few = toy.run(run_cap=2, parameters=BETTER, **FRESH).comparison
-    assert "car_ft kl_weight=0.2 (confirmed)" in confirmed(few)
-    more = toy.run(run_cap=3, parameters=BETTER, **FRESH).comparison
-    assert [*confirmed(more)] == ["car_ft kl_weight=0.3 (confirmed)", "fine_tune (confirmed)"]
+    smaller = toy.run(run_cap=2, parameters=BETTER, **FRESH).comparison
+    assert "car_ft kl_weight=0.2 (confirmed)" in confirmed(smaller)
+    larger = toy.run(run_cap=3, parameters=BETTER, **FRESH).comparison
+    assert [*confirmed(larger)] == ["car_ft kl_weight=0.3 (confirmed)", "fine_tune (confirmed)"]
     assert toy.ledger().generation == 1
-    assert more.verdicts[0].pair.candidate.params == {"algorithm.kl_weight": 0.3}
+    assert larger.verdicts[0].pair.candidate.params == {"algorithm.kl_weight": 0.3}
 
 
 def test_an_unfinished_confirmation_decides_nothing(toy: ToySweep) -> None:
-    found = toy.run(stopping_after(TUNED + 4), **FRESH).comparison
-    assert found.fresh_seeds == ()
-    assert found.verdicts[0].pair.seeds == (0, 1)
-    assert "fresh seed" not in found.statistics[0]
-    assert found.statistics[-1].startswith(
-        "Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done"
-    )
+    compared = toy.run(stopping_after(TUNED + 4), **FRESH).comparison
+    assert compared.fresh_seeds == ()
+    assert compared.verdicts[0].pair.seeds == (0, 1)
+    assert "fresh seed" not in compared.statistics[0]
+    missing = "Not confirmed yet: 4 of 6 runs on seeds 2 to 4 are done"
+    assert compared.statistics[-1].startswith(missing)
     assert has_work_left(toy.ledger(), RunStore(toy.home.runs))
     before = toy.trained()
     assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
@@ -103,24 +100,19 @@ def test_a_fresh_run_that_fails_leaves_the_verdict_to_the_other_seeds(toy: ToySw
     assert toy.run(**FRESH).comparison.fresh_seeds == SEEDS
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"early_terminate": {"type": "threshold", "lower": 0.3, "min_epochs": 2}},
-        {"race_seeds": {"margin": 0.001}},
-    ],
-    ids=["early_terminate", "race_seeds"],
-)
-def test_what_confirms_is_never_stopped(toy: ToySweep, rule: dict[str, Any]) -> None:
+STOPPING: dict[str, Any] = {
+    "early_terminate": {"type": "threshold", "lower": 0.3, "min_epochs": 2},
+    "race_seeds": {"margin": 0.001},
+}
+
+
+@pytest.mark.parametrize("rule", STOPPING)
+def test_what_confirms_is_never_stopped(toy: ToySweep, rule: str) -> None:
     # By either rule a run of this weight would be stopped; here nothing else can be chosen.
-    toy.run(
-        method="random",
-        run_cap=2,
-        parameters={"algorithm.kl_weight": {"values": [0.3, 3.0]}},
-        try_first=[{"algorithm.kl_weight": 0.3}, {"algorithm.kl_weight": 3.0}],
-        **FRESH,
-        **rule,
-    )
+    weights = {"algorithm.kl_weight": {"values": [0.3, 3.0]}}
+    search: Any = {"method": "random", "run_cap": 2, "parameters": weights}
+    first = [{"algorithm.kl_weight": weight} for weight in (0.3, 3.0)]
+    toy.run(**search, try_first=first, **FRESH, **{rule: STOPPING[rule]})
     fresh = [run for run in toy.tracked().values() if run.params.get("seed", "") in [*"234"]]
     assert [run.state for run in fresh] == ["finished"] * 2 * len(SEEDS)
     assert {t.state for t in toy.ledger().trials()} == {"complete", "pruned"}
@@ -132,23 +124,18 @@ def test_nothing_is_confirmed_where_nothing_was_chosen_or_nothing_trains(toy: To
     assert ended.exit_code == 1
     assert toy.ledger().recall("confirmations") == []
     assert sweep_status(toy.home, "toy").runs == 4
-    zero_shot: dict[str, Any] = {
-        "trial": {"algorithm": "zero_shot"},
-        "parameters": {},
-        "baselines": [],
-    }
-    ended = toy.run(name="zero", report={"model": False}, **zero_shot, **FRESH)
+    alone: Any = {"trial": {"algorithm": "zero_shot"}, "parameters": {}, "baselines": []}
+    ended = toy.run(name="zero", report={"model": False}, **alone, **FRESH)
     assert (ended.exit_code, confirmed(ended.comparison)) == (0, {})
     assert "confirm" not in ended.comparison.verdict.lower()
 
 
 def test_a_choice_by_a_merge_is_judged_by_the_merge(toy: ToySweep) -> None:
     metric = {"name": "id/val/top1", "merge": "wise_ft@0.5"}
-    found = toy.run(metric=metric, baselines=["fine_tune"], **FRESH).comparison
-    assert (
-        found.verdicts[0].pair.candidate.label == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
-    )
-    assert "car_ft kl_weight=0.3 + wise_ft@0.5 against fine_tune + wise_ft@0.5" in found.verdict
+    compared = toy.run(metric=metric, baselines=["fine_tune"], **FRESH).comparison
+    candidate = compared.verdicts[0].pair.candidate
+    assert candidate.label == "car_ft kl_weight=0.3 (confirmed) + wise_ft@0.5"
+    assert "car_ft kl_weight=0.3 + wise_ft@0.5 against fine_tune + wise_ft@0.5" in compared.verdict
 
 
 def test_the_commands_count_and_show_it_and_a_soup(toy_cli: ToySweep, carft: Carft) -> None:
@@ -156,9 +143,9 @@ def test_the_commands_count_and_show_it_and_a_soup(toy_cli: ToySweep, carft: Car
     plan = carft("check", file, "--json").json
     counts = ("runs", "to_confirm", "to_combine", "to_train")
     assert [plan[name] for name in counts] == [14, 6, 1, 6]
-    told = carft("check", file).out
-    assert "and 6 runs that confirm what will be chosen" in told
-    assert "and 1 made of runs that will be done: uniform_soup of fine_tune" in told
+    printed = carft("check", file).out
+    assert "and 6 runs that confirm what will be chosen" in printed
+    assert "and 1 made of runs that will be done: uniform_soup of fine_tune" in printed
     carft("run", file, "--in-process")
     plan = carft("check", file, "--json").json
     counts = ("runs", "to_confirm", "to_combine", "done")
@@ -172,14 +159,13 @@ def test_the_commands_count_and_show_it_and_a_soup(toy_cli: ToySweep, carft: Car
     seen = sweep_status(toy_cli.home, "toy")
     assert (seen.runs, seen.runs_ended) == (14, 14)
     shown = carft("show", "toy", "--json").json
-    assert [
-        (item["algorithm"], [run["seed"] for run in item["runs"]])
-        for item in shown["confirmations"]
-    ] == [("car_ft", [2, 3, 4]), ("fine_tune", [2, 3, 4])]
+    items = shown["confirmations"]
+    seeds = {item["algorithm"]: [run["seed"] for run in item["runs"]] for item in items}
+    assert seeds == {"car_ft": [2, 3, 4], "fine_tune": [2, 3, 4]}
     assert [item["algorithm"] for item in shown["soups"]] == ["uniform_soup"]
-    told = carft("show", "toy").out
-    assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in told
-    assert "\nsoup uniform_soup of=fine_tune\n  no seed  done" in told
+    printed = carft("show", "toy").out
+    assert "\nconfirmation of car_ft kl_weight=0.3\n  seed 2  done" in printed
+    assert "\nsoup uniform_soup of=fine_tune\n  no seed  done" in printed
     assert "uniform_soup of=fine_tune" in carft("compare", "toy").out
     assert not any("a run that no sweep uses" in item.reason for item in waste(toy_cli.home))
     assert "has nothing left to do" in carft("resume", "toy").out

@@ -170,10 +170,10 @@ def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_seco
 ) -> None:
     presses = [1]
 
-    def interrupted(*given: Any) -> Comparison:
+    def interrupted(*args: Any) -> Comparison:
         for _ in range(presses.pop()):
             os.kill(os.getpid(), signal.SIGINT)
-        return write_comparison(*given)
+        return write_comparison(*args)
 
     place = "carft_sweep.sweeps.scheduler.session.write_comparison"
     monkeypatch.setattr(place, interrupted)
@@ -305,8 +305,8 @@ def test_a_fresh_sweep_that_is_resumed_trains_the_rest_again_too(toy: ToySweep) 
 def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep) -> None:
     def seen() -> dict[str, tuple[str, object, bool]]:
         loaded = records(toy.ledger(), RunStore(toy.home.runs))
-        there = [record.folder is not None and record.folder.is_dir() for record in loaded]
-        return {r.digest: (r.state, r.metrics, d) for r, d in zip(loaded, there, strict=True)}
+        present = [record.folder is not None and record.folder.is_dir() for record in loaded]
+        return {r.digest: (r.state, r.metrics, d) for r, d in zip(loaded, present, strict=True)}
 
     toy.run(**ONE_RUN)
     before = seen()

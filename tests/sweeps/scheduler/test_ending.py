@@ -15,15 +15,11 @@ from carft_sweep.sweeps.scheduler.session import SweepResult
 from carft_sweep.sweeps.scheduler.time_budget import TimeBudget
 from carft_sweep.tracking.provenance import provenance_tags
 from carft_sweep.tracking.store.base import RunKey
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ALONE, ToySweep
 from tests.tracking.memory_store import MemoryRun
 
-RANDOM: dict[str, Any] = {
-    "method": "random",
-    "parameters": {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}},
-    "seeds": [0],
-    "baselines": [],
-}
+WIDE = {"algorithm.kl_weight": {"min": 0.0, "max": 3.0}}
+RANDOM: dict[str, Any] = {**ALONE, "method": "random", "parameters": WIDE}
 ONE: dict[str, Any] = {"parameters": {"algorithm.kl_weight": {"values": [0.3]}}, "seeds": [0]}
 LINK = "[The report, with charts](artifact:report.html)"
 
@@ -51,9 +47,9 @@ def test_the_answer_and_its_page_are_made_when_it_is_new(toy: ToySweep, pages: l
     asked = {**ONE, "description": "Does the term help?"}
     ended = toy.run(**asked)
     assert ended.comparison.statistics == ()  # one seed: nothing is tested
-    told = parent(toy)
-    assert told.artifacts["report.html"] == b"a page"
-    assert told.tags["mlflow.note.content"].split("\n\n") == [
+    tracked = parent(toy)
+    assert tracked.artifacts["report.html"] == b"a page"
+    assert tracked.tags["mlflow.note.content"].split("\n\n") == [
         LINK,
         "\n".join(f"- {line}" for line in ended.comparison.answer.lines),
         "**Selected.** `car_ft kl_weight=0.3`, by id/val/top1.",
@@ -63,9 +59,9 @@ def test_the_answer_and_its_page_are_made_when_it_is_new(toy: ToySweep, pages: l
     assert pages == ["toy"]
     assert LINK in parent(toy).tags["mlflow.note.content"]
     # Each start of a driver is in the ledger with its code.
-    kept = toy.ledger().executions
-    assert [execution["tags"] for execution in kept] == [provenance_tags()] * 2
-    assert kept[0]["at"] < kept[1]["at"]
+    executions = toy.ledger().executions
+    assert [execution["tags"] for execution in executions] == [provenance_tags()] * 2
+    assert executions[0]["at"] < executions[1]["at"]
     toy.run(**{**asked, "seeds": [0, 1]})
     assert pages == ["toy", "toy"]
 
@@ -101,24 +97,19 @@ def test_no_trial_begins_once_one_is_as_good_as_the_target(toy: ToySweep) -> Non
     assert len(toy.ledger().trials()) == len(values) + 2
 
 
-def test_a_used_up_time_budget_starts_nothing_and_a_larger_one_goes_on(toy: ToySweep) -> None:
+def test_a_used_up_time_budget_starts_nothing_and_time_is_counted_over_all_drivers(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy.run(run_cap=1, **RANDOM)
-    ledger = toy.ledger()
-    ledger.remember("seconds", 3600.0)
+    toy.ledger().remember("seconds", 3600.0)
     ended = toy.run(run_cap=3, time_budget="1h", **RANDOM)
     assert len(toy.ledger().trials()) == 1
     assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
     assert any("time budget is used up" in line for line in toy.lines)
     toy.run(run_cap=3, time_budget="2h", **RANDOM)
-    assert len(toy.ledger().trials()) == 3
-    assert toy.ledger().generation == 1
-
-
-def test_time_is_counted_over_all_drivers(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy.run(run_cap=1, **RANDOM)
-    ledger = toy.ledger()
+    ledger, now = toy.ledger(), [100.0]
+    assert (len(ledger.trials()), ledger.generation) == (3, 1)
     ledger.remember("seconds", 0.0)
-    now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for spent in (40.0, 80.0):
         budget = TimeBudget(ledger, 100.0)

@@ -20,12 +20,11 @@ from carft_sweep.sweeps.scheduler.retries import (
 )
 from carft_sweep.sweeps.spec.settings import Retries
 from carft_sweep.tracking.store.base import RunKey
-from tests.sweeps.conftest import ToySweep
+from tests.sweeps.conftest import ALONE, ToySweep
 from tests.sweeps.scheduler.dying import Hooked, state_of
 
 CRASH = {"do": "raise", "error": "key"}
 MEMORY = {"do": "raise", "error": "memory"}
-ONE: dict[str, Any] = {"seeds": [0], "baselines": []}
 CONFIG = trial_config(
     {"algorithm": {"name": "fine_tune"}, "optim": {"batch_size": 48}, "device": "cpu"}
 )
@@ -96,11 +95,11 @@ def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToyS
     batch, sizes = CONFIG.optim.batch_size, list[int | None]()
     engine = Hooked(run=lambda _: sizes.append(engine.job.config["optim"]["micro_batch"]))
     trial = {"algorithm": {"name": "car_ft"}, "optim": {"batch_size": batch}, "device": "cpu"}
-    assert toy.run(engine, trial=trial, **ONE).exit_code == 0
+    assert toy.run(engine, trial=trial, **ALONE).exit_code == 0
     assert sizes == [None, batch // 2, batch // 4, None]
-    found = toy.ledger().trials()[0]
-    state = state_of(toy, found.runs["0"])
-    assert (found.state, state.attempts, state.halvings) == ("complete", 3, 2)
+    retried = toy.ledger().trials()[0]
+    state = state_of(toy, retried.runs["0"])
+    assert (retried.state, state.attempts, state.halvings) == ("complete", 3, 2)
 
 
 def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
@@ -109,9 +108,8 @@ def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
         "OSError: [Errno 122] Disk quota exceeded: 'checkpoint.pt'",
     ):
         full = failure("crashed", message)
-        assert RetryPolicy(Retries(crashed=5)).decide("d", full, CONFIG) == GiveUp(
-            "the disk is full"
-        )
+        decided = RetryPolicy(Retries(crashed=5)).decide("d", full, CONFIG)
+        assert decided == GiveUp("the disk is full")
         for limit in (0, 5):
             broken = CircuitBreaker(limit).failed(full, "trial 0")
             assert broken == f"the disk is full ({message})"
@@ -119,47 +117,42 @@ def test_a_full_disk_is_not_tried_again_and_breaks_at_once() -> None:
     assert RetryPolicy(Retries(crashed=1)).decide("d", other, CONFIG) == Retry(halve=False)
 
 
-BREAKING: dict[str, tuple[int, str, str | None]] = {
-    "one cause in a row": (
-        3,
-        "crashed a, crashed b, crashed b, crashed b",
-        "3 runs in a row failed",
-    ),
-    "another cause": (2, "crashed a, crashed b, crashed a", None),
-    "other numbers": (2, "out_of_memory 3 GiB, out_of_memory 41 GiB", "2 runs in a row failed"),
-    "a success": (2, "crashed a, success, crashed a", None),
-    "seeds of one setting": (2, "nan 0, nan 0, nan 0, nan 0", None),
-    "two settings": (2, "nan 0, nan 0, nan 0, nan 1", "2 runs in a row failed"),
-    "never": (0, ", ".join(["crashed a"] * 20), None),
+BREAKING: dict[str, tuple[int, str, bool]] = {
+    "one cause in a row": (3, "crashed a, crashed b, crashed b, crashed b", True),
+    "another cause": (2, "crashed a, crashed b, crashed a", False),
+    "other numbers": (2, "out_of_memory 3 GiB, out_of_memory 41 GiB", True),
+    "a success": (2, "crashed a, success, crashed a", False),
+    "seeds of one setting": (2, "nan 0, nan 0, nan 0, nan 0", False),
+    "two settings": (2, "nan 0, nan 0, nan 0, nan 1", True),
+    "never": (0, ", ".join(["crashed a"] * 20), False),
 }
-"""A limit, what happens in a row, and what breaks at the last of it."""
+"""A limit, what happens in a row, and whether the sweep breaks at the last of it."""
 
 
 @pytest.mark.parametrize("case", BREAKING)
 def test_the_breaker_wants_one_cause_in_a_row(case: str) -> None:
-    limit, story, expected = BREAKING[case]
-    breaker, found = CircuitBreaker(limit), list[str | None]()
+    limit, story, breaks = BREAKING[case]
+    breaker, answers = CircuitBreaker(limit), list[str | None]()
     for number, event in enumerate(story.split(", ")):
         kind, _, cause = event.partition(" ")
         if kind == "success":
             breaker.succeeded()
         elif kind == "nan":
-            found.append(breaker.failed(failure("nan", "loss is nan"), f"trial {cause}"))
+            answers.append(breaker.failed(failure("nan", "loss is nan"), f"trial {cause}"))
         else:
-            found.append(breaker.failed(failure(kind, f"OSError: {cause}"), f"trial {number}"))
-    assert found[:-1] == [None] * (len(found) - 1)
-    if expected is None:
-        assert found[-1] is None
-    else:
-        assert str(found[-1]).startswith(f"{expected} for one cause ({kind}): ")
+            answers.append(breaker.failed(failure(kind, f"OSError: {cause}"), f"trial {number}"))
+    assert answers[:-1] == [None] * (len(answers) - 1)
+    assert (answers[-1] is not None) == breaks
+    reason = f"{limit} runs in a row failed for one cause ({kind}): "
+    assert not breaks or str(answers[-1]).startswith(reason)
 
 
 def test_a_lone_node_on_which_all_fails_breaks_the_sweep() -> None:
     breaker = CircuitBreaker(3)
     breaker.usable(["bad"])
     messages = [breaker.failed(failure("crashed", why, "bad"), "s") for why in "abc"]
-    assert messages[:2] == [None, None]
-    assert messages[2] == "3 runs in a row failed on bad, the last one (crashed): c"
+    reason = "3 runs in a row failed on bad, the last one (crashed): c"
+    assert messages == [None, None, reason]
     assert breaker.bad_nodes() == {}
 
 
@@ -171,26 +164,20 @@ def test_failures_that_follow_one_node_of_several_stop_new_runs_there_and_not_th
         assert ("bad" in breaker.usable(["bad", "good"])) == (number < 2)
     assert breaker.bad_nodes() == {"bad": "crashed: Xid 79"}
     broken = [breaker.failed(failure("crashed", "Xid 79", "good"), f"new {n}") for n in range(3)]
-    assert broken[:2] == [None, None]
-    assert broken[2] == (
-        "no node is left on which runs succeed, the last one good: (crashed) Xid 79"
-    )
+    reason = "no node is left on which runs succeed, the last one good: (crashed) Xid 79"
+    assert broken == [None, None, reason]
 
 
-def test_failures_that_follow_a_setting_leave_its_nodes_alone() -> None:
-    breaker = CircuitBreaker(5)
-    nodes = ["a", "b"]
+def test_failures_that_follow_a_setting_or_are_amid_successes_leave_a_node_alone() -> None:
+    breaker, nodes = CircuitBreaker(5), ["a", "b"]
     breaker.usable(nodes)
     for _ in range(3):
         assert breaker.failed(failure("crashed", "KeyError", "a"), "trial 0") is None
     assert breaker.usable(nodes) == {"b"}
     assert breaker.failed(failure("crashed", "ValueError", "b"), "trial 0") is None
     assert breaker.usable(nodes) == {"a", "b"}
-
-
-def test_a_success_on_a_node_clears_it() -> None:
     breaker = CircuitBreaker(5)
-    breaker.usable(["a", "b"])
+    breaker.usable(nodes)
     for number in range(6):
         breaker.failed(failure("crashed", f"cause {'abcdef'[number]}", "a"), f"trial {number}")
         breaker.succeeded("ray:a:1" if number % 2 else "ray:b:1")
@@ -216,15 +203,13 @@ def test_a_sweep_that_only_fails_is_given_up_and_can_go_on(
 ) -> None:
     weights = {"algorithm.kl_weight": {"values": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}}
     toy.plan({f"{w}/0": [CRASH] * 2 for w in weights["algorithm.kl_weight"]["values"]})
-    ended = toy.run(parameters=weights, breaker=breaker, **ONE)
-    assert ended.exit_code == 1
-    assert ended.broken == (
-        f"{breaker} runs in a row failed for one cause (crashed): KeyError: 'weights'"
-    )
+    ended = toy.run(parameters=weights, breaker=breaker, **ALONE)
+    reason = f"{breaker} runs in a row failed for one cause (crashed): KeyError: 'weights'"
+    assert (ended.exit_code, ended.broken) == (1, reason)
     assert any(line.startswith("The sweep was stopped: ") for line in toy.lines)
     assert [t.state for t in toy.ledger().trials()][:2] == ["failed"] * 2
     assert [run.state for run in toy.tracked().values()] == ["failed"] * 2 + queued
     assert toy.tracker.runs[RunKey("toy")].state == "failed"
     toy.plan({})
-    assert toy.run(parameters=weights, breaker=breaker, **ONE).exit_code == 0
+    assert toy.run(parameters=weights, breaker=breaker, **ALONE).exit_code == 0
     assert [t.state for t in toy.ledger().trials()] == ["complete"] * 6

@@ -60,9 +60,6 @@ def judge_of(**rule: Any) -> SeedwisePruner:
     return SeedwisePruner(EARLY_TERMINATION[rule["type"]](metric=TOP1, **rule), "maximize")
 
 
-# Known values, by hand.
-
-
 KNOWN: Mapping[str, tuple[dict[str, Any], list[tuple[int, int, list[float], str]]]] = {
     "below the median of the complete trials at the epoch": (
         {"type": "median", "startup_trials": 3},
@@ -121,13 +118,10 @@ KNOWN: Mapping[str, tuple[dict[str, Any], list[tuple[int, int, list[float], str]
 def test_known_curves_are_pruned_as_by_hand(case: str) -> None:
     rule, plays = KNOWN[case]
     judge = judge_of(**rule)
-    for trial, seed, curve, told in plays:
-        reason = f"{TOP1} {told}, by {rule['type']}" if told else None
-        epochs = int(told.split()[2]) if told else len(curve)
+    for trial, seed, curve, ending in plays:
+        reason = f"{TOP1} {ending}, by {rule['type']}" if ending else None
+        epochs = int(ending.split()[2]) if ending else len(curve)
         assert play(judge, trial, curve, seed) == (epochs, reason), (trial, seed)
-
-
-# Laws.
 
 
 @each_rule
@@ -137,11 +131,8 @@ def test_the_model_before_training_is_not_judged(name: str, before: float) -> No
     curves = [[value, value, value + 0.02, value, value, value] for value in (0.5, 0.4, 0.3, 0.2)]
     for trial in range(4):
         assert judges[1].report(trial, 0, 0, before) is None
-    told = [[play(judge, trial, curve) for trial, curve in enumerate(curves)] for judge in judges]
-    assert told[0] == told[1]
-
-
-# Optuna itself.
+    ends = [[play(judge, trial, curve) for trial, curve in enumerate(curves)] for judge in judges]
+    assert ends[0] == ends[1]
 
 
 def by_optuna(
@@ -198,8 +189,8 @@ def test_one_seed_one_at_a_time_is_what_optuna_alone_does(
 ) -> None:
     rule, by = PLAIN[name]
     judge = SeedwisePruner(rule, goal)
-    found = [play(judge, trial, curve)[0] for trial, curve in enumerate(curves)]
-    assert found == by_optuna(by, goal, curves)
+    lengths = [play(judge, trial, curve)[0] for trial, curve in enumerate(curves)]
+    assert lengths == by_optuna(by, goal, curves)
 
 
 def test_no_user_is_warned_that_optuna_calls_a_pruner_experimental() -> None:
@@ -210,9 +201,6 @@ def test_no_user_is_warned_that_optuna_calls_a_pruner_experimental() -> None:
     assert heard == []
 
 
-# Seeds.
-
-
 def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_with() -> None:
     judge = judge_of(type="median", startup_trials=1)
     play(judge, 0, [0.75, 0.75], seed=0)
@@ -221,9 +209,6 @@ def test_a_seed_that_was_complete_before_the_trial_was_pruned_is_still_compared_
     assert play(judge, 1, [0.5, 0.5], seed=0)[0] == 1
     assert play(judge, 2, [0.75, 0.5], seed=0) == (2, None)
     assert play(judge, 2, [0.0, 0.5], seed=1) == (2, None)  # of seed 1 no trial is complete
-
-
-# What is not a number, and what comes twice or late.
 
 
 @each_goal
@@ -253,8 +238,8 @@ def test_infinities_are_the_largest_and_the_smallest_of_numbers(name: str, goal:
     judge.replay(3, 0, 1, worst)
     judge.replay(3, 1, 1, -worst)  # together not a number
     assert judge.report(3, 2, 1, worst) is None
-    told = f"{TOP1} {-worst} after 1 epoch, by threshold" if name == "threshold" else None
-    assert judge.report(4, 0, 1, -worst) == told
+    expected = f"{TOP1} {-worst} after 1 epoch, by threshold" if name == "threshold" else None
+    assert judge.report(4, 0, 1, -worst) == expected
 
 
 @each_rule
@@ -279,28 +264,26 @@ def test_what_comes_twice_or_after_the_end_counts_once(name: str) -> None:
         assert twice.report(trial, 0, 6, 0.0) is None
 
 
-# Restarts.
-
-
 def decisions(
     judges: Callable[[], SeedwisePruner],
+    kills: frozenset[int],
+    *,
     lengths: Sequence[int],
     seeds: int,
     turns: Sequence[int],
-    kills: frozenset[int],
     chance: int,
 ) -> list[str | None]:
     """What is decided of trials that report at random, one epoch of a trial for each turn; before
     the turns in `kills` the judge is lost, and another one is told what is known.
     """
-    random, judge, found = Random(chance), judges(), list[str | None]()
+    random, judge, reasons = Random(chance), judges(), list[str | None]()
     log: dict[int, list[tuple[int, int, float]]] = defaultdict(list)
     over, pruned = set[int](), set[int]()
     for turn, trial in enumerate(turns):
         if turn in kills:
             judge = judges()
-            for known, told in sorted(log.items(), reverse=True):  # not as it was
-                for seed, epoch, value in told:
+            for known, reports in sorted(log.items(), reverse=True):  # not as it was
+                for seed, epoch, value in reports:
                     judge.replay(known, seed, epoch, value)
                     if epoch == lengths[known]:
                         judge.finish_run(known, seed)
@@ -324,41 +307,38 @@ def decisions(
             judge.finish_run(trial, seed)
             if seed == seeds - 1:
                 over.add(trial)
-        found.append(reason)
-    return found
+        reasons.append(reason)
+    return reasons
 
 
 @each_rule
 @given(
     goal=st.sampled_from(["maximize", "minimize"]),
-    lengths=st.lists(st.integers(1, 9), min_size=8, max_size=8),
-    seeds=st.integers(1, 3),
-    turns=st.lists(st.integers(0, 7), min_size=30, max_size=120),
     kills=st.frozensets(st.integers(0, 120), max_size=4),
-    chance=st.integers(0, 2**32),
+    story=st.fixed_dictionaries(
+        {
+            "lengths": st.lists(st.integers(1, 9), min_size=8, max_size=8),
+            "seeds": st.integers(1, 3),
+            "turns": st.lists(st.integers(0, 7), min_size=30, max_size=120),
+            "chance": st.integers(0, 2**32),
+        }
+    ),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_restart_changes_no_decision(
-    name: str,
-    goal: Goal,
-    lengths: list[int],
-    seeds: int,
-    turns: list[int],
-    kills: frozenset[int],
-    chance: int,
+    name: str, goal: Goal, kills: frozenset[int], story: dict[str, Any]
 ) -> None:
-    played = [
-        decisions(lambda: SeedwisePruner(RULES[name], goal), lengths, seeds, turns, lost, chance)
-        for lost in (kills, frozenset())
-    ]
-    assert played[0] == played[1]
+    def judges() -> SeedwisePruner:
+        return SeedwisePruner(RULES[name], goal)
+
+    assert decisions(judges, kills, **story) == decisions(judges, frozenset(), **story)
 
 
-# The race of seeds.
+WORSE = "0.1 over its first 2 seeds is worse than the best trial's 0.85 over the same by more than "
 
 
 @pytest.mark.parametrize(
-    ("rule", "goal", "values", "best", "told"),
+    ("rule", "goal", "values", "best", "message"),
     [
         ({}, "maximize", [0.5, 1.0], [0.75, 0.75], None),  # worse and better by as much
         ({}, "maximize", [0.5, 0.5], [0.75, 0.5], None),  # worse by 0.125 in the mean: no more
@@ -368,16 +348,11 @@ def test_a_restart_changes_no_decision(
         ({}, "maximize", [0.5], [math.nan], None),
         ({"margin": 0.05}, "maximize", [0.75], [0.8], None),  # though 0.8 - 0.75 > 0.05
         ({"margin": 0.1, "after": 2}, "maximize", [0.1], [0.9], None),
-        (
-            {"margin": 0.1, "after": 2},
-            *("maximize", [0.1, 0.1], [0.9, 0.8]),
-            "0.1 over its first 2 seeds is worse than the best trial's 0.85 over the same by more "
-            "than 0.1",
-        ),
+        ({"margin": 0.1, "after": 2}, "maximize", [0.1, 0.1], [0.9, 0.8], f"{WORSE}0.1"),
     ],
 )
 def test_a_trial_is_clearly_worse_by_the_mean_of_the_paired_differences(
-    rule: dict[str, Any], goal: Goal, values: list[float], best: list[float], told: str | None
+    rule: dict[str, Any], goal: Goal, values: list[float], best: list[float], message: str | None
 ) -> None:
     reason = clearly_worse(RaceSeeds(**{"margin": 0.125, **rule}), goal, values, best)
-    assert reason is None if told is None else (reason or "").startswith(told)
+    assert reason is None if message is None else (reason or "").startswith(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -28,6 +29,11 @@ from tests.sweeps.space.spaces import decode
 
 SEARCHES = [method for method in METHODS if method != "grid"]
 GOALS = [{"name": "id/val/top1"}, {"name": "id/val/nll"}]
+GRID = {
+    "optim.lr": {"values": [1e-4, 1e-3]},
+    "optim.clip": {"values": [None, 1.0]},
+    "optim.warmup": {"values": [0.0, 0.1], "when": {"optim.clip": 1.0}},
+}
 PARAMETERS = {
     "optim.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
     "optim.epochs": {"min": 2, "max": 10, "q": 4},
@@ -73,30 +79,30 @@ class Search:
 
     def begin(self, point: int) -> tuple[Proposal, int]:
         """Propose a point, and let its trial run."""
-        found = next_point(self.spec, self.ledger, point)
-        return found, self.keep(point, found)
+        proposal = next_point(self.spec, self.ledger, point)
+        return proposal, self.keep(point, proposal)
 
-    def keep(self, point: int, found: Proposal) -> int:
-        setting = {"params": dict(found.params), "algorithm": "car_ft", "runs": {}, "merges": []}
-        return self.ledger.add_trial(point, setting, found.sampler).number
+    def keep(self, point: int, proposal: Proposal) -> int:
+        setting = {"params": dict(proposal.params), "algorithm": "car_ft", "runs": {}, "merges": []}
+        return self.ledger.add_trial(point, setting, proposal.sampler).number
 
     def run(self, points: range, value: Value = closeness, *, restarts: bool = False) -> list[Any]:
         """One trial after another."""
-        found = []
+        proposed = []
         for point in points:
             if restarts:
                 self.restart()
-            one, number = self.begin(point)
-            self.end(number, value(dict(one.params)))
-            found.append(dict(one.params))
-        return found
+            proposal, number = self.begin(point)
+            self.end(number, value(dict(proposal.params)))
+            proposed.append(dict(proposal.params))
+        return proposed
 
     def fill(self, points: Iterable[int]) -> None:
         """Trials at points that are drawn, which takes no fit of any model."""
         drawn = Search(self.home.path / "drawn", method="random", run_cap=100)
         for point in points:
-            found = next_point(drawn.spec, drawn.ledger, point)
-            self.end(self.keep(point, Proposal(found.params)), closeness(dict(found.params)))
+            proposal = next_point(drawn.spec, drawn.ledger, point)
+            self.end(self.keep(point, Proposal(proposal.params)), closeness(dict(proposal.params)))
 
     def end(self, number: int, value: float) -> None:
         self.ledger.complete(number, [value, -value / 2][: len(self.spec.goals)])
@@ -104,13 +110,8 @@ class Search:
 
 @pytest.fixture
 def search(tmp_path: Path) -> Callable[..., Search]:
-    made = Counter[str]()
-
-    def make(**keys: Any) -> Search:
-        made["searches"] += 1
-        return Search(tmp_path / str(made["searches"]), **keys)
-
-    return make
+    numbers = itertools.count()
+    return lambda **keys: Search(tmp_path / str(next(numbers)), **keys)
 
 
 def keys_of(method: str, goals: int) -> dict[str, Any]:
@@ -132,25 +133,15 @@ def test_with_a_restart_before_each_proposal_the_same_points_come(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_proposal_is_what_is_active_in_order(search: Callable[..., Search], method: str) -> None:
-    parameters = (
-        PARAMETERS
-        if method != "grid"
-        else {
-            "optim.lr": {"values": [1e-4, 1e-3]},
-            "optim.clip": {"values": [None, 1.0]},
-            "optim.warmup": {"values": [0.0, 0.1], "when": {"optim.clip": 1.0}},
-        }
-    )
-    made = search(method=method, parameters=parameters)
+    made = search(method=method, parameters=GRID if method == "grid" else PARAMETERS)
     for point in range(6):
-        found, number = made.begin(point)
-        assert [*found.params] == [
-            item.name for item in made.spec.parameters if is_active(item, found.params)
-        ]
-        assert decode(made.spec.parameters, made.frozen()[number].params) == found.params
+        proposal, number = made.begin(point)
+        active = [item.name for item in made.spec.parameters if is_active(item, proposal.params)]
+        assert [*proposal.params] == active
+        assert decode(made.spec.parameters, made.frozen()[number].params) == proposal.params
         made.end(number, 0.0)
-        made.spec.config_for(found.params)
-        assert method != "grid" or found.params == made.spec.points()[point]
+        made.spec.config_for(proposal.params)
+        assert method != "grid" or proposal.params == made.spec.points()[point]
     if method == "grid":
         with pytest.raises(ValueError, match="the points of a grid sweep are planned"):
             next_point(made.spec, made.ledger, 6)
@@ -186,12 +177,11 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
     search: Callable[..., Search], method: str, goals: int
 ) -> None:
     made = search(**keys_of(method, goals))
-    drawn = (
-        search(method="random", run_cap=100) if method == "gp" else made
-    )  # its model takes long to fit
+    # The model of `gp` takes long to fit.
+    drawn = search(method="random", run_cap=100) if method == "gp" else made
     for point in range(30):
-        found = next_point(drawn.spec, drawn.ledger, point)
-        number = made.keep(point, found)
+        proposal = next_point(drawn.spec, drawn.ledger, point)
+        number = made.keep(point, proposal)
         if point % 5 == 1:
             made.ledger.report(number, 1, -1.0)
             made.ledger.report(number, 2, -2.0)
@@ -199,7 +189,7 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
         elif point % 5 == 2:
             made.ledger.fail(number, "nan", "the loss")
         elif point % 5 != 3:
-            made.end(number, closeness(dict(found.params)))
+            made.end(number, closeness(dict(proposal.params)))
     states = Counter(trial.state for trial in made.frozen())
     assert {state.name for state in states} == {"RUNNING", "PRUNED", "FAIL", "COMPLETE"}
     assert next_point(made.spec, made.ledger, 30) == next_point(made.spec, made.ledger, 30)
@@ -209,8 +199,8 @@ def test_trials_that_run_were_pruned_or_have_failed_do_not_disturb(
 def test_a_running_trial_is_kept_away_from(search: Callable[..., Search], method: str) -> None:
     made = search(method=method)
     made.fill(range(12))
-    found, _ = made.begin(12)
-    assert next_point(made.spec, made.ledger, 13).params != found.params
+    proposal, _ = made.begin(12)
+    assert next_point(made.spec, made.ledger, 13).params != proposal.params
 
 
 def test_each_goal_is_followed_in_its_direction(search: Callable[..., Search]) -> None:
@@ -242,22 +232,20 @@ def test_generations_with_restarts_are_optunas(search: Callable[..., Search]) ->
 
 def test_a_trial_that_is_tried_again_stays_in_its_generation(search: Callable[..., Search]) -> None:
     made = search(**keys_of("nsga2", 1))
-    points = made.run(range(25))
-    found, number = made.begin(25)
+    assert len(made.run(range(25))) == 25
+    proposal, number = made.begin(25)
     made.ledger.fail(number, "crashed", "a worker")
     # As a later execution does it: the same parameters at the same point.
-    made.end(made.keep(25, Proposal(found.params)), 0.0)
+    made.end(made.keep(25, Proposal(proposal.params)), 0.0)
     more = [generations(made)[-2], *(next_point(made.spec, made.ledger, 26).sampler.values())]
     assert more == [1, 1]
     made.run(range(26, 40))
     assert next_point(made.spec, made.ledger, 40).sampler == {GENERATION: 2}
-    assert len(points) == 25
 
 
 def test_points_carried_over_are_a_population_too(search: Callable[..., Search]) -> None:
-    made = search(**keys_of("nsga2", 1))
+    made, later = (search(**keys_of("nsga2", 1)) for _ in range(2))
     points = made.run(range(30))
-    later = search(**keys_of("nsga2", 1))
     for point, params in enumerate(points):
         later.end(later.keep(point, Proposal(params)), closeness(params))
     assert next_point(later.spec, later.ledger, 30) == next_point(made.spec, made.ledger, 30)
@@ -267,14 +255,10 @@ def generations(made: Search) -> list[int | None]:
     return [trial.system_attrs.get(GENERATION) for trial in made.frozen()]
 
 
-@pytest.mark.parametrize(
-    ("method", "points"),
-    [
-        ("tpe", 45),
-        pytest.param("gp", 35, marks=pytest.mark.slow),  # its model is fitted 70 times
-        ("nsga2", 80),
-    ],
-)
+FITTED = pytest.param("gp", 35, marks=pytest.mark.slow)  # its model is fitted 70 times
+
+
+@pytest.mark.parametrize(("method", "points"), [("tpe", 45), FITTED, ("nsga2", 80)])
 def test_a_search_meets_its_constraint(
     search: Callable[..., Search], method: str, points: int
 ) -> None:
@@ -282,10 +266,10 @@ def test_a_search_meets_its_constraint(
     for is_constrained in (False, True):
         made, missed = search(method=method, run_cap=points), dict[int, float]()
         for point in range(points):
-            found = next_point(made.spec, made.ledger, point, missed if is_constrained else {})
-            number = made.keep(point, found)
-            made.end(number, closeness(dict(found.params)))
-            missed[number] = too_fast(dict(found.params))
+            proposal = next_point(made.spec, made.ledger, point, missed if is_constrained else {})
+            number = made.keep(point, proposal)
+            made.end(number, closeness(dict(proposal.params)))
+            missed[number] = too_fast(dict(proposal.params))
         late = range(points // 2, points)
         shares.append(sum(missed[number] < 0.1 for number in late) / len(late))
     assert shares[0] + 0.2 < shares[1]

@@ -9,7 +9,7 @@ import pytest
 
 from carft_sweep.carft_core.files import read_json, write_json
 from tests.sweeps import toy_core
-from tests.sweeps.conftest import ToySweep, toy_in
+from tests.sweeps.conftest import SEARCH, ToySweep, toy_in
 from tests.sweeps.scheduler.dying import Crash, Hooked, at, crash, dying, state_of
 
 WEIGHTS = [0.3, 0.4, 0.5, 0.6, 2.0, 3.0]
@@ -18,13 +18,8 @@ MEDIAN = {"type": "median", "startup_trials": 2, "min_epochs": 2, "allow_grid": 
 PRUNING: dict[str, Any] = {
     "parameters": {"algorithm.kl_weight": {"values": WEIGHTS}},
     "early_terminate": MEDIAN,
-    "seeds": [0, 1],
-    "baselines": [],
+    **{"seeds": [0, 1], "baselines": []},
 }
-
-
-NOBODY = 2**22 + 1
-"""More than Linux ever gives to a process."""
 
 
 def bury(toy: ToySweep) -> None:
@@ -32,7 +27,7 @@ def bury(toy: ToySweep) -> None:
     for file in toy.home.runs.glob("*/run.json"):
         state = read_json(file)
         if state["lease"] is not None:
-            state["lease"]["pid"] = NOBODY
+            state["lease"]["pid"] = 2**22 + 1  # more than Linux ever gives to a process
             write_json(file, state)
 
 
@@ -82,7 +77,8 @@ def test_the_same_sweep_again_or_another_one_trains_no_pruned_run(toy: ToySweep)
 
 
 @pytest.mark.parametrize(
-    ("hook", "number"), [("epoch", 1), ("epoch", 4), ("told", 7), ("epoch", 13), ("told", 23)]
+    ("hook", "number"),
+    [("epoch", 1), ("epoch", 4), ("reported", 7), ("epoch", 13), ("reported", 23)],
 )
 def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
     toy: ToySweep, whole: ToySweep, hook: str, number: int
@@ -93,8 +89,8 @@ def test_a_driver_that_dies_at_any_epoch_changes_no_decision(
         toy.run(Hooked(**{hook: at(number, crash)}), **PRUNING)
     bury(toy)
     toy.run(**PRUNING)
-    found = toy.ledger()
-    assert [(t.params, t.state, t.values, t.reports) for t in found.trials()] == expected
+    ledger = toy.ledger()
+    assert [(t.params, t.state, t.values, t.reports) for t in ledger.trials()] == expected
     assert [t.intermediate_values for t in toy.study().trials] == values
     assert {run.state for run in toy.tracked().values()} == {"finished", "killed"}
     tags = [run.tags["carft.state"] for run in toy.tracked().values()]
@@ -107,19 +103,14 @@ def test_a_run_is_stopped_whose_driver_died_behind_the_decision_to_prune_it(toy:
     bury(toy)
     toy.run(**PRUNING)
     pruned = [trial for trial in toy.ledger().trials() if trial.state == "pruned"]
-    found = [state_of(toy, trial.runs["0"]) for trial in pruned]
-    assert {(state.state, state.lease) for state in found} == {("stopped", None)}
+    run_states = [state_of(toy, trial.runs["0"]) for trial in pruned]
+    assert {(state.state, state.lease) for state in run_states} == {("stopped", None)}
 
 
 def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:
-    toy.run(
-        method="random",
-        parameters={"algorithm.kl_weight": {"values": [0.3, 3.0]}},
-        early_terminate={"type": "threshold", "lower": 0.3, "min_epochs": 2},
-        run_cap=12,
-        seeds=[0],
-        baselines=[],
-    )
+    weights = {"algorithm.kl_weight": {"values": [0.3, 3.0]}}
+    rule = {"type": "threshold", "lower": 0.3, "min_epochs": 2}
+    toy.run(**{**SEARCH, "method": "random", "parameters": weights}, early_terminate=rule)
     pruned = [t for t in toy.ledger().trials() if t.state == "pruned"]
     assert len(pruned) > 1
     assert {(t.reason or {})["kind"] for t in pruned[1:]} == {"duplicate"}
@@ -129,12 +120,9 @@ def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:
 
 def test_a_trial_that_is_clearly_worse_after_its_first_seed_runs_no_more(toy: ToySweep) -> None:
     """Nor where its driver dies amid the race."""
-    racing: dict[str, Any] = {
-        "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}},
-        "race_seeds": {"margin": 0.05},
-        "seeds": [0, 1, 2],
-        "baselines": [],
-    }
+    weights = {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}}
+    racing: dict[str, Any] = {"parameters": weights, "race_seeds": {"margin": 0.05}}
+    racing |= {"seeds": [0, 1, 2], "baselines": []}
     with pytest.raises(Crash):
         toy.run(Hooked(epoch=at(6 * (toy_core.EPOCHS + 1) + 2, crash)), **racing)
     bury(toy)
@@ -152,12 +140,9 @@ def test_nothing_is_raced_against_a_trial_that_misses_the_constraint(
         return {"id/val/top1": top1, "ood/val/top1": 1 - top1}
 
     monkeypatch.setattr(toy_core, "accuracies", opposed)
-    toy.run(
-        parameters={"algorithm.kl_weight": {"values": [5.0, 0.3, 0.1]}},
-        metric={"name": "ood/val/top1"},
-        constraint={"margin": 0.01},
-        race_seeds={"margin": 0.015},
-    )
+    weights = {"algorithm.kl_weight": {"values": [5.0, 0.3, 0.1]}}
+    rules: Any = {"constraint": {"margin": 0.01}, "race_seeds": {"margin": 0.015}}
+    toy.run(parameters=weights, metric={"name": "ood/val/top1"}, **rules)
     assert states(toy) == {5.0: "complete", 0.3: "complete", 0.1: "complete"}
 
 
@@ -176,11 +161,10 @@ def test_a_trial_without_seeds_has_its_value_at_each_seed_of_the_others(toy: Toy
 def test_the_mean_over_seeds_does_not_depend_on_which_seed_was_first(
     toy: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole: dict[str, Any] = {"seeds": [0, 1, 2], "baselines": []}
-    toy.run(**{**whole, "seeds": [2]})
-    toy.run(**whole)
+    toy.run(seeds=[2], baselines=[])
     fresh = toy_in(tmp_path / "fresh", monkeypatch)
     fresh.folder.mkdir()
-    fresh.run(**whole)
+    for home in (toy, fresh):
+        home.run(seeds=[0, 1, 2], baselines=[])
     means = [[trial.reports for trial in home.ledger().trials()] for home in (toy, fresh)]
     assert means[0] == means[1]

@@ -24,22 +24,17 @@ FIRST = [{"algorithm.kl_weight": 0.5, "optim.clip": 1.0, "optim.warmup": 0.25}]
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "grid"])
 def test_a_search_keeps_what_is_active_and_goes_on_where_it_was(toy: ToySweep, method: str) -> None:
-    keys: dict[str, Any] = {
-        "method": method,
-        "parameters": PARAMETERS,
-        "try_first": FIRST,
-        "seeds": [0],
-        "baselines": [],
-    }
-    toy.run(**keys, run_cap=3)
-    assert toy.run(**keys, run_cap=6).exit_code == 0
+    keys = {**SEARCH, "method": method, "parameters": PARAMETERS, "try_first": FIRST}
+    toy.run(**{**keys, "run_cap": 3})
+    keys["run_cap"] = 6
+    assert toy.run(**keys).exit_code == 0
     trials = toy.ledger().trials()
     assert [trial.state for trial in trials] == ["complete"] * 6
     assert trials[0].params == FIRST[0]
     for trial in trials:
         assert ("optim.warmup" in trial.params) == (trial.params["optim.clip"] == 1.0)
     assert len({trial.params["algorithm.kl_weight"] for trial in trials}) == 6
-    spec = load_spec(toy.file(**keys, run_cap=6))
+    spec = load_spec(toy.file(**keys))
     assert all(spec.config_for(trial.params) for trial in trials)
     noted = [GENERATION in trial.sampler for trial in toy.ledger().proposals()]
     # Nothing is asked for the first, which is given whole.
@@ -48,8 +43,7 @@ def test_a_search_keeps_what_is_active_and_goes_on_where_it_was(toy: ToySweep, m
 
 def test_a_baseline_is_drawn_along_with_the_trials_and_goes_on_with_them(toy: ToySweep) -> None:
     drawn: dict[str, Any] = {
-        "method": "random",
-        "seeds": [0],
+        **{"method": "random", "seeds": [0]},
         "parameters": {
             "optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2},
             "algorithm.kl_weight": {"min": 0.1, "max": 1.0},
@@ -58,53 +52,43 @@ def test_a_baseline_is_drawn_along_with_the_trials_and_goes_on_with_them(toy: To
     for cap in (2, 4):
         toy.run(**drawn, run_cap=cap)
         settings = [*toy.ledger().settings()]
-        rates = [it.params["optim.lr"] for it in settings if it.algorithm == "car_ft"]
+        rates = [
+            setting.params["optim.lr"] for setting in settings if setting.algorithm == "car_ft"
+        ]
         assert len(rates) == cap
-        tuned = [it.params for it in settings if it.algorithm == "fine_tune"]
+        tuned = [setting.params for setting in settings if setting.algorithm == "fine_tune"]
         assert tuned == [{"optim.lr": rate} for rate in rates]
     assert len({*toy.trained().values()}) == 1  # none is trained again
 
 
 def test_a_trial_misses_a_constraint_by_what_its_runs_lack(toy: ToySweep) -> None:
     weights = {"algorithm.kl_weight": {"values": [0.3, 0.65, 1.3]}}
-    keys: dict[str, Any] = {
-        "parameters": weights,
-        "constraint": {"of": "fine_tune", "margin": 0.01},
-    }
+    keys: Any = {"parameters": weights, "constraint": {"of": "fine_tune", "margin": 0.01}}
     toy.run(**keys, baselines=["zero_shot", "fine_tune"])
-    spec, ledger = load_spec(toy.file(**keys, baselines=["fine_tune"])), toy.ledger()
-    missed = violations(spec, ledger, RunStore(toy.home.runs))
+    spec = load_spec(toy.file(**keys, baselines=["fine_tune"]))
+    ledger, runs = toy.ledger(), RunStore(toy.home.runs)
     # Fine-tuning has 0.77, the trials 0.8 and a tenth of their distance from 0.3 less.
-    assert missed == {
-        number: pytest.approx(miss) for number, miss in enumerate([-0.04, -0.005, 0.06])
-    }
-    loose = spec.model_copy(update={"constraint": Constraint(of="car_ft")})
-    assert violations(loose, ledger, RunStore(toy.home.runs)) == {}, "there is no such baseline"
-    assert (
-        violations(spec.model_copy(update={"constraint": None}), ledger, RunStore(toy.home.runs))
-        == {}
-    )
+    missed = {number: pytest.approx(miss) for number, miss in enumerate([-0.04, -0.005, 0.06])}
+    assert violations(spec, ledger, runs) == missed
+    for constraint in (Constraint(of="car_ft"), None):  # of no baseline that there is, and none
+        changed = spec.model_copy(update={"constraint": constraint})
+        assert violations(changed, ledger, runs) == {}
 
 
 def test_a_search_begins_with_the_best_points_of_another(toy_cli: ToySweep, carft: Carft) -> None:
     carft("run", toy_cli.file(parameters={"algorithm.kl_weight": {"values": [0.1, 0.9, 3.0]}}))
-    search = {
-        "name": "second",
-        "method": "random",
-        "run_cap": 3,
+    search: dict[str, Any] = {
+        **{"name": "second", "method": "random", "run_cap": 3},
         "parameters": {
             "algorithm.kl_weight": {"min": 0.0, "max": 1.0},
             "optim.lr": {"min": 1e-4, "max": 1e-2},
         },
-        "try_first": {"from": "toy", "best": 3},
     }
-    file = toy_cli.file(**search)
+    file = toy_cli.file(**search, try_first={"from": "toy", "best": 3})
     assert "tries 2 points of toy first" in carft("check", file).out
     carft("run", file)
     ledger = find_ledger(toy_cli.home, "second")
-    values = {
-        trial.params["algorithm.kl_weight"]: trial.value for trial in toy_cli.ledger().trials()
-    }
+    values = toy_cli.values()
     first = sorted((0.1, 0.9), key=lambda weight: -(values[weight] or 0.0))
     assert [trial.params["algorithm.kl_weight"] for trial in ledger.trials()[:2]] == first
     assert [source_of(ledger.spec, trial) for trial in ledger.trials()] == ["toy", "toy", None]
@@ -114,10 +98,8 @@ def test_a_search_begins_with_the_best_points_of_another(toy_cli: ToySweep, carf
     assert toy_cli.study("second").trials[0].user_attrs["from"] == "toy"
     (toy_cli.home.sweep("toy") / "ledger.jsonl").unlink()
     assert "nothing left to do" in carft("resume", "second").out
-    assert (
-        "no sweep 'to'"
-        in carft("run", toy_cli.file(**{**search, "try_first": {"from": "to"}}), code=2).err
-    )
+    file = toy_cli.file(**search, try_first={"from": "to"})
+    assert "no sweep 'to'" in carft("run", file, code=2).err
 
 
 def test_points_of_another_sweep_that_come_to_the_same_here_are_tried_once(toy: ToySweep) -> None:
@@ -127,5 +109,7 @@ def test_points_of_another_sweep_that_come_to_the_same_here_are_tried_once(toy: 
 
     alike = [{"algorithm.kl_weight": 0.3, "optim.lr": rate} for rate in (1e-4, 1e-3)]
     assert tried(*alike).try_first == ({"algorithm.kl_weight": 0.3},)
-    (told,) = tried({"optim.lr": 1e-4}).warnings
-    assert told.endswith("nothing of second is tried first: its points have no value of this space")
+    (warning,) = tried({"optim.lr": 1e-4}).warnings
+    assert warning.endswith(
+        "nothing of second is tried first: its points have no value of this space"
+    )

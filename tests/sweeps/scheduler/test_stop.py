@@ -59,8 +59,7 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carft_sweep.sweeps.ledger.claim.EVERY", EVERY)
 
 
-def until(condition: object, seconds: float = 20.0) -> None:
-    assert callable(condition)
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
@@ -69,12 +68,8 @@ def until(condition: object, seconds: float = 20.0) -> None:
 
 def driver(folder: Path, lasting: float = 0.0) -> subprocess.Popen[str]:
     """A real process that holds the sweep until a request comes, and a while longer."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, str(folder), str(lasting)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", SLEEPER, str(folder), str(lasting)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -199,12 +194,12 @@ def test_stop_waits_until_the_driver_is_gone(tmp_path: Path, carft: Carft) -> No
     # Somebody must collect it: a process that has ended and was not is still there for `kill`.
     collecting = threading.Thread(target=process.communicate)
     collecting.start()
-    told = carft("stop", "toy", "--home", tmp_path).out
+    output = carft("stop", "toy", "--home", tmp_path).out
     collecting.join()
     assert process.returncode == 0
-    assert f"Asked process {process.pid} on " in told
-    assert "to stop after the epoch" in told
-    assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in told
+    assert f"Asked process {process.pid} on " in output
+    assert "to stop after the epoch" in output
+    assert f"toy has stopped. To go on: carft-sweep resume toy --home {tmp_path}" in output
 
 
 def test_stop_does_not_wait_where_told_nor_where_nothing_runs(tmp_path: Path, carft: Carft) -> None:
@@ -213,11 +208,8 @@ def test_stop_does_not_wait_where_told_nor_where_nothing_runs(tmp_path: Path, ca
         assert "at once" in carft("stop", "toy", "--now", "--no-wait", "--home", tmp_path).out
         until(lambda: received == [True])
     assert carft("stop", "toy", "--home", tmp_path).out == "toy is not running.\n"
-    for name, near in {
-        "other": "Known: toy.",
-        "../sweeps/toy": "Known: toy.",
-        "toi": "'toy'?",
-    }.items():
+    for name in ("other", "../sweeps/toy", "toi"):
+        near = "'toy'?" if name == "toi" else "Known: toy."
         assert near in carft("stop", name, "--home", tmp_path, code=2).err
 
 
@@ -314,10 +306,10 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_is_away(
     toy_cli.tracker = Away()
     monkeypatch.setattr("carft_sweep.sweeps.api.make_engine", lambda *_, **__: engine)
     begun = time.monotonic()
-    told = carft("run", toy_cli.file(), "--in-process", code=3).err
+    errors = carft("run", toy_cli.file(), "--in-process", code=3).err
     assert time.monotonic() - begun < 15
-    assert "not in MLflow" in told
-    assert "connection refused" in told
+    assert "not in MLflow" in errors
+    assert "connection refused" in errors
 
 
 def test_who_is_refused_is_told_how_to_stop(
@@ -326,8 +318,8 @@ def test_who_is_refused_is_told_how_to_stop(
     home = Home(tmp_path / "a home")
     for named, option in ((home.path, ""), ("elsewhere", f" --home '{home.path}'")):
         monkeypatch.setenv("CARFT_HOME", str(named))
-        told = re.escape(f"stop it: carft-sweep stop toy{option}, or")
-        with Claim(home.sweep("toy")), pytest.raises(RequestError, match=told):
+        advice = re.escape(f"stop it: carft-sweep stop toy{option}, or")
+        with Claim(home.sweep("toy")), pytest.raises(RequestError, match=advice):
             Claim(home.sweep("toy")).__enter__()
 
 

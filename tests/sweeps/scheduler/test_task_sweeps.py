@@ -19,7 +19,7 @@ from carft_sweep.tracking.comparison.pooling import compare_sweeps
 from carft_sweep.tracking.comparison.tasks import domainbed_table
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.store.base import RunKey
-from tests.sweeps.conftest import Carft, ToySweep, toy_in
+from tests.sweeps.conftest import TOY, Carft, ToySweep, toy_in
 from tests.sweeps.toy_domains import DOMAINS, TOY_DOMAINS
 
 OVER_DOMAINS: dict[str, Any] = {
@@ -29,12 +29,7 @@ OVER_DOMAINS: dict[str, Any] = {
         "data.test_domain": {"values": list(DOMAINS)},
         "algorithm.kl_weight": {"values": [0.1, 0.3]},
     },
-    "trial": {
-        "data": {"family": "toy_domains", "split_seed": "seed"},
-        "algorithm": {"name": "car_ft"},
-        "merges": [{"name": "wise_ft", "alphas": [0.5]}],
-        "device": "cpu",
-    },
+    "trial": {**TOY["trial"], "data": {"family": "toy_domains", "split_seed": "seed"}},
 }
 
 
@@ -53,10 +48,9 @@ def ended(toy_sweep: ToySweep) -> SweepResult:
 
 
 @pytest.fixture
-def told(
+def command(
     toy_sweep: ToySweep, ended: SweepResult, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> Carft:
-    """Commands in that home."""
     assert ended.exit_code == 0
     monkeypatch.setenv("CARFT_HOME", str(toy_sweep.home.path))
     return carft
@@ -68,10 +62,9 @@ def test_every_setting_runs_on_every_task_with_the_split_of_its_seed(
     # Two weights, fine-tuning and zero-shot, three domains, two seeds: none trains nothing twice.
     assert ended.done == len(ended.comparison.runs()) == 4 * 3 * 2
     assert len(toy_sweep.ledger("domains").trials()) == 6
-    zero_shot = {name for name in toy_sweep.tracked("domains") if name.startswith("zero_shot")}
-    assert zero_shot == {
-        f"zero_shot test_domain={domain} s{seed}" for domain in DOMAINS for seed in (0, 1)
-    }
+    names = {f"zero_shot test_domain={domain} s{seed}" for domain in DOMAINS for seed in (0, 1)}
+    tracked = toy_sweep.tracked("domains")
+    assert {name for name in tracked if name.startswith("zero_shot")} == names
     for run in ended.comparison.runs():
         claimed = json.loads((toy_sweep.home.runs / run.digest / "config.json").read_text())
         assert claimed["config"]["data"]["split_seed"] == run.seed
@@ -79,10 +72,10 @@ def test_every_setting_runs_on_every_task_with_the_split_of_its_seed(
 
 
 def test_it_ends_with_domainbeds_table(toy_sweep: ToySweep, ended: SweepResult) -> None:
-    found = ended.comparison
-    assert list(found.tasks) == list(DOMAINS)
-    assert found.selected is None
-    table = domainbed_table(found)
+    compared = ended.comparison
+    assert list(compared.tasks) == list(DOMAINS)
+    assert compared.selected is None
+    table = domainbed_table(compared)
     assert table is not None
     # The toy is best at 0.3, with 0.8 and a hundredth a seed, and measures half of it.
     line = table.of("car_ft")
@@ -95,32 +88,32 @@ def test_it_ends_with_domainbeds_table(toy_sweep: ToySweep, ended: SweepResult) 
     text = (folder / "comparison.md").read_text()
     assert "| algorithm | art | photo | sketch | Avg |" in text
     assert "| car_ft | 40.2 ± 0.2 |" in text
-    kept = json.loads((folder / "comparison.json").read_text())
-    assert set(kept["tasks"]["comparisons"]) == {*DOMAINS}
+    document = json.loads((folder / "comparison.json").read_text())
+    assert set(document["tasks"]["comparisons"]) == {*DOMAINS}
     summary = summary_of(toy_sweep.ledger("domains"))
     assert (summary["best"], summary["trials"]["complete"]) == (None, 6)
 
 
 def test_the_plan_names_the_tasks_and_the_rule_may_be_another_afterwards(
-    toy_sweep: ToySweep, told: Carft
+    toy_sweep: ToySweep, command: Carft
 ) -> None:
-    text = told("check", toy_sweep.file(**OVER_DOMAINS)).out
+    text = command("check", toy_sweep.file(**OVER_DOMAINS)).out
     assert "tasks by data.test_domain: art, photo, sketch;" in text
     oracle = ("--selection", "oracle", "--metric", "ood/{task}_out/top1")
-    plain = told("compare", "domains", "--json", *oracle).json
+    plain = command("compare", "domains", "--json", *oracle).json
     # On that part the toy is the better the worse it is elsewhere.
     assert set(plain["tasks"]["settings"].values()) == {"car_ft kl_weight=0.1"}
     assert "test-domain validation (oracle)" in plain["tasks"]["caption"]
 
 
-def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, told: Carft) -> None:
+def test_a_model_is_that_of_a_run_and_of_no_sweep(ended: SweepResult, command: Carft) -> None:
     with pytest.raises(RequestError, match="selects a setting for each task") as caught:
         select_model(ended.comparison)
-    said = str(caught.value)
-    digest = said.split("art: car_ft kl_weight=0.3 (--run ")[1].split(")")[0]
+    refusal = str(caught.value)
+    digest = refusal.split("art: car_ft kl_weight=0.3 (--run ")[1].split(")")[0]
     chosen = select_model(ended.comparison, run=digest)
     assert part_of(ended.comparison, chosen) is ended.comparison.tasks["art"]
-    message = told("export", "domains", "--out", "nowhere", code=2).err
+    message = command("export", "domains", "--out", "nowhere", code=2).err
     assert "name a run with --run" in message
     with pytest.raises(RequestError, match="unknown run of domains 'zzz'"):
         select_model(ended.comparison, run="zzz")
@@ -135,15 +128,14 @@ def test_a_server_has_what_the_comparison_needs(toy_sweep: ToySweep, ended: Swee
 
 def test_an_oracle_values_trials_by_task(toy_sweep: ToySweep, ended: SweepResult) -> None:
     assert ended.done
-    found = toy_sweep.run(
-        **OVER_DOMAINS
-        | {"name": "oracle", "selection": "oracle", "metric": {"name": "ood/{task}_out/top1"}}
-    )
+    goal = {"name": "ood/{task}_out/top1"}
+    changed = OVER_DOMAINS | {"name": "oracle", "selection": "oracle", "metric": goal}
+    result = toy_sweep.run(**changed)
     trials = toy_sweep.ledger("oracle").trials()
     values = {trial.params["algorithm.kl_weight"]: trial.value for trial in trials}
     # 1 minus the mean over seeds of 0.8 - |kl - 0.3| / 10 + a hundredth a seed.
     assert values == pytest.approx({0.1: 0.215, 0.3: 0.195})
-    table = domainbed_table(found.comparison)
+    table = domainbed_table(result.comparison)
     assert table is not None
     assert "(oracle)" in " ".join(table.notes)
     assert Path(toy_sweep.home.sweep("oracle") / "comparison.csv").read_text().count("oracle") > 3

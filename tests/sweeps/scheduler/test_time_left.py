@@ -38,7 +38,7 @@ def history(
     failed: set[int] = set()
     under_way: list[tuple[float, int, bool]] = []
     beginning: list[tuple[float, int]] = []
-    said: list[tuple[float, float]] = []
+    estimates: list[tuple[float, float]] = []
     while attempts or under_way or beginning:
         while attempts and len(under_way) + len(beginning) < at_once:
             heapq.heappush(beginning, (now[0] + pause, attempts.pop()))
@@ -56,10 +56,10 @@ def history(
             progress.fail(f"run {number}", "crashed", "KeyError", again=True)
             continue
         progress.done(f"run {number}", {}, reused=False)
-        left = progress.left()
-        assert left is not None
-        said.append((now[0], left))
-    return [(left, now[0] - at) for at, left in said[2:-1]]
+        estimate = progress.left()
+        assert estimate is not None
+        estimates.append((now[0], estimate))
+    return [(estimate, now[0] - at) for at, estimate in estimates[2:-1]]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 4])
@@ -67,17 +67,17 @@ def history(
 def test_of_runs_of_one_length_the_time_left_is_true(
     monkeypatch: pytest.MonkeyPatch, runs: int, at_once: int
 ) -> None:
-    for left, truth in history(monkeypatch, [RUN] * runs, at_once, reused=3):
-        assert left == pytest.approx(truth)
+    for estimate, truth in history(monkeypatch, [RUN] * runs, at_once, reused=3):
+        assert estimate == pytest.approx(truth)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 4])
 def test_what_passes_between_two_runs_and_is_tried_again_is_all_that_is_missing(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    told = history(monkeypatch, [RUN] * 26, at_once, failing=[4, 9, 20], pause=3.0)
-    for left, truth in told:
-        assert truth - 0.1 * truth - 2 * RUN <= left <= truth + RUN
+    estimates = history(monkeypatch, [RUN] * 26, at_once, failing=[4, 9, 20], pause=3.0)
+    for estimate, truth in estimates:
+        assert truth - 0.1 * truth - 2 * RUN <= estimate <= truth + RUN
 
 
 def test_the_last_runs_are_not_divided_among_places_that_have_none() -> None:

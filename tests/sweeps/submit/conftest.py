@@ -62,9 +62,8 @@ def git(project: Path) -> Git:
 
 
 def names_in(archive: bytes) -> set[str]:
-    """The files of a zip."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-        return {name for name in opened.namelist() if not name.endswith("/")}
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        return {name for name in file.namelist() if not name.endswith("/")}
 
 
 @dataclass
@@ -83,9 +82,9 @@ def fake_head(**made: Any) -> Iterator[FakeHead]:
     head = FakeHead(**made)
 
     def answer(asked: Asked) -> Answer:
-        what = f"{asked.method} {asked.path}"
-        head.asked.append((what, asked.headers, asked.body))
-        return head.answers.get(what, head.otherwise)
+        request = f"{asked.method} {asked.path}"
+        head.asked.append((request, asked.headers, asked.body))
+        return head.answers.get(request, head.otherwise)
 
     with answering(answer) as head.address:
         yield head

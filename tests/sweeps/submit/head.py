@@ -24,16 +24,10 @@ def main(folder: Path) -> None:
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
-            "num_cpus": CORES,
-            "num_gpus": 0,
-            "object_store_memory": 100 * 2**20,
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-            "dashboard_port": 0,
-            "dashboard_agent_listen_port": 0,
+            **{"num_cpus": CORES, "num_gpus": 0, "object_store_memory": 100 * 2**20},
+            **{"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0},
             # Any that are free: the ranges by default would meet those of another head.
-            "min_worker_port": 0,
-            "max_worker_port": 0,
+            **{"dashboard_agent_listen_port": 0, "min_worker_port": 0, "max_worker_port": 0},
             "temp_dir": str(folder),
         },
     )

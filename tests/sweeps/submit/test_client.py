@@ -131,7 +131,7 @@ def test_the_exit_code_is_the_drivers_own() -> None:
 def test_a_token_that_others_could_read_on_its_way_is_warned_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for address, mode, warned in (
+    for address, mode, expected in (
         ("http://head:8265", "token", "The token goes to head over http://"),
         ("http://10.0.0.7:8265", "token", "ssh -fN -L 8265:127.0.0.1:8265 10.0.0.7"),
         ("http://me:hidden-x@head:8265", "", "The password goes to head over http://"),
@@ -143,10 +143,10 @@ def test_a_token_that_others_could_read_on_its_way_is_warned_of(
     ):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
         monkeypatch.setenv(JOBS_VARIABLE, address)
-        for said in (unencrypted(address), unencrypted(None)):
-            assert (said is None) == (warned is None), address
-            assert (warned or "") in (said or "")
-            assert "hidden-x" not in (said or "")
+        for warning in (unencrypted(address), unencrypted(None)):
+            assert (warning is None) == (expected is None), address
+            assert (expected or "") in (warning or "")
+            assert "hidden-x" not in (warning or "")
 
 
 def test_an_api_that_wants_a_password_or_does_not_answer_is_not_open() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,12 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 STANDS_IN = """
 import json, os, signal, sys, time
 from pathlib import Path
-told = next(word for word in sys.argv if word.startswith("description="))
-do, _, what = told.removeprefix("description=").partition(" ")
+text = next(word for word in sys.argv if word.startswith("description="))
+act, _, rest = text.removeprefix("description=").partition(" ")
 print(json.dumps({"argv": sys.argv[1:], "cwd": Path.cwd().name, "mine": Path("mine.py").is_file(),
     "uri": os.environ.get("MLFLOW_TRACKING_URI"), "address": os.environ["RAY_ADDRESS"]}))
-if do == "exit":
-    sys.exit(int(what))
+if act == "exit":
+    sys.exit(int(rest))
 def stop(*_):
     print("stops after this epoch")
     time.sleep(3.5)  # Ray itself kills after three seconds
@@ -40,7 +40,7 @@ signal.signal(signal.SIGTERM, stop)
 for line in range(10_000):
     print(f"line {line}")
     time.sleep(0.05)
-    if Path(what).exists():
+    if Path(rest).exists():
         break
 """
 """A `sweeps` of the project's own, told by `description` what to do: what `submit` does to it is
@@ -61,15 +61,15 @@ def head() -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="carft-h", dir="/tmp", ignore_cleanup_errors=True) as t:
         token = Path(t) / "token"
         token.write_text(TOKEN)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # python
-        path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(ROOT), *filter(None, [environ.get("PYTHONPATH")])])
         with subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("head.py")), f"{t}/r"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**kept, **secret, "PATH": programs, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            env={**environ, **secret, "PATH": programs, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             text=True,
         ) as process:
             assert process.stdout is not None
@@ -108,31 +108,22 @@ def stand_in(git: Git, project: Path) -> Path:
 SUBMIT = ("submit", "tiny.yaml", "--set")
 
 
-def within(seconds: float, happened: Callable[[], bool]) -> bool:
-    until = time.monotonic() + seconds
-    while not happened():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 @pytest.mark.usefixtures("stand_in")
 def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
     on_head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    told = carft(*SUBMIT, "description=exit 2", "--", "--parallel", "2", code=2)
-    seen = json.loads(told.out.splitlines()[-1])
+    printed = carft(*SUBMIT, "description=exit 2", "--", "--parallel", "2", code=2)
+    seen = json.loads(printed.out.splitlines()[-1])
     assert seen["argv"] == [
         *("run", "tiny.yaml", "--address", "auto", "--home", str(tmp_path / "home")),
         *("--set", "description=exit 2", "--parallel", "2"),
     ]
     assert (seen["mine"], seen["uri"]) == (True, "http://mlflow:5000")
     assert seen["address"]
-    assert "is failed." in told.err
-    assert "asks for no token" not in told.err
-    id_ = next(word for word in told.err.split() if word.startswith("carft-tiny-"))
+    assert "is failed." in printed.err
+    assert "asks for no token" not in printed.err
+    id_ = next(word for word in printed.err.split() if word.startswith("carft-tiny-"))
     job = JobClient(on_head.url).get_job_info(id_)
     assert (job.metadata or {})["carft_sweep"] == "tiny"
     assert exit_code(job) == 2
@@ -142,7 +133,10 @@ def test_a_failing_job_gives_its_own_exit_code_and_ran_what_was_sent(
 def test_a_job_is_left_and_stopped_by_rays_own_command(on_head: Head, carft: Carft) -> None:
     id_ = carft(*SUBMIT, "description=wait /nowhere", "--no-wait").out.strip()
     client = JobClient(on_head.url)
-    assert within(60, lambda: "line 3" in client.get_job_logs(id_))
+    until = time.monotonic() + 60
+    while "line 3" not in client.get_job_logs(id_):
+        assert time.monotonic() < until
+        time.sleep(0.1)
     assert client.stop_job(id_)
     lines: list[str] = []
     job = client.follow(id_, lines.append)
@@ -150,19 +144,19 @@ def test_a_job_is_left_and_stopped_by_rays_own_command(on_head: Head, carft: Car
     assert lines[-2:] == ["stops after this epoch", "has stopped"]
 
 
+def run_python(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as in a shell whose home is this folder, with these variables alone of Ray's."""
+    command = [sys.executable, *words]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), **variables}
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
 @pytest.mark.slow  # Ray tries for twenty seconds
 def test_a_driver_without_a_token_is_told_what_to_set(head: Head, tmp_path: Path) -> None:
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     address = (head.folder / "ray_current_cluster").read_text()
-    command = [sys.executable, "-m", "carft_sweep", "check", "kl_weight", "--address", address]
-    done = subprocess.run(
-        command,
-        env={**environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = ("-m", "carft_sweep", "check", "kl_weight", "--address", address)
+    done = run_python(tmp_path, *command)
     assert done.returncode == 4
     *of_ray, message = done.stderr.splitlines()
     assert message.startswith(f"carft-sweep: no Ray cluster at {address} that accepts this")
@@ -186,14 +180,6 @@ def test_a_driver_joins_a_users_ray_after_one_of_its_own(head: Head, tmp_path: P
     token = tmp_path / ".ray" / "auth_token"
     token.parent.mkdir()
     token.write_text(TOKEN)
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     address = (head.folder / "ray_current_cluster").read_text()
-    environ |= {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", JOINS],
-        env={**environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run_python(tmp_path, "-c", JOINS, RAY_ADDRESS=address, RAY_AUTH_MODE="token")
     assert (done.returncode, done.stdout) == (0, "2.0\n"), done.stderr

@@ -29,14 +29,14 @@ ENDED = {
 class Taking(dict[str, Answer]):
     """A cluster that takes every package and job; each job has ended, and printed a line."""
 
-    def get(self, what: str, default: Any = None) -> Any:
-        if what.startswith("GET /api/packages"):
+    def get(self, call: str, default: Any = None) -> Any:
+        if call.startswith("GET /api/packages"):
             return Answer("Package x does not exist", 404)
-        if what.startswith("GET /api/jobs/carft-"):
+        if call.startswith("GET /api/jobs/carft-"):
             return Answer(ENDED)
-        if what == "POST /api/jobs/":
+        if call == "POST /api/jobs/":
             return Answer({"job_id": "carft-tiny-1", "submission_id": "carft-tiny-1"})
-        return Answer("") if what.startswith("PUT") else super().get(what, default)
+        return Answer("") if call.startswith("PUT") else super().get(call, default)
 
 
 @pytest.fixture
@@ -49,14 +49,13 @@ def head(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHead]:
 
 
 def request(head: FakeHead) -> dict[str, Any]:
-    """What was asked for."""
-    (body,) = (body for what, _, body in head.asked if what == "POST /api/jobs/")
-    found: dict[str, Any] = json.loads(body)
-    return found
+    (body,) = (body for call, _, body in head.asked if call == "POST /api/jobs/")
+    document: dict[str, Any] = json.loads(body)
+    return document
 
 
 def packed(head: FakeHead) -> set[str]:
-    (body,) = (body for what, _, body in head.asked if what.startswith("PUT"))
+    (body,) = (body for call, _, body in head.asked if call.startswith("PUT"))
     return names_in(body)
 
 
@@ -113,7 +112,7 @@ def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
     monkeypatch.setattr(JobClient, "get_job_logs", lambda *_: "a line")
     (project / "mine.py").write_text("X = 2\n")
     (project / "hf_token").write_text("planted-password")
-    told = carft("submit", "tiny.yaml", "--", "--quiet", code=2)
+    printed = carft("submit", "tiny.yaml", "--", "--quiet", code=2)
     asked = request(head)
     assert asked["entrypoint"].endswith("--home /shared/home --quiet")
     commit = f"{git('rev-parse', 'HEAD')}-dirty"
@@ -122,12 +121,12 @@ def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
     assert asked["metadata"]["carft_commit"] == commit
     assert asked["submission_id"].startswith("carft-tiny-")
     assert packed(head) == {".gitignore", "mine.py", "tiny.yaml"}
-    assert told.out == "a line\n"
-    assert f"{project} is sent, without what git ignores" in told.err
-    assert "The cluster has Ray 2.99.0, this machine" in told.err
-    assert "Not sent, since secret: MLFLOW_TRACKING_PASSWORD." in told.err
-    assert "is failed. why" in told.err
-    assert "planted" not in json.dumps(asked) + told.out + told.err
+    assert printed.out == "a line\n"
+    assert f"{project} is sent, without what git ignores" in printed.err
+    assert "The cluster has Ray 2.99.0, this machine" in printed.err
+    assert "Not sent, since secret: MLFLOW_TRACKING_PASSWORD." in printed.err
+    assert "is failed. why" in printed.err
+    assert "planted" not in json.dumps(asked) + printed.out + printed.err
 
 
 @pytest.mark.usefixtures("registries")
@@ -143,8 +142,8 @@ def test_without_a_repository_the_current_folder_is_sent(
         "name: tiny\nimport: [./package]\nparameters: {prompts.contexts: {values: [words.txt]}}\n"
         "trial: {algorithm: fine_tune, data: {family: birds.family.yaml}}\n"
     )
-    told = carft("submit", "tiny.yaml", "--no-wait", "--import", "mine.py")
-    assert told.out == "carft-tiny-1\n"
+    printed = carft("submit", "tiny.yaml", "--no-wait", "--import", "mine.py")
+    assert printed.out == "carft-tiny-1\n"
     assert packed(head) == {
         *(".gitignore", "tiny.yaml", "birds.family.yaml", "words.txt", "mine.py"),
         *("package/__init__.py", "package/part.py", "package/data.csv"),
@@ -156,13 +155,13 @@ def test_a_cluster_that_stays_away_ends_with_4_and_a_job_that_nobody_took_is_non
     head: FakeHead, carft: Carft
 ) -> None:
     class Gone(Taking):
-        def get(self, what: str, default: Any = None) -> Any:
-            gone = what.startswith("GET /api/jobs/")
-            return Answer("", 503) if gone else super().get(what, default)
+        def get(self, call: str, default: Any = None) -> Any:
+            gone = call.startswith("GET /api/jobs/")
+            return Answer("", 503) if gone else super().get(call, default)
 
     head.answers = Gone(VERSION)
-    told = carft("submit", "kl_weight", code=4).err
-    assert "The job may continue. To follow it: ray job logs" in told
+    printed = carft("submit", "kl_weight", code=4).err
+    assert "The job may continue. To follow it: ray job logs" in printed
     head.answers, head.otherwise = dict(VERSION), Answer("", 502)
     assert "answers 502: Bad Gateway" in carft("submit", "kl_weight", code=4).err
 
@@ -170,22 +169,21 @@ def test_a_cluster_that_stays_away_ends_with_4_and_a_job_that_nobody_took_is_non
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(
     head: FakeHead, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> None:
-
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("carft_sweep.sweeps.submit.client.JobClient.follow", interrupted)
-    told = carft("submit", "kl_weight", code=3).err
-    assert "carft-tiny-1 continues." in told
-    assert f"ray job logs --address {head.address} --follow carft-tiny-1" in told
-    assert f"ray job stop --address {head.address} carft-tiny-1" in told
-    assert not [what for what, *_ in head.asked if "stop" in what]
+    printed = carft("submit", "kl_weight", code=3).err
+    assert "carft-tiny-1 continues." in printed
+    assert f"ray job logs --address {head.address} --follow carft-tiny-1" in printed
+    assert f"ray job stop --address {head.address} carft-tiny-1" in printed
+    assert not [call for call, *_ in head.asked if "stop" in call]
 
 
 def test_what_is_wrong_is_told_before_anything_is_sent(
     head: FakeHead, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for words, said in {
+    for words, message in {
         "": "the following arguments are required: FILE",
         "tiny.yaml --home here": "the home here must be an absolute path",
         "tiny.yaml --set engine=local": "engine: local would leave the cluster idle",
@@ -194,13 +192,13 @@ def test_what_is_wrong_is_told_before_anything_is_sent(
         "tiny.yaml -- --nonsense": "unknown option '--nonsense'",
         "tiny.yam": "did you mean 'tiny.yaml'",
     }.items():
-        assert said in carft("submit", *words.split(), code=2).err
+        assert message in carft("submit", *words.split(), code=2).err
     # An older Ray ignores RAY_AUTH_MODE: everything would work, and nothing be protected.
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 32)
     head.answers["GET /api/version"] = Answer({"ray_version": "2.58.0"})
     message = "the cluster has Ray 2.58.0; carft-sweep needs 2.59 or newer"
     assert message in carft("submit", "tiny.yaml", code=2).err
-    assert not [what for what, *_ in head.asked if not what.startswith("GET /api/version")]
+    assert not [call for call, *_ in head.asked if not call.startswith("GET /api/version")]
 
 
 def test_a_cluster_that_asks_for_no_token_is_named(head: FakeHead, carft: Carft) -> None:
@@ -208,5 +206,5 @@ def test_a_cluster_that_asks_for_no_token_is_named(head: FakeHead, carft: Carft)
     head.answers["GET /api/jobs/"] = Answer([])
     message = f"{head.address} takes jobs from whoever reaches it: the cluster asks for no token"
     assert message in carft("submit", "kl_weight", "--no-wait").err
-    asked = [headers for what, headers, _ in head.asked if what == "GET /api/jobs/"]
+    asked = [headers for call, headers, _ in head.asked if call == "GET /api/jobs/"]
     assert not [name for headers in asked for name in headers if name.lower() == "authorization"]
