@@ -188,8 +188,9 @@ def _unknown_field(place: tuple[str | int, ...], known: Mapping[str, FieldInfo])
         if any(name in model.model_fields for model in _models_in(info.annotation))
     ]
     meant = SYNONYMS.get(str(name), "").removeprefix(f"{dotted(section)}.")
-    if len(below) == 1 or meant.partition(".")[0] in known:
-        return f"unknown field {name!r}; did you mean {below[0] if below else meant!r}?"
+    if below or meant.partition(".")[0] in known:
+        names = " or ".join(map(repr, below or [meant]))
+        return f"unknown field {name!r}; did you mean {names}?"
     return unknown("field", name, known)
 
 

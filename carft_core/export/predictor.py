@@ -27,7 +27,7 @@ from carft_sweep.carft_core.runs.folder import load_weights
 from carft_sweep.carft_core.training.numerics import resolve_device
 
 BATCH = 64
-Picture = Path | bytes | Image.Image
+Picture = str | Path | bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ class Predictor:
     _device: torch.device
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto") -> Self:
+    def load(cls, folder: str | Path, device: str = "auto") -> Self:
         """Open an export. Raises RequestError if the folder holds no export or a damaged one."""
+        folder = Path(folder)
         facts = read_facts(folder)
         if facts is None:
             raise RequestError(f"{folder} holds no exported model: there is no {FACTS}")
@@ -165,8 +166,8 @@ class Predictor:
 
 def read_image(image: Picture) -> Image.Image:
     """Return an image upright and in RGB, as a family's images are read. Raises RequestError."""
-    if isinstance(image, Path):
-        return read_rgb(image)
+    if isinstance(image, (str, Path)):
+        return read_rgb(Path(image))
     with image_errors("this image"):
         picture = open_image(io.BytesIO(image)) if isinstance(image, bytes) else image
         picture.load()

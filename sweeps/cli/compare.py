@@ -245,6 +245,11 @@ def _render(
     elif arguments.latex:
         text = latex(comparison, options=options, command=_command(arguments))
     elif arguments.power:
+        if not (comparison.curve_verdicts or comparison.verdicts):
+            raise RequestError(
+                "--power is of claims, and there are none: nothing is compared with "
+                f"{comparison.spec.reference}; name another with --reference"
+            )
         text = table_text(power_table(comparison), width=PlainConsole().width)
     else:
         console = PlainConsole()

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,8 @@ def check_data(arguments: argparse.Namespace, emit: Emit) -> None:
         more = {"refusal": result.refusal, "bad": bad}
         emit(json.dumps(_survey_as_dict(result) | more, indent=1))
     else:
-        emit("\n".join(_survey_lines(result)))
+        unreadable = [name for name, errors in (bad or {}).items() if errors]
+        emit("\n".join(_survey_lines(result, unreadable)))
         if bad is not None and not any(bad.values()):
             emit("Every image can be read.")
     if result.refusal is not None:
@@ -178,7 +179,8 @@ def _survey_as_dict(result: Survey) -> dict[str, Any]:
     }
 
 
-def _survey_lines(result: Survey) -> Iterator[str]:
+def _survey_lines(result: Survey, unreadable: Collection[str]) -> Iterator[str]:
+    """Yield a survey as lines of text; `unreadable` names the splits that have such images."""
     place = user_code.place_of(result.config)
     yield f"{result.config.family}{'' if place == 'builtin' else f' in {place}'}"
     if not result.splits:
@@ -191,7 +193,7 @@ def _survey_lines(result: Survey) -> Iterator[str]:
             "" if split.published is None else f"{split.published:,}",
             f"{split.classes}/{split.expected_classes}",
             split.digest[:SHOWN],
-            split.status,
+            "unreadable images" if name in unreadable else split.status,
         ]
         for name, split in result.splits.items()
     ]

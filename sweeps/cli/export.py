@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 
 DETAILED = 5
-"""The most images that are shown with several classes and contexts; of more each has a line."""
+"""The most images that are shown with several classes and contexts; of more each has a line, unless
+a number of classes or contexts is given."""
 
 
 def export_command(arguments: argparse.Namespace, emit: Emit) -> None:
@@ -88,7 +89,9 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     width = max(len(str(image)) for image in images)
     predictions: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
-    outcomes = model.attempt(images, top=arguments.top, contexts=arguments.contexts)
+    top, contexts = arguments.top, arguments.contexts
+    is_detailed = len(images) <= DETAILED or (top, contexts) != (None, None)
+    outcomes = model.attempt(images, top=top or 5, contexts=3 if contexts is None else contexts)
     for image, prediction in zip(images, outcomes, strict=True):
         if isinstance(prediction, RequestError):
             reason = str(prediction)
@@ -99,11 +102,11 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
         predictions.append({"image": str(image), **_prediction_as_dict(prediction)})
         if arguments.json:
             continue
-        if len(images) > DETAILED:
+        if is_detailed:
+            emit("\n".join(_prediction_lines(image, prediction)))
+        else:
             name, probability = prediction.classes[0]
             emit(f"{image!s:{width}}  {100 * probability:5.1f} %  {name}")
-        else:
-            emit("\n".join(_prediction_lines(image, prediction)))
     if arguments.json:
         emit(json.dumps({"predictions": predictions, "unreadable": unreadable}, indent=1))
     elif unreadable:

@@ -447,8 +447,8 @@ def _export(parser: Parser) -> None:
 def _predict(parser: Parser) -> None:
     _value(parser, "model", "MODEL", "an exported folder, or a sweep's name")
     _value(parser, "images", "IMAGE", "files, or folders of them", nargs="+")
-    _value(parser, "--top", "N", "most likely classes (5)", type=_count, default=5)
-    _value(parser, "--contexts", "N", "contexts (3); 0 for none", type=_zero_or_more, default=3)
+    _value(parser, "--top", "N", "most likely classes (5)", type=_count)
+    _value(parser, "--contexts", "N", "contexts (3); 0 for none", type=_zero_or_more)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     _json(parser, "print as JSON")
 

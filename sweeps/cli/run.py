@@ -85,7 +85,7 @@ def run_and_print(
 def _progress(name: str, arguments: argparse.Namespace, console: Console) -> Progress:
     if console.is_terminal and not (arguments.in_process or arguments.quiet):
         so_far = command("compare", name, arguments.home)
-        return LiveProgress(console, f"the results so far, from another terminal: {so_far}")
+        return LiveProgress(console, f"results so far: {so_far}")
     return Progress(to_stderr, quiet=arguments.quiet)
 
 
@@ -113,10 +113,13 @@ def _next_words(
     for better in baseline_command(ended.comparison, spec.name):
         yield f"The verdict is against the selected model; {better.model}: {better.command}"
     verdict = ended.comparison.answer.verdict
+    others = [gap for gap in ended.obstacles if not gap.override]
+    yield from (f"{gap.describe()}." for gap in others)
     obstacle = next((gap for gap in ended.obstacles if gap.override), None)
     override = None
     if obstacle is not None:
-        yield f"{obstacle.reason}. With {obstacle.runs} more runs it is:"
+        then = "there are enough" if others else "it is"
+        yield f"{obstacle.reason}. With {obstacle.runs} more runs {then}:"
         override = obstacle.override
     elif verdict is not None and verdict.tried > 1 and spec.tasks is None:
         yield "To judge what was chosen on seeds that no choice has seen:"

@@ -540,4 +540,6 @@ def sweep_folder(home: Home, name: str) -> Path:
         )
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
+    if name.endswith((".yaml", ".yml")):
+        hint = f"give the name of a sweep, not its file. {hint}"
     raise RequestError(f"no sweep {name!r} in {home.path}; {hint}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from carft_sweep.carft_core.algorithms import ALGORITHMS
 from carft_sweep.carft_core.config.fields import SYNONYMS
 from carft_sweep.carft_core.config.trial import SCALARS, SECTIONS, field_names
-from carft_sweep.carft_core.errors import Route, unknown
+from carft_sweep.carft_core.errors import Route, misspelt, unknown
 from carft_sweep.sweeps.space.parameters import KEYS as PARAMETER_KEYS
 from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, YamlError, parse
 from carft_sweep.sweeps.spec.settings import BAYES, Settings, expand_retries
@@ -75,8 +75,15 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
     apply_overrides(document, overrides)
     _fix_constants(document)
     for name in unknown_fields:
-        if not (name.startswith("algorithm.") and names_unknown_algorithm(document)):
-            document.add_error(("parameters", name), _unknown_field("parameter", name))
+        message = _unknown_field("parameter", name)
+        if name.startswith("algorithm."):
+            if names_unknown_algorithm(document):
+                continue
+            played = [str(name) for name in document.field_values("algorithm.name")]
+            known = {field for algorithm in played for field in field_names(algorithm)}
+            own = {field for field in known if field.startswith("algorithm.")}
+            message = unknown(f"field of {' or '.join(played)}", name, own - {"algorithm.name"})
+        document.add_error(("parameters", name), message)
     if document.get(("method",)) == BAYES:
         document.add_warning(("method",), f"method {BAYES} runs as tpe")
         document.set(("method",), "tpe")
@@ -207,7 +214,11 @@ def _top_keys(document: SpecDocument) -> None:
         elif key in TRIAL_KEYS or key in field_names():
             document.add_error((key,), f"is at the top; write it under trial: {key}")
         else:
-            document.add_error((key,), _unknown_field("key", key, ALL_KEYS))
+            # `trials: {...}` is meant to be `trial`, but `trials: 20` is a number of runs.
+            is_section = isinstance(document.data[key], Mapping)
+            near = misspelt(key, KEYS) if is_section else None
+            message = unknown("key", key, [near]) if near else _unknown_field("key", key, ALL_KEYS)
+            document.add_error((key,), message)
 
 
 def _long_form(route: Route, value: object) -> object:

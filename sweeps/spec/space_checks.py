@@ -151,7 +151,8 @@ class TrialSpace:
 
     def _check_values(self) -> None:
         """Report every mistake in the trial and in the values of its parameters."""
-        if self.document.get(("trial",)) is not None and not self.trial:
+        is_misspelt = any(misspelt(key, KEYS) == "trial" for key in {*self.document.data} - {*KEYS})
+        if not self.trial and (is_misspelt or self.document.get(("trial",)) is not None):
             return
         suited = self._suited()
         space = [item for item in self.space if item.name in suited]

@@ -18,7 +18,7 @@ from carft_sweep.carft_core.config.trial import TrialConfig
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.base import DataConfig
 from carft_sweep.carft_core.data.folders import DATA_ROOT_ENV
-from carft_sweep.carft_core.errors import RequestError, Route, unknown
+from carft_sweep.carft_core.errors import RequestError, Route, misspelt, unknown
 from carft_sweep.sweeps.space.distributions import Categorical, Distribution, Params, canonical
 from carft_sweep.sweeps.space.points import (
     baseline_at,
@@ -140,8 +140,10 @@ def locate(name: str | Path) -> Path:
         return recipe
     if exists:
         return path
-    beside = (str(item) for item in sorted(path.parent.glob("*.y*ml")))
-    raise RequestError(unknown("sweep file", str(path), [*beside, *recipes()]))
+    beside = [str(item) for item in sorted(path.parent.glob("*.y*ml"))]
+    near = misspelt(str(path), [*beside, *recipes()])
+    allowed = recipes() if near is None else [near]
+    raise RequestError(unknown("sweep file", str(path), allowed, " Or the path of a file."))
 
 
 SEEDING = ("algorithm.name", "data.family", "data.split_seed")

@@ -223,7 +223,7 @@ def curve_details(verdict: CurveVerdict) -> Iterator[str]:
     yield f"{sides}: {'; '.join(filter(None, parts))}."
 
 
-_NO_SPREAD = "the differences spread by no more than one image, so nothing is tested"
+_NO_SPREAD = "all seeds differ by the same to within one test image, which no test can judge"
 
 
 def _scope(test: PairedTest | None, pair: Pair | CurvePair) -> str:

@@ -231,10 +231,13 @@ def test_every_mistake_in_both_is_told_at_once() -> None:
 
 
 def test_a_field_of_a_section_that_stands_beside_it_is_named_by_its_section() -> None:
-    assert problems({"algorithm": "fine_tune", "lr": 1e-4, "learning_rate": 1e-4, "name": "x"}) == [
+    fields = {"lr": 1e-4, "learning_rate": 1e-4, "batch_size": 8, "colour": "x"}
+    sizes = "'optim.batch_size' or 'eval.batch_size'"
+    assert problems({"algorithm": "fine_tune", **fields}) == [
         "lr: unknown field 'lr'; did you mean 'optim.lr'?",
         "learning_rate: unknown field 'learning_rate'; did you mean 'optim.lr'?",
-        f"name: unknown field 'name'; Known: {', '.join(sorted(TrialConfig.model_fields))}.",
+        f"batch_size: unknown field 'batch_size'; did you mean {sizes}?",
+        f"colour: unknown field 'colour'; Known: {', '.join(sorted(TrialConfig.model_fields))}.",
     ]
 
 

@@ -306,7 +306,7 @@ def test_contexts_are_the_softmax_over_the_templates(
 
 
 def test_so_many_are_told_as_are_asked_for_and_there(predictor: Predictor, image: Path) -> None:
-    (prediction,) = predictor.predict([image], top=99, contexts=0)
+    (prediction,) = predictor.predict([str(image)], top=99, contexts=0)
     assert ({guess.name for guess in prediction.classes}, prediction.contexts) == (set(CLASSES), ())
     assert predictor.predict([]) == []
     names = [each.classes[0].name for each in predictor.predict([image] * 70, top=1)]
@@ -321,7 +321,7 @@ def test_it_needs_nothing_that_it_was_trained_on_and_no_tokenizer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("opened"))
-    moved = Predictor.load(shutil.copytree(exported, tmp_path / "elsewhere"))
+    moved = Predictor.load(str(shutil.copytree(exported, tmp_path / "elsewhere")))
     assert moved.predict([image])[0] == predictor.predict([image])[0]
 
 

@@ -215,3 +215,5 @@ def test_power_prints_what_the_seeds_would_find(compare: Compare) -> None:
     text = compare("toy", "--power")
     assert text.startswith("The true difference that is found in 80 % of such sweeps, in points:")
     assert "car_ft kl_weight=0.3, OOD mean" in text
+    message = compare("toy", "--power", "--where", "algorithm=car_ft", code=2)
+    assert "nothing is compared with fine_tune; name another with --reference" in message

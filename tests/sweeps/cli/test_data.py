@@ -160,6 +160,7 @@ def test_every_image_is_decoded_once_and_bad_ones_are_named_and_skipped_where_ot
         "test: 6 images, 1 cannot be read",
         "shifts/dark: 4 images, 0 cannot be read",
     ]
+    assert re.search(r"^test +6 .*  unreadable images$", data(*read, code=2).out, re.MULTILINE)
     again = data(*read[:-1], code=2)
     assert re.search(r"bad_files: 1 image .*\n .*test/cat/1\.png cannot be read", again.err)
     check = ["check", "image_folder", "--data-root", photos, "--set", "data.bad_files=skip"]

@@ -338,5 +338,9 @@ def test_sweeps_are_apart_and_an_unknown_one_names_near_ones(home: Home, ledger:
             unknown(home, "toi")
     with pytest.raises(RequestError, match=r"no sweep 'x' in .*; Known: toy, toy\.2, toy2\."):
         find_ledger(home, "x")
+    with pytest.raises(
+        RequestError, match=r"give the name of a sweep, not its file\. Known: toy, "
+    ):
+        find_ledger(home, "my.yaml")
     with pytest.raises(RequestError, match="there is no home"):
         find_ledger(Home(home.path / "nowhere"), "toy")

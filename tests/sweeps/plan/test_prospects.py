@@ -88,6 +88,12 @@ def test_the_end_names_the_command_for_a_verdict(toy_cli: ToySweep, carft: Carft
         "To judge what was chosen on seeds that no choice has seen:",
         f"  carft-sweep run {file} --set seeds=5 --set confirm_seeds=5",
     ]
+    alone = ["--set", "baselines=[zero_shot]", "--set", "seeds=3"]
+    assert carft("run", file, "--in-process", *alone).err.splitlines()[-3:-1] == [
+        "no fine_tune among the algorithms: no verdict is possible, since there is nothing to "
+        "compare with; add fine_tune to `baselines`.",
+        "3 seeds: no verdict is possible (5 needed). With 4 more runs there are enough:",
+    ]
     fresh = ["--set", "seeds=5", "--set", "confirm_seeds=5"]
     last = carft("run", file, "--in-process", *fresh).err.splitlines()[-1]
     assert last == "All sweeps: carft-sweep ui"

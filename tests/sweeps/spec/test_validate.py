@@ -73,6 +73,7 @@ def test_what_is_no_file_or_too_large_a_one_is_refused_with_the_nearest(tmp_path
         tmp_path / "lerning.yaml": r"did you mean '.*/learning\.yaml'\?",
         "/dev/zero": "is not a regular file",
         "kl_wieght": "did you mean 'kl_weight'",
+        "zzz.yml": "Known: autoft, .*, wilds. Or the path of a file.",
         "zzz": r"unknown sweep file 'zzz'; Known: .*, kl_weight, ",
         "x" * 5000: "sweep file",
         "a\0b": "sweep file",

@@ -164,7 +164,7 @@ def test_only_seeds_that_both_have_are_paired() -> None:
 @pytest.mark.parametrize(
     ("id_images", "images", "outcome", "message"),
     [
-        (10_000, 100, "no_spread", "spread by no more than one image, so nothing is tested"),
+        (10_000, 100, "no_spread", "same to within one test image, which no test can judge"),
         (10_000, 10_000, "better", ": ID is kept within 0.5 pp"),
         (500, 10_000, "more_robust", ": ID is not tested: its difference does not spread over s"),
     ],
