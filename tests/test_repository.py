@@ -99,7 +99,7 @@ def test_the_package_has_its_version_and_the_names_that_it_says() -> None:
     assert carft_sweep.__version__ == metadata.version("carft-sweep")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == carft_sweep.__version__
-    assert citation["preferred-citation"]["url"].endswith("/2211.16175")
+    assert citation["references"][0]["url"].endswith("/2211.16175")
     assert sorted(carft_sweep._MODULES) == sorted(carft_sweep.__all__)
     for name in carft_sweep.__all__:
         assert getattr(carft_sweep, name).__doc__, name

@@ -298,9 +298,9 @@ def _look_up_hub() -> None:
 def _not_downloaded(request: str, error: Exception) -> RequestError:
     kind = RequestError if is_final(error) else DownloadFailed
     return kind(
-        f"{request} could not be downloaded ({one_line(error)}). Without a network use a local "
-        "file, model.name: <open_clip name> with model.pretrained: <path of its checkpoint>, "
-        f"or a folder with {CONFIG} as model.name"
+        f"{request} could not be downloaded ({one_line(error)}). Without a network try the model "
+        "builtin, or use a local file, model.name: <open_clip name> with model.pretrained: <path "
+        f"of its checkpoint>, or a folder with {CONFIG} as model.name"
     )
 
 

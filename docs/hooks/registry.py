@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+import carft_sweep
 from carft_sweep.carft_core.algorithms import ALGORITHMS
+from carft_sweep.carft_core.config.registry import Registry
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.sweeps.cli.parser import COMMANDS
@@ -111,6 +114,21 @@ def shipped() -> str:
     return "\n".join(rows)
 
 
+def public() -> str:
+    """A row for each name that `import carft_sweep` offers: the first sentence of its docstring."""
+    rows = ["| name | what it is |", "|---|---|"]
+    for name in carft_sweep.__all__:
+        value = getattr(carft_sweep, name)
+        if isinstance(value, Registry):
+            rows.append(
+                f"| `{name}` | Every {value.kind} by its name, and `register` for one of yours |"
+            )
+        elif value.__module__.startswith("carft_sweep"):  # else it is a type such as `Loss`
+            text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+            rows.append(f"| `{name}` | {re.split(r'(?<=[a-z)`])[.:;] ', text)[0].rstrip('.')} |")
+    return "\n".join(rows)
+
+
 SHIFTS = ("v2", "r", "a", "sketch", "objectnet")
 
 
@@ -189,6 +207,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "distributions": distributions,
     "merges": lambda: models("merge", MERGES),
     "methods": methods,
+    "public": public,
     "published": published,
     "recipes": shipped,
     "rivals": rivals,
