@@ -114,17 +114,22 @@ def _parts(table: Table, names: Sequence[str], width: int) -> Iterator[tuple[lis
         for size, head in zip(own, table.heads, strict=True)
     ]
     widths = needed(heads)
-    rest = every[table.fixed :]
-    for group in ([c for c in rest if c not in table.shifts], sorted(table.shifts)):
-        part: list[int] = [*every[: table.fixed]]
+    fixed, parts = [*every[: table.fixed]], list[list[int]]()
+
+    def fits(columns: Sequence[int]) -> bool:
+        return sum(widths[c] for c in columns) <= width
+
+    means = [c for c in every[table.fixed :] if c not in table.shifts]
+    for group in (means, sorted(table.shifts)):
+        # The shifts stay together, beside the means that the first table has no room for.
+        begins_anew = len(parts) < 2 or not fits([*parts[-1], *group])
         for column in group:
-            is_too_wide = sum(widths[c] for c in (*part, column)) > width
-            if is_too_wide and len(part) > table.fixed:
-                yield [heads[c] for c in part], part
-                part = [*every[: table.fixed]]
-            part.append(column)
-        if group:
-            yield [heads[c] for c in part], part
+            if begins_anew or not fits([*parts[-1], column]):
+                parts.append([*fixed])
+            begins_anew = False
+            parts[-1].append(column)
+    for part in parts:
+        yield [heads[c] for c in part], part
 
 
 def _paragraph(console: Console, text: str, *, style: str = "", hang: int = 0) -> None:

@@ -82,6 +82,24 @@ def test_many_shifts_take_several_tables_rather_than_being_left_out() -> None:
     assert max(map(cell_len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(("width", "second"), [(60, ["gap", "dusk"]), (70, ["dusk"])])
+def test_a_shift_stands_beside_the_means_that_the_first_table_has_no_room_for(
+    width: int, second: list[str]
+) -> None:
+    runs = []
+    for seed in range(3):
+        own = {"id/val/top1": 0.6, "id/test/top1": 0.6, "ood/dusk/top1": 0.3 + seed / 30}
+        means = {
+            "ood/mean/top1": own["ood/dusk/top1"],
+            "gain/ood/top1": 0.1,
+            "gap/top1": 0.3 - seed / 30,
+        }
+        runs.append(run("car_ft", seed, own | means, trial=0))
+    lines = report.terminal(compare(runs, sweep="s"), width=width).splitlines()
+    heads = [line.split() for line in lines if line.startswith("setting ")]
+    assert heads[1:] == [["setting", "n", *second]]
+
+
 def test_colour_is_asked_for_and_never_in_the_way() -> None:
     assert "\x1b[" not in report.terminal(SWEEP, width=100)
     coloured = report.terminal(SWEEP, width=100, colour=True)
