@@ -179,7 +179,7 @@ def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         yield f"! the first {first} trials of {spec.method} are random: a higher run_cap searches"
     alphas = [getattr(m, "alphas", ()) for m in spec.typical_config().merges if m.name == WISE]
     if len(spec.trained_algorithms) > 1 and 0 < sum(map(len, alphas)) < 5:
-        yield "! so few alphas of wise_ft bound a curve badly: 0.1 to 0.9 only cost evaluation"
+        yield "! so few alphas of wise_ft say little of its curve: 0.1 to 0.9 train nothing more"
     yield f"  goal: {', '.join(f'{goal.goal} {goal.name}' for goal in spec.goals)}"
     if spec.tasks is not None:
         tasks = ", ".join(map(str, spec.task_values))
@@ -197,7 +197,7 @@ def _search_lines(estimate: SweepEstimate, spec: SweepSpec) -> Iterator[str]:
         rule, epochs = spec.early_terminate, spec.typical_config().optim.epochs
         yield f"  stops trials early: {rule.type} on {rule.metric}"
         if epochs is not None and rule.min_epochs >= epochs:
-            yield f"    none: it looks from epoch {rule.min_epochs} on, and a run has {epochs}"
+            yield f"    none: {rule.type} first looks after epoch {rule.min_epochs} of {epochs}"
     if spec.race_seeds is not None:
         race = spec.race_seeds
         yield f"  stops seeds early: after {race.after}, when worse by more than {race.margin:g}"

@@ -359,8 +359,8 @@ def not_compared(parameters: Sequence[str]) -> Iterator[str]:
     """Yield a sentence with the fields that never vary alone, where there are any."""
     if parameters:
         values = "all of its values" if len(parameters) == 1 else "all values of one of them"
-        names = ", ".join(map(last_part, parameters))
-        yield f"No comparison of {names}: no setting of the other fields was tried at {values}."
+        names = " or ".join(map(last_part, parameters))
+        yield f"No effect of {names}: no trials that share the other fields have {values}."
 
 
 def _percent(value: float | None) -> str:

@@ -360,7 +360,7 @@ def _notes(
     labels = {row.setting for row in rows}
     every = [row for row in comparison.rows if row.setting in labels]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
-        notes.append("Of merges the row that the same rule chooses is shown, and alpha 0.5.")
+        notes.append("Of merges those that the same rule chooses are shown, and alpha 0.5.")
     pointers = {_pointer(comparison, row) for row in rows}
     settings, of = (sum(r.arm.merge is None for r in some) for some in (rows, comparison.rows))
     marks = {mark for row in rows for mark in row.marks}

@@ -266,7 +266,7 @@ def test_fields_that_never_vary_alone_have_no_effect() -> None:
     ]
     comparison, _ = sweep(points, lambda point: (0.6, 0.3 + 0.001 * float(point[KL] or 0)))
     assert comparison.answer.effects == ()
-    (sentence,) = (t for t in comparison.statistics if t.startswith("No comparison of "))
+    (sentence,) = (t for t in comparison.statistics if t.startswith("No effect of "))
     assert all(name in sentence.partition(":")[0] for name in ("contexts", "kl_weight", "lr"))
 
 
