@@ -235,7 +235,7 @@ class World:
     """Number of measured alphas, the ends included; 0: the tuned models alone."""
     shared: float = SHARED
     luck: float = 0.0
-    kept: dict[tuple[str, str | None], Hits] = field(default_factory=dict)
+    hits_of: dict[tuple[str, str | None], Hits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Draw the images."""
@@ -341,7 +341,7 @@ class World:
             # Nothing is tested by validation: its drawings would only take time.
             tested = counts[_TESTED, 1:].astype(np.int32)
             used = Hits(_UNITS, SPLITS[1:], tested, _IMAGES)
-            self.kept[digest, label] = used
+            self.hits_of[digest, label] = used
             measured[label] = {
                 "id/val/top1": float(of_splits[0]),
                 "id/test/top1": float(of_splits[ID_TEST]),
@@ -367,7 +367,7 @@ class World:
         """Compare runs, with the kept hits as predictions, or without any."""
 
         def read(run: RunRecord, merge: str | None) -> Hits | None:
-            return self.kept[run.digest, merge] if keeps else None
+            return self.hits_of[run.digest, merge] if keeps else None
 
         return compare(runs, spec or ComparisonSpec(), hits=read)
 
@@ -382,7 +382,7 @@ FINE_TUNE = Method("fine_tune")
 def rivals(world: World, rival: Method, count: int, *, keeps: bool = True) -> Comparison:
     """Compare fine-tuning with `count` algorithms of one setting, all like `rival` in truth."""
     methods = [FINE_TUNE, *(replace(rival, name=f"rival_{n}") for n in range(count))]
-    return world.compare([world.run(it, s) for it in methods for s in SEEDS], keeps=keeps)
+    return world.compare([world.run(method, s) for method in methods for s in SEEDS], keeps=keeps)
 
 
 def choice(
@@ -390,13 +390,13 @@ def choice(
 ) -> Comparison:
     """Compare fine-tuning with the best by `id/val` of `settings` settings, all like `rival`."""
     trials = [replace(rival, name=f"car_ft_{n}", weight=float(n)) for n in range(settings)]
-    runs = [world.run(it, s) for it in (FINE_TUNE, *trials) for s in SEEDS]
+    runs = [world.run(method, s) for method in (FINE_TUNE, *trials) for s in SEEDS]
     spec = ComparisonSpec(seeds=SEEDS, confirm_seeds=())
     comparison = world.compare(runs, spec, keeps=keeps)
     if not confirmed or comparison.selected is None:
         return comparison
     chosen = trials[comparison.selected.arm.trial or 0]
-    runs += [world.run(it, s, confirms=True) for it in (FINE_TUNE, chosen) for s in FRESH]
+    runs += [world.run(method, s, confirms=True) for method in (FINE_TUNE, chosen) for s in FRESH]
     spec = ComparisonSpec(seeds=SEEDS, confirm_seeds=FRESH)
     return world.compare(runs, spec, keeps=keeps)
 
@@ -413,7 +413,7 @@ def curves(
     """Compare the curve of fine-tuning, which reaches `base`, with those of `arms` rivals."""
     methods = [replace(FINE_TUNE, reach=base)]
     methods += [replace(rival, name=f"rival_{n}") for n in range(arms)]
-    runs = [world.run(it, seed) for it in methods for seed in range(seeds)]
+    runs = [world.run(method, seed) for method in methods for seed in range(seeds)]
     return world.compare([world.zero_shot(), *runs], keeps=keeps)
 
 
@@ -436,9 +436,9 @@ def claims(comparison: Comparison, claim: Claim) -> bool:
         case "different":
             return any(verdict.outcome in DIFFERENT for verdict in comparison.verdicts)
         case "better curve":
-            return any(it.outcome == "better_curve" for it in comparison.curve_verdicts)
+            return any(verdict.outcome == "better_curve" for verdict in comparison.curve_verdicts)
         case "worse curve":
-            return any(it.outcome == "worse_curve" for it in comparison.curve_verdicts)
+            return any(verdict.outcome == "worse_curve" for verdict in comparison.curve_verdicts)
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ def ill(urls: list[str]) -> list[str]:
     """What is wrong, one line for each URL that is not answered with 200 within four seconds."""
     # A proxy of the environment is for the world outside, not for this container.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    found = []
+    problems = []
     for url in urls:
         try:
             with opener.open(url, timeout=_SECONDS) as answer:
                 if answer.status != 200:
-                    found.append(f"{url}: {answer.status}")
+                    problems.append(f"{url}: {answer.status}")
         except (OSError, urllib.error.URLError) as error:
-            found.append(f"{url}: {error}")
-    return found
+            problems.append(f"{url}: {error}")
+    return problems
 
 
 if __name__ == "__main__":

@@ -74,26 +74,26 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("sweep")
     parser.add_argument("folder", type=Path)
-    given, began = parser.parse_args(), time.time()
-    home = Home(given.home.absolute())
-    given.folder.mkdir(parents=True, exist_ok=True)
+    args, began = parser.parse_args(), time.time()
+    home = Home(args.home.absolute())
+    args.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "carft_sweep", "--home", str(home.path)]
-    page = (given.folder / "report.html").absolute()
-    subprocess.run([*command, "report", given.sweep, "--out", str(page)], check=True)
+    page = (args.folder / "report.html").absolute()
+    subprocess.run([*command, "report", args.sweep, "--out", str(page)], check=True)
     with browser() as driver:
         for shot in SHOTS:
-            _report(driver, page.as_uri(), shot, given.folder)
-        _answer(driver, page.as_uri(), "light", given.folder / "answer.png")
-        _answer(driver, page.as_uri(), "dark", given.folder / "answer-dark.png")
+            _report(driver, page.as_uri(), shot, args.folder)
+        _answer(driver, page.as_uri(), "light", args.folder / "answer.png")
+        _answer(driver, page.as_uri(), "dark", args.folder / "answer-dark.png")
         page.unlink()
         with served(home.path) as address:
-            run = SentLog(home.sweep(given.sweep), resolve_location(home.path)).run_ids()[""]
-            _arms(driver, f"{address}/{runs_page('1', run)}", given.folder / "mlflow-arms.png")
-            _overview(driver, f"{address}/{run_page('1', run)}", given.folder / "mlflow-sweep.png")
+            run = SentLog(home.sweep(args.sweep), resolve_location(home.path)).run_ids()[""]
+            _arms(driver, f"{address}/{runs_page('1', run)}", args.folder / "mlflow-arms.png")
+            _overview(driver, f"{address}/{run_page('1', run)}", args.folder / "mlflow-sweep.png")
             url = f"{address}/{run_page('1', run, PAGE)}"
-            _mlflow(driver, url, WIDE, 1000, given.folder / "mlflow-report.png")
-            _mlflow(driver, url, SLIM, 800, given.folder / "mlflow-report-phone.png")
-    for path in given.folder.glob("*.png"):
+            _mlflow(driver, url, WIDE, 1000, args.folder / "mlflow-report.png")
+            _mlflow(driver, url, SLIM, 800, args.folder / "mlflow-report-phone.png")
+    for path in args.folder.glob("*.png"):
         if path.stat().st_mtime >= began:
             _reduce(path)
 
@@ -130,8 +130,8 @@ def _reduce(path: Path) -> None:
 
     Not by Pillow's own palettes, in which white is no longer quite white.
     """
-    with Image.open(path) as opened:
-        pixels = np.asarray(opened.convert("RGB"))
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
     colours, places, counts = np.unique(
         pixels.reshape(-1, 3).astype(np.int32), axis=0, return_inverse=True, return_counts=True
     )

@@ -368,7 +368,7 @@ class Scene:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.folder, self.home, self.address = folder, folder / "home", address
-        self.file, self.said = folder / f"{NAME}.yaml", folder / "said.txt"
+        self.file, self.output = folder / f"{NAME}.yaml", folder / "output.txt"
         # Workers on Ray have the variables with which their node was started.
         plan = folder / "plan.json" if address is None else Path(os.environ[chain_core.FAULTS])
         self.plan, self.trained = plan, self.home / TRAINED
@@ -402,7 +402,7 @@ class Scene:
             result.write_text(json.dumps(act()))
             return 0
 
-        pid = processes.fork(write, self.said, {chain_core.FAULTS: str(self.plan)})
+        pid = processes.fork(write, self.output, {chain_core.FAULTS: str(self.plan)})
         until = time.monotonic() + LIMIT
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if time.monotonic() > until:
@@ -636,7 +636,7 @@ def carry_out(history: History, seed: int, scene: Scene) -> Outcome:
 def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> None:
     """Carry out one step in a fork, and check how it ended."""
     fate = step.fate
-    before = scene.said.stat().st_size if scene.said.exists() else 0
+    before = scene.output.stat().st_size if scene.output.exists() else 0
     has_begun = (scene.home / "sweeps" / NAME / "sweep.yaml").exists()
     verb = step.verb if has_begun else "run"
 
@@ -648,7 +648,7 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
 
     rates = {"killed": 0.2, "crash": 0.2, "cuda-memory": 0.1}
     code, returned = scene.fork(act, rates if fate.kind == "loses workers" else None)
-    said = scene.said.read_text(errors="replace")[before:]
+    output = scene.output.read_text(errors="replace")[before:]
     code = returned if code == 0 else code
     died = code == -signal.SIGKILL
     # In this process there is no worker to lose but the driver.
@@ -659,12 +659,12 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
     codes |= {3} if fate.kind == "interrupted" else set()
     codes |= {-signal.SIGKILL} if may_die else set()
     if code not in codes:
-        outcome.broken("exit", f"{step}: {code} {said[-400:]}")
-    if "Traceback (most recent call last)" in said:
-        outcome.broken("exit", f"{step}: {said[said.index('Traceback') :]}")
+        outcome.broken("exit", f"{step}: {code} {output[-400:]}")
+    if "Traceback (most recent call last)" in output:
+        outcome.broken("exit", f"{step}: {output[output.index('Traceback') :]}")
     for pid in processes.workers_left(chain_core.FAULTS, str(scene.plan)):
         outcome.broken("workers", f"{step}: worker {pid} outlives its driver")
-    for line in said.splitlines():
+    for line in output.splitlines():
         if "showed no life" in line or "nothing was heard" in line:
             outcome.broken("silence", f"{step}: {line}")
     if (scene.home / "sweeps" / NAME / "ledger.jsonl").exists():
@@ -673,7 +673,7 @@ def execute(history: History, step: Step, scene: Scene, outcome: Outcome) -> Non
 
 
 def _tail(scene: Scene) -> str:
-    return scene.said.read_text(errors="replace")[-600:]
+    return scene.output.read_text(errors="replace")[-600:]
 
 
 def _have_no_store() -> None:
@@ -719,21 +719,21 @@ def finish(
 def _look_for_more(scene: Scene) -> Iterator[Breach]:
     """Check that `list`, `resume` and `check` find nothing left to do; yield breaches."""
     home, before = ["--home", str(scene.home)], history_laws.read_end(scene.home)
-    code, out, said = processes.captured(["list", "--json", *home])
-    states = [summary["state"] for summary in json.loads(out)] if code == 0 else said
+    code, out, stderr = processes.captured(["list", "--json", *home])
+    states = [summary["state"] for summary in json.loads(out)] if code == 0 else stderr
     if states != ["done"]:
         yield "left", f"list: {states}"
     size = scene.trained.stat().st_size
-    code, out, said = processes.captured(["resume", NAME, "--in-process", *home])
+    code, out, stderr = processes.captured(["resume", NAME, "--in-process", *home])
     if code or scene.trained.stat().st_size != size:
-        yield "left", f"resume: {code} {scene.trained.read_text()[size:]} {said[-300:]}"
+        yield "left", f"resume: {code} {scene.trained.read_text()[size:]} {stderr[-300:]}"
     for line in differing(before, history_laws.read_end(scene.home), ""):
         yield "left", f"resume changed {line}"
-    code, out, said = processes.captured(
+    code, out, stderr = processes.captured(
         ["check", str(scene.file), "--json", "--engine", "local", *home]
     )
     if code:
-        yield "left", f"check: {code} {said}"
+        yield "left", f"check: {code} {stderr}"
         return
     estimate = json.loads(out)
     keys = ("to_train", "to_evaluate", "unknown", "to_confirm", "to_combine", "epochs")
@@ -748,12 +748,12 @@ def _sync(scene: Scene, verdict: str) -> Iterator[Breach]:
         if file.read_text() == GARBAGE:  # of a run that the last file asks for no more
             file.unlink()
     sync, new = ["sync", "--home", str(scene.home)], scene.home / "new.db"
-    code, _, said = processes.captured(sync)
+    code, _, stderr = processes.captured(sync)
     if code:
-        yield "mlflow", f"sync: {code} {said}"
+        yield "mlflow", f"sync: {code} {stderr}"
     shutil.copy(scene.folder / "undisturbed" / "empty.db", new)
     environ = {"MLFLOW_TRACKING_URI": f"sqlite:///{new}"}
-    pid = processes.fork(lambda: processes.command(sync), scene.said, environ)
+    pid = processes.fork(lambda: processes.command(sync), scene.output, environ)
     if os.waitpid(pid, 0)[1]:
         yield "mlflow", f"sync to a new database: {_tail(scene)}"
     else:

@@ -30,6 +30,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,10 @@ def seconds_spent(home: Path) -> float:
 def read_end(home: Path) -> dict[str, Any]:
     """Return a sweep's result as plain data: trials by point, other runs, the comparison."""
     ledger = find_ledger(Home(home), NAME)
-    beside = ((it.role, it.algorithm, dict(it.params), it.runs) for it in ledger.beside_trials())
+    beside = map(attrgetter("role", "algorithm", "params", "runs"), ledger.beside_trials())
     return {
         "trials": [_trial(trial) for trial in _trials_of_file(ledger)],
-        "beside": [[role, name, params, dict(runs)] for role, name, params, runs in beside],
+        "beside": [[role, name, dict(params), dict(runs)] for role, name, params, runs in beside],
         "comparison": _read(home / "sweeps" / NAME / "comparison.json") or {},
     }
 
@@ -101,7 +102,7 @@ def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) ->
         if _measuring(before.spec) == _measuring(after.spec):
             yield "generations", f"generation {after.generation} is not called for"
     yield from _wrong_values(ledger, home)
-    points, wanted = ([trial["params"] for trial in it["trials"]] for it in (end, undisturbed))
+    points, wanted = ([trial["params"] for trial in side["trials"]] for side in (end, undisturbed))
     if len(points) != len(wanted):
         yield "points", f"{len(points)} trials, {len(wanted)} undisturbed"
     is_one_at_a_time = file["parallel"] == 1
@@ -117,8 +118,8 @@ def compare(file: Mapping[str, Any], home: Path, undisturbed: dict[str, Any]) ->
     if not is_one_at_a_time and "early_terminate" in file:
         return  # what is pruned depends on who is first
     if "early_terminate" in file:  # what is pruned keeps the epochs of whoever trained it
-        for it in (end, undisturbed):
-            it["comparison"].pop("budgets", None)
+        for side in (end, undisturbed):
+            side["comparison"].pop("budgets", None)
     if len(generations) > 1:  # a run that was trained for an earlier one reports no epoch again
         for trial in (*end["trials"], *undisturbed["trials"]):
             trial["reports"] = {}
@@ -178,31 +179,31 @@ def _weight_of(config: Mapping[str, Any], seed: int, home: Path) -> float:
     if "members" not in algorithm:
         return chain_core.final_weight(config, seed)
     claims = [_read(home / "runs" / name / "config.json") for name in algorithm["members"]]
-    weights = [chain_core.final_weight(it["config"], it["seed"]) for it in claims]
+    weights = [chain_core.final_weight(claim["config"], claim["seed"]) for claim in claims]
     return sum(weights) / len(weights)
 
 
 def compare_mlflow(database: Path, new: Path, verdict: str) -> Iterator[Breach]:
     """Compare MLflow with a new database that was sent the same home, and its verdict with that of
     the sweep; yield breaches."""
-    wanted, there = mlflow_runs(new), mlflow_runs(database)
-    sweep = [run for run in there.get(f"sweep//{NAME}", ()) if run["stage"] == "active"]
+    wanted, stored = mlflow_runs(new), mlflow_runs(database)
+    sweep = [run for run in stored.get(f"sweep//{NAME}", ()) if run["stage"] == "active"]
     for run in sweep:
         if (tag := run["tags"].get("carft.verdict", "")) != verdict:
             yield "mlflow", f"the verdict {tag!r}, in comparison.json {verdict!r}"
     for name, (run,) in wanted.items():
-        active = [own for own in there.get(name, ()) if own["stage"] == "active"]
+        active = [own for own in stored.get(name, ()) if own["stage"] == "active"]
         if len(active) != 1:
             yield "mlflow", f"{name}: {len(active)} runs"
             continue
         series = run["series"]
         run["series"], active[0]["series"] = (
-            {key: points for key in it if (points := _points(it[key], series.get(key, ())))}
-            for it in (series, active[0]["series"])
+            {key: points for key in side if (points := _points(side[key], series.get(key, ())))}
+            for side in (series, active[0]["series"])
         )
         for line in differing(run, active[0], name):
             yield "mlflow", line
-    for name, runs in there.items():
+    for name, runs in stored.items():
         if any((run["status"], run["stage"]) == ("RUNNING", "active") for run in runs):
             yield "mlflow", f"{name} is left running"
 
@@ -214,7 +215,7 @@ def _points(series: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
     MLflow deletes no metric: it still has those of alphas and baselines that the last file dropped.
     """
     steps = {step for step, _ in wanted}
-    return [*map(list, dict.fromkeys((step, it) for step, it in series if step in steps))]
+    return [*map(list, dict.fromkeys((step, value) for step, value in series if step in steps))]
 
 
 def compare_study(home: Path) -> Iterator[Breach]:
@@ -229,12 +230,13 @@ def compare_study(home: Path) -> Iterator[Breach]:
         yield "study", f"{type(error).__name__}: {error}"
         return
     states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
-    wanted = [(it.point, states.get(it.state), [*it.values]) for it in ledger.proposals()]
-    there = [
-        (it.user_attrs["point"], it.state.name, (it.state.name == "COMPLETE" and it.values) or [])
-        for it in trials
+    wanted = [[own.point, states.get(own.state), [*own.values]] for own in ledger.proposals()]
+    values = {trial.number: trial.values for trial in trials if trial.state.name == "COMPLETE"}
+    in_study = [
+        [trial.user_attrs["point"], trial.state.name, values.get(trial.number) or []]
+        for trial in trials
     ]
-    for line in differing([*map(list, wanted)], [*map(list, there)], "trials "):
+    for line in differing(wanted, in_study, "trials "):
         yield "study", line
 
 
@@ -266,24 +268,22 @@ def trained_twice(lines: Sequence[str]) -> Iterator[str]:
             ends[digest] = verb
 
 
-def differing(one: Any, other: Any, where: str) -> Iterator[str]:
-    """Yield a line for each place where plain data `one` (undisturbed) and `other` differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted({*one, *other}, key=str):
-            yield from differing(one.get(key, "-"), other.get(key, "-"), f"{where}/{key}")
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+def differing(wanted: Any, other: Any, where: str) -> Iterator[str]:
+    """Yield a line for each place where plain data `wanted` (undisturbed) and `other` differ."""
+    if isinstance(wanted, dict) and isinstance(other, dict):
+        for key in sorted({*wanted, *other}, key=str):
+            yield from differing(wanted.get(key, "-"), other.get(key, "-"), f"{where}/{key}")
+    elif isinstance(wanted, list) and isinstance(other, list) and len(wanted) == len(other):
+        for index, (a, b) in enumerate(zip(wanted, other, strict=True)):
             yield from differing(a, b, f"{where}[{index}]")
-    elif str(one) != str(other):  # NaN is NaN
-        yield f"{where}: {str(one)[:200]} undisturbed, {str(other)[:200]} here"
+    elif str(wanted) != str(other):  # NaN is NaN
+        yield f"{where}: {str(wanted)[:200]} undisturbed, {str(other)[:200]} here"
 
 
 def mlflow_runs(database: Path) -> dict[str, Any]:
     """Return lists of a database's runs by kind, digest and name: two in one list are doubles."""
     with closing(sqlite3.connect(database)) as connection:
-        runs = connection.execute(
-            "SELECT run_uuid, name, status, end_time, lifecycle_stage FROM runs"
-        )
+        columns = "run_uuid, name, status, end_time, lifecycle_stage"
         entries = {
             run: {
                 "name": name,
@@ -299,7 +299,7 @@ def mlflow_runs(database: Path) -> dict[str, Any]:
                 "tags": {},
                 "series": {},
             }
-            for run, name, status, ended, stage in runs
+            for run, name, status, ended, stage in connection.execute(f"SELECT {columns} FROM runs")
         }
         for run, key, value in connection.execute("SELECT run_uuid, key, value FROM params"):
             entries[run]["params"][key] = value
@@ -316,9 +316,9 @@ def mlflow_runs(database: Path) -> dict[str, Any]:
             if entries[run]["tags"].get("carft.kind") in SENT_AT_EACH_END and series:
                 series.clear()  # MLflow shows the last one
             series.append([step, repr(value)])
-    found: dict[str, list[Any]] = {}
+    by_name: dict[str, list[Any]] = {}
     for entry in entries.values():
         tags = entry["tags"]
         key = "/".join([tags.get("carft.kind", ""), tags.get("carft.run", ""), entry["name"]])
-        found.setdefault(key, []).append(entry)
-    return found
+        by_name.setdefault(key, []).append(entry)
+    return by_name

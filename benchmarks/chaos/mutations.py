@@ -171,8 +171,8 @@ def change_line(rng: random.Random, data: bytes) -> bytes:
 def nest(rng: random.Random, data: bytes) -> bytes:
     """Open brackets, many or very many, and close them or not."""
     depth, place = rng.choice((40, 5000, 200_000)), rng.randrange(len(data) + 1)
-    opened, closed = rng.choice(((b"[", b"]"), (b'{"a":', b"}"), (b"- ", b""), (b"{a: ", b"}")))
-    return data[:place] + opened * depth + closed * (depth * rng.randrange(2)) + data[place:]
+    opening, closing = rng.choice(((b"[", b"]"), (b'{"a":', b"}"), (b"- ", b""), (b"{a: ", b"}")))
+    return data[:place] + opening * depth + closing * (depth * rng.randrange(2)) + data[place:]
 
 
 TEXT: tuple[Way, ...] = (change_word, change_line, nest)
@@ -380,7 +380,7 @@ def change_column(rng: random.Random, data: bytes) -> bytes:
         column = column.cast(pa.int32())
     changed = (
         table.drop_columns([name]),
-        table.rename_columns([it.replace(name, "x") for it in table.column_names]),
+        table.rename_columns([header.replace(name, "x") for header in table.column_names]),
         table.slice(0, rng.choice((0, 1, rows // 2))),
         pa.concat_tables([table, table.slice(0, 1)]),
         *[table.set_column(place, name, column)] * 3,

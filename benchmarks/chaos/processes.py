@@ -61,14 +61,14 @@ def command(words: Sequence[str]) -> int:
 
 def captured(words: Sequence[str]) -> tuple[int, str, str]:
     """Run a command in this process; return its exit code, stdout and stderr."""
-    out, said = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(said):
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
         try:
             code = command(words)
         except Exception:
             traceback.print_exc()
             code = CRASHED
-    return code, out.getvalue(), said.getvalue()
+    return code, out.getvalue(), err.getvalue()
 
 
 def load_all() -> None:

@@ -111,4 +111,4 @@ def median_and_range(values: Sequence[float], digits: int = 2) -> str:
 def earlier_ratios(file: Path) -> dict[tuple[str, str], float]:
     """Read an earlier result: ratios by (suite, name)."""
     suites = json.loads(file.read_text(encoding="utf-8"))["suites"]
-    return {(suite, it["name"]): it["ratio"] for suite, lines in suites.items() for it in lines}
+    return {(suite, row["name"]): row["ratio"] for suite, rows in suites.items() for row in rows}

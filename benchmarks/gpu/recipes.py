@@ -102,9 +102,9 @@ def published(family: Family) -> Family:
         if group == "domainbed":
             parts = {}
             for name, split in splits.items():
-                kept = int(len(split) * config.val_fraction)
+                held_out = int(len(split) * config.val_fraction)
                 rows = np.arange(len(split))
-                parts[name] = split.subset(rows[kept:]), split.subset(rows[:kept])
+                parts[name] = split.subset(rows[held_out:]), split.subset(rows[:held_out])
             domain = str(config.test_domain)
             shift, out = (replace(part, groups=None) for part in parts.pop(domain))
             train, val = (joined(of) for of in zip(*parts.values(), strict=True))

@@ -130,8 +130,8 @@ def make_model(folder: Path, name: str) -> None:
 def make_images(root: Path, count: int) -> None:
     """Write noise JPEGs: `count` to train on, an eighth as many for val, test and a shift."""
     rng = np.random.default_rng(0)
-    few = max(count // 8, len(CLASSES))
-    for split, images in (("train", count), ("val", few), ("test", few), ("shifts/noise", few)):
+    rest = max(count // 8, len(CLASSES))
+    for split, images in (("train", count), ("val", rest), ("test", rest), ("shifts/noise", rest)):
         for number in range(images):
             file = root / split / CLASSES[number % len(CLASSES)] / f"{number}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -264,10 +264,10 @@ def ways(
         speed = sum(metrics["system/images_per_s"] for metrics in runs)
         return Figure(name, speed, "images/s", beside, abs(loss / expected - 1) <= LOSS_MARGIN)
 
-    one = scratch / "compiled-first"
-    *_, first = epochs(config(1, compile=True), 0, workdir=one)
+    workdir = scratch / "compiled-first"
+    *_, first = epochs(config(1, compile=True), 0, workdir=workdir)
     kl = first.metrics["train/context_kl"]
-    fallback = RunFolder(one).trained()["warnings"]  # type: ignore[index]  # it is trained
+    fallback = RunFolder(workdir).trained()["warnings"]  # type: ignore[index]  # it is trained
     ok = kl <= KL_LIMIT and not fallback
     yield Figure("KL, compiled", kl, "nats", {"warnings": " ".join(fallback)}, ok)
     yield compared("compiled", last_report(config(steps, compile=True), scratch / "compiled"))
@@ -333,10 +333,10 @@ def copies(device: torch.device) -> Figure:
     batches = [torch.full((2**24,), number, dtype=torch.uint8) for number in range(COPIES)]
     sums = []
     for batch in batches:
-        there = to_device(batch.pin_memory(), device)
+        copy = to_device(batch.pin_memory(), device)
         for _ in range(10):
             square = (square @ square).clamp(-1, 1)
-        sums.append(there.float().mean())
+        sums.append(copy.float().mean())
     wrong = [number for number, mean in enumerate(sums) if float(mean) != number]
     return Figure("copies that arrive wrong", len(wrong), f"of {COPIES}", {}, not wrong)
 
@@ -418,8 +418,8 @@ def main() -> int:
             figures.append(figure)
             mark = {None: "", True: "ok", False: "NO"}[figure.ok]
             words = [
-                f"{key} {it}" if isinstance(it, str) else f"{key} {it:.4g}"
-                for key, it in figure.beside.items()
+                f"{key} {value}" if isinstance(value, str) else f"{key} {value:.4g}"
+                for key, value in figure.beside.items()
             ]
             text = f"{figure.name}: {figure.value:.4g} {figure.unit}; {', '.join(words)}"
             sys.stderr.write(f"{mark:2} {text}\n")

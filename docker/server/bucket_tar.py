@@ -22,12 +22,12 @@ def pack(store: Any, bucket: str, target: IO[bytes]) -> int:
     """How many objects there were. One that is deleted meanwhile is left out."""
     count = 0
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for found in _objects(store, bucket):
+        for entry in _objects(store, bucket):
             try:
-                answer = store.get_object(Bucket=bucket, Key=found["Key"])
+                answer = store.get_object(Bucket=bucket, Key=entry["Key"])
             except store.exceptions.NoSuchKey:
                 continue
-            member = tarfile.TarInfo(found["Key"])
+            member = tarfile.TarInfo(entry["Key"])
             member.size = answer["ContentLength"]
             member.mtime = int(answer["LastModified"].timestamp())
             archive.addfile(member, answer["Body"])

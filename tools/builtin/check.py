@@ -126,23 +126,23 @@ def main() -> int:
     parser.add_argument("--source", type=Path, required=True, help="folder of @iconify/json")
     parser.add_argument("--work", type=Path, required=True, help="cache of rendered drawings")
     parser.add_argument("--sheet", type=Path, help="where to draw the 50 nearest pairs")
-    given = parser.parse_args()
-    check_version(given.source)
-    given.work.mkdir(parents=True, exist_ok=True)
-    rebuilt = given.work / DATA.name
-    digest = write_parquet(collect(given.source), rebuilt)
+    args = parser.parse_args()
+    check_version(args.source)
+    args.work.mkdir(parents=True, exist_ok=True)
+    rebuilt = args.work / DATA.name
+    digest = write_parquet(collect(args.source), rebuilt)
     stated = DATA.with_suffix(".sha256").read_text(encoding="utf-8").split()[0]
-    corpus = load_corpus(given.source, given.work)
+    corpus = load_corpus(args.source, args.work)
     rows = nearest_left(corpus, 50)
     broken = broken_claims(corpus, rows[0][2])
     if digest != stated:
         broken.append(f"the packed file has sha256 {stated}, the one built now {digest}")
     labels = [label for label in read_labels() if label.sample == "threshold"]
-    table = threshold_table(labels, label_correlations(labels, given.source))
-    kept = f"{len(corpus.pairs)} drawings of {len({p.concept for p in corpus.pairs})} concepts"
-    print(f"pre-training: {kept}\n\n{table}\n")  # noqa: T201
-    if given.sheet:
-        contact_sheet(corpus, rows, given.sheet)
+    table = threshold_table(labels, label_correlations(labels, args.source))
+    counts = f"{len(corpus.pairs)} drawings of {len({p.concept for p in corpus.pairs})} concepts"
+    print(f"pre-training: {counts}\n\n{table}\n")  # noqa: T201
+    if args.sheet:
+        contact_sheet(corpus, rows, args.sheet)
     print("\n".join(broken) or "every claim holds")  # noqa: T201
     return 1 if broken else 0
 

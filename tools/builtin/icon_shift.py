@@ -175,13 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder of @iconify/json")
     parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args()
-    check_version(given.source)
-    packed = collect(given.source)
-    given.out.mkdir(parents=True, exist_ok=True)
-    digest = write_parquet(packed, given.out / "icon_shift.parquet")
-    page = licences_page(packed, read_sets(given.source))
-    (given.out / "LICENSES.md").write_text(page, encoding="utf-8")
+    args = parser.parse_args()
+    check_version(args.source)
+    packed = collect(args.source)
+    args.out.mkdir(parents=True, exist_ok=True)
+    digest = write_parquet(packed, args.out / "icon_shift.parquet")
+    page = licences_page(packed, read_sets(args.source))
+    (args.out / "LICENSES.md").write_text(page, encoding="utf-8")
     print(counts_table(packed))  # noqa: T201
     print(f"{len(packed)} drawings, sha256 {digest}")  # noqa: T201
 

@@ -174,8 +174,8 @@ def select_items(items: Iterable[Item], plan: Mapping[str, Any]) -> list[Item]:
             continue
         for split in split_names(plan):
             ranked = sorted(group[split], key=lambda item: _rank(item.drawing.id))
-            kept = ranked[: plan["maximum"][split]]
-            chosen += sorted(kept, key=lambda item: item.drawing.id)
+            best = ranked[: plan["maximum"][split]]
+            chosen += sorted(best, key=lambda item: item.drawing.id)
     return chosen
 
 

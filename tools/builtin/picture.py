@@ -57,8 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--classes", type=int, default=10)
-    given = parser.parse_args()
-    draw(read_subset("report"), given.out, given.classes)
+    args = parser.parse_args()
+    draw(read_subset("report"), args.out, args.classes)
 
 
 if __name__ == "__main__":

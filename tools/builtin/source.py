@@ -57,7 +57,7 @@ def read_sets(source: Path, styles: Styles | None = None) -> list[IconSet]:
     source."""
     styles = styles or read_styles()
     catalogue = json.loads((source / "collections.json").read_text(encoding="utf-8"))
-    found = []
+    usable = []
     for designer, sets in styles["families"].items():
         for prefix, rules in sets.items():
             info = catalogue.get(prefix)
@@ -69,7 +69,7 @@ def read_sets(source: Path, styles: Styles | None = None) -> list[IconSet]:
             if not isinstance(rules, dict):
                 rules = {"style": rules}
             author = info["author"]
-            found.append(
+            usable.append(
                 IconSet(
                     prefix=prefix,
                     title=info["name"],
@@ -80,7 +80,7 @@ def read_sets(source: Path, styles: Styles | None = None) -> list[IconSet]:
                     rules=rules,
                 )
             )
-    return found
+    return usable
 
 
 def split_name(
@@ -94,18 +94,18 @@ def split_name(
     if words[0] in prefixes:
         style = prefixes[words[0]]
         words = words[1:]
-    said = False
+    has_style = False
     while len(words) > 1:
         taken, meaning = _trailing(words, rules, styles)
         if taken == 0:
             break
         if meaning == "drop":
             return " ".join(words), None
-        if meaning is not None and not said:
+        if meaning is not None and not has_style:
             # A set drawn by hand or in pixels stays so, whatever its names say of lines and fills.
             if style not in ("hand", "pixel", "3d", "flat", "black"):
                 style = None if meaning == "none" else meaning
-            said = True
+            has_style = True
         words = words[:-taken]
     return " ".join(words), style
 

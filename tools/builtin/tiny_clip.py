@@ -355,14 +355,14 @@ def main() -> None:
             f"--{field.name.replace('_', '-')}",
             type=(lambda text: text == "true") if kind is bool else kind,
         )
-    given = vars(parser.parse_args())
-    torch.set_num_threads(given["threads"])
-    model, work = given["model"], given["work"]
-    recipe = _recipe(model, {field.name: given[field.name] for field in fields(Recipe)})
-    corpus = load_corpus(given["source"], given["cache"])
+    args = vars(parser.parse_args())
+    torch.set_num_threads(args["threads"])
+    model, work = args["model"], args["work"]
+    recipe = _recipe(model, {field.name: args[field.name] for field in fields(Recipe)})
+    corpus = load_corpus(args["source"], args["cache"])
     clip = train(model, recipe, corpus, work)
     tokenizer = open_clip.get_tokenizer(model_name(model))
-    export(clip, tokenizer, corpus, given["out"] or work / "open_clip_model.safetensors")
+    export(clip, tokenizer, corpus, args["out"] or work / "open_clip_model.safetensors")
 
 
 if __name__ == "__main__":
