@@ -127,11 +127,11 @@ def _cars(folder: Path) -> None:
     ):
         rows = [(number, place + 1) for place in range(len(classes)) for number in range(each)]
         files = [f"{label:03d}_{number}.jpg" for number, label in rows]
-        told = np.array(
+        annotations = np.array(
             [(label, image) for (_, label), image in zip(rows, files, strict=True)],
             dtype=[("class", np.uint8), ("fname", object)],
         )
-        savemat(folder / file, {"annotations": told[None]})
+        savemat(folder / file, {"annotations": annotations[None]})
         _fill(folder / f"cars_{split}", files)
 
 

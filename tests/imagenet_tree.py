@@ -58,12 +58,12 @@ def make(root: Path, *, per_class: int = 3) -> Path:
 def linked(root: Path, place: Path, own: Collection[str] = ()) -> Path:
     """A data root at `place` that shares all folders of another, but has its own copies of some."""
     for part in PARTS:
-        there = place / part
-        there.parent.mkdir(exist_ok=True)
+        link = place / part
+        link.parent.mkdir(exist_ok=True)
         if part in own:
-            shutil.copytree(root / part, there)
+            shutil.copytree(root / part, link)
         else:
-            there.symlink_to(root / part)
+            link.symlink_to(root / part)
     return place
 
 

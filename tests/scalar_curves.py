@@ -12,10 +12,10 @@ Curve = Sequence[tuple[float, float]]
 """ID and OOD accuracy of its models by rising alpha."""
 
 
-def common_range(one: Curve, two: Curve) -> tuple[float, float]:
+def common_range(ours: Curve, theirs: Curve) -> tuple[float, float]:
     """The ID accuracies that both reach; the first end is above the second where there are none."""
-    xs, others = ([x for x, _ in curve] for curve in (one, two))
-    return max(min(xs), min(others)), min(max(xs), max(others))
+    ids, their_ids = ([x for x, _ in curve] for curve in (ours, theirs))
+    return max(min(ids), min(their_ids)), min(max(ids), max(their_ids))
 
 
 def above(
@@ -41,7 +41,7 @@ def line(curve: Curve, piece: int, x: float) -> float:
 
 
 def pieces_at(curve: Curve, x: float) -> list[int]:
-    ends = [(one[0], two[0]) for one, two in itertools.pairwise(curve)]
+    ends = [(start[0], end[0]) for start, end in itertools.pairwise(curve)]
     spans = [(min(pair), max(pair)) for pair in ends]
     return [
         k
@@ -73,7 +73,7 @@ def least_at(curve: Curve, x: float) -> float | None:
 def _end_at(
     curve: Curve, x: float, nearer: Callable[..., float], outer: Callable[..., float]
 ) -> float | None:
-    steps = [round(two[0] - one[0], 12) for one, two in itertools.pairwise(curve)]
+    steps = [round(end[0] - start[0], 12) for start, end in itertools.pairwise(curve)]
     goes = [(step > 0) - (step < 0) for step in steps]
     chords, bounds = {k: line(curve, k, x) for k in pieces_at(curve, x)}, []
     for k, chord in chords.items():
@@ -104,5 +104,5 @@ def gains_of(pairs: Sequence[Sequence[Curve]]) -> list[float | None]:
     may lie below its chords is seen by the mean curve."""
     ours, theirs = (np.mean([pair[side] for pair in pairs], axis=0).tolist() for side in (0, 1))
     fall = sag(ours, theirs)
-    gains = [above(one, two, most_at) for one, two in pairs]
+    gains = [above(own, other, most_at) for own, other in pairs]
     return [None if gain is None or np.isnan(fall) else gain - fall for gain in gains]

@@ -154,9 +154,9 @@ def test_the_example_of_own_images_makes_the_folder_that_init_counts(
     (script,) = blocks("docs/own-images.md", "python")
     exec(compile(script, "docs/own-images.md", "exec"), {})
     assert main(["init", str(own_folder / "photos")]) == 0
-    said = capsys.readouterr().out.splitlines()
-    shown = next(it for it in blocks("docs/own-images.md", "text") if "all classes" in it)
-    assert [line for line in shown.splitlines() if line not in [*said, "..."]] == []
+    printed = capsys.readouterr().out.splitlines()
+    shown = next(block for block in blocks("docs/own-images.md", "text") if "all classes" in block)
+    assert [line for line in shown.splitlines() if line not in [*printed, "..."]] == []
 
 
 def test_a_sweep_file_of_wandb_is_answered_as_the_page_says(own_folder: Path) -> None:

@@ -67,8 +67,8 @@ def test_list_starts_without_torch_ray_and_mlflow(tmp_path: Path) -> None:
 def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: Path) -> None:
     loaded = all_modules_after(f"import {module}", cwd=tmp_path)
     assert not {name.split(".")[0] for name in loaded} & {"torch", "pydantic", "ray", "mlflow"}
-    core = {it for it in loaded if it.startswith("carft_sweep.carft_core.")}
-    parts = {it.removeprefix("carft_sweep.carft_core.") for it in core}
+    core = {name for name in loaded if name.startswith("carft_sweep.carft_core.")}
+    parts = {name.removeprefix("carft_sweep.carft_core.") for name in core}
     assert parts <= {"errors", "files", "runs", "runs.result"}
 
 
@@ -145,14 +145,14 @@ HOLES = {
 def test_a_requirement_has_a_lower_bound_no_known_hole_and_a_pin_within_its_range() -> None:
     pinned = pins("dev")
     for extra, requirement in requirements():
-        name, told = canonical(requirement.name), f"{extra}: {requirement}"
+        name, label = canonical(requirement.name), f"{extra}: {requirement}"
         bounds = {specifier.operator for specifier in requirement.specifier}
-        assert name.startswith("types-") or ">=" in bounds, told
-        assert bounds <= {">=", "<"}, f"{told} is a pin; pins stand in the lock"
+        assert name.startswith("types-") or ">=" in bounds, label
+        assert bounds <= {">=", "<"}, f"{label} is a pin; pins stand in the lock"
         if name not in CHOSEN_BY_THE_MACHINE:
-            assert requirement.specifier.contains(pinned[name]), told
+            assert requirement.specifier.contains(pinned[name]), label
         if name in HOLES:
-            assert not requirement.specifier.contains(HOLES[name][0]), f"{told}: {HOLES[name][1]}"
+            assert not requirement.specifier.contains(HOLES[name][0]), f"{label}: {HOLES[name][1]}"
 
 
 def test_the_lock_leaves_the_build_of_torch_to_the_machine_and_has_hashes_of_all_else() -> None:
@@ -206,13 +206,13 @@ def test_no_file_names_a_package_index() -> None:
     parts = (("pypi",), ("download", "pytorch"), ("registry", "npmjs"), ("deb", "debian"))
     indexes = tuple(".".join((*host, "")) for host in parts)  # in parts: nor does this file
     hosts = re.compile("|".join(re.escape(name) + "org" for name in indexes) + "|--index-url")
-    found = [
+    hits = [
         f"{path.relative_to(ROOT)}: {hit.group()}"
         for path in text_files()
         if path != Path(__file__)
         for hit in hosts.finditer(path.read_text(encoding="utf-8", errors="replace"))
     ]
-    assert found == []
+    assert hits == []
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -54,14 +54,14 @@ def names(wheel: Path) -> frozenset[str]:
 def test_it_holds_every_file_of_the_packages(names: frozenset[str]) -> None:
     # A pattern of all files would pass over folders that are links.
     places = (ROOT / "carft_sweep", *(ROOT / "carft_sweep" / package for package in PACKAGES))
-    there = {
+    files = {
         str(path.relative_to(ROOT))
         for place in places
         for path in place.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
-    assert "carft_sweep/sweeps/kl_weight.yaml" in there
-    assert {name for name in names if ".dist-info/" not in name} == there
+    assert "carft_sweep/sweeps/kl_weight.yaml" in files
+    assert {name for name in names if ".dist-info/" not in name} == files
 
 
 def test_it_carries_its_licences(names: frozenset[str]) -> None:
@@ -81,7 +81,7 @@ def required() -> Iterator[metadata.Distribution]:
         for text in distribution.requires or ():
             requirement = Requirement(text)
             marker = requirement.marker
-            if marker and not any(marker.evaluate({"extra": it}) for it in (*extras, "")):
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in (*extras, "")):
                 continue
             wanted = (requirement.name, frozenset(requirement.extras))
             if wanted not in seen:
@@ -98,9 +98,9 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for distribution in required():
         tops = {Path(file).parts[0] for file in distribution.files or ()}
         for top in tops - {"..", "__pycache__"}:
-            there = Path(str(distribution.locate_file(top)))
-            if there.exists() and not (packages / top).exists():
-                (packages / top).symlink_to(there)
+            installed = Path(str(distribution.locate_file(top)))
+            if installed.exists() and not (packages / top).exists():
+                (packages / top).symlink_to(installed)
     zipfile.ZipFile(wheel).extractall(packages)
     return folder / "bin" / "python"
 
@@ -123,8 +123,8 @@ def test_it_runs_the_first_sweep_without_a_clone_and_takes_the_model_home(
     clean: Path, tmp_path: Path
 ) -> None:
     settings = [word for setting in SMALL for word in ("--set", setting)]
-    said = call(clean, tmp_path, "run", "kl_weight", *settings)
-    assert "UNDECIDED" in said
+    output = call(clean, tmp_path, "run", "kl_weight", *settings)
+    assert "UNDECIDED" in output
     assert "car_ft" in call(clean, tmp_path, "compare", "kl_weight")
     assert (tmp_path / ".carft" / "sweeps" / "kl_weight" / "report.html").is_file()
     call(clean, tmp_path, "export", "kl_weight", "--out", "model")
@@ -145,7 +145,7 @@ def test_what_needs_ray_says_how_to_get_it(clean: Path, tmp_path: Path) -> None:
         "check kl_weight --address 127.0.0.1:6379",
         "submit kl_weight --home /shared",
     )
-    told = alone(clean, tmp_path, "-c", NEEDS_RAY, *lines)
-    assert told.stdout.split() == ["2"] * len(lines), told.stderr
-    assert told.stderr.count('pip install "carft-sweep[ray]"') == len(lines)
-    assert "Traceback" not in told.stderr
+    done = alone(clean, tmp_path, "-c", NEEDS_RAY, *lines)
+    assert done.stdout.split() == ["2"] * len(lines), done.stderr
+    assert done.stderr.count('pip install "carft-sweep[ray]"') == len(lines)
+    assert "Traceback" not in done.stderr

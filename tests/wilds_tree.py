@@ -52,8 +52,8 @@ def make_fmow(folder: Path, rows: Sequence[Row] | None = None) -> Path:
 def iwildcam_rows() -> list[Row]:
     """Two bursts of each class to train on, one of them of two images; else every tenth class."""
     bursts = [("train", y, images) for y in range(182) for images in (2, 1)]
-    others = ("id_val", "id_test", "val", "test")
-    bursts += [(split, y, 1) for split in others for y in range(0, 182, 10)]
+    held_out = ("id_val", "id_test", "val", "test")
+    bursts += [(split, y, 1) for split in held_out for y in range(0, 182, 10)]
     return [
         iwildcam_row(split, y, sequence, image)
         for sequence, (split, y, images) in enumerate(bursts)

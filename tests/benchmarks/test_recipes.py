@@ -32,10 +32,10 @@ def test_a_family_without_images_has_the_published_number(
     families = {name: published(of) if of.folders else of for name, of in FAMILIES.items()}
     config = trial_config({"data": fields, "algorithm": "fine_tune"}).for_seed(0)
     with mock.patch.object(data, "FAMILIES", families):
-        opened = open_data(config.data)
-        assert len(opened.train) == train
-        assert {name: len(split) for name, split in opened.measured().items()} == measured
-        assert (opened.train.groups is None) == (fields["family"] != "pacs")
+        family_data = open_data(config.data)
+        assert len(family_data.train) == train
+        assert {name: len(split) for name, split in family_data.measured().items()} == measured
+        assert (family_data.train.groups is None) == (fields["family"] != "pacs")
 
 
 def test_its_recipes_and_profiles_are_shipped_with_a_real_model() -> None:

@@ -90,15 +90,15 @@ class Cluster:
 
     def processes(self, host: str) -> list[int]:
         """Of Ray on one host, known by its folder."""
-        found = []
+        pids = []
         for command in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                told = command.read_bytes()
+                words = command.read_bytes()
             except OSError:  # it has ended meanwhile
                 continue
-            if str(self.scratch / host).encode() in told:
-                found.append(int(command.parent.name))
-        return found
+            if str(self.scratch / host).encode() in words:
+                pids.append(int(command.parent.name))
+        return pids
 
 
 @contextmanager
@@ -107,14 +107,14 @@ def running(machines: Sequence[Host], home: Path, **environ: str) -> Iterator[Cl
 
     `environ` are variables of cluster.env, such as those of a server and a database.
     """
-    here, *workers = machines
-    known = variables(Tiny(home, home), HEAD=here.address, **environ)
+    head, *workers = machines
+    known = variables(Tiny(home, home), HEAD=head.address, **environ)
     known |= {name: str(free_port()) for name in OF_THE_HEAD}
     # The path of pytest's folder leaves no room for the names of sockets.
     with tempfile.TemporaryDirectory(prefix="hand-") as scratch:
-        made = Cluster(here.address, workers, known, Path(scratch))
+        made = Cluster(head.address, workers, known, Path(scratch))
         try:
-            call(str(SCRIPTS / "start_head.sh"), "--num-cpus", "0", environ=made.on(here))
+            call(str(SCRIPTS / "start_head.sh"), "--num-cpus", "0", environ=made.on(head))
             for host in workers:
                 made.start_worker(host)
             yield made

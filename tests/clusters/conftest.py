@@ -63,8 +63,8 @@ def refused(script: str, *words: str, **environ: str) -> str:
 def state(sweep: Tiny) -> str:
     """`done`, `interrupted`, ..., as `list` tells it."""
     listed = call(str(VENV / "bin" / "carft-sweep"), "list", "--json", environ=variables(sweep))
-    told: str = next(s["state"] for s in json.loads(listed) if s["name"] == sweep.file.stem)
-    return told
+    state: str = next(s["state"] for s in json.loads(listed) if s["name"] == sweep.file.stem)
+    return state
 
 
 def ran_on(runs: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -89,9 +89,9 @@ class Slurm:
 
     def state(self, job: str) -> str:
         """PENDING, RUNNING, COMPLETED, FAILED, ..."""
-        found = re.search(r"JobState=(\w+)", self.call("scontrol", "show", "job", job))
-        assert found is not None
-        return found.group(1)
+        match = re.search(r"JobState=(\w+)", self.call("scontrol", "show", "job", job))
+        assert match is not None
+        return match.group(1)
 
     def until(self, job: str, *states: str, seconds: float = 150) -> str:
         """Wait until the job is in one of the states; which."""

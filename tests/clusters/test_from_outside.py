@@ -92,46 +92,46 @@ def files(run, path=None):
         yield from files(run, item.path) if item.is_dir else [item.path]
 of_sweep = f"tags.`carft.sweep` = '{sweep}' and tags.`carft.kind` != 'arm'"
 runs = client.search_runs([experiment], of_sweep)
-found = {run.info.run_name: (run.info.status, sorted(files(run.info.run_id))) for run in runs}
-print(json.dumps(found))
+by_run = {run.info.run_name: (run.info.status, sorted(files(run.info.run_id))) for run in runs}
+print(json.dumps(by_run))
 """
 
 
-def kept(uri: str, sweep: str, environ: Mapping[str, str]) -> dict[str, Any]:
+def files_by_run(uri: str, sweep: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """Of each run in an MLflow its status and the names of its files."""
     done = call(str(VENV / "bin" / "python"), "-c", FILES, uri, sweep, environ=environ)
-    found: dict[str, Any] = json.loads(done.splitlines()[-1])
-    return found
+    by_run: dict[str, Any] = json.loads(done.splitlines()[-1])
+    return by_run
 
 
 def test_it_ends_as_a_local_one_though_a_node_is_killed(
     cluster: Cluster, project: Tiny, mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
     python, name = str(VENV / "bin" / "python"), project.file.stem
-    there = replace(project, home=Path(cluster.environ["CARFT_HOME"]))
-    with (tmp_path / "said").open("w+") as told:
+    on_cluster = replace(project, home=Path(cluster.environ["CARFT_HOME"]))
+    with (tmp_path / "output").open("w+") as log:
         process = subprocess.Popen(
             [python, "-m", "carft_sweep", "submit", project.file.name],
             cwd=project.file.parent,
             env=outside(cluster),
-            stdout=told,
+            stdout=log,
             stderr=subprocess.STDOUT,
         )
         while (node := training(cluster, name)) is None and process.poll() is None:
             time.sleep(0.05)
-        assert node is not None, (tmp_path / "said").read_text()
+        assert node is not None, (tmp_path / "output").read_text()
         cluster.kill(node)
-        assert process.wait(LIMIT) == 0, (tmp_path / "said").read_text()
-        said = (tmp_path / "said").read_text()
-    assert "Traceback" not in said
-    assert "preempted" in said
+        assert process.wait(LIMIT) == 0, (tmp_path / "output").read_text()
+        output = (tmp_path / "output").read_text()
+    assert "Traceback" not in output
+    assert "preempted" in output
 
     project.call("run", "--engine", "local", "--set", "parallel=null")
-    assert compared(there, cluster.environ) == compared(project, {})
+    assert compared(on_cluster, cluster.environ) == compared(project, {})
 
     path = {"PATH": os.environ["PATH"]}
-    ours = kept(f"sqlite:///{project.home / 'mlflow.db'}", name, path)
-    theirs = kept(mlflow_server.address, name, {**mlflow_server.environ, **path})
+    ours = files_by_run(f"sqlite:///{project.home / 'mlflow.db'}", name, path)
+    theirs = files_by_run(mlflow_server.address, name, {**mlflow_server.environ, **path})
     assert len(theirs) == 2 + len(WEIGHTS)  # and the sweep, and the zero-shot model
     assert theirs == ours
 
@@ -149,8 +149,8 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
     ).text
     assert name in shown
     for secret in (url, USER_PASSWORD, token):
-        assert secret not in said + shown
-    written = [path for at in (there.home, cluster.scratch) for path in at.rglob("*")]
+        assert secret not in output + shown
+    written = [path for at in (on_cluster.home, cluster.scratch) for path in at.rglob("*")]
     assert [path for path in written if path.is_file() and has(path, url)] == []
 
 

@@ -73,9 +73,9 @@ def test_the_operator_comes_first_and_the_cluster_after_its_secrets(place: Path)
     assert len(called) == len(wanted)
     places = []
     for begin in wanted:
-        found = [place for place, line in enumerate(called) if line.startswith(begin)]
-        assert found, begin
-        places.append(found[0])
+        places_of_call = [place for place, line in enumerate(called) if line.startswith(begin)]
+        assert places_of_call, begin
+        places.append(places_of_call[0])
     for earlier, later in ((0, 1), (1, 3), (2, 3), (3, 5), (4, 5), (5, 6), (6, 7)):
         assert places[earlier] < places[later], called
     assert "hidden" not in (place / "calls").read_text()
@@ -102,7 +102,7 @@ def test_a_call_that_fails_is_the_last(place: Path, fails: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("kuberay/settings.env", "URI=https://mlflow.example\n", "still names an example"),
         ("kuberay/kustomization.yaml", "newName: registry.example/c\n", "still names an example"),
@@ -112,7 +112,7 @@ def test_a_call_that_fails_is_the_last(place: Path, fails: str) -> None:
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_called(
-    place: Path, file: str, content: str | None, said: str
+    place: Path, file: str, content: str | None, message: str
 ) -> None:
     if content is None:
         (place / file).unlink()
@@ -120,5 +120,5 @@ def test_what_is_missing_is_said_before_anything_is_called(
         (place / file).write_text(content)
     done = deploy(place)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert calls(place) == []

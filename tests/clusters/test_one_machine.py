@@ -65,8 +65,8 @@ def test_the_sweep_outlives_its_shell_and_the_kill_of_its_driver(
     name = f"carft-test-{os.getpid()}"
     environ = variables(sweep, KEEP=keep, NAME=name, PAUSE="0")
     try:
-        said = call(SCRIPT, str(sweep.file), *engine, environ=environ)  # which ends
-        assert "It runs." in said
+        output = call(SCRIPT, str(sweep.file), *engine, environ=environ)  # which ends
+        assert "It runs." in output
         until(lambda: epochs(sweep) > 2)
         killed = driver(sweep)
         assert killed is not None
@@ -110,18 +110,18 @@ def test_systemd_is_told_what_to_keep_and_gets_no_value_on_its_command_line(
     environ["PATH"] = f"{stand_in.parent}:{environ['PATH']}"
     done = ended(SCRIPT, sweep.file, *LOCAL, environ=environ)
     assert "unit.yaml:1: no_such_key" in done.stderr
-    told = (tmp_path / "told").read_text().splitlines()
-    assert told[:2] == ["--user", "--unit=mine"]
-    assert {"--setenv=CARFT_HOME", "--setenv=MLFLOW_TRACKING_TOKEN", "--setenv=PATH"} <= set(told)
-    assert "--property=Restart=on-abnormal" in told
-    assert not [word for word in told if secret in word]
+    words = (tmp_path / "told").read_text().splitlines()
+    assert words[:2] == ["--user", "--unit=mine"]
+    assert {"--setenv=CARFT_HOME", "--setenv=MLFLOW_TRACKING_TOKEN", "--setenv=PATH"} <= set(words)
+    assert "--property=Restart=on-abnormal" in words
+    assert not [word for word in words if secret in word]
 
 
 @pytest.mark.parametrize(
-    ("words", "keep", "said"),
+    ("words", "keep", "message"),
     [((), "setsid", "say which sweep"), (("kl_weight",), "screen", "got screen")],
 )
 def test_a_wrong_call_is_answered_at_once(
-    tmp_path: Path, words: tuple[str, ...], keep: str, said: str
+    tmp_path: Path, words: tuple[str, ...], keep: str, message: str
 ) -> None:
-    assert said in refused("one_machine.sh", *words, KEEP=keep, CARFT_HOME=str(tmp_path))
+    assert message in refused("one_machine.sh", *words, KEEP=keep, CARFT_HOME=str(tmp_path))

@@ -48,9 +48,9 @@ def test_every_port_that_ray_listens_on_is_one_of_cluster_env(cluster: Cluster) 
 def allowed(cluster: Cluster, host: Host) -> set[int]:
     """The ports that cluster.env names on a host."""
     script = f"source {SCRIPTS}/cluster.env; echo {' '.join('$' + n for n in ALL)} $WORKER_PORTS"
-    told = call("bash", "-euc", script, environ=cluster.known[host.name]).split()
-    first, last = map(int, told.pop().split("-"))
-    return {*map(int, told), *range(first, last + 1)}
+    ports = call("bash", "-euc", script, environ=cluster.known[host.name]).split()
+    first, last = map(int, ports.pop().split("-"))
+    return {*map(int, ports), *range(first, last + 1)}
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_who_has_not_the_token_is_refused(cluster: Cluster, tiny: MakeTiny) -> N
 
 
 @pytest.mark.parametrize(
-    ("script", "changed", "said"),
+    ("script", "changed", "message"),
     [
         ("start_head.sh", {"HEAD": "loop"}, "loop is 127.0.1.1 here, where no other machine"),
         ("start_head.sh", {"HEAD": "no.such.machine"}, "nobody knows where no.such.machine is"),
@@ -77,7 +77,7 @@ def test_who_has_not_the_token_is_refused(cluster: Cluster, tiny: MakeTiny) -> N
     ],
 )
 def test_what_cannot_be_a_cluster_is_said_at_once(
-    tmp_path: Path, script: str, changed: dict[str, str], said: str
+    tmp_path: Path, script: str, changed: dict[str, str], message: str
 ) -> None:
     stand_in = tmp_path / "getent"  # the names that a machine knows are not a test's
     stand_in.write_text(
@@ -87,7 +87,7 @@ def test_what_cannot_be_a_cluster_is_said_at_once(
     stand_in.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     home = tmp_path / "home"
-    assert said in refused(script, PATH=path, CARFT_HOME=str(home), **changed)
+    assert message in refused(script, PATH=path, CARFT_HOME=str(home), **changed)
     assert not home.exists()
 
 
@@ -101,18 +101,18 @@ def test_a_head_that_is_up_is_said(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sweep_whose_head_dies_ends_with_a_sentence(tiny: MakeTiny) -> None:
     sweep = tiny("headless", [0.0, 0.5], epochs=2000)
-    here, node = (Host(name, "127.0.0.1") for name in ("here", "node"))
-    with running([here, node], sweep.home) as cluster:
+    head, node = (Host(name, "127.0.0.1") for name in ("here", "node"))
+    with running([head, node], sweep.home) as cluster:
         address = f"{cluster.head}:{cluster.environ['GCS_PORT']}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(sweep.home / "ray-token")}
         process = sweep.start("run", "--address", address, **token)
         while not [*sweep.home.glob("runs/*/history.json")] and process.poll() is None:
             time.sleep(0.2)
-        cluster.kill(here)
-        said = process.communicate(timeout=150)[1]
-    assert process.returncode == UNREACHABLE, said
-    assert f":{cluster.environ['GCS_PORT']} is gone" in said
-    assert "StackTrace" not in said
+        cluster.kill(head)
+        stderr = process.communicate(timeout=150)[1]
+    assert process.returncode == UNREACHABLE, stderr
+    assert f":{cluster.environ['GCS_PORT']} is gone" in stderr
+    assert "StackTrace" not in stderr
     assert state(sweep) == "interrupted"
 
 
@@ -164,5 +164,7 @@ def test_rays_folder_lies_in_one_that_nobody_could_make_first(
 
 def test_jobs_find_the_python_of_the_environment_also_where_a_shell_by_ssh_does_not() -> None:
     script = f"source {SCRIPTS}/cluster.env; command -v python carft-sweep ray"
-    found = call("bash", "-c", script, environ={"VENV": str(VENV), "PATH": "/usr/bin:/bin"})
-    assert found.split() == [str(VENV / "bin" / name) for name in ("python", "carft-sweep", "ray")]
+    programs = call("bash", "-c", script, environ={"VENV": str(VENV), "PATH": "/usr/bin:/bin"})
+    assert programs.split() == [
+        str(VENV / "bin" / name) for name in ("python", "carft-sweep", "ray")
+    ]

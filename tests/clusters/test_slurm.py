@@ -30,14 +30,14 @@ class Job:
         words += [str(SCRIPTS / "sweep.sbatch"), str(sweep.file)]
         self.id = slurm.call(*words, environ=variables(sweep, **environ))
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
     def until(self, words: str, seconds: float = 300) -> None:
         """Wait for words in the log."""
         last = time.monotonic() + seconds
-        while words not in self.said():
-            assert time.monotonic() < last, f"{self.slurm.state(self.id)}\n{self.said()}"
+        while words not in self.output():
+            assert time.monotonic() < last, f"{self.slurm.state(self.id)}\n{self.output()}"
             time.sleep(0.1)
 
     def end(self) -> str:
@@ -65,10 +65,10 @@ def test_near_the_time_limit_it_queues_itself_again_and_ends_as_if_never_stopped
     slurm.call("scancel", "--batch", "--signal=USR1", job.id)  # as Slurm does near the limit
     job.until("queued again")
     assert state(sweep) == "interrupted"
-    assert job.end() == "COMPLETED", job.said()
-    assert f"Ray on {nodes} of {nodes} nodes" in job.said()
-    assert job.said().count("  epoch 1/") == len(WEIGHTS), "an epoch was trained twice"
-    assert "the sweep is done" in job.said()
+    assert job.end() == "COMPLETED", job.output()
+    assert f"Ray on {nodes} of {nodes} nodes" in job.output()
+    assert job.output().count("  epoch 1/") == len(WEIGHTS), "an epoch was trained twice"
+    assert "the sweep is done" in job.output()
     assert sweep.outcomes() == undisturbed(tiny, tmp_path, epochs=12)
     names = {node.name for node in slurm.nodes} if slurm.nodes[0].inside else {gethostname()}
     assert ran_on(sweep.mlflow()) <= names
@@ -80,7 +80,7 @@ def test_slurm_itself_sends_the_signal_before_the_limit(slurm: Slurm, tiny: Make
     job.until("queued again", seconds=200)
     job.until("not queued again", seconds=200)
     assert job.end() == "FAILED"  # after its only restart, with exit code 3
-    assert "the time limit is near" in job.said()
+    assert "the time limit is near" in job.output()
     assert state(sweep) == "interrupted"
 
 
@@ -92,24 +92,24 @@ def test_scancel_ends_it_for_good(slurm: Slurm, tiny: MakeTiny) -> None:
     slurm.until(job.id, "CANCELLED")
     time.sleep(8)  # longer than a job that is queued again waits
     assert slurm.state(job.id) == "CANCELLED"
-    assert "queued again" not in job.said()
+    assert "queued again" not in job.output()
 
 
 def test_two_jobs_share_a_node_and_a_preempted_one_comes_back(
     slurm: Slurm, tiny: MakeTiny, tmp_path: Path
 ) -> None:
     half = ("--nodes=1", "--nodelist=n1", "--cpus-per-task=1", "--gpus-per-node=1")
-    one = tiny("one", WEIGHTS, epochs=100, resources={"cpus": 1}, home=tmp_path / "one")
-    two = tiny("two", WEIGHTS, epochs=12, resources={"cpus": 1}, home=tmp_path / "two")
-    jobs = [Job(slurm, sweep, *half) for sweep in (one, two)]
+    preempted = tiny("one", WEIGHTS, epochs=100, resources={"cpus": 1}, home=tmp_path / "one")
+    short = tiny("two", WEIGHTS, epochs=12, resources={"cpus": 1}, home=tmp_path / "two")
+    jobs = [Job(slurm, sweep, *half) for sweep in (preempted, short)]
     jobs[0].until("epoch 1/")
-    assert jobs[1].end() == "COMPLETED", jobs[1].said()
+    assert jobs[1].end() == "COMPLETED", jobs[1].output()
     assert slurm.state(jobs[0].id) == "RUNNING", "it went with the other's Ray"
     slurm.call("srun", "--partition=high", "--nodelist=n1", "--exclusive", "true")
     jobs[0].until("DUE TO PREEMPTION")
-    assert jobs[0].end() == "COMPLETED", jobs[0].said()
-    assert one.outcomes() == undisturbed(tiny, tmp_path, epochs=100)
-    assert two.outcomes() == undisturbed(tiny, tmp_path / "2", epochs=12)
+    assert jobs[0].end() == "COMPLETED", jobs[0].output()
+    assert preempted.outcomes() == undisturbed(tiny, tmp_path, epochs=100)
+    assert short.outcomes() == undisturbed(tiny, tmp_path / "2", epochs=12)
 
 
 def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
@@ -119,7 +119,7 @@ def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
         pytest.skip("needs network namespaces: here a node reaches the server")
     sweep = tiny("away", WEIGHTS, resources={"cpus": 1})
     job = Job(slurm, sweep, "--nodes=1", **mlflow_server.environ)  # it listens on 127.0.0.1
-    assert job.end() == "COMPLETED", job.said()
+    assert job.end() == "COMPLETED", job.output()
     sweep.call("sync", expect=0, **mlflow_server.environ)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in mlflow_server.environ.items():

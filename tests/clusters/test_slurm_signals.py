@@ -58,7 +58,7 @@ class Job:
     id: str
     place: Path
 
-    def said(self) -> str:
+    def output(self) -> str:
         return (self.place / f"{self.id}.log").read_text()
 
     def process(self, which: str) -> int:
@@ -66,17 +66,19 @@ class Job:
         file = self.place / f"{which}.{self.id}"
         last = time.monotonic() + 60
         while not (file.exists() and file.read_text().strip()):
-            assert time.monotonic() < last, self.said()
+            assert time.monotonic() < last, self.output()
             time.sleep(0.1)
         return int(file.read_text())
 
     def end(self) -> tuple[str, int, int]:
         """Its state, exit code and number of restarts, once it has ended for good."""
         self.slurm.until(self.id, "COMPLETED", "FAILED", seconds=60)
-        told = self.slurm.call("scontrol", "show", "job", self.id)
-        found = re.search(r"JobState=(\w+).* Restarts=(\d+) .*ExitCode=(\d+):", told, re.DOTALL)
-        assert found is not None, told
-        return found[1], int(found[3]), int(found[2])
+        description = self.slurm.call("scontrol", "show", "job", self.id)
+        match = re.search(
+            r"JobState=(\w+).* Restarts=(\d+) .*ExitCode=(\d+):", description, re.DOTALL
+        )
+        assert match is not None, description
+        return match[1], int(match[3]), int(match[2])
 
 
 def queued(slurm: Slurm, place: Path, behaves: str, **environ: str) -> Job:
@@ -86,14 +88,14 @@ def queued(slurm: Slurm, place: Path, behaves: str, **environ: str) -> Job:
     for name, text in programs.items():
         (place / "bin" / name).write_text(text)
         (place / "bin" / name).chmod(0o755)
-    told = {"VENV": str(place), "PLACE": str(place), "SCRATCH": str(place), "BEHAVES": behaves}
-    variables = environment(PYTHONPATH=str(ROOT), **told | environ)
+    own = {"VENV": str(place), "PLACE": str(place), "SCRATCH": str(place), "BEHAVES": behaves}
+    variables = environment(PYTHONPATH=str(ROOT), **own | environ)
     words = ["sbatch", "--parsable", f"--output={place}/%j.log", "--nodes=1", "--cpus-per-task=1"]
     words += ["--gpus-per-node=1", str(SCRIPTS / "sweep.sbatch"), "kl_weight"]
     return Job(slurm, slurm.call(*words, environ=variables), place)
 
 
-TOLD: Mapping[str, tuple[str, dict[str, str], tuple[str, int, int], str]] = {
+CASES: Mapping[str, tuple[str, dict[str, str], tuple[str, int, int], str]] = {
     "near the limit it comes back": ("runs", {}, ("COMPLETED", 0, 1), "the time limit is near"),
     "with a killed ray it comes back": ("runs", {}, ("COMPLETED", 0, 1), "the sweep is done"),
     "with a killed driver it comes back": ("runs", {}, ("COMPLETED", 0, 1), "the sweep is done"),
@@ -120,9 +122,11 @@ def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Jo
     place = tmp_path_factory.mktemp("jobs")
     made = {
         name: queued(slurm, place / str(number), behaves, **environ)
-        for number, (name, (behaves, environ, _, _)) in enumerate(TOLD.items())
+        for number, (name, (behaves, environ, _, _)) in enumerate(CASES.items())
     }
-    for name, job in [it for it in made.items() if TOLD[it[0]][0] == "runs"]:
+    for name, job in made.items():
+        if CASES[name][0] != "runs":
+            continue
         job.process("driver")
         if "killed" in name:
             os.kill(job.process("ray" if "ray" in name else "driver"), signal.SIGKILL)
@@ -131,11 +135,11 @@ def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Jo
     return made
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", CASES)
 def test_a_job_ends_or_comes_back(jobs: dict[str, Job], name: str) -> None:
-    (_, _, end, words), job = TOLD[name], jobs[name]
-    assert job.end() == end, job.said()
-    assert words in job.said()
+    (_, _, end, words), job = CASES[name], jobs[name]
+    assert job.end() == end, job.output()
+    assert words in job.output()
     assert "ray is" not in name or not (job.place / "folders").exists()
 
 

@@ -30,5 +30,5 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def services(*overrides: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = composed(*overrides)["services"]
-    return found
+    by_name: dict[str, dict[str, Any]] = composed(*overrides)["services"]
+    return by_name

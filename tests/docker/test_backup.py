@@ -117,8 +117,8 @@ def places(tmp_path: Path, postgres: Postgres, s3: S3) -> Places:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_text() for path in found}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 def _assert_whole(places: Places) -> None:
@@ -161,21 +161,21 @@ def refused(places: Places, script: str, backup: Path, **variables: str) -> str:
 def test_nothing_that_is_there_is_overwritten(places: Places, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     assert places.run("backup.sh", str(backup)).returncode == 0
-    said = f"{backup} is there already: name a new folder\n"
-    assert refused(places, "backup.sh", backup) == said
-    said = "is not empty: drop it, and make it anew"
-    assert said in refused(places, "restore.sh", backup)
+    message = f"{backup} is there already: name a new folder\n"
+    assert refused(places, "backup.sh", backup) == message
+    message = "is not empty: drop it, and make it anew"
+    assert message in refused(places, "restore.sh", backup)
     for name in places.databases:
         places.postgres.sql(f"DROP DATABASE {name}")
     assert "cannot be used: make it, with its owner" in refused(places, "restore.sh", backup)
     places.make_databases()
-    said = f"the home {places.home} is not empty: move it away\n"
-    assert refused(places, "restore.sh", backup) == said
+    message = f"the home {places.home} is not empty: move it away\n"
+    assert refused(places, "restore.sh", backup) == message
     shutil.rmtree(places.home)
     assert refused(places, "restore.sh", backup) == f"the bucket {places.bucket} is not empty\n"
     assert not places.home.exists()
-    said = f"{backup} has a bucket: name one in CARFT_BUCKET\n"
-    assert refused(places, "restore.sh", backup, CARFT_BUCKET="") == said
+    message = f"{backup} has a bucket: name one in CARFT_BUCKET\n"
+    assert refused(places, "restore.sh", backup, CARFT_BUCKET="") == message
 
 
 def test_a_backup_that_was_cut_is_not_restored(places: Places, tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_a_backup_that_was_cut_is_not_restored(places: Places, tmp_path: Path) -
     shutil.rmtree(tmp_path / "backup.incomplete")
     assert places.run("backup.sh", str(backup), OPTUNA_DB="").returncode == 0
     places.take_new_places()
-    said = f"{backup} has no database optuna\n"
-    assert refused(places, "restore.sh", backup) == said
+    message = f"{backup} has no database optuna\n"
+    assert refused(places, "restore.sh", backup) == message
     with (backup / "home.tar").open("ab") as file:
         file.write(b"x")
     assert "is no whole backup" in refused(places, "restore.sh", backup)
@@ -322,12 +322,12 @@ def _alone(script: str, backup: Path, home: Path) -> None:
 @pytest.mark.parametrize("script", ["backup.sh", "restore.sh"])
 def test_how_it_is_called_is_said(script: str, tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "CARFT_HOME"}
-    for arguments, said in (
+    for arguments, message in (
         ([], f"docker/{script} [--compose] FOLDER"),
         (["--compose"], f"docker/{script} [--compose] FOLDER"),
         ([str(tmp_path / "b")], "CARFT_HOME is not set"),
     ):
         done = ended(DOCKER / script, *arguments, environ=environ)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert message in done.stderr
     assert not list(tmp_path.iterdir())

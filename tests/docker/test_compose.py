@@ -102,13 +102,13 @@ def test_who_waits_for_a_service_waits_until_it_serves_or_has_ended() -> None:
 
 
 def test_state_is_kept_in_named_volumes_and_in_databases_that_differ() -> None:
-    kept = {
+    volumes = {
         volume["source"]
         for service in services().values()
         for volume in service.get("volumes", [])
         if volume["type"] == "volume" and "source" in volume
     }
-    assert kept == set(composed()["volumes"]) == {"postgres", "s3", "home"}
+    assert volumes == set(composed()["volumes"]) == {"postgres", "s3", "home"}
     users = configparser.ConfigParser()
     users.read(DOCKER / "server" / "basic_auth.ini")
     urls = {
@@ -132,7 +132,8 @@ def test_ray_knows_the_options_that_it_is_started_with(name: str) -> None:
 def test_the_gpus_go_to_the_workers_alone() -> None:
     def with_devices(of: dict[str, dict[str, Any]]) -> list[str]:
         wanted = {
-            name: it["deploy"]["resources"].get("reservations", {}) for name, it in of.items()
+            name: service["deploy"]["resources"].get("reservations", {})
+            for name, service in of.items()
         }
         return [name for name, reserved in wanted.items() if reserved.get("devices")]
 

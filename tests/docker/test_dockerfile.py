@@ -29,10 +29,10 @@ def ancestry(stage: str) -> list[str]:
     """The stage and those that it begins from, the first one last."""
     lines = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
     begins = {name: base for base, name in lines}
-    found = [stage]
-    while begins[found[-1]] in begins:
-        found.append(begins[found[-1]])
-    return found
+    lineage = [stage]
+    while begins[lineage[-1]] in begins:
+        lineage.append(begins[lineage[-1]])
+    return lineage
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -71,9 +71,9 @@ def test_every_installation_is_held_by_hashes_and_torch_by_its_version() -> None
     assert (installs.count(torch), installs.count(own)) == (1, 2)  # ours in both environments
     # It finds torch there, and brings what its build says it needs.
     assert installs.index("-r torch.txt") > installs.index(torch)
-    others = [words for words in installs if words not in (torch, own, "-r torch.txt")]
-    assert len(others) == 3
-    for words in others:
+    locked = [words for words in installs if words not in (torch, own, "-r torch.txt")]
+    assert len(locked) == 3
+    for words in locked:
         assert re.fullmatch(r"--no-deps --require-hashes -r [\w-]+\.txt", words)
 
 
@@ -102,7 +102,10 @@ def test_mlflows_image_has_what_its_application_imports() -> None:
 
 
 def test_torch_is_a_version_that_the_project_allows() -> None:
-    allowed = {it.name: it.specifier for it in map(Requirement, PROJECT["dependencies"])}
+    allowed = {
+        requirement.name: requirement.specifier
+        for requirement in map(Requirement, PROJECT["dependencies"])
+    }
     for package in ("torch", "torchvision"):
         (version,) = {*re.findall(rf"^ARG {package.upper()}=(\S+)$", DOCKERFILE, re.MULTILINE)}
         assert allowed[package].contains(version)

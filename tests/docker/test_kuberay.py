@@ -29,7 +29,9 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def ray_manifests() -> dict[str, dict[str, Any]]:
-    return {file: one for file, one in manifests() if one["apiVersion"] == "ray.io/v1"}
+    return {
+        file: manifest for file, manifest in manifests() if manifest["apiVersion"] == "ray.io/v1"
+    }
 
 
 def templates() -> dict[str, dict[str, Any]]:
@@ -49,12 +51,12 @@ def templates() -> dict[str, dict[str, Any]]:
 
 
 def test_kuberay_and_kubernetes_have_every_field_and_notice_another() -> None:
-    own = [one for _, one in manifests() if one["apiVersion"] != "ray.io/v1"]
-    assert {one["kind"] for one in own} == {"PersistentVolumeClaim", "NetworkPolicy"}
-    for one in own:
-        kubernetes_validate.validate(one, KUBERNETES, strict=True)
-    for one in ray_manifests().values():
-        check_fields(one)
+    own = [manifest for _, manifest in manifests() if manifest["apiVersion"] != "ray.io/v1"]
+    assert {manifest["kind"] for manifest in own} == {"PersistentVolumeClaim", "NetworkPolicy"}
+    for manifest in own:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    for manifest in ray_manifests().values():
+        check_fields(manifest)
     wrong = ray_manifests()["cluster.yaml"]
     wrong["spec"]["workerGroupSpecs"][0]["replica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="replica"):
@@ -104,8 +106,10 @@ def test_of_other_namespaces_only_the_operators_comes_in() -> None:
 
 def reached(address: str) -> bool:
     where = ip_address(address)
-    peers = [peer["ipBlock"] for it in POLICY["egress"] for peer in it["to"] if "ipBlock" in peer]
-    blocks = [it for it in peers if ip_network(it["cidr"]).version == where.version]
+    peers = [
+        peer["ipBlock"] for rule in POLICY["egress"] for peer in rule["to"] if "ipBlock" in peer
+    ]
+    blocks = [block for block in peers if ip_network(block["cidr"]).version == where.version]
     return any(
         where in ip_network(block["cidr"])
         and not any(where in ip_network(part) for part in block["except"])
@@ -130,7 +134,9 @@ def test_every_pod_sees_the_home_and_writes_nowhere_else_but_in_scratch(group: s
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert set(mounts) == set(volumes)
     claim = volumes["home"]["persistentVolumeClaim"]["claimName"]
-    assert claim in [one["metadata"]["name"] for file, one in manifests() if file == "home.yaml"]
+    assert claim in [
+        manifest["metadata"]["name"] for file, manifest in manifests() if file == "home.yaml"
+    ]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert mounts["home"]["mountPath"] == environment["CARFT_HOME"]
     assert f"CARFT_DATA={mounts['images']['mountPath']} " in (DOCKER / "Dockerfile").read_text()

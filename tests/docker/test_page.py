@@ -10,7 +10,7 @@ from tests.docker.composed import DOCKER, ROOT, composed, services
 PAGE = (ROOT / "docs" / "server.md").read_text()
 
 
-def told(head: str, names: str) -> set[str]:
+def names_below(head: str, names: str) -> set[str]:
     return {*re.findall(names, PAGE.partition(head)[2].partition("\n\n")[0])}
 
 
@@ -19,9 +19,9 @@ def test_every_service_image_secret_and_build_argument_is_told_of() -> None:
         assert f"`{name}`" in PAGE
         assert "build" in service or f"`{service['image']}`" in PAGE
     secrets = {Path(made["file"]).name for made in composed()["secrets"].values()}
-    assert secrets <= told("| file | whose |", r"`(\w+(?:\.json)?)`")
+    assert secrets <= names_below("| file | whose |", r"`(\w+(?:\.json)?)`")
     arguments = re.findall(r"^ARG (\w+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
-    assert told("| build argument | |", r"`([A-Z_]+)`") == {*arguments}
+    assert names_below("| build argument | |", r"`([A-Z_]+)`") == {*arguments}
     every = [*services().values(), *services("compose.gpu.yaml").values()]
     built = {service["image"] for service in every if "build" in service}
     assert {*re.findall(r" -t (\S+) \.", PAGE)} == built

@@ -59,8 +59,8 @@ def test_every_secret_of_compose_is_made_long_and_new_in_a_folder_of_the_users_o
     assert len({*words}) == len(words) == 7
     assert all(len(word) == 40 and word.isalnum() for word in words)
     make_secrets(tmp_path / "others")
-    others = {file.read_text().strip() for file in (tmp_path / "others").iterdir()}
-    assert not others & {*words}
+    other_words = {file.read_text().strip() for file in (tmp_path / "others").iterdir()}
+    assert not other_words & {*words}
 
 
 def test_the_stores_keys_are_the_same_in_its_list_and_in_boto3s_files(secrets: Path) -> None:

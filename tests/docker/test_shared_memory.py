@@ -44,7 +44,7 @@ def test_kubernetes_gives_its_pods_enough(group: str) -> None:
     pod = templates()[group]["spec"]
     (container,) = pod["containers"]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    (mount,) = [it for it in container["volumeMounts"] if it["mountPath"] == "/dev/shm"]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/dev/shm"]
     shared = volumes[mount["name"]]["emptyDir"]
     assert shared["medium"] == "Memory"
     most = quantity(container["resources"]["limits"]["memory"])

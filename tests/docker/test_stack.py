@@ -46,7 +46,7 @@ class Stack:
     def secret(self, name: str) -> str:
         return (self.secrets / name).read_text().rstrip("\n")
 
-    def here(self, text: str) -> str:
+    def local(self, text: str) -> str:
         """A word of compose.yaml, as it must be on this machine."""
         for name, made in composed()["secrets"].items():
             text = text.replace(f"/run/secrets/{name}", str(self.secrets / Path(made["file"]).name))
@@ -56,9 +56,9 @@ class Stack:
 
     def command(self, service: str) -> tuple[list[str], dict[str, str]]:
         """What the service runs, through the image's entry point, and its environment."""
-        told = services()[service]
-        words = [str(DOCKER / "server" / "entrypoint.sh"), *map(self.here, told["command"])]
-        variables = {name: self.here(value) for name, value in told["environment"].items()}
+        definition = services()[service]
+        words = [str(DOCKER / "server" / "entrypoint.sh"), *map(self.local, definition["command"])]
+        variables = {name: self.local(value) for name, value in definition["environment"].items()}
         if "PGHOST" in variables:
             variables |= {"PGHOST": HOST, "PGPORT": str(self.postgres.port)}
         own = Path(sys.executable).parent
@@ -71,14 +71,14 @@ class Stack:
 
     def make_databases(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """As PostgreSQL's image runs what is mounted for a new volume."""
-        told = services()["postgres"]["environment"]
+        variables_there = services()["postgres"]["environment"]
         environ = {
             "PATH": f"{PROGRAMS[-1]}:{os.environ['PATH']}",
             "PGHOST": HOST,
             "PGPORT": str(self.postgres.port),
             "PGPASSWORD": ADMIN_PASSWORD,
             "POSTGRES_USER": ADMIN,
-            **{name: self.here(value) for name, value in told.items()},
+            **{name: self.local(value) for name, value in variables_there.items()},
             **variables,
         }
         return ended(DOCKER / "postgres" / "10-databases.sh", environ=environ)
@@ -134,9 +134,9 @@ def test_a_user_of_a_database_gets_into_its_own_and_no_other(stack: Stack, user:
     at = f"host={HOST} port={stack.postgres.port} user={user} connect_timeout=10"
     for database in DATABASES:
         if database in own:
-            with psycopg.connect(at, dbname=database, password=stack.secret(secret)) as opened:
-                opened.execute("CREATE TABLE probe (a int)")
-                opened.rollback()
+            with psycopg.connect(at, dbname=database, password=stack.secret(secret)) as connection:
+                connection.execute("CREATE TABLE probe (a int)")
+                connection.rollback()
         else:
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
                 psycopg.connect(at, dbname=database, password=stack.secret(secret))
@@ -200,7 +200,7 @@ def test_the_server_asks_for_a_password_and_for_its_own_name_and_acts_for_nobody
 def test_the_health_check_knows_a_server_that_serves(served: Stack) -> None:
     def check(address: str) -> int:
         words = services()["mlflow"]["healthcheck"]["test"][1:]
-        words = [served.here(word).replace("http://127.0.0.1:5000", address) for word in words]
+        words = [served.local(word).replace("http://127.0.0.1:5000", address) for word in words]
         return subprocess.run([sys.executable, *words[1:]], timeout=30, check=False).returncode
 
     assert check(served.address) == 0
@@ -231,11 +231,11 @@ def test_artifacts_of_the_sweeps_user_go_through_the_server_into_the_store(
 
 
 def test_the_server_logs_no_secret(served: Stack) -> None:
-    told = served.log.read_text()
-    assert told
+    log = served.log.read_text()
+    assert log
     for file in served.secrets.iterdir():
         words = [word for word in file.read_text().split() if len(word) >= 20]
-        assert not [word for word in words if word.strip('",}]') in told], file.name
+        assert not [word for word in words if word.strip('",}]') in log], file.name
 
 
 def test_the_same_user_again_and_a_refused_one(served: Stack) -> None:

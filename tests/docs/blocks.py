@@ -47,7 +47,7 @@ class Block:
 
 def blocks_of(page: str) -> list[Block]:
     text = (ROOT / page).read_text()
-    found = []
+    blocks = []
     for fence in FENCE.finditer(text):
         indent, _, language, body = fence.groups()
         above = text[: fence.start()].rstrip("\n").rpartition("\n")[2].strip()
@@ -55,8 +55,8 @@ def blocks_of(page: str) -> list[Block]:
         body = "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
         kind, reason = (mark[1], mark[2] or "") if mark else (None, "")
         line = text.count("\n", 0, fence.start()) + 1
-        found.append(Block(page, line, language, body, kind, reason))
-    return found
+        blocks.append(Block(page, line, language, body, kind, reason))
+    return blocks
 
 
 def every_block() -> Iterator[Block]:

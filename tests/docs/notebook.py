@@ -38,9 +38,9 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
 
     Raises CellExecutionError for a cell that fails, CellTimeoutError for one that takes too long.
     """
-    found: NotebookNode = nbformat.from_dict(notebook)
+    executed: NotebookNode = nbformat.from_dict(notebook)
     client = NotebookClient(
-        found,
+        executed,
         timeout=SECONDS,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
@@ -50,8 +50,8 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     environ |= {"IPYTHONDIR": str(folder / "ipython"), "PYTHONWARNINGS": _QUIET}
     client.execute(env=environ)
     # The version of who executes it is no change of the notebook.
-    found.metadata.language_info = {"name": "python"}
-    return found
+    executed.metadata.language_info = {"name": "python"}
+    return executed
 
 
 if __name__ == "__main__":

@@ -87,10 +87,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(program: Path, folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in APART}
+    outer = {name: value for name, value in os.environ.items() if name not in APART}
     path = f"{program}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    return kept | own
+    return outer | own
 
 
 def said_by(script: str, program: Path, folder: Path, limit: int) -> str | None:
@@ -152,9 +152,11 @@ def test_the_commands_of_a_page_run_in_their_order(
         if block.is_shell and block.mark is None:
             lines = block.text.replace("\\\n", " ").splitlines()
             is_plain = all(ALONE.fullmatch(line) for line in lines)
-            said = said_here(block) if is_plain else said_by(block.text, program, tmp_path, LIMIT)
-            if said is not None:
-                wrong.append(f"{block.place}: {said}")
+            failure = (
+                said_here(block) if is_plain else said_by(block.text, program, tmp_path, LIMIT)
+            )
+            if failure is not None:
+                wrong.append(f"{block.place}: {failure}")
     assert wrong == [], "\n".join(wrong)
 
 
@@ -188,8 +190,8 @@ def test_python_compiles_and_its_imports_are_there(block: Block) -> None:
             continue  # a file of the page's
         assert find_spec(module) is not None, module
         for name in names:
-            found = hasattr(importlib.import_module(module), name)
-            assert found or find_spec(f"{module}.{name}") is not None, f"{module}.{name}"
+            is_attribute = hasattr(importlib.import_module(module), name)
+            assert is_attribute or find_spec(f"{module}.{name}") is not None, f"{module}.{name}"
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
@@ -246,14 +248,14 @@ def test_every_sweep_file_that_is_shown_is_valid(tmp_path: Path) -> None:
 def test_yaml_is_a_sweep_a_family_or_templates_or_says_what_else_it_is() -> None:
     """A key that is misspelt would make a sweep file pass for something else."""
     family, templates = {*Declaration.model_fields}, {*TemplateFile.model_fields}
-    others = []
+    unknown = []
     for block in YAML:
         shown = parse_yaml(block.text).data if block.mark is None else None
         if not isinstance(shown, dict) or shown.keys() & {"apiVersion", "services"}:
             continue  # of Kubernetes, or of compose
         if all(shown.keys() - known for known in ({*ALL_KEYS, *IGNORED}, family, templates)):
-            others.append(f"{block.place}: {', '.join(shown)}")
-    assert others == []
+            unknown.append(f"{block.place}: {', '.join(shown)}")
+    assert unknown == []
 
 
 def test_the_marks_are_read_as_they_are_written(
@@ -266,9 +268,9 @@ def test_the_marks_are_read_as_they_are_written(
         "  A=1 carft-sweep sync && srun carft-sweep sync --home=http://x:1/y\n  ```\n"
         "<!-- slow -->\n\nwords\n```text\ncarft-sweep: no call\ncarft-sweep show x\n```\n"
     )
-    one, two, three = blocks_of("page.md")
-    assert (one.mark, one.reason, one.line) == ("not run", "no cluster", 2)
-    assert list(calls(one)) == [["list", "--json"]]
-    assert (two.mark, two.line) == ("slow", 9)
-    assert list(calls(two)) == [["sync"], ["sync", "--home=http://x:1/y"]]
-    assert (three.mark, list(calls(three))) == (None, [["show", "x"]])
+    first, second, third = blocks_of("page.md")
+    assert (first.mark, first.reason, first.line) == ("not run", "no cluster", 2)
+    assert list(calls(first)) == [["list", "--json"]]
+    assert (second.mark, second.line) == ("slow", 9)
+    assert list(calls(second)) == [["sync"], ["sync", "--home=http://x:1/y"]]
+    assert (third.mark, list(calls(third))) == (None, [["show", "x"]])

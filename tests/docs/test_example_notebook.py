@@ -64,8 +64,8 @@ def test_every_cell_was_executed_in_order_and_none_failed_or_warned(stored: Note
     validate(stored)
     assert [cell.execution_count for cell in codes(stored)] == [*range(1, len(codes(stored)) + 1)]
     assert all(cell.outputs for cell in codes(stored))
-    kept = {output.output_type for cell in codes(stored) for output in cell.outputs}
-    assert kept <= {"execute_result", "display_data"}
+    kinds_of_output = {output.output_type for cell in codes(stored) for output in cell.outputs}
+    assert kinds_of_output <= {"execute_result", "display_data"}
     assert sum(["text/html", "text/plain"] in kinds(cell) for cell in codes(stored)) >= 4
     assert sum(["image/png", "text/plain"] in kinds(cell) for cell in codes(stored)) == 1
 
@@ -73,8 +73,8 @@ def test_every_cell_was_executed_in_order_and_none_failed_or_warned(stored: Note
 def test_it_names_no_machine_and_no_time_and_shows_the_verdict_of_its_sweep(
     stored: NotebookNode,
 ) -> None:
-    found = [hit.group() for text in texts(stored) for hit in ABSOLUTE.finditer(text)]
-    assert found == []
+    paths = [hit.group() for text in texts(stored) for hit in ABSOLUTE.finditer(text)]
+    assert paths == []
     assert all("execution" not in cell.metadata for cell in stored.cells)
     assert stored.metadata.language_info == {"name": "python"}
     first = codes(stored)[0].outputs[0].data
@@ -98,8 +98,8 @@ def test_what_is_imported_called_and_asked_is_there(source: str) -> None:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.ImportFrom(module=str(module)) if module.split(".")[0] == "carft_sweep":
-                there = importlib.import_module(module)
-                assert all(hasattr(there, alias.name) for alias in node.names), module
+                imported = importlib.import_module(module)
+                assert all(hasattr(imported, alias.name) for alias in node.names), module
             case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:
                 inspect.signature(FUNCTIONS[name]).bind(*node.args, **keywords(node))
             case ast.Call(func=ast.Attribute(value=ast.Name(id="comparison"), attr=name)):

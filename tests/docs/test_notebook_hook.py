@@ -57,13 +57,13 @@ def test_of_an_output_the_richest_kind_is_shown_and_what_is_printed_stays_text()
 
 
 @pytest.mark.parametrize(
-    ("output", "said"),
+    ("output", "message"),
     [
         ({"output_type": "error", "ename": "KeyError", "evalue": "'a'"}, "KeyError: 'a'"),
         (result(png=PIXEL), "as `alt`, what is to be seen"),
         (result(json="{}"), "cannot show an output of only text/x-json"),
     ],
 )
-def test_what_no_page_should_show_stops_the_build(output: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_no_page_should_show_stops_the_build(output: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         page_of(code("x", output))

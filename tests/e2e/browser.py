@@ -94,9 +94,9 @@ def printed(home: Path) -> Iterator[list[str]]:
 def served(home: Path) -> Iterator[str]:
     """The address of MLflow's server, as `carft-sweep ui` serves a home."""
     with printed(home) as lines:
-        found = re.search(r"http://[^/\s]+", lines[0])
-        assert found is not None, lines
-        yield found[0]
+        match = re.search(r"http://[^/\s]+", lines[0])
+        assert match is not None, lines
+        yield match[0]
 
 
 def photograph(driver: webdriver.Chrome, path: Path, *, top: int = 0, height: int) -> None:
@@ -104,5 +104,5 @@ def photograph(driver: webdriver.Chrome, path: Path, *, top: int = 0, height: in
     width = driver.execute_script("return document.documentElement.clientWidth")
     clip: dict[str, Any] = {"x": 0, "y": top, "width": width, "height": height, "scale": 1}
     wanted = {"format": "png", "captureBeyondViewport": True, "clip": clip}
-    found = driver.execute_cdp_cmd("Page.captureScreenshot", wanted)
-    path.write_bytes(base64.b64decode(found["data"]))
+    screenshot = driver.execute_cdp_cmd("Page.captureScreenshot", wanted)
+    path.write_bytes(base64.b64decode(screenshot["data"]))

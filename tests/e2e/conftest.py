@@ -42,12 +42,12 @@ class Tiny:
 
     def start(self, command: str = "run", *words: str, **environ: str) -> subprocess.Popen[str]:
         """`carft-sweep COMMAND FILE` (or the sweep's name), as a process."""
-        kept = {name: value for name, value in os.environ.items() if name not in APART}
-        what = str(self.file) if command in ("run", "check") else self.file.stem
+        outer = {name: value for name, value in os.environ.items() if name not in APART}
+        subject = str(self.file) if command in ("run", "check") else self.file.stem
         return subprocess.Popen(
-            [sys.executable, "-m", "carft_sweep", command, what, *words],
+            [sys.executable, "-m", "carft_sweep", command, subject, *words],
             cwd=ROOT,
-            env={**kept, "CARFT_HOME": str(self.home), "OMP_NUM_THREADS": "1", **environ},
+            env={**outer, "CARFT_HOME": str(self.home), "OMP_NUM_THREADS": "1", **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -58,28 +58,28 @@ class Tiny:
     ) -> tuple[str, str]:
         """The same to its end: what it printed, and what it said besides."""
         process = self.start(command, *words, **environ)
-        out, said = process.communicate(timeout=LIMIT)
-        assert expect in (None, process.returncode), f"{process.returncode}\n{out}\n{said}"
-        return out, said
+        out, err = process.communicate(timeout=LIMIT)
+        assert expect in (None, process.returncode), f"{process.returncode}\n{out}\n{err}"
+        return out, err
 
-    def here(self, command: str = "run", *words: str) -> str:
+    def in_process(self, command: str = "run", *words: str) -> str:
         """What the same prints in this process, on one thread as there: its start and that of a
         worker, which there is where `words` name an engine, take longer than a small sweep.
         """
         where = [] if "--engine" in words else ["--in-process"]
-        what = [str(self.file), *where] if command == "run" else [self.file.stem]
+        subject = [str(self.file), *where] if command == "run" else [self.file.stem]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with contextlib.redirect_stdout(io.StringIO()) as printed:
-                assert main([command, *what, *words, "--home", str(self.home)]) == 0
+                assert main([command, *subject, *words, "--home", str(self.home)]) == 0
         finally:
             torch.set_num_threads(threads)
         return printed.getvalue()
 
     def show(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.here("show", "--json"))
-        return found
+        shown: dict[str, Any] = json.loads(self.in_process("show", "--json"))
+        return shown
 
     def outcomes(self) -> dict[float, Any]:
         """KL weight to the trial's value and to every metric of its run, but for its time."""
@@ -91,7 +91,7 @@ class Tiny:
 
     def workers(self) -> list[int]:
         """The processes that train runs of the home, whoever started them (Linux)."""
-        found = []
+        pids = []
         for command in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 trains = b"carft_sweep.sweeps.engines.worker" in command.read_bytes()
@@ -99,8 +99,8 @@ class Tiny:
             except OSError:  # it has ended meanwhile
                 continue
             if trains and f"CARFT_HOME={self.home}\0".encode() in environ:
-                found.append(int(command.parent.name))
-        return found
+                pids.append(int(command.parent.name))
+        return pids
 
     def mlflow(self, uri: str | None = None) -> list[dict[str, Any]]:
         """The sweeps and runs in an MLflow, the home's own if none is named: tags, status, and the
@@ -191,5 +191,5 @@ def undisturbed(
     """
     make = make_tiny(tmp_path_factory.mktemp("undisturbed"), tiny_clip_files, images)
     sweep = make("undisturbed", WEIGHTS)
-    sweep.here("run")
+    sweep.in_process("run")
     return sweep.outcomes()

@@ -150,14 +150,14 @@ class Task:
     def metrics(self, folder: Path, merge: str | None) -> dict[str, float]:
         """Every metric of a model, as docs/metrics.md defines it."""
         if (folder, merge) not in self.known:
-            self.known[folder, merge] = found = self._measure(folder, merge)
+            self.known[folder, merge] = metrics = self._measure(folder, merge)
             if merge is None:
                 trained = json.loads((folder / "trained.json").read_text())
-                found["system/train_seconds"] = trained["seconds"]
+                metrics["system/train_seconds"] = trained["seconds"]
         return self.known[folder, merge]
 
     def _measure(self, folder: Path, merge: str | None) -> dict[str, float]:
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         is_frozen = folder == self.zero_shot
         tuned = self.frozen if is_frozen else self.contexts(self.tower(folder, merge))
         for split, rows in predictions(folder, merge).groupby("split", observed=True):
@@ -165,27 +165,27 @@ class Task:
             p = special.softmax(np.stack(rows.logits.to_list()).astype(float), axis=1)
             p_label, confidence = rows.p_label.to_numpy(float), rows.confidence.to_numpy(float)
             one_hot = np.eye(p.shape[1])[rows.label]
-            found[f"{split}/top1"] = right.mean()
-            found[f"{split}/nll"] = -np.log(p_label).mean()
-            found[f"{split}/brier"] = ((p - one_hot) ** 2).sum(axis=1).mean()
+            metrics[f"{split}/top1"] = right.mean()
+            metrics[f"{split}/nll"] = -np.log(p_label).mean()
+            metrics[f"{split}/brier"] = ((p - one_hot) ** 2).sum(axis=1).mean()
             binned = np.ceil(confidence * BINS).astype(int)
             surplus = np.bincount(binned, weights=right - confidence, minlength=BINS + 1)
-            found[f"{split}/ece"] = np.abs(surplus).sum() / len(rows)
+            metrics[f"{split}/ece"] = np.abs(surplus).sum() / len(rows)
             before, after = (of.loc[rows.id].to_numpy() for of in (self.frozen, tuned))
-            found[f"context/{split}/kl"] = special.rel_entr(before, after).sum(axis=1).mean()
-            found[f"context/{split}/entropy"] = stats.entropy(after, axis=1).mean()
+            metrics[f"context/{split}/kl"] = special.rel_entr(before, after).sum(axis=1).mean()
+            metrics[f"context/{split}/entropy"] = stats.entropy(after, axis=1).mean()
         for metric in ("top1", "nll", "ece", "brier"):
-            shifts = [name for name in found if name.startswith("ood/")]
-            of_metric = [found[name] for name in shifts if name.endswith(f"/{metric}")]
-            found[f"ood/mean/{metric}"] = float(np.mean(of_metric))
-        test, ood = found[ID], found[OOD]
-        start = found if is_frozen else self.metrics(self.zero_shot, None)
-        found["gap/top1"], found["hmean/top1"] = test - ood, float(stats.hmean([test, ood]))
-        found["gain/ood/top1"] = ood - start[OOD]
-        return found
+            shifts = [name for name in metrics if name.startswith("ood/")]
+            of_metric = [metrics[name] for name in shifts if name.endswith(f"/{metric}")]
+            metrics[f"ood/mean/{metric}"] = float(np.mean(of_metric))
+        test, ood = metrics[ID], metrics[OOD]
+        start = metrics if is_frozen else self.metrics(self.zero_shot, None)
+        metrics["gap/top1"], metrics["hmean/top1"] = test - ood, float(stats.hmean([test, ood]))
+        metrics["gain/ood/top1"] = ood - start[OOD]
+        return metrics
 
     @functools.cached_property
-    def opened(self) -> Any:
+    def model(self) -> Any:
         config = json.loads((self.clip / "open_clip_config.json").read_text())["model_cfg"]
         model = open_clip.CLIP(**config).eval()
         model.load_state_dict(load_file(self.clip / "open_clip_model.safetensors"))
@@ -193,15 +193,19 @@ class Task:
 
     @functools.cached_property
     def start(self) -> dict[str, torch.Tensor]:
-        weights = self.opened.state_dict()
-        return {name: it.clone() for name, it in weights.items() if name.startswith("visual.")}
+        weights = self.model.state_dict()
+        return {
+            name: tensor.clone() for name, tensor in weights.items() if name.startswith("visual.")
+        }
 
     def tower(self, folder: Path, merge: str | None) -> dict[str, torch.Tensor]:
         """The weights of a run's image tower, or between these and the pre-trained."""
         alpha = 1.0 if merge is None else float(merge.partition("@")[2])
         weights = load_file(folder / "weights" / "last.safetensors")
-        tuned = {name.removeprefix("clip."): it for name, it in weights.items()}  # flyp's
-        return {name: (1 - alpha) * it + alpha * tuned[name] for name, it in self.start.items()}
+        tuned = {name.removeprefix("clip."): tensor for name, tensor in weights.items()}  # flyp's
+        return {
+            name: (1 - alpha) * tensor + alpha * tuned[name] for name, tensor in self.start.items()
+        }
 
     @functools.cached_property
     def classes(self) -> list[str]:
@@ -213,7 +217,8 @@ class Task:
         prompts = [[template.format(name) for name in self.classes] for template in self.templates]
         with torch.no_grad():
             texts = [
-                self.opened.encode_text(open_clip.tokenize(it), normalize=True) for it in prompts
+                self.model.encode_text(open_clip.tokenize(texts), normalize=True)
+                for texts in prompts
             ]
         means = np.stack([text.mean(dim=0).numpy() for text in texts]).astype(float)
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
@@ -236,7 +241,7 @@ class Task:
     @torch.no_grad()
     def contexts(self, tower: Mapping[str, torch.Tensor]) -> pd.DataFrame:
         """[N, K] p_ctx of every image, by its path."""
-        model = self.opened
+        model = self.model
         model.load_state_dict(tower, strict=False)
         features = model.encode_image(self.images, normalize=True).numpy().astype(float)
         model.load_state_dict(self.start, strict=False)
@@ -275,9 +280,9 @@ class Images:
         is_in = [of.startswith("ood/") if metric == OOD else of == own for of in self.split_of]
         return np.array(is_in)[self.part]
 
-    def weights(self, metric: str, kept: Any = True) -> NDArray[np.float64]:
+    def weights(self, metric: str, counted: Any = True) -> NDArray[np.float64]:
         """How much each of the kept counts in a metric: each split and each task alike."""
-        enters = self.enter(metric) & kept
+        enters = self.enter(metric) & counted
         images = np.bincount(self.part[enters], minlength=len(self.task_of))
         splits = np.bincount(self.task_of[images > 0])[self.task_of]
         tasks = len({*self.task_of[images > 0]})
@@ -316,7 +321,7 @@ class Numbers:
 
     @property
     def rows(self) -> list[Model]:
-        return [(setting, it) for setting in self.settings for it in self.models(setting)]
+        return [(setting, merge) for setting in self.settings for merge in self.models(setting)]
 
     def metrics(self, run: Run, merge: str | None) -> dict[str, float]:
         """Those that every task has."""
@@ -348,8 +353,8 @@ class Numbers:
         """
         images, sums = self.images, np.zeros(self.images.unit.max() + 1)
         weights, enters = images.weights(metric), images.enter(metric)
-        for one, two in pairs:
-            difference = self.right(*one) - self.right(*two)
+        for model, other in pairs:
+            difference = self.right(*model) - self.right(*other)
             means = np.bincount(images.part, difference) / np.bincount(images.part)
             sums += np.bincount(images.unit, weights * (difference - means[images.part]))
         of_units = sums[np.unique(images.unit[enters])] / len(pairs)
@@ -366,13 +371,13 @@ def numbers_of(task: Task) -> Numbers:
 def means_of(tasks: Sequence[Numbers], rule: Rule) -> Numbers:
     """Of each algorithm and seed the runs that the rule takes on each task."""
     settings = []
-    for name, one in {setting.algorithm: setting for setting in tasks[0].settings}.items():
+    for name, setting in {setting.algorithm: setting for setting in tasks[0].settings}.items():
         runs = {
             seed: tuple(_Comparison(of, rule).taken(name, seed) for of in tasks)
-            for seed in one.runs
+            for seed in setting.runs
         }
-        settings.append(Setting(name, name, {}, one.role, runs))
-    return Numbers([of for it in tasks for of in it.tasks], settings)
+        settings.append(Setting(name, name, {}, setting.role, runs))
+    return Numbers([of for numbers in tasks for of in numbers.tasks], settings)
 
 
 def document(sweep: Mapping[str, Numbers], rule: Rule) -> dict[str, Any]:
@@ -641,7 +646,9 @@ class _Comparison:
 
     def row(self, setting: Setting, merge: str | None, *, is_best: bool) -> dict[str, Any]:
         names = self.measured.metrics(next(iter(setting.runs.values())), merge)
-        values = {it: [*self.measured.values(setting, merge, it).values()] for it in names}
+        values = {
+            metric: [*self.measured.values(setting, merge, metric).values()] for metric in names
+        }
         stands = self.selected.get(setting.algorithm) == (setting, merge)
         chosen = stands or merge in (self.merge_of.get(setting.label, ""), "wise_ft@0.5")
         return {
@@ -671,7 +678,7 @@ class _Comparison:
         return sorted({0.0, *self.measured.tasks[0].alphas, 1.0})
 
     def curve(self, setting: Setting, seed: int | None) -> Curve:
-        models = [self.measured.metrics(*self.at(setting, seed, it)) for it in self.alphas]
+        models = [self.measured.metrics(*self.at(setting, seed, alpha)) for alpha in self.alphas]
         return [(metrics[ID], metrics[OOD]) for metrics in models]
 
     def curve_tests(self) -> list[dict[str, Any]]:
@@ -853,7 +860,7 @@ class _Comparison:
             for seed in seeds
         )
         each = [[self.measured.metrics(*model)[metric] for model in pair] for pair in pairs]
-        differences = [one - two for one, two in each]
+        differences = [ours - theirs for ours, theirs in each]
         test = Paired(differences, self.measured.image_step(metric), None)
         if not test.spreads:
             return test
@@ -874,7 +881,9 @@ class _Comparison:
         seeds = self.seeds_of(candidate, reference)
         levels = {name: level_of(*both, compared) for name, both in ps.items()}
         holm = {name: adjusted for name, (_, adjusted) in ps.items()}
-        decided = [it for it in ("better", "worse") if (p := holm[it]) is not None and p < 0.05]
+        decided = [
+            side for side in ("better", "worse") if (p := holm[side]) is not None and p < 0.05
+        ]
         level = levels[decided[0] if decided and len(seeds) >= 5 else "different"]
         return {
             "candidate": named(candidate),
@@ -893,7 +902,9 @@ class _Comparison:
     def best_merge(self, setting: Setting) -> str:
         """The alpha with the best value; within a margin the smallest."""
         merges = [merge for merge in self.measured.models(setting) if merge is not None]
-        values = [self.rule.sign * self.mean((setting, it), self.rule.metric) for it in merges]
+        values = [
+            self.rule.sign * self.mean((setting, merge), self.rule.metric) for merge in merges
+        ]
         margin = (self.rule.within or 0.0) + 1e-12
         pool = zip(merges, values, strict=True)
         return next(merge for merge, value in pool if value >= max(values) - margin)
@@ -903,7 +914,7 @@ class _Comparison:
         if best.algorithm == self.rule.reference:
             # Values were selected on the seeds of the choice, and so on fresh ones on those.
             candidate = max(
-                self.rivals, key=lambda it: self.rule.sign * self.mean(it, self.rule.metric)
+                self.rivals, key=lambda model: self.rule.sign * self.mean(model, self.rule.metric)
             )
         arms = [setting for setting in self.measured.settings if setting.role == "trial"]
         alone = {name for setting in arms for name in setting.params} == {KL}
@@ -974,7 +985,9 @@ class _OfTasks(_Comparison):
     def document(self) -> dict[str, Any]:
         """Nothing is selected as a whole."""
         of_means = super().document()
-        in_table = {it["label"] for it in of_means["rows"] if it["merge"] is None or it["chosen"]}
+        in_table = {
+            row["label"] for row in of_means["rows"] if row["merge"] is None or row["chosen"]
+        }
         return {
             **of_means,
             "rows": [{**row, "selected": False} for row in of_means["rows"]],
@@ -982,7 +995,9 @@ class _OfTasks(_Comparison):
             "tasks": {
                 "metrics": dict.fromkeys(self.parts, OOD),
                 "settings": {task: named(part.winner) for task, part in self.parts.items()},
-                "rows": [self.line(it) for it in self.measured.rows if named(it) in in_table],
+                "rows": [
+                    self.line(model) for model in self.measured.rows if named(model) in in_table
+                ],
                 "comparisons": {task: part.document() for task, part in self.parts.items()},
             },
         }
@@ -1015,6 +1030,9 @@ class _OfTasks(_Comparison):
         each = [part.budgets for part in self.parts.values()]
         return [
             of[0]
-            | {"settings": max(it["settings"] for it in of), "runs": sum(i["runs"] for i in of)}
+            | {
+                "settings": max(budget["settings"] for budget in of),
+                "runs": sum(i["runs"] for i in of),
+            }
             for of in zip(*each, strict=True)
         ]

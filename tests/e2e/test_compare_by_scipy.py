@@ -145,7 +145,9 @@ def group_units(folder: Path, sweep: str) -> None:
     As in a family whose images are views of drawings, which no folder of images says.
     """
     shown = answer(folder, "show", sweep)
-    settings = [one for kind in ("baselines", "trials", "confirmations") for one in shown[kind]]
+    settings = [
+        setting for kind in ("baselines", "trials", "confirmations") for setting in shown[kind]
+    ]
     for run in (run for setting in settings for run in setting["runs"]):
         for file in Path(run["folder"]).glob("evaluations/*/predictions.parquet"):
             table = parquet.read_table(file)
@@ -211,19 +213,21 @@ def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
     folder: Path, measured: Predicted, sweep: str, by: str
 ) -> None:
     words, rule = RULES[by]
-    said = dict(leaves(answer(folder, "compare", sweep, *words)))
+    stated = dict(leaves(answer(folder, "compare", sweep, *words)))
     expected = {
         path: pytest.approx(value, rel=1e-9, abs=1e-12) if type(value) is float else value
         for path, value in leaves(document(measured[sweep], rule))
     }
     numbers = {
         path: value
-        for path, value in said.items()
+        for path, value in stated.items()
         if not isinstance(value, str) and not IDENTIFIERS & {*path}
     }
     assert not {*numbers} - {*expected}, "nothing here computes these"
-    assert not {*expected} - {*said}, "the JSON lacks these"
-    wrong = {path: (said[path], value) for path, value in expected.items() if said[path] != value}
+    assert not {*expected} - {*stated}, "the JSON lacks these"
+    wrong = {
+        path: (stated[path], value) for path, value in expected.items() if stated[path] != value
+    }
     assert wrong == {}
 
 
@@ -236,11 +240,11 @@ def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
 )
 def test_every_number_of_a_sentence_is_one_of_the_json(folder: Path, sweep: str, by: str) -> None:
     words, _ = RULES[by]
-    said = answer(folder, "compare", sweep, *words)
-    sentences = " ".join([*said["answer"]["lines"], *said["statistics"]])
-    for row in sorted(said["rows"], key=lambda row: -len(row["label"])):
+    result = answer(folder, "compare", sweep, *words)
+    sentences = " ".join([*result["answer"]["lines"], *result["statistics"]])
+    for row in sorted(result["rows"], key=lambda row: -len(row["label"])):
         sentences = sentences.replace(row["label"].replace(" (confirmed)", ""), "")
-    numbers = {v for _, v in leaves(said) if isinstance(v, (int, float))}
+    numbers = {v for _, v in leaves(result) if isinstance(v, (int, float))}
     # Of a p that is smaller, and the share of sweeps and the most seeds that power is computed for.
     known = {"0.001", "80", "200"}
     for number in numbers:

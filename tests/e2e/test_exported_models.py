@@ -59,8 +59,8 @@ import mlflow, pandas as pd
 
 model = mlflow.pyfunc.load_model(sys.argv[1])
 images = pd.DataFrame({"image": json.load(open("images.json"))})
-told = model.predict(images, params={"top": 3})
-told.to_json("told.json", orient="records", double_precision=15)
+answers = model.predict(images, params={"top": 3})
+answers.to_json("answers.json", orient="records", double_precision=15)
 """
 CONTEXT = PythonModelContext({}, {})
 Command = Callable[..., Mapping[str, Any]]
@@ -122,12 +122,12 @@ def command(home: Home, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture(scope="module")
-def kept(home: Home) -> dict[str, Any]:
+def exported(home: Home) -> dict[str, Any]:
     words = ["--out", str(home.path.parent / "kept"), "--mlflow", "--json"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["export", "small", *words]) == 0
-    told: dict[str, Any] = json.loads(printed.getvalue())
-    return told
+    answer: dict[str, Any] = json.loads(printed.getvalue())
+    return answer
 
 
 def uri(home: Home) -> str:
@@ -135,36 +135,36 @@ def uri(home: Home) -> str:
 
 
 def test_in_a_fresh_process_without_us_mlflow_gives_the_stored_predictions(
-    home: Home, kept: dict[str, Any], root: Path, tmp_path: Path
+    home: Home, exported: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    file = RunFolder(home.runs / kept["digest"]).predictions("unmerged")
+    file = RunFolder(home.runs / exported["digest"]).predictions("unmerged")
     rows = [row for row in pq.read_table(file).to_pylist() if row["split"] != "id/val"]
     assert len(rows) == 3 * (SPLITS["test"] + SPLITS["shifts/dark"])
     texts = [base64_of((root / row["id"]).read_bytes()) for row in rows]
     (tmp_path / "images.json").write_text(json.dumps(texts))
     subprocess.run(
-        [sys.executable, "-c", ALONE + BY_MLFLOW, f"models:/{kept['model_id']}"],
+        [sys.executable, "-c", ALONE + BY_MLFLOW, f"models:/{exported['model_id']}"],
         check=True,
         cwd=tmp_path,
         env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": uri(home)},
         timeout=120,
     )
-    told = json.loads((tmp_path / "told.json").read_text())
-    for row, answer in zip(rows, told, strict=True):
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    for row, answer in zip(rows, answers, strict=True):
         assert [[*CLASSES].index(guess["label"]) for guess in answer["top"]] == row["top5"]
         assert answer["label"] == [*CLASSES][row["prediction"]]
         assert answer["probability"] == pytest.approx(row["confidence"], abs=1e-5)
 
 
 def test_the_kept_model_says_of_what_it_is_and_nothing_in_it_is_pickled(
-    home: Home, kept: dict[str, Any]
+    home: Home, exported: dict[str, Any]
 ) -> None:
-    model = MlflowClient(uri(home)).get_logged_model(kept["model_id"])
+    model = MlflowClient(uri(home)).get_logged_model(exported["model_id"])
     assert model.params == {
         "label": "unmerged",
         "algorithm": "car_ft",
         "algorithm.kl_weight": "0.3",
-        "seed": str(kept["seed"]),
+        "seed": str(exported["seed"]),
     }
     files = [file for file in Path(model.artifact_location).rglob("*") if file.is_file()]
     assert {file.name for file in files} >= {"MLmodel", "pyfunc_model.py", "head.safetensors"}
@@ -191,19 +191,19 @@ def test_at_the_end_of_a_sweep_the_selected_model_is_kept_once_and_nothing_is_fa
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = load_spec(home.path.parent / "small.yaml")
-    found = comparison(find_ledger(home, "small"), RunStore(home.runs))
+    results = comparison(find_ledger(home, "small"), RunStore(home.runs))
     shutil.rmtree(home.sweep("small") / "told", ignore_errors=True)
-    log_selected(home, spec, found)
+    log_selected(home, spec, results)
     client = MlflowClient(uri(home))
     (experiment,) = [e for e in client.search_experiments() if e.name == "carft-sweep"]
     models = client.search_logged_models([experiment.experiment_id])
     assert len({model.tags["carft.evaluation"] for model in models}) == len(models)
 
     with mock.patch("carft_sweep.sweeps.results.export.Exporter.write") as written:
-        assert log_selected(home, spec, found) is None
+        assert log_selected(home, spec, results) is None
     written.assert_not_called()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    note = log_selected(home, spec, found)
+    note = log_selected(home, spec, results)
     assert note is not None
     assert note.startswith("the selected model is not in MLflow: ")
     assert note.endswith("carft-sweep export small --mlflow")
@@ -216,26 +216,26 @@ def test_export_takes_the_selected_setting_and_the_median_seed(
     home: Home, command: Command, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
-    told = command("export", "small", "--out", out)
-    assert told["code"] == 0, told["err"]
-    assert f"{out}: car_ft kl_weight=0.3, seed " in told["out"]
-    assert "(the median of 2 by id/val/top1)" in told["out"]
-    assert f'create_model_and_transforms("local-dir:{out}")' in told["out"]
-    one = comparison(find_ledger(home, "small"), RunStore(home.runs))
-    arm = next(row.arm for row in one.rows if row.selected)
+    done = command("export", "small", "--out", out)
+    assert done["code"] == 0, done["err"]
+    assert f"{out}: car_ft kl_weight=0.3, seed " in done["out"]
+    assert "(the median of 2 by id/val/top1)" in done["out"]
+    assert f'create_model_and_transforms("local-dir:{out}")' in done["out"]
+    results = comparison(find_ledger(home, "small"), RunStore(home.runs))
+    arm = next(row.arm for row in results.rows if row.selected)
     values = sorted(run.metrics["id/val/top1"] for run in arm.done)
     facts = json.loads((out / "carft.json").read_text())
     assert facts["metrics"]["id/val/top1"] == values[0]  # of two in the middle the lower
 
 
 def test_export_takes_what_is_named(command: Command, tmp_path: Path) -> None:
-    def told(name: str, words: str) -> Mapping[str, Any]:
+    def export(name: str, words: str) -> Mapping[str, Any]:
         return command("export", "small", *words.split(), "--out", tmp_path / name, "--json")
 
-    one = told("one", "--setting fine_tune --seed 1 --merge wise_ft@0.5")
-    assert (one["setting"], one["seed"]) == ("fine_tune + wise_ft@0.5", 1)
-    again = told("two", f"--run {one['digest'][:9]}")
-    assert (again["digest"], again["label"]) == (one["digest"], "unmerged")
+    named = export("one", "--setting fine_tune --seed 1 --merge wise_ft@0.5")
+    assert (named["setting"], named["seed"]) == ("fine_tune + wise_ft@0.5", 1)
+    again = export("two", f"--run {named['digest'][:9]}")
+    assert (again["digest"], again["label"]) == (named["digest"], "unmerged")
     words = ("export", "small", "--setting", "fine_tune + wise_ft@0.5", "--out", tmp_path / "three")
     assert command(*words, "--json")["label"] == "wise_ft@0.5"
 
@@ -248,9 +248,9 @@ def test_export_tells_what_is_not_there(command: Command, tmp_path: Path) -> Non
         "small --setting zero_shot --seed 0": "no seed changes zero_shot",
         "small --seed one": "must be a whole number, got 'one'",
     }.items():
-        told = command("export", *words.split(), "--out", tmp_path / "model")
-        assert told["code"] == 2
-        assert re.search(message, told["err"]), told["err"]
+        done = command("export", *words.split(), "--out", tmp_path / "model")
+        assert done["code"] == 2
+        assert re.search(message, done["err"]), done["err"]
         assert not (tmp_path / "model").exists()
 
 
@@ -264,18 +264,18 @@ def test_predict_takes_an_export_or_a_sweep_and_files_or_folders(
     assert by_folder["code"] == 0
     assert len(by_folder["predictions"]) == 12
     by_sweep = command("predict", "small", file, "--top", 2, "--contexts", 0, "--json")
-    (one,) = by_sweep["predictions"]
+    (prediction,) = by_sweep["predictions"]
     same = next(item for item in by_folder["predictions"] if item["image"] == str(file))
-    for guess, other in zip(one["classes"], same["classes"], strict=False):
+    for guess, other in zip(prediction["classes"], same["classes"], strict=False):
         assert guess["class"] == other["class"]
         assert guess["probability"] == pytest.approx(other["probability"], abs=1e-5)
-    assert len(one["classes"]) == 2
-    assert one["contexts"] == []
+    assert len(prediction["classes"]) == 2
+    assert prediction["contexts"] == []
     (copy,) = (cache / "exports").iterdir()
     before = (copy / "carft.json").stat().st_mtime_ns
     text = command("predict", "small", file)["out"]
     assert (copy / "carft.json").stat().st_mtime_ns == before, "it was exported again"
-    first, lines = one["classes"][0], text.splitlines()
+    first, lines = prediction["classes"][0], text.splitlines()
     assert lines[0] == str(file)
     assert first["class"] in lines[1]
     assert f"{100 * first['probability']:.1f} %" in lines[1]
@@ -286,7 +286,7 @@ def test_predict_takes_an_export_or_a_sweep_and_files_or_folders(
 
 @pytest.mark.usefixtures("cache")
 def test_predict_answers_with_the_model_of_its_own_home_as_it_is(
-    home: Home, kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
+    home: Home, exported: dict[str, Any], command: Command, root: Path, tmp_path: Path
 ) -> None:
     """Equal digests do not make equal weights: a home is copied, damaged, or made anew."""
 
@@ -303,45 +303,45 @@ def test_predict_answers_with_the_model_of_its_own_home_as_it_is(
     copy = shutil.copytree(home.path, tmp_path / "copy")
     roll_heads()
     rolled = guesses("small", "--home", copy)
-    assert guesses("small") == guesses(kept["folder"]) != rolled
+    assert guesses("small") == guesses(exported["folder"]) != rolled
     roll_heads()
     assert guesses("small", "--home", copy) != rolled
 
 
 def test_predict_has_a_line_for_each_image_and_names_what_it_cannot_read(
-    kept: dict[str, Any], command: Command, root: Path, tmp_path: Path
+    exported: dict[str, Any], command: Command, root: Path, tmp_path: Path
 ) -> None:
     images = sorted((root / "test").rglob("*.png"))
-    told = command("predict", kept["folder"], root / "test", "--json")["predictions"]
-    best = {item["image"]: item["classes"][0]["class"] for item in told}
-    lines = command("predict", kept["folder"], root / "test")["out"].splitlines()
+    predictions = command("predict", exported["folder"], root / "test", "--json")["predictions"]
+    best = {item["image"]: item["classes"][0]["class"] for item in predictions}
+    lines = command("predict", exported["folder"], root / "test")["out"].splitlines()
     for image, line in zip(images, lines, strict=True):
         assert line.startswith(f"{image} ")
         assert line.endswith(best[str(image)])
     (tmp_path / "bad.png").write_text("no image")
     files = (tmp_path / "bad.png", images[0], tmp_path / "none.png")
-    some = command("predict", kept["folder"], *files)
-    assert some["code"] == 0
+    mixed = command("predict", exported["folder"], *files)
+    assert mixed["code"] == 0
     for words in ("2 of 3 could not be read:", "bad.png cannot be read", "none.png cannot be read"):
-        assert words in some["out"]
-    assert command("predict", kept["folder"], tmp_path / "bad.png")["code"] == 1
+        assert words in mixed["out"]
+    assert command("predict", exported["folder"], tmp_path / "bad.png")["code"] == 1
 
 
 def test_predict_tells_what_is_wrong(
-    kept: dict[str, Any], command: Command, tmp_path: Path
+    exported: dict[str, Any], command: Command, tmp_path: Path
 ) -> None:
     wrong = {
         ("smal", "a.png"): "smal is no folder that `carft-sweep export` made; and no sweep 'smal'",
         ("smal", "b.png"): "did you mean 'small'",
         (tmp_path, "a.png"): "holds no exported model: there is no carft.json",
-        (kept["folder"], tmp_path): "there is no image in",
-        (kept["folder"], "a.png", "--device", "gpu"): "--device must be auto, cpu, cuda",
-        (kept["folder"], "a.png", "--top", "0"): "must be a whole number from 1 on",
+        (exported["folder"], tmp_path): "there is no image in",
+        (exported["folder"], "a.png", "--device", "gpu"): "--device must be auto, cpu, cuda",
+        (exported["folder"], "a.png", "--top", "0"): "must be a whole number from 1 on",
     }
     for words, message in wrong.items():
-        told = command("predict", *words)
-        assert told["code"] == 2
-        assert message in told["err"]
+        done = command("predict", *words)
+        assert done["code"] == 2
+        assert message in done["err"]
 
 
 def test_without_its_weights_it_is_told_how_to_get_them(
@@ -351,14 +351,14 @@ def test_without_its_weights_it_is_told_how_to_get_them(
         chosen = select_model(models.comparison)
         known = models.config(chosen)
         monkeypatch.setattr(type(models), "has_weights", lambda *_: False)
-        for kept, said in (
+        for keeps_weights, message in (
             (True, r"are gone from its folder; .* carft-sweep run \S+ --fresh"),
             (False, r"are not kept \(trial.keep.weights: false\); .*=true --fresh"),
         ):
-            keep = known.keep.model_copy(update={"weights": kept})
+            keep = known.keep.model_copy(update={"weights": keeps_weights})
             config = known.model_copy(update={"keep": keep})
             monkeypatch.setattr(type(models), "config", lambda *_, config=config: config)
-            with pytest.raises(RequestError, match=said):
+            with pytest.raises(RequestError, match=message):
                 models.write(chosen, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -377,7 +377,9 @@ def test_sync_sends_the_selected_model_of_a_copied_home_and_one_that_a_server_mi
     assert main(["sync", "--home", "copy"]) == 0
     assert "the selected model is in MLflow as models:/" in capsys.readouterr().out
     client = MlflowClient(uri(copy))
-    (experiment,) = (one for one in client.search_experiments() if one.name == "carft-sweep")
+    (experiment,) = (
+        experiment for experiment in client.search_experiments() if experiment.name == "carft-sweep"
+    )
     (model,) = client.search_logged_models([experiment.experiment_id])
     assert Path(str(model.artifact_location)).is_relative_to(copy.path / "mlartifacts")
     (again,) = copy.sweep("small").glob("sent/*.model.json")
@@ -392,9 +394,9 @@ def test_sync_sends_the_selected_model_of_a_copied_home_and_one_that_a_server_mi
 
 
 @pytest.fixture(scope="module")
-def served(kept: dict[str, Any]) -> served_model.ServedModel:
+def served(exported: dict[str, Any]) -> served_model.ServedModel:
     model = served_model.ServedModel()
-    model.load_context(PythonModelContext({"model": kept["folder"]}, {}))
+    model.load_context(PythonModelContext({"model": exported["folder"]}, {}))
     return model
 
 
@@ -428,14 +430,16 @@ def strange_images() -> dict[str, bytes]:
 
 
 def test_what_is_served_says_what_predict_says_of_every_kind_of_image(
-    kept: dict[str, Any], served: served_model.ServedModel
+    exported: dict[str, Any], served: served_model.ServedModel
 ) -> None:
     files = strange_images()
     texts = [base64_of(content) for content in files.values()]
     texts[0] = f"data:image/png;base64,{texts[0][:40]}\n{texts[0][40:]}"
     table = served.predict(CONTEXT, pd.DataFrame({"image": texts}), {"top": 3, "contexts": 2})
-    told = Predictor.load(Path(kept["folder"]), "cpu").predict([*files.values()], contexts=2)
-    for name, row, prediction in zip(files, table.to_dict("records"), told, strict=True):
+    predictions = Predictor.load(Path(exported["folder"]), "cpu").predict(
+        [*files.values()], contexts=2
+    )
+    for name, row, prediction in zip(files, table.to_dict("records"), predictions, strict=True):
         assert [g["label"] for g in row["top"]] == [g.name for g in prediction.classes], name
         assert [g["context"] for g in row["contexts"]] == [g.name for g in prediction.contexts]
         for guess, other in zip(row["top"], prediction.classes, strict=True):

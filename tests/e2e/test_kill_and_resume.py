@@ -30,10 +30,10 @@ def killed_at_random(
     while done < kills:
         with sweep.start("run", "--engine", engine) as process:
             assert process.stderr is not None
-            left = chance.randrange(apart)
+            epochs_left = chance.randrange(apart)
             for line in process.stderr:
-                left -= "epoch" in line
-                if left > 0:
+                epochs_left -= "epoch" in line
+                if epochs_left > 0:
                     continue
                 time.sleep(chance.random() * 0.3)
                 targets = [process.pid] if done % 2 else sweep.workers()
@@ -41,7 +41,7 @@ def killed_at_random(
                     continue  # the worker of an earlier kill is not replaced yet
                 os.kill(chance.choice(targets), signal.SIGKILL)
                 done += 1
-                left = chance.randrange(apart)
+                epochs_left = chance.randrange(apart)
                 if targets == [process.pid] or done == kills:
                     break
             if done == kills:
@@ -60,7 +60,7 @@ def test_killed_again_and_again_it_ends_with_the_same_values_and_nothing_twice(
 ) -> None:
     sweep, count = tiny("killed", [*undisturbed], retries=30, breaker=0), len(undisturbed)
     assert killed_at_random(sweep, engine, KILLS, random.Random(KILLS), runs=count) == KILLS
-    (sweep.here if engine == "local" else sweep.call)("run", "--engine", engine)
+    (sweep.in_process if engine == "local" else sweep.call)("run", "--engine", engine)
     assert sweep.outcomes() == undisturbed
 
     database = f"sqlite:///{sweep.home / 'optuna.db'}"

@@ -33,14 +33,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path, images
     make = make_tiny(tmp_path_factory.mktemp("shown"), tiny_clip_files, images)
     baselines = ["zero_shot", "fine_tune"]
     sweep = make("kl_weight", [1.0], epochs=1, baselines=baselines, report={"model": False})
-    sweep.here("run")
+    sweep.in_process("run")
     return sweep.home
 
 
 @pytest.fixture(scope="module")
 def lines(home: Path) -> Iterator[list[str]]:
-    with printed(home) as found:
-        yield found
+    with printed(home) as printed_lines:
+        yield printed_lines
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,13 @@ def address(links: Mapping[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[webdriver.Chrome]:
-    with browser() as opened:
-        yield opened
+    with browser() as chrome:
+        yield chrome
 
 
-def wait_for(driver: webdriver.Chrome, by: str, what: str) -> WebElement:
-    there = expected_conditions.presence_of_element_located((by, what))
-    return WebDriverWait(driver, SECONDS).until(there, f"{what} did not appear")
+def wait_for(driver: webdriver.Chrome, by: str, selector: str) -> WebElement:
+    present = expected_conditions.presence_of_element_located((by, selector))
+    return WebDriverWait(driver, SECONDS).until(present, f"{selector} did not appear")
 
 
 def show_column(driver: webdriver.Chrome, name: str) -> None:
@@ -141,7 +141,7 @@ def values_of(driver: webdriver.Chrome, column: str) -> list[float]:
 def assert_nothing_is_in_the_way(driver: webdriver.Chrome) -> None:
     assert "machine_learning" in driver.current_url
     assert not driver.find_elements(By.CSS_SELECTOR, '[role="dialog"]')
-    headings = [it.text for it in driver.find_elements(By.CSS_SELECTOR, "h1, h2, h3")]
+    headings = [heading.text for heading in driver.find_elements(By.CSS_SELECTOR, "h1, h2, h3")]
     assert not [text for text in headings if "race" in text or "GenAI" in text], headings
 
 

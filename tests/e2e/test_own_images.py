@@ -25,13 +25,13 @@ def test_a_folder_of_images_becomes_a_sweep_with_its_shift(
     images: Path, tmp_path: Path, tiny_clip_files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", str(images), "--out", str(tmp_path), "--name", "noise", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["counts"]["dark"] == {"blue": 4, "red": 4}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["counts"]["dark"] == {"blue": 4, "red": 4}
     home = ("--home", str(tmp_path / "home"))
     words = [f"model={{name: {tiny_clip_files}}}", *SMALL]
     changes = [part for word in words for part in ("--set", word)]
     # That its file travels to a worker, test_own_methods.py has.
-    assert main(["run", told["sweep"], "--in-process", *changes, *home]) == 0
+    assert main(["run", answer["sweep"], "--in-process", *changes, *home]) == 0
     capsys.readouterr()
     assert main(["show", "noise", "--json", *home]) == 0
     (trial,) = json.loads(capsys.readouterr().out)["trials"]

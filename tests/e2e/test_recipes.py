@@ -27,9 +27,9 @@ class Smoke:
     def call(self, *words: str) -> str:
         self.capsys.readouterr()
         code = main([*words, "--home", str(self.home)])
-        told = self.capsys.readouterr()
-        assert code == 0, told.err
-        return told.out + told.err
+        printed = self.capsys.readouterr()
+        assert code == 0, printed.err
+        return printed.out + printed.err
 
     def run(self, recipe: str, root: Path, *profiles: str, sets: Sequence[str] = ()) -> str:
         """The recipe with these profiles and `smoke`, on the images below `root`."""
@@ -191,13 +191,15 @@ def test_autoft_searches_by_ood_validation_and_says_so(
     assert {*smoke.children("autoft")} == {"zero_shot", "autoft #0 s0", "autoft #1 s0"}
     final = ["seeds=[0]", "optim.epochs=null", "optim.steps=2", "optim.warmup=0"]
     final += ["baselines=[zero_shot, fine_tune]", "merges=[{name: wise_ft, alphas: [0.5]}]"]
-    smoke.call(*search, "--profile", "final", *(w for it in final for w in ("--set", it)))
+    smoke.call(
+        *search, "--profile", "final", *(word for change in final for word in ("--set", change))
+    )
     children = smoke.children("autoft_final")
     assert len(children) == 3
     assert "wise_ft_0.5/ood/test/macro_f1" in children["autoft #0 s0"]
     for form in ((), ("--markdown",), ("--latex",)):
-        told = " ".join(smoke.call("compare", "autoft_final", *form).split())
-        assert "OOD validation: settings were chosen by ood/val/macro" in told.replace("\\", "")
+        text = " ".join(smoke.call("compare", "autoft_final", *form).split())
+        assert "OOD validation: settings were chosen by ood/val/macro" in text.replace("\\", "")
 
 
 def test_downstream(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,8 +212,8 @@ def test_downstream(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(children) == 6
     for name, metrics in children.items():
         (family,) = re.findall("family=([a-z_]+)", name)
-        kept = f"retention/{other[family]}"
-        assert metrics >= top1("id/val", "id/test", kept, "retention/mean", "retention/gain")
+        retention = f"retention/{other[family]}"
+        assert metrics >= top1("id/val", "id/test", retention, "retention/mean", "retention/gain")
         assert ("id/test/mean_per_class_top1" in metrics) == (family == "oxford_pets")
         assert not [metric for metric in metrics if metric.startswith("ood/")]
     table = smoke.call("compare", "downstream_smoke")

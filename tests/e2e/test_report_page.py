@@ -44,7 +44,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     sweep, file = find_ledger(home, NAME), home.path / "report.html"
     log = SentLog(home.sweep(NAME), resolve_location(home.path))
     log.note_experiment("1")
-    for digest in (digest for it in sweep.settings() for digest in it.runs.values()):
+    for digest in (digest for setting in sweep.settings() for digest in setting.runs.values()):
         log.record(digest, digest[:32], "done")
     report = page(home, [sweep], comparison(sweep, RunStore(home.runs)))
     file.write_text(report.text, "utf-8")
@@ -53,14 +53,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[webdriver.Chrome]:
-    with browser() as opened:
-        yield opened
+    with browser() as chrome:
+        yield chrome
 
 
-def until(true: Callable[[], object], said: str) -> None:
+def until(true: Callable[[], object], message: str) -> None:
     last = time.monotonic() + SECONDS
     while not true():
-        assert time.monotonic() < last, said
+        assert time.monotonic() < last, message
         time.sleep(0.05)
 
 
@@ -74,8 +74,8 @@ def unfold(driver: webdriver.Chrome) -> list[str]:
 
 
 def charts(driver: webdriver.Chrome, selector: str) -> list[str]:
-    found = f"[...document.querySelectorAll('{selector}')]"
-    names: list[str] = driver.execute_script(f"return {found}.map((area) => area.dataset.chart)")
+    areas = f"[...document.querySelectorAll('{selector}')]"
+    names: list[str] = driver.execute_script(f"return {areas}.map((area) => area.dataset.chart)")
     return names
 
 
@@ -106,8 +106,8 @@ def violations(driver: webdriver.Chrome, *, contrast: bool) -> list[str]:
     assert "error" not in result, result
     assert result["passes"]
     return [
-        f"{found['impact']} {found['id']}: {found['help']}: {found['nodes'][0]['html'][:160]}"
-        for found in result["violations"]
+        f"{of['impact']} {of['id']}: {of['help']}: {of['nodes'][0]['html'][:160]}"
+        for of in result["violations"]
     ]
 
 
@@ -177,13 +177,13 @@ def test_on_a_phone_page_and_charts_are_as_wide_as_the_screen_and_the_table_can_
     )
     for name in ("ID test", "OOD mean"):
         assert driver.execute_script(sides, name) <= 390, name
-    left = (
+    scroll = (
         "const table = document.querySelector('#table table');"
         "table.parentElement.scrollLeft = 500;"
         "const name = table.tBodies[0].rows[0].cells[0];"
         "return [table.parentElement.scrollLeft, name.getBoundingClientRect().left]"
     )
-    scrolled, edge = driver.execute_script(left)
+    scrolled, edge = driver.execute_script(scroll)
     assert scrolled > 0
     assert edge == pytest.approx(16, abs=1)
     # A seed is a link to its run.
@@ -213,15 +213,15 @@ def test_verdict_and_chart_are_on_the_first_screen_and_every_word_is_readable(
 
 def sizes(driver: webdriver.Chrome, selector: str) -> list[float]:
     """Of the letters in drawings, in pixels as they are shown."""
-    found: list[float] = driver.execute_script(
+    letters: list[float] = driver.execute_script(
         "return [...document.querySelectorAll(`${arguments[0]} text`)]"
         ".filter((text) => text.textContent.trim() && text.getAttribute('opacity') !== '0')"
         ".map((text) => [parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])"
         ".map(([size, to]) => size * Math.hypot(to.c, to.d))",
         selector,
     )
-    assert found
-    return found
+    assert letters
+    return letters
 
 
 def test_a_table_that_is_wider_than_a_phone_says_so_and_a_click_sorts_it(

@@ -19,9 +19,9 @@ SOUPS: dict[str, Any] = {
 
 def test_a_sweep_makes_its_soups_and_compares_them(tiny: MakeTiny) -> None:
     sweep = tiny("souped", [1.0], epochs=1, **SOUPS)
-    sweep.here("run")
-    found = {row["label"]: row for row in json.loads(sweep.here("compare", "--json"))["rows"]}
+    sweep.in_process("run")
+    rows = {row["label"]: row for row in json.loads(sweep.in_process("compare", "--json"))["rows"]}
     for label in ("uniform_soup of=fine_tune", "model_stock of=car_ft settings=all"):
-        row, merged = found[label], found[f"{label} + wise_ft@0.5"]
+        row, merged = rows[label], rows[f"{label} + wise_ft@0.5"]
         assert (row["role"], row["n"], merged["n"]) == ("soup", 1, 1)
         assert 0 <= row["metrics"]["ood/mean/top1"]["mean"] <= 1

@@ -49,20 +49,20 @@ LONG = 3600
 def until(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
     """Read what a command says up to the line that has the text so many times before."""
     assert process.stderr is not None
-    said = ""
+    output = ""
     for line in process.stderr:
-        said += line
+        output += line
         times -= text in line
         if not times:
-            return said
-    raise AssertionError(f"{process.wait(LIMIT)}: not told of {text!r}\n{said}")
+            return output
+    raise AssertionError(f"{process.wait(LIMIT)}: not told of {text!r}\n{output}")
 
 
 def end(process: subprocess.Popen[str], code: int) -> str:
-    _, said = process.communicate(timeout=LIMIT)
-    assert process.returncode == code, f"{process.returncode}\n{said}"
-    assert "Traceback" not in said
-    return said
+    _, stderr = process.communicate(timeout=LIMIT)
+    assert process.returncode == code, f"{process.returncode}\n{stderr}"
+    assert "Traceback" not in stderr
+    return stderr
 
 
 @pytest.mark.slow  # tests/sweeps/engines has each class, under runs that train nothing
@@ -82,7 +82,7 @@ def test_nan_too_little_memory_and_a_hang_end_as_their_class_says(
         timeout="60s",  # a fresh worker of Ray on a busy machine takes half of it
         retries={"timeout": 0},
     )
-    _, said = sweep.call("run", "--engine", engine)
+    _, stderr = sweep.call("run", "--engine", engine)
     trials = {trial["params"]["algorithm.fault"]: trial for trial in sweep.show()["trials"]}
     runs = {fault: trial["runs"][0] for fault, trial in trials.items()}
     assert {fault: trial["state"] for fault, trial in trials.items()} == {
@@ -101,10 +101,10 @@ def test_nan_too_little_memory_and_a_hang_end_as_their_class_says(
     assert trials["hang"]["reason"]["kind"] == "timeout"
     for name, value in repeatable(runs["none"]["metrics"]).items():
         assert runs["memory"]["metrics"][name] == pytest.approx(value, abs=0.02), name
-    assert "2 runs failed" in said
-    assert "nan: " in said
-    assert "longer than 60 s" in said
-    assert "resume faults --failed" in said
+    assert "2 runs failed" in stderr
+    assert "nan: " in stderr
+    assert "longer than 60 s" in stderr
+    assert "resume faults --failed" in stderr
     failures = {run["tags"]["carft.failure"] for run in sweep.mlflow() if run["status"] == "FAILED"}
     assert failures == {"nan", "timeout"}
     assert sweep.workers() == []
@@ -142,9 +142,9 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_loses_nothing(
     process = sweep.start("run")
     until(process, "epoch", EPOCHS + 1)  # the first trial has all of its epochs
     ballast = fill(small_disk, room)
-    said = end(process, 1)
-    assert "disk is full" in said or "No space left on device" in said, said
-    assert "resume full" in said
+    stderr = end(process, 1)
+    assert "disk is full" in stderr or "No space left on device" in stderr, stderr
+    assert "resume full" in stderr
     assert sweep.workers() == []
     ballast.unlink()
     sweep.call("resume")

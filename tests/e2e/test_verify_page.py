@@ -55,8 +55,8 @@ DRM = {
 def block(language: str, part: str) -> str:
     """The one of this language that has this in it."""
     blocks = re.findall(rf"^ *```{language}\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)
-    (found,) = (text for text in blocks if part in text)
-    return found
+    (content,) = (text for text in blocks if part in text)
+    return content
 
 
 @pytest.fixture
@@ -81,19 +81,19 @@ def test_the_page_can_be_followed_with_checkpoints_in_wise_fts_layout(
     for name in NAMES:
         state = torch.load(f"{name}.state.pt")  # tensors alone, or this refuses it
         assert state["classification_head.bias"].abs().max() == 0
-    said = []
+    outputs = []
     for line in block("sh", "run verify_wise_ft").splitlines():
         _, command, *words = shlex.split(line)
         if command != "compare":
-            changed = (word for it in changes for word in ("--set", it))
+            changed = (word for change in changes for word in ("--set", change))
             words = [*words[:1], *["--in-process"][: command == "run"], *changed]
         if "--columns" in words:  # of the shifts that are measured here
             words[words.index("--columns") + 1] = "id/test/top1,ood/mean/top1,ood/a/top1"
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main([command, *words, "--home", str(checkout / "home")]) == 0, line
-        said.append(printed.getvalue())
-    assert all(f"{name}.state.pt" in said[2] for name in NAMES)
-    assert "oracle" in said[3]
+        outputs.append(printed.getvalue())
+    assert all(f"{name}.state.pt" in outputs[2] for name in NAMES)
+    assert "oracle" in outputs[3]
     nll = nll_of_rows(checkout)
     theirs, tuned = (nll[f"from_checkpoint #{number}"] for number, _ in enumerate(NAMES))
     assert theirs == pytest.approx(nll["zero_shot"], rel=1e-6)

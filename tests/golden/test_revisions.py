@@ -17,18 +17,18 @@ SENSITIVE = {"spurious_kl": 5e-3}
 WRITE = "python -m tests.golden.write"
 
 
-def check(name: str, numbers: Numbers, kept: Numbers | None, revision: str) -> None:
+def check(name: str, numbers: Numbers, stored: Numbers | None, revision: str) -> None:
     """Fail with what to do when numbers are new, gone, or moved."""
-    if kept is None:
+    if stored is None:
         pytest.fail(f"{name} is new: keep its numbers with `{WRITE}`")
     differing = {
-        key: (kept.get(key), numbers.get(key))
-        for key in {**kept, **numbers}
-        if key not in kept
+        key: (stored.get(key), numbers.get(key))
+        for key in {**stored, **numbers}
+        if key not in stored
         or key not in numbers
         or numbers[key]
         != pytest.approx(
-            kept[key], rel=SENSITIVE.get(key.partition("@")[0], RELATIVE), abs=ABSOLUTE
+            stored[key], rel=SENSITIVE.get(key.partition("@")[0], RELATIVE), abs=ABSOLUTE
         )
     }
     if differing:
@@ -41,8 +41,8 @@ def check(name: str, numbers: Numbers, kept: Numbers | None, revision: str) -> N
 
 
 def test_the_numbers_are_those_of_the_revisions() -> None:
-    kept = read()
-    assert (kept["training_revision"], kept["measuring_revision"]) == (
+    stored = read()
+    assert (stored["training_revision"], stored["measuring_revision"]) == (
         TRAINING_REVISION,
         MEASURING_REVISION,
     ), f"a revision was raised: write the file anew with `{WRITE}`"
@@ -56,12 +56,12 @@ def test_an_algorithm_trains_as_its_revision_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUILT_IN_MERGES)
 def test_a_merge_is_measured_as_its_revision_says(name: str) -> None:
-    kept = read()["merges"]
+    stored = read()["merges"]
     for label, numbers in numbers_of_merge(name).items():
-        check(label, numbers, kept.get(label), "MEASURING_REVISION")
+        check(label, numbers, stored.get(label), "MEASURING_REVISION")
 
 
 def test_nothing_is_kept_of_what_is_gone() -> None:
-    kept = read()
+    stored = read()
     labels = {point.label for name in BUILT_IN_MERGES for point in MERGES[name]().points()}
-    assert (kept["algorithms"].keys(), kept["merges"].keys()) == ({*BUILT_IN}, labels), WRITE
+    assert (stored["algorithms"].keys(), stored["merges"].keys()) == ({*BUILT_IN}, labels), WRITE

@@ -52,8 +52,8 @@ Numbers = dict[str, float]
 
 
 def read() -> dict[str, Any]:
-    kept: dict[str, Any] = json.loads(FILE.read_text())
-    return kept
+    stored: dict[str, Any] = json.loads(FILE.read_text())
+    return stored
 
 
 @cache
@@ -175,7 +175,9 @@ def compute() -> dict[str, Any]:
     return {
         "training_revision": TRAINING_REVISION,
         "measuring_revision": MEASURING_REVISION,
-        "algorithms": {name: rounded(numbers_of_algorithm(it)) for name, it in ALGORITHMS.items()},
+        "algorithms": {
+            name: rounded(numbers_of_algorithm(cls)) for name, cls in ALGORITHMS.items()
+        },
         "merges": {
             label: rounded(numbers)
             for name in MERGES

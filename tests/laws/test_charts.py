@@ -78,7 +78,10 @@ def test_a_legend_that_only_one_layer_disables_is_warned_of(
 ) -> None:
     """What the law above rests on."""
     shown: Spec = {"field": "a", "type": "nominal", "legend": {}}
-    layers = [{"mark": "point", "encoding": {"color": shown | it}} for it in ({}, {"legend": None})]
+    layers = [
+        {"mark": "point", "encoding": {"color": shown | options}}
+        for options in ({}, {"legend": None})
+    ]
     assert 'legend property "disable"' in warnings({"data": {"values": []}, "layer": layers}, capfd)
 
 
@@ -130,19 +133,19 @@ def test_the_data_are_standard_json_the_same_each_time_and_colours_of_text_are_t
 def test_an_algorithm_has_one_colour_in_every_chart(
     name: str, everything: ChartData, specs: dict[str, Spec]
 ) -> None:
-    found: list[tuple[str, str]] = []
+    colours: list[tuple[str, str]] = []
     for channel in (node.get(c) for node in nodes(specs[name]) for c in ("color", "fill")):
         scale = channel.get("scale", {}) if isinstance(channel, dict) else {}
         domain = scale.get("domain", [])
         if domain and all(isinstance(text, str) for text in domain):
-            found += zip(domain, scale["range"], strict=True)
-    for text, colour in found:
+            colours += zip(domain, scale["range"], strict=True)
+    for text, colour in colours:
         known = colour_of(text.split()[0], everything.algorithms)
         assert colour in (known, "transparent"), text  # Merged ones are hollow.
-    assert found
+    assert colours
 
 
 def test_two_thousand_runs_are_drawn_in_megabytes() -> None:
     data = searched(2_000)
     drawn = [picture for chart in CHARTS.values() if (picture := chart.draw(data)) is not None]
-    assert sum(len(json.dumps(it.to_dict(validate=False))) for it in drawn) < 4_000_000
+    assert sum(len(json.dumps(picture.to_dict(validate=False))) for picture in drawn) < 4_000_000

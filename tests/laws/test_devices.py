@@ -40,8 +40,8 @@ def logits_after(algorithm: Algorithm, teacher: Teacher, steps: int = 2) -> Tens
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        given = replace(batch, **tensors)
-        loss, terms = loss_and_terms(algorithm, model, given, teacher)
+        moved = replace(batch, **tensors)
+        loss, terms = loss_and_terms(algorithm, model, moved, teacher)
         assert {value.device for value in (loss, *terms.values())} == {device}
         loss.backward()
         return loss.detach()

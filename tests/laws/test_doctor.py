@@ -50,9 +50,9 @@ def test_nothing_is_made_and_no_secret_is_told_where_nothing_is_there(
     monkeypatch.setenv("CARFT_OPTUNA_STORAGE", f"postgresql://{place}/trials")
     monkeypatch.setenv("CARFT_DATA", str(home.path / "data"))
     begun = time.monotonic()
-    found = examine(check, home)
+    findings = examine(check, home)
     assert time.monotonic() - begun < check.seconds
-    for finding in found:
+    for finding in findings:
         assert SECRET not in finding.message + finding.advice
         assert "%40" not in finding.message + finding.advice
         assert "\n" not in finding.message
@@ -100,7 +100,7 @@ def test_secrets_of_the_environment_are_hidden(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     monkeypatch.setenv("HF_TOKEN", "on")  # too short to be told from a word
-    told = wrong(f"ada said {SECRET} on\n  postgresql://me:other@host/x", f"set {SECRET}")
-    assert examine(of(told), Home(tmp_path)) == [
+    finding = wrong(f"ada said {SECRET} on\n  postgresql://me:other@host/x", f"set {SECRET}")
+    assert examine(of(finding), Home(tmp_path)) == [
         wrong("ada said *** on postgresql://host/x", "set ***")
     ]

@@ -53,7 +53,7 @@ def _declared(root: Path) -> str:
 
 
 @pytest.fixture(scope="module", params=[*sorted(FAMILIES), "a YAML file"])
-def opened(
+def family(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OpenFamily]:
     name, root = request.param, tmp_path_factory.mktemp("family")
@@ -62,36 +62,36 @@ def opened(
         yield open_family(FAMILIES[name], DataConfig(family=name, val_fraction=0.25))
         del FAMILIES[name]
         return
-    told: dict[str, object] = {"family": name, "val_fraction": 0.25, **HELD_OUT.get(name, {})}
+    fields: dict[str, object] = {"family": name, "val_fraction": 0.25, **HELD_OUT.get(name, {})}
     with pytest.MonkeyPatch.context() as patch:
         if name in TASKS:
             downstream_tree.make(root, name, patch)
         elif name in NEEDS_ROOT:
             NEEDS_ROOT[name](root)
         if name in TASKS or name in NEEDS_ROOT:
-            told["root"] = str(root)
-        yield open_family(FAMILIES[name], DataConfig.model_validate(told))
+            fields["root"] = str(root)
+        yield open_family(FAMILIES[name], DataConfig.model_validate(fields))
 
 
 @pytest.mark.parametrize("law", FAMILY_LAWS, ids=lambda law: law.__name__)
-def test_a_family_keeps_the_law(law: Callable[[OpenFamily], None], opened: OpenFamily) -> None:
-    law(opened)
+def test_a_family_keeps_the_law(law: Callable[[OpenFamily], None], family: OpenFamily) -> None:
+    law(family)
 
 
 def test_a_shipped_family_says_what_it_is_looks_different_each_time_and_can_be_less(
-    opened: OpenFamily,
+    family: OpenFamily,
 ) -> None:
-    assert opened.family.name == opened.config.family
-    assert opened.family.summary
-    split = opened.data.train
+    assert family.family.name == family.config.family
+    assert family.family.summary
+    split = family.data.train
 
     def views(seed: int, epoch: int) -> torch.Tensor:
         return split.views([0, 1, 3], transform=TRANSFORM, seed=seed, epoch=epoch)
 
-    one = views(5, 2)
-    assert not torch.equal(one, views(6, 2))
-    assert not torch.equal(one, views(5, 3))
-    less = open_data(opened.config.model_copy(update={"train_fraction": 0.5}))
+    first = views(5, 2)
+    assert not torch.equal(first, views(6, 2))
+    assert not torch.equal(first, views(5, 3))
+    less = open_data(family.config.model_copy(update={"train_fraction": 0.5}))
     assert len(less.train) < len(split)
     assert set(less.train.ids) < set(split.ids)
 

@@ -25,8 +25,8 @@ def breaches(rule: Callable[[Path, ast.Module], Any]) -> dict[str, Any]:
 
     One test for all files: with a test for each, pytest takes longer than the rules.
     """
-    found = {path: rule(path, tree) for path, tree in TREES.items()}
-    return {str(path.relative_to(ROOT)): told for path, told in found.items() if told}
+    findings = {path: rule(path, tree) for path, tree in TREES.items()}
+    return {str(path.relative_to(ROOT)): finding for path, finding in findings.items() if finding}
 
 
 def test_a_module_begins_with_one_claim_is_named_for_a_concept_and_leaves_nothing_for_later() -> (
@@ -35,9 +35,9 @@ def test_a_module_begins_with_one_claim_is_named_for_a_concept_and_leaves_nothin
     def wrong(path: Path, tree: ast.Module) -> list[str]:
         first = (ast.get_docstring(tree) or "").split("\n\n")[0]
         claims = "\n" not in first and first.endswith((".", "?"))
-        found = [] if claims else [first]
-        found += BANNED_NAMES.findall(path.name)
-        return found + re.findall(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text())
+        problems = [] if claims else [first]
+        problems += BANNED_NAMES.findall(path.name)
+        return problems + re.findall(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text())
 
     assert breaches(wrong) == {}
 

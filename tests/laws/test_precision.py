@@ -26,7 +26,7 @@ class LargeProducts(TorchDispatchMode):
     def __init__(self, tokens: int) -> None:
         super().__init__()
         self.tokens = tokens
-        self.found: dict[torch.dtype, set[str]] = {}
+        self.by_type: dict[torch.dtype, set[str]] = {}
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -35,7 +35,7 @@ class LargeProducts(TorchDispatchMode):
         if name.startswith(PRODUCTS) and any(
             tensor.numel() // tensor.shape[-1] >= self.tokens for tensor in tensors
         ):
-            self.found.setdefault(tensors[0].dtype, set()).add(name)
+            self.by_type.setdefault(tensors[0].dtype, set()).add(name)
         return operation(*args, **(kwargs or {}))
 
 
@@ -48,5 +48,5 @@ def test_products_over_the_tokens_of_a_batch_are_in_bf16(name: str, teacher: Tea
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, _ = loss_of(algorithm, model, batch, teacher)
         loss.backward()
-    assert products.found[torch.bfloat16]
-    assert products.found.get(torch.float32, set()) == KNOWN.get(name, set())
+    assert products.by_type[torch.bfloat16]
+    assert products.by_type.get(torch.float32, set()) == KNOWN.get(name, set())

@@ -10,7 +10,7 @@ from carft_sweep.carft_core.data.base import DataFolder
 from carft_sweep.tracking.comparison.metrics import kind_of
 from carft_sweep.tracking.report.published_zero_shot import ReferenceSplit, published_table
 
-SPLITS = {f"{it.family} {it.metric}": it for it in published_table().columns}
+SPLITS = {f"{split.family} {split.metric}": split for split in published_table().columns}
 
 
 def folder_of(split: ReferenceSplit) -> DataFolder:
@@ -32,4 +32,4 @@ def test_a_backbone_is_one_that_open_clip_has_weights_of(name: str) -> None:
 
 
 def test_sets_that_are_divided_otherwise_are_left_out() -> None:
-    assert {it.family for it in SPLITS.values()}.isdisjoint({"caltech101", "sun397"})
+    assert {split.family for split in SPLITS.values()}.isdisjoint({"caltech101", "sun397"})

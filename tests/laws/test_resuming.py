@@ -48,7 +48,7 @@ def check_resumes(pacs: Path, model: Path, folder: Path, **changes: Any) -> Tria
     assert trained(config, folder / "stopped").metrics == whole.metrics
     assert same(weights(folder / "stopped"), weights(folder / "whole"))
     histories = [RunFolder(folder / name).history() for name in ("whole", "stopped")]
-    losses = [[it["metrics"].get("train/loss") for it in history] for history in histories]
+    losses = [[epoch["metrics"].get("train/loss") for epoch in history] for history in histories]
     assert losses[0] == losses[1]
     assert finish(folder / "whole", config, 0).metrics == whole.metrics
     assert bool(config.merges) == ("wise_ft@0.5" in whole.merges)

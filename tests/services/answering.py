@@ -37,11 +37,11 @@ def answering(answer: Callable[[Asked], Answer]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            given = answer(Asked(self.command, self.path, dict(self.headers), body))
-            is_text = isinstance(given.body, str)
-            data = (given.body if is_text else json.dumps(given.body)).encode()
-            self.send_response(given.code)
-            for name, value in given.headers.items():
+            reply = answer(Asked(self.command, self.path, dict(self.headers), body))
+            is_text = isinstance(reply.body, str)
+            data = (reply.body if is_text else json.dumps(reply.body)).encode()
+            self.send_response(reply.code)
+            for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -7,7 +7,9 @@ from benchmarks.floor.measurement import Measurement, take_turns
 
 def test_sides_take_turns_and_the_order_turns_too() -> None:
     calls: list[str] = []
-    seconds = take_turns(2, {name: (lambda it: lambda: calls.append(it))(name) for name in "ab"})
+    seconds = take_turns(
+        2, {name: (lambda side: lambda: calls.append(side))(name) for name in "ab"}
+    )
     assert calls == [*"ab", *"ba", *"ab"]
     assert {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
     assert all(0 <= second < 1 for each in seconds.values() for second in each)
