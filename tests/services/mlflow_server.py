@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -36,20 +37,13 @@ class MlflowServer(Service):
 
     @property
     def environ(self) -> dict[str, str]:
-        return {
-            "MLFLOW_TRACKING_URI": self.address,
-            "MLFLOW_TRACKING_USERNAME": USER,
-            "MLFLOW_TRACKING_PASSWORD": USER_PASSWORD,
-        }
+        user = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": USER_PASSWORD}
+        return {"MLFLOW_TRACKING_URI": self.address, **user}
 
     def start(self) -> None:
-        self.process = start(
-            self.command,
-            self.folder / "mlflow.log",
-            lambda: answers(f"{self.address}/health"),
-            environ=environment(**self.variables),
-            folder=self.folder,
-        )
+        log, environ = self.folder / "mlflow.log", environment(**self.variables)
+        is_up = partial(answers, f"{self.address}/health")
+        self.process = start(self.command, log, is_up, environ=environ, folder=self.folder)
 
     def stop(self) -> None:
         """End it with its workers; its database and bucket stay."""
@@ -89,23 +83,16 @@ def running(postgres: Postgres, store: S3, folder: Path) -> Iterator[MlflowServe
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--artifacts-destination", f"s3://{bucket}"]
     command += ["--allowed-hosts", f"{HOST}:{port}"]
-    made = MlflowServer(
-        address=f"http://{HOST}:{port}",
-        database=database,
-        bucket=bucket,
-        folder=folder,
-        store=store,
-        command=command,
-        variables={
-            **store.environ,
-            "MLFLOW_BACKEND_STORE_URI": postgres.url(database),
-            "MLFLOW_AUTH_CONFIG_PATH": str(config),
-            "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN_PASSWORD,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of no use elsewhere",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        },
-    )
+    variables = {
+        **store.environ,
+        "MLFLOW_BACKEND_STORE_URI": postgres.url(database),
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN_PASSWORD,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of no use elsewhere",
+        **{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+    }
+    address = f"http://{HOST}:{port}"
+    made = MlflowServer(address, database, bucket, folder, store, command, variables)
     made.start()
     try:
         made.new_user(USER, USER_PASSWORD)

@@ -32,18 +32,11 @@ class Postgres(Service):
         self._create()
 
     def start(self) -> None:
-        settings = {
-            "port": self.port,
-            "listen_addresses": HOST,
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "full_page_writes": "off",
-            "max_connections": 200,
-            "shared_buffers": "32MB",
-        }
+        settings = f"port={self.port} listen_addresses={HOST} unix_socket_directories= fsync=off"
+        settings += " full_page_writes=off max_connections=200 shared_buffers=32MB"
         command = [str(PROGRAMS[-1] / "postgres"), "-D", str(self._folder / "data")]
-        for name, value in settings.items():
-            command += ["-c", f"{name}={value}"]
+        for setting in settings.split():
+            command += ["-c", setting]
         self._process = start(
             command, self._folder / "log", self._answers, user=self._user, folder=self._folder
         )
@@ -79,17 +72,17 @@ class Postgres(Service):
         self.sql(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
         return name
 
-    def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+    def sql(
+        self,
+        statement: str,
+        database: str = "postgres",
+        user: str = ADMIN,
+        password: str = ADMIN_PASSWORD,
+    ) -> list[tuple[Any, ...]]:
         import psycopg
 
-        with psycopg.connect(
-            host=HOST,
-            port=self.port,
-            user=ADMIN,
-            password=ADMIN_PASSWORD,
-            dbname=database,
-            autocommit=True,
-        ) as connection:
+        at = f"host={HOST} port={self.port} dbname={database}"
+        with psycopg.connect(at, user=user, password=password, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -103,17 +96,10 @@ class Postgres(Service):
         if self._user is not None:
             for path in (self._folder, password):
                 shutil.chown(path, self._user, self._user)
+        command = [str(PROGRAMS[-1] / "initdb"), f"--pgdata={self._folder / 'data'}"]
+        command += [f"--username={ADMIN}", f"--pwfile={password}", "--auth=scram-sha-256"]
         subprocess.run(
-            [
-                str(PROGRAMS[-1] / "initdb"),
-                f"--pgdata={self._folder / 'data'}",
-                f"--username={ADMIN}",
-                f"--pwfile={password}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-sync",
-            ],
+            [*command, "--encoding=UTF8", "--locale=C", "--no-sync"],
             check=True,
             capture_output=True,
             user=self._user,

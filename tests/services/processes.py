@@ -68,13 +68,34 @@ def start(
             extra_groups=None if user is None else [],
             start_new_session=True,
         )
-    until = time.monotonic() + _PATIENCE
+    last = time.monotonic() + _PATIENCE
     while not answers():
-        if process.poll() is not None or time.monotonic() > until:
+        if process.poll() is not None or time.monotonic() > last:
             end(process)
             raise RuntimeError(f"{command[0]} does not serve:\n{log.read_text()[-4000:]}")
         time.sleep(0.05)
     return process
+
+
+def until(
+    is_true: Callable[[], object], message: Callable[[], str] = str, *, seconds: float = 120
+) -> None:
+    """Wait until it is true; fail with the message where that takes too long."""
+    last = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < last, message()
+        time.sleep(0.05)
+
+
+def running(words: bytes, variable: bytes = b"") -> list[int]:
+    """The processes with these words in their command and this in their environment (Linux)."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            has_words = words in (folder / "cmdline").read_bytes()
+            if has_words and variable in (folder / "environ").read_bytes():
+                pids.append(int(folder.name))
+    return pids
 
 
 def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> None:
@@ -95,14 +116,16 @@ def ended(
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
     limit: float = 120,
+    stderr: int = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
-    """A command at its end: its exit code, and what it has said."""
+    """A command at its end: its exit code and output; `stderr` may be subprocess.STDOUT."""
     return subprocess.run(
         words,
         env=environ,
         cwd=folder,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         timeout=limit,
     )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,8 @@ class S3:
     def client(self) -> Any:
         import boto3
 
-        return boto3.client(
-            "s3",
-            endpoint_url=self.address,
-            region_name="us-east-1",
-            aws_access_key_id=KEY_ID,
-            aws_secret_access_key=SECRET_KEY,
-        )
+        keys = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET_KEY}
+        return boto3.client("s3", endpoint_url=self.address, region_name="us-east-1", **keys)
 
 
 @contextmanager
@@ -65,12 +61,9 @@ def running(folder: Path) -> Iterator[S3]:
     """The server for as long as it lasts, with its log in `folder`."""
     port = free_port()
     address = f"http://{HOST}:{port}"
-    process = start(
-        [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)],
-        folder / "s3.log",
-        lambda: answers(f"{address}/moto-api/"),
-        environ=environment(),
-    )
+    command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
+    is_up = partial(answers, f"{address}/moto-api/")
+    process = start(command, folder / "s3.log", is_up, environ=environment())
     try:
         yield S3(address, process)
     finally:
