@@ -24,15 +24,8 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 IS_THERE = CHROMIUM is not None and DRIVER is not None
 WHY_NOT = "needs a browser: the packages chromium and chromium-driver"
 SWITCHES = (
-    "headless",
-    "no-sandbox",
-    "disable-gpu",
-    "disable-quic",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "hide-scrollbars",
+    *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+    *("disable-background-networking", "disable-component-update", "hide-scrollbars"),
 )
 
 

@@ -8,16 +8,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from carft_sweep.sweeps.cli import main
 from tests.image_files import noise_folder
+from tests.services.processes import running
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 300
@@ -27,6 +31,13 @@ EPOCHS = 4
 APART = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "COVERAGE_PROCESS_CONFIG")
 """Variables of the caller's that no test should see. Without the last one no coverage is measured,
 which takes a command a quarter longer: what it runs is covered by tests beside the code."""
+
+
+def printed_by(*words: object) -> str:
+    """What a command that succeeds prints, in this process."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([str(word) for word in words]) == 0, words
+    return printed.getvalue()
 
 
 def repeatable(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -44,14 +55,12 @@ class Tiny:
         """`carft-sweep COMMAND FILE` (or the sweep's name), as a process."""
         outer = {name: value for name, value in os.environ.items() if name not in APART}
         subject = str(self.file) if command in ("run", "check") else self.file.stem
-        return subprocess.Popen(
+        line, pipe = (
             [sys.executable, "-m", "carft_sweep", command, subject, *words],
-            cwd=ROOT,
-            env={**outer, "CARFT_HOME": str(self.home), "OMP_NUM_THREADS": "1", **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            subprocess.PIPE,
         )
+        known = {**outer, "CARFT_HOME": str(self.home), "OMP_NUM_THREADS": "1", **environ}
+        return subprocess.Popen(line, cwd=ROOT, env=known, stdout=pipe, stderr=pipe, text=True)
 
     def call(
         self, command: str = "run", *words: str, expect: int | None = 0, **environ: str
@@ -71,11 +80,9 @@ class Tiny:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
-                assert main([command, *subject, *words, "--home", str(self.home)]) == 0
+            return printed_by(command, *subject, *words, "--home", self.home)
         finally:
             torch.set_num_threads(threads)
-        return printed.getvalue()
 
     def show(self) -> dict[str, Any]:
         shown: dict[str, Any] = json.loads(self.in_process("show", "--json"))
@@ -90,17 +97,9 @@ class Tiny:
         return values
 
     def workers(self) -> list[int]:
-        """The processes that train runs of the home, whoever started them (Linux)."""
-        pids = []
-        for command in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                trains = b"carft_sweep.sweeps.engines.worker" in command.read_bytes()
-                environ = (command.parent / "environ").read_bytes()
-            except OSError:  # it has ended meanwhile
-                continue
-            if trains and f"CARFT_HOME={self.home}\0".encode() in environ:
-                pids.append(int(command.parent.name))
-        return pids
+        """The processes that train runs of the home, whoever started them."""
+        home = f"CARFT_HOME={self.home}\0".encode()
+        return running(b"carft_sweep.sweeps.engines.worker", home)
 
     def mlflow(self, uri: str | None = None) -> list[dict[str, Any]]:
         """The sweeps and runs in an MLflow, the home's own if none is named: tags, status, and the
@@ -111,16 +110,22 @@ class Tiny:
         client = MlflowClient(uri or f"sqlite:///{self.home / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("carft-sweep")
         assert experiment is not None
+
+        def epochs(run: str) -> list[int]:
+            return sorted(point.step for point in client.get_metric_history(run, "train/loss"))
+
         return [
-            {
-                "tags": run.data.tags,
-                "status": run.info.status,
-                "epochs": sorted(
-                    point.step for point in client.get_metric_history(run.info.run_id, "train/loss")
-                ),
-            }
+            {"tags": run.data.tags, "status": run.info.status, "epochs": epochs(run.info.run_id)}
             for run in client.search_runs([experiment.experiment_id], "tags.`carft.kind` != 'arm'")
         ]
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Chrome]:
+    from tests.e2e.browser import browser  # which needs this file
+
+    with browser() as chrome:
+        yield chrome
 
 
 MakeTiny = Callable[..., Tiny]
@@ -151,11 +156,8 @@ def make_tiny(folder: Path, clip: Path, images: Path) -> MakeTiny:
         algorithm = keys.pop("algorithm", {"name": "car_ft"})
         optim = {"lr": 0.0003, "epochs": epochs, "batch_size": 4, **keys.pop("optim", {})}
         spec = {
-            "name": name,
-            "method": "grid",
+            **{"name": name, "method": "grid", "seeds": [0], "baselines": ["zero_shot"]},
             "parameters": {"algorithm.kl_weight": {"values": weights}},
-            "seeds": [0],
-            "baselines": ["zero_shot"],
             "resources": {"cpus": 1},
             "report": {"page": False, "model": False},  # they take longer than these sweeps
             "trial": {

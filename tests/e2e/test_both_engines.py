@@ -1,7 +1,8 @@
-"""The same sweep in either engine: the same proposals, decisions, states and best trial."""
+"""A search that either engine ends alike, and a sweep that ends with soups of its runs."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,15 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def seen(sweep: Tiny) -> list[dict[str, Any]]:
-    return [
-        {
-            "params": trial["params"],
-            "state": trial["state"],
-            "value": trial["value"],
-            "reason": trial["reason"],
-            "epochs": [
-                (Path(run["folder"]) / "history.json").read_text().count('"epoch"')
-                for run in trial["runs"]
-                if (Path(run["folder"]) / "history.json").exists()
-            ],
+    def seen_of(trial: dict[str, Any]) -> dict[str, Any]:
+        histories = (Path(run["folder"]) / "history.json" for run in trial["runs"])
+        return {
+            **{name: trial[name] for name in ("params", "state", "value", "reason")},
+            "epochs": [of.read_text().count('"epoch"') for of in histories if of.exists()],
             "metrics": [repeatable(run["metrics"]) for run in trial["runs"]],
         }
-        for trial in sweep.show()["trials"]
-    ]
+
+    return [seen_of(trial) for trial in sweep.show()["trials"]]
 
 
 @pytest.mark.slow  # tests/sweeps/engines gives both a recorded stream of toy runs
@@ -65,3 +60,24 @@ def test_tpe_with_asha_proposes_prunes_and_finds_the_same_in_both(
     best, other = (summary_of(ledger)["best"] for ledger in ledgers)
     assert best == other
     assert best["value"] == min(trial["value"] for trial in trials if trial["value"])
+
+
+SOUPS: dict[str, Any] = {
+    "seeds": [0, 1],
+    "baselines": ["zero_shot", "fine_tune"],
+    "after": [
+        {"algorithm": {"name": "uniform_soup"}, "of": {"algorithm": "fine_tune"}},
+        {"algorithm": "model_stock", "of": {"algorithm": "car_ft", "settings": "all"}},
+    ],
+}
+
+
+def test_a_sweep_makes_its_soups_and_compares_them(tiny: MakeTiny) -> None:
+    """That it may be killed, tests/sweeps/scheduler/test_after.py has."""
+    sweep = tiny("souped", [1.0], epochs=1, **SOUPS)
+    sweep.in_process("run")
+    rows = {row["label"]: row for row in json.loads(sweep.in_process("compare", "--json"))["rows"]}
+    for label in ("uniform_soup of=fine_tune", "model_stock of=car_ft settings=all"):
+        row, merged = rows[label], rows[f"{label} + wise_ft@0.5"]
+        assert (row["role"], row["n"], merged["n"]) == ("soup", 1, 1)
+        assert 0 <= row["metrics"]["ood/mean/top1"]["mean"] <= 1

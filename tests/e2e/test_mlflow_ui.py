@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.browser import IS_THERE, WHY_NOT, browser, printed, show
+from tests.e2e.browser import IS_THERE, WHY_NOT, printed, show
 from tests.e2e.conftest import make_tiny
 
 SECONDS = 90
@@ -54,12 +54,6 @@ def address(links: Mapping[str, str]) -> str:
     return links["at"].partition("/#")[0]
 
 
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with browser() as chrome:
-        yield chrome
-
-
 def wait_for(driver: webdriver.Chrome, by: str, selector: str) -> WebElement:
     present = expected_conditions.presence_of_element_located((by, selector))
     return WebDriverWait(driver, SECONDS).until(present, f"{selector} did not appear")
@@ -86,10 +80,8 @@ def test_the_page_of_the_experiment_leads_to_the_sweeps_and_nests_their_comparab
     assert not [part for part in assistant if part.is_displayed()]
     assert not driver.find_elements(By.LINK_TEXT, "zero_shot"), "children stand beside the sweep"
     parent.find_element(By.XPATH, 'ancestor::div[@role="presentation"][1]//button').click()
-    wait_for(driver, By.LINK_TEXT, "zero_shot")
-    wait_for(driver, By.LINK_TEXT, "fine_tune s0")
-    wait_for(driver, By.LINK_TEXT, "car_ft kl_weight=1 s0")
-
+    for child in ("zero_shot", "fine_tune s0", "car_ft kl_weight=1 s0"):
+        wait_for(driver, By.LINK_TEXT, child)
     wait_for(driver, By.CSS_SELECTOR, '[data-testid="column-selection-dropdown"]').click()
     for name in COLUMNS:
         show_column(driver, name)

@@ -1,4 +1,4 @@
-"""A user's own algorithm and families, in files outside the repository, swept from the shell."""
+"""A user's own algorithm, families and images, swept as the docs tell it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ CHANGES = {
     "seeds": [0],
     "report": {"page": False, "model": False},  # they take longer than this sweep
 }
+SMALL = (
+    *("parameters.algorithm.kl_weight.values=[1.0]", "seeds=1", "baselines=[zero_shot]"),
+    *("optim={lr: 3e-4, epochs: 1, batch_size: 8}", "resources.cpus=1"),
+    *("prompts={classes: simple, contexts: simple}", "report={page: false, model: false}"),
+)
 
 
 @pytest.fixture
@@ -72,3 +77,22 @@ def test_an_own_algorithm_is_swept_on_own_images_and_on_a_family_of_a_module(
     for run, shift in zip(runs, ("blur", "sketch"), strict=True):
         assert f"ood/{shift}/top1" in run["metrics"]
         assert "train/distillation" in (Path(run["folder"]) / "history.json").read_text()
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_folder_of_images_becomes_a_sweep_with_its_shift(
+    images: Path, tmp_path: Path, tiny_clip_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(images), "--out", str(tmp_path), "--name", "noise", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["counts"]["dark"] == {"blue": 4, "red": 4}
+    home = ("--home", str(tmp_path / "home"))
+    words = [f"model={{name: {tiny_clip_files}}}", *SMALL]
+    changes = [part for word in words for part in ("--set", word)]
+    assert main(["run", answer["sweep"], "--in-process", *changes, *home]) == 0
+    capsys.readouterr()
+    assert main(["show", "noise", "--json", *home]) == 0
+    (trial,) = json.loads(capsys.readouterr().out)["trials"]
+    (run,) = trial["runs"]
+    assert run["state"] == "done"
+    assert {"id/val/top1", "id/test/top1", "ood/dark/top1", "gap/top1"} <= run["metrics"].keys()

@@ -15,6 +15,9 @@ from carft_sweep.tracking.location import EXPERIMENT
 from tests import domain_bed_tree, downstream_tree, wilds_tree
 
 ALGORITHMS = ("zero_shot", "fine_tune", "car_ft")
+CLASS_ONLY = {"prompts": "{classes: class_only, contexts: class_only}"}
+MERGE = {"merges": "[{name: wise_ft, alphas: [0.5]}]"}
+NO_REPORT = {"report": "{page: false, model: false}"}  # which takes longer than these runs
 
 
 @dataclass
@@ -31,12 +34,10 @@ class Smoke:
         assert code == 0, printed.err
         return printed.out + printed.err
 
-    def run(self, recipe: str, root: Path, *profiles: str, sets: Sequence[str] = ()) -> str:
+    def run(self, recipe: str, root: Path, *profiles: str, **changes: str) -> str:
         """The recipe with these profiles and `smoke`, on the images below `root`."""
         words = [word for name in (*profiles, "smoke") for word in ("--profile", name)]
-        # A report's page and model take longer than these runs.
-        for change in ("report={page: false, model: false}", *sets):
-            words += ["--set", change]
+        words += sets(NO_REPORT | changes)
         return self.call("run", recipe, "--data-root", str(root), "--in-process", *words)
 
     def children(self, sweep: str) -> dict[str, set[str]]:
@@ -50,12 +51,9 @@ class Smoke:
         runs = client.search_runs([experiment.experiment_id])
         assert {run.info.status for run in runs} == {"FINISHED"}
         (parent,) = [run for run in runs if run.info.run_name == sweep]
-        return {
-            run.info.run_name: set(run.data.metrics)
-            for run in runs
-            if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
-            and run.data.tags["carft.kind"] == "run"
-        }
+        own = {"mlflow.parentRunId": parent.info.run_id, "carft.kind": "run"}.items()
+        children = (run for run in runs if own <= run.data.tags.items())
+        return {run.info.run_name: set(run.data.metrics) for run in children}
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def top1(*splits: str) -> set[str]:
 def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
     domain_bed_tree.make(tmp_path, "pacs", per_domain=10)
     # Two of the domains in turn, to save time; all of them below.
-    smoke.run("domainbed", tmp_path, sets=["parameters.data.test_domain.values=[photo, sketch]"])
+    smoke.run("domainbed", tmp_path, **{"parameters.data.test_domain.values": "[photo, sketch]"})
     children, domains = smoke.children("domainbed_smoke"), ("photo", "sketch")
     assert {*children} == {f"{of} test_domain={on} s0" for of in ALGORITHMS for on in domains}
     for name, metrics in children.items():
@@ -101,9 +99,8 @@ def test_domainbeds_oracle(smoke: Smoke, tmp_path: Path) -> None:
 
 def test_imagenet(smoke: Smoke, imagenet_root: Path, tiny_clip_files: Path) -> None:
     # Thousands of images, which the profile's own model and merges take a minute for.
-    little = {"model": f"{{name: {tiny_clip_files}}}", "merges": "[{name: wise_ft, alphas: [0.5]}]"}
-    sets = ["baselines=[zero_shot]", *map("=".join, little.items())]
-    smoke.run("imagenet", imagenet_root, sets=sets)
+    little = {"model": f"{{name: {tiny_clip_files}}}", "baselines": "[zero_shot]", **MERGE}
+    smoke.run("imagenet", imagenet_root, **little)
     children = smoke.children("imagenet_smoke")
     assert {*children} == {"zero_shot", "car_ft s0"}
     shifts = [f"ood/{name}" for name in ("v2", "r", "a", "sketch", "objectnet", "mean")]
@@ -124,17 +121,10 @@ def test_a_rival_beside_its_references_on_fresh_seeds(smoke: Smoke, tiny_clip_fi
         "baselines": "[zero_shot, {name: fine_tune, optim.lr: {values: [1e-4, 2e-3]}},"
         " {name: l2_sp, optim.weight_decay: 0.0, alpha: {values: [0.001, 1]}, optim.lr: 5e-4}]",
         "parameters.algorithm.kl_weight.values": "[1]",
-        "model.name": str(tiny_clip_files),
-        "prompts": "{classes: class_only, contexts: class_only}",
-        "eval.context_probe": "false",
-        "seeds": "[0]",
-        "confirm_seeds": "[1]",
-        "optim.epochs": "null",
-        "optim.steps": "2",
-        "data.train_fraction": "0.1",
-        "data.shifts": "[pixel]",
-        "merges": "[{name: wise_ft, alphas: [0.5]}]",
-        "report": "{page: false, model: false}",
+        **{"model.name": str(tiny_clip_files), "eval.context_probe": "false"},
+        **{"seeds": "[0]", "confirm_seeds": "[1]", "optim.epochs": "null", "optim.steps": "2"},
+        **{"data.train_fraction": "0.1", "data.shifts": "[pixel]"},
+        **(CLASS_ONLY | MERGE | NO_REPORT),
     }
     smoke.call("run", "rivals", "--profile", "l2_sp", "--in-process", *sets(little))
     children = smoke.children("rivals_l2_sp")
@@ -160,9 +150,8 @@ def test_the_rivals_on_imagenet_are_planned_for_a_gpu(
     smoke: Smoke, imagenet_root: Path, tiny_clip_files: Path, changes: Sequence[str], count: int
 ) -> None:
     words = ["check", "imagenet", "--profile", "rivals", "--data-root", str(imagenet_root)]
-    words += changes
-    words += ["--gpu", "H100", "--set", f"model={{name: {tiny_clip_files}}}"]
-    plan = smoke.call(*words, "--set", "prompts={classes: class_only, contexts: class_only}")
+    little = {"model": f"{{name: {tiny_clip_files}}}", **CLASS_ONLY}
+    plan = smoke.call(*words, *changes, "--gpu", "H100", *sets(little))
     settings = dict(re.findall(r"^  (\w+) +(\d) to train$", plan, re.MULTILINE))
     assert len(settings) == count
     assert {*settings.values()} == {"5"}
@@ -178,22 +167,14 @@ def test_autoft_searches_by_ood_validation_and_says_so(
     smoke: Smoke, tmp_path: Path, tiny_clip_files: Path
 ) -> None:
     wilds_tree.make(tmp_path)
-    little = {
-        "model": f"{{name: {tiny_clip_files}}}",
-        "prompts": "{classes: class_only, contexts: class_only}",
-        "optim.batch_size": "4",
-        "resources": "null",
-        "workers": "0",
-        "report": "{page: false, model: false}",
-    }
+    little = {"model": f"{{name: {tiny_clip_files}}}", "optim.batch_size": "4"}
+    little |= {"resources": "null", "workers": "0", **CLASS_ONLY, **NO_REPORT}
     search = ["run", "autoft", "--data-root", str(tmp_path), "--in-process", *sets(little)]
     smoke.call(*search, "--set", "optim.steps=2", "--set", "run_cap=2")
     assert {*smoke.children("autoft")} == {"zero_shot", "autoft #0 s0", "autoft #1 s0"}
-    final = ["seeds=[0]", "optim.epochs=null", "optim.steps=2", "optim.warmup=0"]
-    final += ["baselines=[zero_shot, fine_tune]", "merges=[{name: wise_ft, alphas: [0.5]}]"]
-    smoke.call(
-        *search, "--profile", "final", *(word for change in final for word in ("--set", change))
-    )
+    final = {"seeds": "[0]", "optim.epochs": "null", "optim.steps": "2", "optim.warmup": "0"}
+    final |= {"baselines": "[zero_shot, fine_tune]", **MERGE}
+    smoke.call(*search, "--profile", "final", *sets(final))
     children = smoke.children("autoft_final")
     assert len(children) == 3
     assert "wise_ft_0.5/ood/test/macro_f1" in children["autoft #0 s0"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,6 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
 
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import find_ledger
@@ -27,11 +25,11 @@ from carft_sweep.tracking.charts import CHARTS
 from carft_sweep.tracking.charts.palette import colour_of
 from carft_sweep.tracking.location import resolve_location
 from carft_sweep.tracking.report.html import FIRST
-from tests.e2e.browser import CHROMIUM, IS_THERE, SWITCHES, WHY_NOT, browser, colours, show
+from tests.e2e.browser import CHROMIUM, IS_THERE, SWITCHES, WHY_NOT, colours, show
+from tests.services.processes import until
 from tests.sweeps.shown_home import NAME, make
 
 AXE = (files("axe_core_python") / "axe.min.js").read_text()
-SECONDS = 30
 
 pytestmark = pytest.mark.skipif(not IS_THERE, reason=WHY_NOT)
 
@@ -51,32 +49,27 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.as_uri()
 
 
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with browser() as chrome:
-        yield chrome
-
-
-def until(true: Callable[[], object], message: str) -> None:
-    last = time.monotonic() + SECONDS
-    while not true():
-        assert time.monotonic() < last, message
-        time.sleep(0.05)
-
-
 def unfold(driver: webdriver.Chrome) -> list[str]:
     """Open every part under "More" and wait until all charts are drawn; which ones there are."""
-    driver.execute_script(
-        "for (const part of document.querySelectorAll('details.part')) part.open = true"
-    )
-    until(lambda: not undrawn(driver), "not all are drawn")
+    each(driver, "details.part", "area.open = true")
+    until(lambda: not undrawn(driver), lambda: f"not drawn: {undrawn(driver)}")
     return charts(driver, "[data-chart]")
 
 
+def each(driver: webdriver.Chrome, selector: str, value: str) -> list[Any]:
+    """Of each such element the value of an expression in `area`."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((area) => "
+    values: list[Any] = driver.execute_script(f"{script}{value})", selector)
+    return values
+
+
 def charts(driver: webdriver.Chrome, selector: str) -> list[str]:
-    areas = f"[...document.querySelectorAll('{selector}')]"
-    names: list[str] = driver.execute_script(f"return {areas}.map((area) => area.dataset.chart)")
-    return names
+    return each(driver, selector, "area.dataset.chart")
+
+
+def page_width(driver: webdriver.Chrome) -> int:
+    width: int = driver.execute_script("return document.documentElement.scrollWidth")
+    return width
 
 
 def undrawn(driver: webdriver.Chrome) -> list[str]:
@@ -113,25 +106,18 @@ def violations(driver: webdriver.Chrome, *, contrast: bool) -> list[str]:
 
 def asked_for(driver: webdriver.Chrome) -> list[str]:
     events = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
-    return [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
+    asked = (event for event in events if event["method"] == "Network.requestWillBeSent")
+    return [event["params"]["request"]["url"] for event in asked]
 
 
 def background(driver: webdriver.Chrome) -> str:
-    script = "return getComputedStyle(document.body).backgroundColor"
-    return str(driver.execute_script(script))
+    return str(each(driver, "body", "getComputedStyle(area).backgroundColor")[0])
 
 
 def axis_title(driver: webdriver.Chrome) -> str | None:
     """Found and read in one step, since a chart may be drawn again between two."""
     path = "#id_ood svg .role-axis-title text"
-    fill: str | None = driver.execute_script(
-        f"return document.querySelector('{path}').getAttribute('fill')"
-    )
-    return fill
+    return next(iter(each(driver, path, "area.getAttribute('fill')")), None)
 
 
 def test_on_a_desk_everything_is_drawn_without_network_and_reads_well_in_both_schemes(
@@ -148,7 +134,7 @@ def test_on_a_desk_everything_is_drawn_without_network_and_reads_well_in_both_sc
     assert violations(driver, contrast=True) == []
 
     colours(driver, "dark")
-    until(lambda: axis_title(driver) != light[1], "the charts keep their colours")
+    until(lambda: axis_title(driver) != light[1], lambda: "the charts keep their colours")
     assert background(driver) != light[0]
     assert violations(driver, contrast=True) == []
     assert console(driver) == []
@@ -160,23 +146,17 @@ def test_on_a_phone_page_and_charts_are_as_wide_as_the_screen_and_the_table_can_
 ) -> None:
     show(driver, url, width=390)
     assert unfold(driver) == [*CHARTS]
-    wide = driver.execute_script(
-        "return [...document.querySelectorAll('[data-chart]')]"
-        ".filter((area) => area.scrollWidth > area.clientWidth + 1)"
-        ".map((area) => `${area.dataset.chart} ${area.scrollWidth}`)"
+    widths = each(
+        driver, "[data-chart]", "[area.dataset.chart, area.scrollWidth, area.clientWidth]"
     )
-    assert wide == []
-    assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+    assert [name for name, width, place in widths if width > place + 1] == []
+    assert page_width(driver) == 390
     assert console(driver) == []
     # The OOD mean stands beside ID, and names stay where they are.
-    sides = (
-        "const table = document.querySelector('#table table');"
-        "const heads = [...table.tHead.rows[0].cells];"
-        "const head = heads.find((cell) => cell.textContent === arguments[0]);"
-        "return head.getBoundingClientRect().right"
-    )
+    row = "#table table:first-of-type thead tr:first-child > *"
+    right = dict(each(driver, row, "[area.textContent, area.getBoundingClientRect().right]"))
     for name in ("ID test", "OOD mean"):
-        assert driver.execute_script(sides, name) <= 390, name
+        assert right[name] <= 390, name
     scroll = (
         "const table = document.querySelector('#table table');"
         "table.parentElement.scrollLeft = 500;"
@@ -199,27 +179,21 @@ def test_verdict_and_chart_are_on_the_first_screen_and_every_word_is_readable(
 ) -> None:
     show(driver, url, width=width)
     unfold(driver)
-    top, sentences = driver.execute_script(
-        "const top = (one) => one.getBoundingClientRect().top;"
-        "return [top(document.querySelector('[data-chart=id_ood] svg.marks')),"
-        "[...document.querySelectorAll('#verdict p')].map(top)]"
-    )
-    assert top < screen
-    assert sentences[0] < screen
+    top = "area.getBoundingClientRect().top"
+    sentences = each(driver, "#verdict p", top)
+    for place in (each(driver, "[data-chart=id_ood] svg.marks", top)[0], sentences[0]):
+        assert place < screen
     assert len(sentences) == FIRST + 1, "and a link to the others"
-    assert driver.execute_script("return document.documentElement.scrollWidth") == width
+    assert page_width(driver) == width
     assert min(sizes(driver, "svg.marks")) >= 12
 
 
 def sizes(driver: webdriver.Chrome, selector: str) -> list[float]:
     """Of the letters in drawings, in pixels as they are shown."""
-    letters: list[float] = driver.execute_script(
-        "return [...document.querySelectorAll(`${arguments[0]} text`)]"
-        ".filter((text) => text.textContent.trim() && text.getAttribute('opacity') !== '0')"
-        ".map((text) => [parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])"
-        ".map(([size, to]) => size * Math.hypot(to.c, to.d))",
-        selector,
-    )
+    is_seen = "area.textContent.trim() && area.getAttribute('opacity') !== '0'"
+    scale = "Math.hypot(area.getScreenCTM().c, area.getScreenCTM().d)"
+    size = f"{is_seen} ? parseFloat(getComputedStyle(area).fontSize) * {scale} : null"
+    letters = [shown for shown in each(driver, f"{selector} text", size) if shown is not None]
     assert letters
     return letters
 
@@ -227,15 +201,12 @@ def sizes(driver: webdriver.Chrome, selector: str) -> list[float]:
 def test_a_table_that_is_wider_than_a_phone_says_so_and_a_click_sorts_it(
     driver: webdriver.Chrome, url: str
 ) -> None:
-    script = (
-        "return [...document.querySelectorAll('#table > .wide')].map((area) =>"
-        " [area.scrollWidth > area.clientWidth + 1,"
-        "  getComputedStyle(area.querySelector('caption'), '::after').content])"
-    )
+    words_below = "getComputedStyle(area.querySelector('caption'), '::after').content"
+    value = f"[area.scrollWidth > area.clientWidth + 1, {words_below}]"
     for width in (400, 2000):
         show(driver, url, width=width)
         time.sleep(0.1)
-        ((is_wider, words),) = driver.execute_script(script)
+        ((is_wider, words),) = each(driver, "#table > .wide", value)
         assert is_wider == ("scroll" in words) == (width == 400)
     path = '//table[contains(@class, "numbers")][1]//th[normalize-space()="OOD mean"]'
     head = driver.find_element(By.XPATH, path)
@@ -259,22 +230,13 @@ def test_the_numbers_behind_a_chart_have_the_names_of_its_axes(
     for details in driver.find_elements(By.CSS_SELECTOR, "details.data > summary"):
         details.click()
 
-    def read(driver: webdriver.Chrome) -> dict[str, list[str]]:
-        heads = {
-            name: driver.execute_script(
-                "return [...document.querySelectorAll(`[data-of=${arguments[0]}] th`)]"
-                ".map((cell) => cell.textContent)",
-                name,
-            )
-            for name in CHARTS
-        }
-        return heads if all(heads.values()) else {}  # a chart that is drawn late has its table late
+    def heads(name: str) -> set[str]:
+        return {*each(driver, f"[data-of={name}] th", "area.textContent")}
 
-    heads = WebDriverWait(driver, 60).until(read)
-    assert {"ID test top-1 (%)", "OOD mean top-1 (%)", "method", "setting"} <= {*heads["id_ood"]}
+    until(lambda: all(map(heads, CHARTS)))  # a chart that is drawn late has its table late
+    assert {"ID test top-1 (%)", "OOD mean top-1 (%)", "method", "setting"} <= heads("id_ood")
     internal = {"on show", "front", "standing", "mean", "rank", "ID test", "low", "high"}
-    for name, words in heads.items():
-        assert not internal & {*words}, name
+    assert [name for name in CHARTS if internal & heads(name)] == []
 
 
 def test_what_is_open_is_drawn_at_once_and_what_is_folded_when_it_is_unfolded(
@@ -285,7 +247,7 @@ def test_what_is_open_is_drawn_at_once_and_what_is_folded_when_it_is_unfolded(
     assert undrawn(driver) == folded, "when it is loaded, without scrolling"
     for part in driver.find_elements(By.CSS_SELECTOR, "details.part > summary")[:1]:
         part.click()
-    until(lambda: undrawn(driver) != folded, "it is not drawn")
+    until(lambda: undrawn(driver) != folded, lambda: "it is not drawn")
     assert undrawn(driver) == folded[1:]
 
 
@@ -309,25 +271,20 @@ def test_on_paper_nothing_is_cut_and_everything_is_light(
     show(driver, url, width=1280, scheme=scheme)
     driver.execute_script("document.querySelector('#table details').open = true")
     driver.execute_script("dispatchEvent(new Event('beforeprint'))")
-    assert charts(driver, "[data-chart].drawn") == [
-        name for name, chart in CHARTS.items() if not chart.folded
-    ]
+    open_ones = [name for name, chart in CHARTS.items() if not chart.folded]
+    assert charts(driver, "[data-chart].drawn") == open_ones
     size = {"width": 703, "height": 1032, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     feature = {"name": "prefers-color-scheme", "value": scheme}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [feature]})
     try:
-        wide = driver.execute_script(
-            "return [...document.querySelectorAll('table, svg.marks, p, figure, pre')]"
-            ".filter((one) => one.checkVisibility() && one.getBoundingClientRect().right > 704)"
-            ".map((one) => one.outerHTML.slice(0, 80))"
+        is_cut = "area.checkVisibility() && area.getBoundingClientRect().right > 704"
+        cut = each(
+            driver, "table, svg.marks, p, figure, pre", f"{is_cut} && area.outerHTML.slice(0, 80)"
         )
-        assert wide == []
-        narrow = driver.execute_script(
-            "return [...document.querySelectorAll('#id_ood svg.marks, #shifts svg.marks')]"
-            ".map((one) => one.getBoundingClientRect().width)"
-        )
-        assert all(width > 650 for width in narrow)
+        assert [part for part in cut if part] == []
+        width = "area.getBoundingClientRect().width"
+        assert min(each(driver, "#id_ood svg.marks, #shifts svg.marks", width)) > 650
         assert min(sizes(driver, "#id_ood svg.marks")) >= 8 * 96 / 72, "points on paper"
         assert background(driver) == "rgb(255, 255, 255)"
         assert axis_title(driver) == "#1b1f24"

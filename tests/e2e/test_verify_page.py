@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
 import re
 import shlex
@@ -16,8 +14,8 @@ import pytest
 import torch
 
 from carft_sweep.carft_core.training.setup import open_setup
-from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
+from tests.e2e.conftest import printed_by
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
 NAMES = ("zeroshot", "checkpoint_10")
@@ -89,9 +87,7 @@ def test_the_page_can_be_followed_with_checkpoints_in_wise_fts_layout(
             words = [*words[:1], *["--in-process"][: command == "run"], *changed]
         if "--columns" in words:  # of the shifts that are measured here
             words[words.index("--columns") + 1] = "id/test/top1,ood/mean/top1,ood/a/top1"
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert main([command, *words, "--home", str(checkout / "home")]) == 0, line
-        outputs.append(printed.getvalue())
+        outputs.append(printed_by(command, *words, "--home", checkout / "home"))
     assert all(f"{name}.state.pt" in outputs[2] for name in NAMES)
     assert "oracle" in outputs[3]
     nll = nll_of_rows(checkout)
@@ -116,8 +112,7 @@ def test_the_heads_of_drm_become_rows(
     weights = "parameters.algorithm.weights.values=[defaults.state.pt, concepts.state.pt]"
     changes += [weights, "merges=[]"]
     words = [word for change in changes for word in ("--set", change)]
-    words += ["--in-process", "--home", str(checkout / "home")]
-    assert main(["run", str(file), *words]) == 0
+    printed_by("run", file, *words, "--in-process", "--home", checkout / "home")
     nll = nll_of_rows(checkout)
     assert nll["from_checkpoint #0"] == pytest.approx(nll["zero_shot"], rel=1e-6)
     assert nll["from_checkpoint #1"] != pytest.approx(nll["zero_shot"], rel=1e-2)
@@ -127,24 +122,17 @@ def on_tiny_images(checkout: Path, root: Path, clip: Path) -> tuple[Path, list[s
     """The page's sweep file, and the changes with which it runs here."""
     file = checkout / "verify_wise_ft.yaml"
     file.write_text(block("yaml", "verify_wise_ft"))
-    tiny = {
-        "model": f"{{name: {clip}}}",
-        "data.root": str(root),
-        "data.shifts": "[a]",
-        "merges": "[{name: wise_ft, alphas: [0.5]}]",
-        "prompts": "{classes: class_only, contexts: class_only}",
-        "report": "{page: false, model: false}",
-        "workers": "0",
-        "device": "cpu",
-    }
+    tiny = {"model": f"{{name: {clip}}}", "data.root": str(root), "data.shifts": "[a]"}
+    tiny |= {"merges": "[{name: wise_ft, alphas: [0.5]}]", "workers": "0", "device": "cpu"}
+    tiny |= {"prompts": "{classes: class_only, contexts: class_only}"}
+    tiny |= {"report": "{page: false, model: false}"}
     return file, [f"{name}={value}" for name, value in tiny.items()]
 
 
 def nll_of_rows(checkout: Path) -> dict[str, float]:
     """By label, as `compare` prints it."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        main(["compare", "verify_wise_ft", "--json", "--home", str(checkout / "home")])
-    rows = json.loads(printed.getvalue())["rows"]
+    words = ("compare", "verify_wise_ft", "--json", "--home", checkout / "home")
+    rows = json.loads(printed_by(*words))["rows"]
     return {row["label"]: row["metrics"]["id/test/nll"]["mean"] for row in rows}
 
 
