@@ -8,6 +8,7 @@ numbers hold in fewer digits: another key of the JSON is another line here.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,6 +78,9 @@ class Setting:
     def weight(self) -> float | None:
         return self.params.get(KL)
 
+    def run(self, seed: int) -> Run:
+        return self.runs[seed if self.trains else None]
+
 
 Model = tuple[Setting, str | None]
 """A setting through one of its merges, or unmerged."""
@@ -129,18 +133,13 @@ class Task:
 
     @functools.cached_property
     def settings(self) -> list[Setting]:
-        kinds = (("baseline", ""), ("trial", ""), ("confirmation", " (confirmed)"))
-        return [
-            Setting(
-                _label(item) + end,
-                item["algorithm"],
-                item["params"],
-                role,
-                {run["seed"]: (Path(run["folder"]),) for run in item["runs"]},
-            )
-            for role, end in kinds
-            for item in self.shown[f"{role}s"]
-        ]
+        settings = []
+        for role, end in (("baseline", ""), ("trial", ""), ("confirmation", " (confirmed)")):
+            for item in self.shown[f"{role}s"]:
+                runs = {run["seed"]: (Path(run["folder"]),) for run in item["runs"]}
+                label = _label(item) + end
+                settings.append(Setting(label, item["algorithm"], item["params"], role, runs))
+        return settings
 
     @functools.cached_property
     def zero_shot(self) -> Path:
@@ -193,10 +192,8 @@ class Task:
 
     @functools.cached_property
     def start(self) -> dict[str, torch.Tensor]:
-        weights = self.model.state_dict()
-        return {
-            name: tensor.clone() for name, tensor in weights.items() if name.startswith("visual.")
-        }
+        weights = self.model.state_dict().items()
+        return {name: tensor.clone() for name, tensor in weights if name.startswith("visual.")}
 
     def tower(self, folder: Path, merge: str | None) -> dict[str, torch.Tensor]:
         """The weights of a run's image tower, or between these and the pre-trained."""
@@ -204,7 +201,7 @@ class Task:
         weights = load_file(folder / "weights" / "last.safetensors")
         tuned = {name.removeprefix("clip."): tensor for name, tensor in weights.items()}  # flyp's
         return {
-            name: (1 - alpha) * tensor + alpha * tuned[name] for name, tensor in self.start.items()
+            name: (1 - alpha) * start + alpha * tuned[name] for name, start in self.start.items()
         }
 
     @functools.cached_property
@@ -216,10 +213,8 @@ class Task:
         """[K, d] of each template the mean over the task's classes, as a unit vector."""
         prompts = [[template.format(name) for name in self.classes] for template in self.templates]
         with torch.no_grad():
-            texts = [
-                self.model.encode_text(open_clip.tokenize(texts), normalize=True)
-                for texts in prompts
-            ]
+            tokens = map(open_clip.tokenize, prompts)
+            texts = [self.model.encode_text(of_classes, normalize=True) for of_classes in tokens]
         means = np.stack([text.mean(dim=0).numpy() for text in texts]).astype(float)
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
 
@@ -371,11 +366,9 @@ def numbers_of(task: Task) -> Numbers:
 def means_of(tasks: Sequence[Numbers], rule: Rule) -> Numbers:
     """Of each algorithm and seed the runs that the rule takes on each task."""
     settings = []
+    parts = [_Comparison(of, rule) for of in tasks]
     for name, setting in {setting.algorithm: setting for setting in tasks[0].settings}.items():
-        runs = {
-            seed: tuple(_Comparison(of, rule).taken(name, seed) for of in tasks)
-            for seed in setting.runs
-        }
+        runs = {seed: tuple(part.taken(name, seed) for part in parts) for seed in setting.runs}
         settings.append(Setting(name, name, {}, setting.role, runs))
     return Numbers([of for numbers in tasks for of in numbers.tasks], settings)
 
@@ -398,14 +391,17 @@ def named(model: Model) -> str:
 
 
 @functools.cache
-def interval(values: tuple[float, ...], confidence: float = 0.95) -> tuple[float, float] | None:
+def interval(values: tuple[float, ...], confidence: float = 0.95) -> tuple[float, ...] | None:
     if len(values) < 3:
         return None
     error, middle = stats.sem(values), float(np.mean(values))
     if np.ptp(values) < 1e-12:
         return middle, middle
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=middle, scale=error)
-    return float(low), float(high)
+    return _ends(stats.t.interval(confidence, len(values) - 1, loc=middle, scale=error))
+
+
+def _ends(of_interval: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(map(float, of_interval))
 
 
 def close(value: Any, metric: str) -> Any:
@@ -455,11 +451,8 @@ class Paired:
         freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
         return stats.t(freedom, loc=self.mean, scale=np.sqrt(variances.sum()))
 
-    def interval(self, level: float) -> tuple[float, float] | None:
-        if self.distribution is None:
-            return None
-        low, high = self.distribution.interval(level)
-        return float(low), float(high)
+    def interval(self, level: float) -> tuple[float, ...] | None:
+        return None if self.distribution is None else _ends(self.distribution.interval(level))
 
     def p_above(self, bound: float) -> float | None:
         return None if self.distribution is None else float(self.distribution.cdf(bound))
@@ -502,12 +495,11 @@ class Paired:
         shift = optimize.brentq(
             lambda shift: stats.nct.sf(critical[0], freedoms[0], shift) - 0.8, 0, 100
         )
+        enough = int(seeds[1:][np.argmax(powers >= 0.8)]) if powers[-1] >= 0.8 else None
         return {
             "smallest_difference": pytest.approx(shift * np.sqrt(both[0]) + slack, rel=1e-6),
             "margin": margin,
-            "seeds_for_margin": int(seeds[1:][np.argmax(powers >= 0.8)])
-            if powers[-1] >= 0.8
-            else None,
+            "seeds_for_margin": enough,
         }
 
 
@@ -555,9 +547,13 @@ class _Comparison:
     def mean(self, model: Model, metric: str) -> float:
         return float(np.mean([*self.measured.values(*model, metric).values()]))
 
+    def value(self, model: Model) -> float:
+        """By which the rule chooses: the more the better."""
+        return self.rule.sign * self.mean(model, self.rule.metric)
+
     def best(self, models: Sequence[Model]) -> Model:
         """The rule's choice; of equal ones the first."""
-        values = [self.rule.sign * self.mean(model, self.rule.metric) for model in models]
+        values = [self.value(model) for model in models]
         near = [m for m, v in zip(models, values, strict=True) if v >= max(values) - 1e-12]
         if self.rule.within is None:
             return near[0]
@@ -646,9 +642,7 @@ class _Comparison:
 
     def row(self, setting: Setting, merge: str | None, *, is_best: bool) -> dict[str, Any]:
         names = self.measured.metrics(next(iter(setting.runs.values())), merge)
-        values = {
-            metric: [*self.measured.values(setting, merge, metric).values()] for metric in names
-        }
+        values = {name: self.measured.values(setting, merge, name).values() for name in names}
         stands = self.selected.get(setting.algorithm) == (setting, merge)
         chosen = stands or merge in (self.merge_of.get(setting.label, ""), "wise_ft@0.5")
         return {
@@ -656,7 +650,7 @@ class _Comparison:
             "merge": merge,
             "n": len(setting.runs),
             "runs": {"done": len(setting.runs)},
-            "metrics": {name: estimate(of, name) for name, of in values.items()},
+            "metrics": {name: estimate([*of], name) for name, of in values.items()},
             "value": close(self.mean((setting, merge), self.rule.metric), self.rule.metric),
             "selected": is_best,
             "chosen": chosen,
@@ -664,10 +658,8 @@ class _Comparison:
 
     def points(self, setting: Setting, seeds: Sequence[int | None]) -> list[dict[str, Any]]:
         means = np.mean([self.curve(setting, seed) for seed in seeds], axis=0).tolist()
-        return [
-            {"alpha": alpha, "id": close(x, ""), "ood": close(y, "")}
-            for alpha, (x, y) in zip(self.alphas, means, strict=True)
-        ]
+        pairs = zip(self.alphas, close(means, ""), strict=True)
+        return [{"alpha": alpha, "id": x, "ood": y} for alpha, (x, y) in pairs]
 
     def at(self, setting: Setting, seed: int | None, alpha: float) -> tuple[Run, str | None]:
         run = self.measured.zero_shot if alpha == 0 else setting.runs[seed]
@@ -687,15 +679,14 @@ class _Comparison:
             return []
         tests = [self.curve_test(setting, reference) for setting, _ in self.rivals]
         one_sided = [
-            {name: doubled(None if of is None else of.p_above(0.0)) for name, of in test.items()}
+            {name: doubled(of.p_above(0.0) if of else None) for name, of in test.items()}
             for test, _ in tests
         ]
         gains, losses = (adjusted([ps[name] for ps in one_sided]) for name in ("gain", "loss"))
+        parts = zip(self.rivals, tests, one_sided, gains, losses, strict=True)
         return [
-            self.curve_verdict(setting, reference, of, described, ps, gain, loss)
-            for (setting, _), (of, described), ps, gain, loss in zip(
-                self.rivals, tests, one_sided, gains, losses, strict=True
-            )
+            self.curve_verdict(setting, reference, *test, ps, gain, loss)
+            for (setting, _), test, ps, gain, loss in parts
         ]
 
     def curve_test(
@@ -709,17 +700,12 @@ class _Comparison:
         errors, key = self.measured.errors, (candidate.label, reference.label)
         if key not in errors:
             errors[key] = self.jackknife(candidate, reference, seeds)
+        step, sides = self.measured.image_step(OOD), {"gain": whole(gains), "loss": whole(losses)}
+        parts = zip(sides.items(), errors[key], strict=True)
+        tests = {name: Paired(of, step, images) if of else None for (name, of), images in parts}
         is_whole = all(low <= high for low, high in ranges)
-        tests = {
-            name: Paired(values, self.measured.image_step(OOD), images) if values else None
-            for name, values, images in zip(
-                ("gain", "loss"), (whole(gains), whole(losses)), errors[key], strict=True
-            )
-        }
-        return tests, {
-            "seeds": seeds,
-            "common_range": close(np.mean(ranges, axis=0).tolist(), "") if is_whole else None,
-        }
+        common = close(np.mean(ranges, axis=0).tolist(), "") if is_whole else None
+        return tests, {"seeds": seeds, "common_range": common}
 
     def jackknife(
         self, candidate: Setting, reference: Setting, seeds: Sequence[int | None]
@@ -731,14 +717,8 @@ class _Comparison:
         without which there is no common range are taken to vary as the others.
         """
         measured, images = self.measured, self.measured.images
-        right = np.stack(
-            [
-                measured.right(*self.at(setting, seed, alpha))
-                for seed in seeds
-                for setting in (candidate, reference)
-                for alpha in self.alphas
-            ]
-        )
+        models = itertools.product(seeds, (candidate, reference), self.alphas)
+        right = np.stack([measured.right(*self.at(of, seed, alpha)) for seed, of, alpha in models])
         tested = images.enter(ID) | images.enter(OOD)
         of_parts = images.table[tested].groupby(images.part[tested]).unit
         count = min(100, int(of_parts.nunique().min()))
@@ -780,6 +760,7 @@ class _Comparison:
         level_of_loss = level_of(raw["loss"], worse, len(self.rivals))
         slack = max(0.0, -(gain.mean + loss.mean) / 2) if gain and loss else 0.0
         of_gain, of_loss = gain and gain.interval(level), loss and loss.interval(level_of_loss)
+        ends = [of_gain[0], -of_loss[0]] if of_gain and of_loss else None
         return {
             "candidate": candidate.label,
             "reference": reference.label,
@@ -787,9 +768,7 @@ class _Comparison:
             "gain": gain and gain.document(level),
             "loss": loss and loss.document(level_of_loss),
             "difference": self.drawn_difference(candidate, reference) if gain and loss else None,
-            "interval": [close(of_gain[0], ""), close(-of_loss[0], "")]
-            if of_gain and of_loss
-            else None,
+            "interval": close(ends, ""),
             "slack": close(slack, ""),
             "p_better_holm": better,
             "p_worse_holm": worse,
@@ -823,10 +802,8 @@ class _Comparison:
             name: adjusted([of[name] for of in ps]) for name in ("different", "better", "worse")
         }
         each = [{name: (raw[name], of[k]) for name, of in holm.items()} for k, raw in enumerate(ps)]
-        return [
-            self.verdict(model, reference, pair, own, compared=len(pairs))
-            for model, pair, own in zip(rivals, pairs, each, strict=True)
-        ]
+        parts = zip(rivals, pairs, each, strict=True)
+        return [self.verdict(of, reference, pair, own, len(pairs)) for of, pair, own in parts]
 
     def pair(self, candidate: Model, reference: Model) -> dict[str, Paired]:
         seeds = self.seeds_of(candidate, reference)
@@ -852,13 +829,8 @@ class _Comparison:
         """Zero-shot's one value stands for every seed. What does not spread over seeds is not
         tested, whatever its images say.
         """
-        pairs = tuple(
-            tuple(
-                (setting.runs[seed if setting.trains else None], merge)
-                for setting, merge in (candidate, reference)
-            )
-            for seed in seeds
-        )
+        sides = (candidate, reference)
+        pairs = tuple(tuple((of.run(seed), merge) for of, merge in sides) for seed in seeds)
         each = [[self.measured.metrics(*model)[metric] for model in pair] for pair in pairs]
         differences = [ours - theirs for ours, theirs in each]
         test = Paired(differences, self.measured.image_step(metric), None)
@@ -875,15 +847,13 @@ class _Comparison:
         reference: Model,
         pair: Mapping[str, Paired],
         ps: Mapping[str, tuple[float | None, float | None]],
-        *,
         compared: int,
     ) -> dict[str, Any]:
         seeds = self.seeds_of(candidate, reference)
         levels = {name: level_of(*both, compared) for name, both in ps.items()}
         holm = {name: adjusted for name, (_, adjusted) in ps.items()}
-        decided = [
-            side for side in ("better", "worse") if (p := holm[side]) is not None and p < 0.05
-        ]
+        known = {side: p for side in ("better", "worse") if (p := holm[side]) is not None}
+        decided = [side for side, p in known.items() if p < 0.05]
         level = levels[decided[0] if decided and len(seeds) >= 5 else "different"]
         return {
             "candidate": named(candidate),
@@ -902,9 +872,7 @@ class _Comparison:
     def best_merge(self, setting: Setting) -> str:
         """The alpha with the best value; within a margin the smallest."""
         merges = [merge for merge in self.measured.models(setting) if merge is not None]
-        values = [
-            self.rule.sign * self.mean((setting, merge), self.rule.metric) for merge in merges
-        ]
+        values = [self.value((setting, merge)) for merge in merges]
         margin = (self.rule.within or 0.0) + 1e-12
         pool = zip(merges, values, strict=True)
         return next(merge for merge, value in pool if value >= max(values) - margin)
@@ -913,9 +881,7 @@ class _Comparison:
         reference, candidate = self.tested[self.rule.reference], self.tested[best.algorithm]
         if best.algorithm == self.rule.reference:
             # Values were selected on the seeds of the choice, and so on fresh ones on those.
-            candidate = max(
-                self.rivals, key=lambda model: self.rule.sign * self.mean(model, self.rule.metric)
-            )
+            candidate = max(self.rivals, key=self.value)
         arms = [setting for setting in self.measured.settings if setting.role == "trial"]
         alone = {name for setting in arms for name in setting.params} == {KL}
         return {
@@ -955,10 +921,7 @@ class _Comparison:
         arms = [setting for setting in self.measured.settings if setting.role == "trial"]
         arms.sort(key=lambda setting: setting.weight or 0.0)
         models: list[Model] = [(setting, merge) for setting in arms]
-        difference, of_id = (
-            self.paired_test(models[-1], models[0], metric, self.seeds).document()
-            for metric in (OOD, ID)
-        )
+        ood, of_id = (self.paired_test(models[-1], models[0], of, self.seeds) for of in (OOD, ID))
 
         def level(model: Model) -> dict[str, Any]:
             means = {"endpoint": OOD, "id": ID}
@@ -970,8 +933,8 @@ class _Comparison:
             "numeric": True,
             "levels": [level(model) for model in models],
             "settings": 1,
-            "difference": difference,
-            "id_difference": of_id,
+            "difference": ood.document(),
+            "id_difference": of_id.document(),
             "selected": best.weight,
         }
 
@@ -985,19 +948,16 @@ class _OfTasks(_Comparison):
     def document(self) -> dict[str, Any]:
         """Nothing is selected as a whole."""
         of_means = super().document()
-        in_table = {
-            row["label"] for row in of_means["rows"] if row["merge"] is None or row["chosen"]
-        }
+        rows = of_means["rows"]
+        in_table = {row["label"] for row in rows if row["merge"] is None or row["chosen"]}
         return {
             **of_means,
-            "rows": [{**row, "selected": False} for row in of_means["rows"]],
+            "rows": [{**row, "selected": False} for row in rows],
             "selected": None,
             "tasks": {
                 "metrics": dict.fromkeys(self.parts, OOD),
                 "settings": {task: named(part.winner) for task, part in self.parts.items()},
-                "rows": [
-                    self.line(model) for model in self.measured.rows if named(model) in in_table
-                ],
+                "rows": [self.line(of) for of in self.measured.rows if named(of) in in_table],
                 "comparisons": {task: part.document() for task, part in self.parts.items()},
             },
         }
@@ -1018,21 +978,18 @@ class _OfTasks(_Comparison):
             task: cell({k: of.metrics((run[at],), merge)[OOD] for k, run in setting.runs.items()})
             for at, (task, of) in enumerate((n, part.measured) for n, part in self.parts.items())
         }
-        return {
-            "label": named(model),
-            "cells": cells,
-            "average": cell(self.measured.values(setting, merge, OOD)),
-        }
+        average = cell(self.measured.values(setting, merge, OOD))
+        return {"label": named(model), "cells": cells, "average": average}
 
     @property
     def budgets(self) -> list[dict[str, Any]]:
         """Settings on a task, runs on all."""
         each = [part.budgets for part in self.parts.values()]
         return [
-            of[0]
-            | {
-                "settings": max(budget["settings"] for budget in of),
-                "runs": sum(i["runs"] for i in of),
+            {
+                "algorithm": budgets[0]["algorithm"],
+                "settings": max(budget["settings"] for budget in budgets),
+                "runs": sum(budget["runs"] for budget in budgets),
             }
-            for of in zip(*each, strict=True)
+            for budgets in zip(*each, strict=True)
         ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ import pytest
 from PIL import Image
 
 from carft_sweep.carft_core.data import FAMILIES
-from carft_sweep.sweeps.cli import main
+from tests.e2e.conftest import printed_by
 from tests.e2e.recomputed import (
     IDENTIFIERS,
     Numbers,
@@ -32,7 +30,8 @@ from tests.e2e.recomputed import (
 )
 
 pytestmark = pytest.mark.timeout(600)
-ALPHAS = [0.5, 0.75]
+ALPHAS = [0.1, 0.5]
+"""At the first the models of all seeds predict alike."""
 TEMPLATES = """\
 itap of a {}.
 a bad photo of the {}.
@@ -46,11 +45,11 @@ a photo of the small {}.
 COLOURS = {"blue": (115, 115, 140), "green": (115, 140, 120), "red": (140, 120, 110)}
 LIGHT = {"train": 1.0, "test": 1.0, "shifts/dark": 0.6, "shifts/pale": 1.5}
 """How bright the images of a split are."""
-COUNTS = {"train": 20, "test": 15, "shifts/dark": 15, "shifts/pale": 12}
+COUNTS = {"train": 20, "test": 12, "shifts/dark": 12, "shifts/pale": 8}
 """Images of a class."""
 TASKS: Mapping[str, tuple[Sequence[str], Mapping[str, int]]] = {
-    "meadow": ([*COLOURS], {"train": 20, "test": 12, "shifts/dark": 12, "shifts/pale": 10}),
-    "orchard": (["green", "red"], {"train": 20, "test": 8, "shifts/dark": 15}),
+    "meadow": ([*COLOURS], {"train": 20, "test": 10, "shifts/dark": 10, "shifts/pale": 8}),
+    "orchard": (["green", "red"], {"train": 20, "test": 8, "shifts/dark": 12}),
 }
 """Classes and images of each; the second lacks a shift, so that not every metric has a mean."""
 WEIGHT = "algorithm.kl_weight"
@@ -58,20 +57,17 @@ THREE = {"baselines": ["zero_shot", "fine_tune", "flyp"]}
 """Two rivals, for Holm's rule."""
 SWEEPS: Mapping[str, Mapping[str, Any]] = {
     "chosen": THREE,
-    "confirmed": {**THREE, "confirm_seeds": [5, 6, 7, 8, 9]},
+    "confirmed": {**THREE, "confirm_seeds": [5, 6, 7]},
     "drawn": {
-        "method": "random",
-        "run_cap": 4,
+        **{"method": "random", "run_cap": 3, "seeds": [0, 1]},
         "parameters": {
             WEIGHT: {"distribution": "log_uniform_values", "min": 0.1, "max": 10.0},
             "algorithm.context_scale": {"values": [5, 20, 80]},
             "algorithm.kl_direction": {"values": ["teacher_student", "student_teacher"]},
         },
-        "seeds": [0, 1],
     },
     "tasks": {
-        "tasks": "data.family",
-        "seeds": [0, 1, 2],
+        **{"tasks": "data.family", "seeds": [0, 1, 2]},
         "parameters": {
             "data.family": {"values": [f"{task}.family.yaml" for task in TASKS]},
             WEIGHT: {"values": [0.5, 8.0]},
@@ -84,7 +80,7 @@ IMAGES = {"drawn": "meadow"}
 
 
 def images(root: Path, classes: Sequence[str], counts: Mapping[str, int]) -> None:
-    """Three colours in noise that hides them from a half."""
+    """Three colours in noise: some methods see through it, so that some verdicts are claims."""
     # Equal training images would be one training.
     rng = np.random.default_rng([*root.name.encode()])
     for split, count in counts.items():
@@ -92,7 +88,7 @@ def images(root: Path, classes: Sequence[str], counts: Mapping[str, int]) -> Non
             place = root / split / name
             place.mkdir(parents=True)
             for number in range(count):
-                pixels = LIGHT[split] * np.array(COLOURS[name]) + rng.normal(0, 20, 3)
+                pixels = LIGHT[split] * np.array(COLOURS[name]) + rng.normal(0, 4, 3)
                 pixels = pixels + rng.normal(0, 40, (32, 32, 3))
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{number}.png")
 
@@ -111,18 +107,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path) -> I
     images(folder / "images", [*COLOURS], COUNTS)
     families(folder)
     spec: dict[str, Any] = {
-        "method": "grid",
-        "parameters": {WEIGHT: {"values": [0.5, 2.0, 8.0]}},
-        "seeds": [0, 1, 2, 3, 4],
-        "baselines": ["zero_shot", "fine_tune"],
-        "report": {"page": False, "model": False},
+        **{"method": "grid", "parameters": {WEIGHT: {"values": [0.5, 8.0]}}},
+        "seeds": [0, 1, 2, 3, 4],  # fewer make no claim
+        **{"baselines": ["zero_shot", "fine_tune"], "report": {"page": False, "model": False}},
         "trial": {
             "model": {"name": str(tiny_clip_files)},
             "prompts": {"classes": "simple", "contexts": "simple"},
-            "algorithm": {"name": "car_ft"},
-            "optim": {"lr": 0.001, "epochs": 2, "batch_size": 16},
+            "optim": {"lr": 0.0025, "epochs": 1, "batch_size": 16},
             "merges": [{"name": "wise_ft", "alphas": ALPHAS}],
-            "device": "cpu",
+            **{"algorithm": {"name": "car_ft"}, "device": "cpu"},
         },
     }
     with mock.patch.dict(FAMILIES):  # what is declared here is gone afterwards
@@ -132,10 +125,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip_files: Path) -> I
             file = folder / f"{name}.yaml"
             trial = {**spec["trial"], "data": data}
             file.write_text(json.dumps({"name": name, **spec, "trial": trial, **more}))
-            assert main(["run", str(file), "--in-process", "--home", str(folder / "home")]) == 0
-        for name in SWEEPS:
-            if name not in IMAGES:
-                group_units(folder, name)
+            printed_by("run", file, "--in-process", "--home", folder / "home")
+        for name in ("confirmed", "tasks"):  # the first has the runs of `chosen` too
+            group_units(folder, name)
         yield folder
 
 
@@ -145,9 +137,7 @@ def group_units(folder: Path, sweep: str) -> None:
     As in a family whose images are views of drawings, which no folder of images says.
     """
     shown = answer(folder, "show", sweep)
-    settings = [
-        setting for kind in ("baselines", "trials", "confirmations") for setting in shown[kind]
-    ]
+    settings = [*shown["baselines"], *shown["trials"], *shown["confirmations"]]
     for run in (run for setting in settings for run in setting["runs"]):
         for file in Path(run["folder"]).glob("evaluations/*/predictions.parquet"):
             table = parquet.read_table(file)
@@ -164,9 +154,7 @@ def unit_of(image: str) -> str:
 
 @functools.cache
 def answer(folder: Path, *words: str) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert main([*words, "--json", "--home", str(folder / "home")]) == 0
-    return json.loads(printed.getvalue())
+    return json.loads(printed_by(*words, "--json", "--home", folder / "home"))
 
 
 Predicted = Mapping[str, Mapping[str, Numbers]]
@@ -189,26 +177,29 @@ RULES: Mapping[str, tuple[tuple[str, ...], Rule]] = {
     "usual": ((), Rule()),
     "within": (("--selection", "within=0.3"), Rule(within=0.3)),
     "another_metric": (("--metric", "id/val/nll"), Rule("id/val/nll", sign=-1)),
-    "by_a_merge": (("--metric", "wise_ft@0.5/id/val/top1"), Rule(merge="wise_ft@0.5")),
+    "by_a_merge": (("--metric", "wise_ft@0.1/id/val/top1"), Rule(merge="wise_ft@0.1")),
     "against_zero_shot": (("--reference", "zero_shot"), Rule(reference="zero_shot")),
     "against_car_ft": (("--reference", "car_ft"), Rule(reference="car_ft")),
+    "against_flyp": (("--reference", "flyp"), Rule(reference="flyp")),
     "wide_margins": (
-        ("--id-margin", "0.2", "--ood-margin", "0.1"),
-        Rule(margin=0.2, ood_margin=0.1),
+        ("--id-margin", "0.2", "--ood-margin", "0.14"),
+        Rule(margin=0.2, ood_margin=0.14),
     ),
 }
 
 
-@pytest.mark.parametrize(
+each_answer = pytest.mark.parametrize(
     ("sweep", "by"),
     # What was confirmed is what the file's own rule has chosen.
     [
         *(("chosen", by) for by in RULES),
-        ("confirmed", "usual"),
-        ("drawn", "usual"),
+        *(("confirmed", "usual"), ("drawn", "usual")),
         *(("tasks", by) for by in ("usual", "within", "by_a_merge")),
     ],
 )
+
+
+@each_answer
 def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
     folder: Path, measured: Predicted, sweep: str, by: str
 ) -> None:
@@ -218,26 +209,15 @@ def test_every_number_is_what_scipy_makes_of_the_kept_predictions(
         path: pytest.approx(value, rel=1e-9, abs=1e-12) if type(value) is float else value
         for path, value in leaves(document(measured[sweep], rule))
     }
-    numbers = {
-        path: value
-        for path, value in stated.items()
-        if not isinstance(value, str) and not IDENTIFIERS & {*path}
-    }
-    assert not {*numbers} - {*expected}, "nothing here computes these"
+    numbers = {path for path, value in stated.items() if not isinstance(value, str)}
+    uncomputed = {path for path in numbers - {*expected} if not IDENTIFIERS & {*path}}
+    assert not uncomputed, "nothing here computes these"
     assert not {*expected} - {*stated}, "the JSON lacks these"
-    wrong = {
-        path: (stated[path], value) for path, value in expected.items() if stated[path] != value
-    }
-    assert wrong == {}
+    pairs = {path: (stated[path], value) for path, value in expected.items()}
+    assert {path: pair for path, pair in pairs.items() if pair[0] != pair[1]} == {}
 
 
-@pytest.mark.parametrize(
-    ("sweep", "by"),
-    [
-        *(("chosen", by) for by in RULES),
-        *((sweep, "usual") for sweep in SWEEPS if sweep != "chosen"),
-    ],
-)
+@each_answer
 def test_every_number_of_a_sentence_is_one_of_the_json(folder: Path, sweep: str, by: str) -> None:
     words, _ = RULES[by]
     result = answer(folder, "compare", sweep, *words)
