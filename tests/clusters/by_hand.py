@@ -13,22 +13,16 @@ from pathlib import Path
 from tests.clusters.conftest import SCRIPTS, call, variables
 from tests.clusters.hosts import Host
 from tests.e2e.conftest import Tiny
+from tests.services import processes
 from tests.services.processes import free_port
 
 OF_THE_HEAD = (
-    "GCS_PORT",
-    "DASHBOARD_PORT",
-    "CLIENT_PORT",
-    "AUTOSCALER_METRIC_PORT",
-    "DASHBOARD_METRIC_PORT",
+    *("GCS_PORT", "DASHBOARD_PORT", "CLIENT_PORT"),
+    *("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"),
 )
 OF_EVERY_NODE = (
-    "NODE_MANAGER_PORT",
-    "OBJECT_MANAGER_PORT",
-    "RUNTIME_ENV_PORT",
-    "AGENT_PORT",
-    "AGENT_HTTP_PORT",
-    "METRICS_PORT",
+    *("NODE_MANAGER_PORT", "OBJECT_MANAGER_PORT", "RUNTIME_ENV_PORT"),
+    *("AGENT_PORT", "AGENT_HTTP_PORT", "METRICS_PORT"),
 )
 ALL = (*OF_THE_HEAD, *OF_EVERY_NODE)
 
@@ -90,15 +84,7 @@ class Cluster:
 
     def processes(self, host: str) -> list[int]:
         """Of Ray on one host, known by its folder."""
-        pids = []
-        for command in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = command.read_bytes()
-            except OSError:  # it has ended meanwhile
-                continue
-            if str(self.scratch / host).encode() in words:
-                pids.append(int(command.parent.name))
-        return pids
+        return processes.running(str(self.scratch / host).encode())
 
 
 @contextmanager

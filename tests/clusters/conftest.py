@@ -39,16 +39,7 @@ def variables(sweep: Tiny, **more: str) -> dict[str, str]:
 
 
 def call(*words: str, environ: Mapping[str, str], folder: Path | None = None) -> str:
-    done = subprocess.run(
-        words,
-        env=dict(environ),
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT,
-    )
+    done = ended(*words, environ=environ, folder=folder, limit=LIMIT, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
     return done.stdout
 

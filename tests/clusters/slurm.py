@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.clusters.hosts import Host
-from tests.services.processes import environment, free_port
+from tests.services.processes import environment, free_port, until
 
 LACKS = (
     "needs Slurm (Debian: slurm-wlm) and root"
@@ -108,10 +108,8 @@ class Slurm:
         for node in self.nodes:
             command = self._apart("slurmd", "-D", "-N", node.name)
             self._daemon(node.name, node.command(*command))
-        last = time.monotonic() + 30
-        while self.call("sinfo", "--noheader", "--partition=low", "--format=%t") != "idle":
-            assert time.monotonic() < last, self._logs()
-            time.sleep(0.1)
+        states = ("sinfo", "--noheader", "--partition=low", "--format=%t")
+        until(lambda: self.call(*states) == "idle", self._logs, seconds=30)
 
     def stop(self) -> None:
         """End every job and daemon."""
@@ -141,10 +139,8 @@ class Slurm:
             self.daemons[name] = subprocess.Popen(
                 command, env=known, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        last = time.monotonic() + 30
-        while "started" not in (self.folder / f"{name}.log").read_text():
-            assert time.monotonic() < last, self._logs()
-            time.sleep(0.05)
+        file = self.folder / f"{name}.log"
+        until(lambda: "started" in file.read_text(), self._logs, seconds=30)
 
 
 def _remove_dead(path: Path) -> None:

@@ -110,12 +110,9 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
     python, name = str(VENV / "bin" / "python"), project.file.stem
     on_cluster = replace(project, home=Path(cluster.environ["CARFT_HOME"]))
     with (tmp_path / "output").open("w+") as log:
+        words, folder = ("-m", "carft_sweep", "submit", project.file.name), project.file.parent
         process = subprocess.Popen(
-            [python, "-m", "carft_sweep", "submit", project.file.name],
-            cwd=project.file.parent,
-            env=outside(cluster),
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            [python, *words], cwd=folder, env=outside(cluster), stdout=log, stderr=log
         )
         while (node := training(cluster, name)) is None and process.poll() is None:
             time.sleep(0.05)
@@ -141,12 +138,9 @@ def test_it_ends_as_a_local_one_though_a_node_is_killed(
     assert states == ["COMPLETE"] * len(WEIGHTS)
 
     environ = outside(cluster)
-    token = environ["RAY_AUTH_TOKEN"]
-    shown = requests.get(
-        f"{environ['RAY_API_SERVER_ADDRESS']}/api/jobs/",
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=30,
-    ).text
+    token, url_of_jobs = environ["RAY_AUTH_TOKEN"], f"{environ['RAY_API_SERVER_ADDRESS']}/api/jobs/"
+    headers = {"Authorization": f"Bearer {token}"}
+    shown = requests.get(url_of_jobs, headers=headers, timeout=30).text
     assert name in shown
     for secret in (url, USER_PASSWORD, token):
         assert secret not in output + shown

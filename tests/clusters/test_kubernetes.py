@@ -40,13 +40,9 @@ def place(tmp_path: Path) -> Path:
 
 def deploy(place: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the script there."""
-    known = {
-        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
-        "MANIFESTS": str(place / "kuberay"),
-        "SECRETS": str(place / "secrets"),
-        "CALLS": str(place / "calls"),
-        "FAILS": "nothing fails",
-    }
+    known = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "CALLS": str(place / "calls")}
+    known |= {"MANIFESTS": str(place / "kuberay"), "SECRETS": str(place / "secrets")}
+    known |= {"FAILS": "nothing fails"}
     return ended(SCRIPTS / "deploy.sh", environ=known | environ, folder=place)
 
 
@@ -71,11 +67,9 @@ def test_the_operator_comes_first_and_the_cluster_after_its_secrets(place: Path)
     ]
     # Both ends of a pipe write when they begin, in either order.
     assert len(called) == len(wanted)
-    places = []
-    for begin in wanted:
-        places_of_call = [place for place, line in enumerate(called) if line.startswith(begin)]
-        assert places_of_call, begin
-        places.append(places_of_call[0])
+    starts = [[line.startswith(begin) for line in called] for begin in wanted]
+    assert all(map(any, starts)), called
+    places = [of_call.index(True) for of_call in starts]
     for earlier, later in ((0, 1), (1, 3), (2, 3), (3, 5), (4, 5), (5, 6), (6, 7)):
         assert places[earlier] < places[later], called
     assert "hidden" not in (place / "calls").read_text()
@@ -119,6 +113,5 @@ def test_what_is_missing_is_said_before_anything_is_called(
     else:
         (place / file).write_text(content)
     done = deploy(place)
-    assert done.returncode == 2
+    assert (done.returncode, calls(place)) == (2, [])
     assert message in done.stderr
-    assert calls(place) == []

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 
 from tests.clusters.conftest import SCRIPTS, call, refused, state, variables
 from tests.e2e.conftest import MakeTiny, Tiny
-from tests.services.processes import ended
+from tests.services.processes import ended, until
 
 pytestmark = pytest.mark.timeout(600)
 WEIGHTS = [0.0, 0.5]
@@ -34,13 +33,6 @@ def driver(sweep: Tiny) -> int | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return pid
-
-
-def until(true: Callable[[], object], seconds: float = 120) -> None:
-    last = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < last
-        time.sleep(0.1)
 
 
 def epochs(sweep: Tiny) -> int:

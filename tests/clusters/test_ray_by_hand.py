@@ -35,12 +35,8 @@ def cluster(cluster: Cluster) -> Cluster:
 def test_every_port_that_ray_listens_on_is_one_of_cluster_env(cluster: Cluster) -> None:
     for host in (Host("here", cluster.head), *cluster.workers):
         own = set(cluster.processes(host.name))
-        listening = {
-            int(port)
-            for line in host.call("ss", "-tlnpH").splitlines()
-            for port, pid in re.findall(r"[\d\]*]:(\d+) .*pid=(\d+)", line)
-            if int(pid) in own
-        }
+        pairs = re.findall(r"[\d\]*]:(\d+) .*pid=(\d+)", host.call("ss", "-tlnpH"))
+        listening = {int(port) for port, pid in pairs if int(pid) in own}
         assert listening, host
         assert {port for port in listening if port not in allowed(cluster, host)} == set(), host
 
@@ -164,7 +160,5 @@ def test_rays_folder_lies_in_one_that_nobody_could_make_first(
 
 def test_jobs_find_the_python_of_the_environment_also_where_a_shell_by_ssh_does_not() -> None:
     script = f"source {SCRIPTS}/cluster.env; command -v python carft-sweep ray"
-    programs = call("bash", "-c", script, environ={"VENV": str(VENV), "PATH": "/usr/bin:/bin"})
-    assert programs.split() == [
-        str(VENV / "bin" / name) for name in ("python", "carft-sweep", "ray")
-    ]
+    paths = call("bash", "-c", script, environ={"VENV": str(VENV), "PATH": "/usr/bin:/bin"})
+    assert paths.split() == [str(VENV / "bin" / name) for name in ("python", "carft-sweep", "ray")]

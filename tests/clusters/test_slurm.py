@@ -13,6 +13,7 @@ from tests.clusters.conftest import SCRIPTS, ran_on, state, variables
 from tests.clusters.slurm import CPUS, GPUS, Slurm
 from tests.e2e.conftest import MakeTiny, Tiny
 from tests.services.mlflow_server import MlflowServer
+from tests.services.processes import until
 
 # Minutes: Ray is started again and again. `test_slurm_signals.py` has the script alone.
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(600), pytest.mark.slow]
@@ -35,10 +36,10 @@ class Job:
 
     def until(self, words: str, seconds: float = 300) -> None:
         """Wait for words in the log."""
-        last = time.monotonic() + seconds
-        while words not in self.output():
-            assert time.monotonic() < last, f"{self.slurm.state(self.id)}\n{self.output()}"
-            time.sleep(0.1)
+        until(lambda: words in self.output(), self.describe, seconds=seconds)
+
+    def describe(self) -> str:
+        return f"{self.slurm.state(self.id)}\n{self.output()}"
 
     def end(self) -> str:
         """Its state once it has ended for good."""
@@ -124,7 +125,6 @@ def test_what_a_node_without_a_network_keeps_is_delivered_from_the_login_node(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in mlflow_server.environ.items():
             patch.setenv(name, value)
-        runs = [
-            r for r in sweep.mlflow(mlflow_server.address) if r["tags"]["carft.sweep"] == "away"
-        ]
-    assert [run["status"] for run in runs] == ["FINISHED"] * (2 + len(WEIGHTS))
+        runs = sweep.mlflow(mlflow_server.address)
+    states = [run["status"] for run in runs if run["tags"]["carft.sweep"] == "away"]
+    assert states == ["FINISHED"] * (2 + len(WEIGHTS))

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from tests.clusters.conftest import SCRIPTS
 from tests.clusters.slurm import Slurm
 from tests.e2e.conftest import ROOT
-from tests.services.processes import environment
+from tests.services.processes import environment, until
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(180)]
 RAY = """\
@@ -64,20 +63,15 @@ class Job:
     def process(self, which: str) -> int:
         """The stand-in for `ray` or the `driver`, once it runs."""
         file = self.place / f"{which}.{self.id}"
-        last = time.monotonic() + 60
-        while not (file.exists() and file.read_text().strip()):
-            assert time.monotonic() < last, self.output()
-            time.sleep(0.1)
+        until(lambda: file.exists() and file.read_text().strip(), self.output, seconds=60)
         return int(file.read_text())
 
     def end(self) -> tuple[str, int, int]:
         """Its state, exit code and number of restarts, once it has ended for good."""
         self.slurm.until(self.id, "COMPLETED", "FAILED", seconds=60)
-        description = self.slurm.call("scontrol", "show", "job", self.id)
-        match = re.search(
-            r"JobState=(\w+).* Restarts=(\d+) .*ExitCode=(\d+):", description, re.DOTALL
-        )
-        assert match is not None, description
+        job = self.slurm.call("scontrol", "show", "job", self.id)
+        match = re.search(r"JobState=(\w+).* Restarts=(\d+) .*ExitCode=(\d+):", job, re.DOTALL)
+        assert match is not None, job
         return match[1], int(match[3]), int(match[2])
 
 
@@ -124,9 +118,8 @@ def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Jo
         name: queued(slurm, place / str(number), behaves, **environ)
         for number, (name, (behaves, environ, _, _)) in enumerate(CASES.items())
     }
-    for name, job in made.items():
-        if CASES[name][0] != "runs":
-            continue
+    for name in [name for name, (behaves, *_) in CASES.items() if behaves == "runs"]:
+        job = made[name]
         job.process("driver")
         if "killed" in name:
             os.kill(job.process("ray" if "ray" in name else "driver"), signal.SIGKILL)
