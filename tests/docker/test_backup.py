@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,8 @@ from tests.sweeps.conftest import ONE_RUN, ToySweep, toy
 __all__ = ["toy"]  # a fixture
 
 DOCKER = Path(__file__).parents[2] / "docker"
-HOME_FILES = {
-    "id": "the home\n",
-    "sweeps/s/sent/ab.jsonl": '{"run":"d","id":"","as":"started"}\n',
-    "sweeps/s/sweep.yaml": "name: s\n",
-    "runs/d/run.json": "{}",
-}
+HOME_FILES = {"id": "the home\n", "sweeps/s/sweep.yaml": "name: s\n", "runs/d/run.json": "{}"}
+HOME_FILES |= {"sweeps/s/sent/ab.jsonl": '{"run":"d","id":"","as":"started"}\n'}
 NOT_KEPT = {"cache/bank.bin": "features", "optuna.lock": ""}
 
 
@@ -78,9 +74,8 @@ class Places:
             study = optuna.create_study(storage=storage, study_name="s")
             study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"point": 0}))
         for name in self.databases[1:]:
-            url = self.url(name, self.owners[1])
-            _psql(url, "CREATE TABLE kept (id serial PRIMARY KEY, text text)")
-            _psql(url, "INSERT INTO kept (text) VALUES ('ü'), (NULL)")
+            self.sql("CREATE TABLE kept (id serial PRIMARY KEY, text text)", name)
+            self.sql("INSERT INTO kept (text) VALUES ('ü'), (NULL)", name)
         for path, text in (HOME_FILES | NOT_KEPT).items():
             file = self.home / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,23 +85,17 @@ class Places:
 
     @contextmanager
     def trials(self) -> Iterator[optuna.storages.RDBStorage]:
-        storage = optuna.storages.RDBStorage(self.url(self.databases[0], self.owners[0]))
+        url = self.postgres.url(self.databases[0], self.owners[0], "password")
+        storage = optuna.storages.RDBStorage(url)
         yield storage
         storage.engine.dispose()
 
-    def url(self, database: str, owner: str) -> str:
-        return self.postgres.url(database, owner, "password")
+    def sql(self, statement: str, database: str) -> list[tuple[Any, ...]]:
+        """As MLflow's user."""
+        return self.postgres.sql(statement, database, self.owners[1], "password")
 
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         return ended(DOCKER / script, *arguments, environ=self.environ | variables)
-
-
-def _psql(url: str, statement: str) -> list[tuple[Any, ...]]:
-    import psycopg
-
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement.encode())
-        return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture
@@ -128,9 +117,9 @@ def _assert_whole(places: Places) -> None:
         assert [trial.value for trial in study.trials] == [0.5]
         study.add_trial(optuna.trial.create_trial(value=0.6))
     for name in places.databases[1:]:
-        url = places.url(name, places.owners[1])
-        _psql(url, "INSERT INTO kept (text) VALUES ('new')")
-        assert _psql(url, "SELECT * FROM kept ORDER BY id") == [(1, "ü"), (2, None), (3, "new")]
+        places.sql("INSERT INTO kept (text) VALUES ('new')", name)
+        rows = places.sql("SELECT * FROM kept ORDER BY id", name)
+        assert rows == [(1, "ü"), (2, None), (3, "new")]
     assert _files(places.home) == HOME_FILES
     assert sorted(places.s3.keys(places.bucket)) == ["1/empty", "1/r/artifacts/ü b.txt"]
     answer = places.s3.client().get_object(Bucket=places.bucket, Key="1/r/artifacts/ü b.txt")
@@ -152,48 +141,47 @@ def test_databases_home_and_bucket_come_back_whole_and_with_their_owners(
     _assert_whole(places)
 
 
-def refused(places: Places, script: str, backup: Path, **variables: str) -> str:
+def check_refused(
+    places: Places, script: str, backup: Path, message: str, **variables: str
+) -> None:
+    """With a message that has this in it, or that is this line."""
     done = places.run(script, str(backup), **variables)
     assert done.returncode == 2, done.stderr
-    return str(done.stderr)
+    assert done.stderr == message if message.endswith("\n") else message in done.stderr
 
 
 def test_nothing_that_is_there_is_overwritten(places: Places, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     assert places.run("backup.sh", str(backup)).returncode == 0
     message = f"{backup} is there already: name a new folder\n"
-    assert refused(places, "backup.sh", backup) == message
-    message = "is not empty: drop it, and make it anew"
-    assert message in refused(places, "restore.sh", backup)
+    check_refused(places, "backup.sh", backup, message)
+    check_refused(places, "restore.sh", backup, "is not empty: drop it, and make it anew")
     for name in places.databases:
         places.postgres.sql(f"DROP DATABASE {name}")
-    assert "cannot be used: make it, with its owner" in refused(places, "restore.sh", backup)
+    check_refused(places, "restore.sh", backup, "cannot be used: make it, with its owner")
     places.make_databases()
     message = f"the home {places.home} is not empty: move it away\n"
-    assert refused(places, "restore.sh", backup) == message
+    check_refused(places, "restore.sh", backup, message)
     shutil.rmtree(places.home)
-    assert refused(places, "restore.sh", backup) == f"the bucket {places.bucket} is not empty\n"
+    check_refused(places, "restore.sh", backup, f"the bucket {places.bucket} is not empty\n")
     assert not places.home.exists()
     message = f"{backup} has a bucket: name one in CARFT_BUCKET\n"
-    assert refused(places, "restore.sh", backup, CARFT_BUCKET="") == message
+    check_refused(places, "restore.sh", backup, message, CARFT_BUCKET="")
 
 
 def test_a_backup_that_was_cut_is_not_restored(places: Places, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     assert places.run("backup.sh", str(backup), CARFT_BUCKET="no-such").returncode != 0
     assert not backup.exists()
-    done = places.run("backup.sh", str(backup))
-    assert done.stderr.endswith(
-        "backup.incomplete is of a backup that was not finished: remove it\n"
-    )
+    message = "backup.incomplete is of a backup that was not finished: remove it\n"
+    assert places.run("backup.sh", str(backup)).stderr.endswith(message)
     shutil.rmtree(tmp_path / "backup.incomplete")
     assert places.run("backup.sh", str(backup), OPTUNA_DB="").returncode == 0
     places.take_new_places()
-    message = f"{backup} has no database optuna\n"
-    assert refused(places, "restore.sh", backup) == message
+    check_refused(places, "restore.sh", backup, f"{backup} has no database optuna\n")
     with (backup / "home.tar").open("ab") as file:
         file.write(b"x")
-    assert "is no whole backup" in refused(places, "restore.sh", backup)
+    check_refused(places, "restore.sh", backup, "is no whole backup")
 
 
 SHIM = """#!/usr/bin/env bash
@@ -229,23 +217,16 @@ def test_with_compose_the_same_commands_run_in_its_containers(
     shim.write_text(SHIM)
     shim.chmod(0o755)
 
-    def run(script: str) -> subprocess.CompletedProcess:
-        return places.run(
-            script,
-            "--compose",
-            str(tmp_path / "backup"),
-            PATH=f"{shim.parent}:{places.environ['PATH']}",
-            SHIM_LOG=str(log),
-            SHIM_DOCKER=str(DOCKER),
-            SHIM_HOME=str(places.home),
-        )
+    def run(script: str) -> None:
+        environ = {"PATH": f"{shim.parent}:{places.environ['PATH']}", "SHIM_LOG": str(log)}
+        environ |= {"SHIM_DOCKER": str(DOCKER), "SHIM_HOME": str(places.home)}
+        done = places.run(script, "--compose", str(tmp_path / "backup"), **environ)
+        assert done.returncode == 0, done.stderr
 
-    done = run("backup.sh")
-    assert done.returncode == 0, done.stderr
+    run("backup.sh")
     trials, runs, users = places.databases
     places.take_new_places()
-    done = run("restore.sh")
-    assert done.returncode == 0, done.stderr
+    run("restore.sh")
     _assert_whole(places)
     words = log.read_text().split("\0")
     assert not [word for word in words if ADMIN_PASSWORD in word or "SECRET" in word]
@@ -270,14 +251,13 @@ def test_with_compose_the_same_commands_run_in_its_containers(
 @contextmanager
 def _written(database: Path) -> Iterator[None]:
     """Within, the database has a row, and another one that is not committed yet."""
-    with sqlite3.connect(database) as writer:
+    with closing(sqlite3.connect(database)) as writer:
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute("CREATE TABLE kept (number INTEGER)")
         writer.execute("INSERT INTO kept VALUES (1)")
         writer.commit()
         writer.execute("INSERT INTO kept VALUES (2)")
         yield
-    writer.close()
 
 
 def test_a_home_of_one_machine_is_copied_while_it_is_written_without_keys_and_passwords(
@@ -301,9 +281,8 @@ def test_a_home_of_one_machine_is_copied_while_it_is_written_without_keys_and_pa
     assert _files(toy.home.runs) == runs
     assert (home / "mlartifacts" / "a.txt").read_text() == "artifact"
     for database in databases:
-        with sqlite3.connect(database) as reader:
+        with closing(sqlite3.connect(database)) as reader:
             assert reader.execute("SELECT number FROM kept").fetchall() == [(1,)]
-        reader.close()
     assert [file.name for file in (home / "ui").iterdir()] == ["users.db"]
     assert stat.S_IMODE((home / "ui").stat().st_mode) == 0o700
     assert stat.S_IMODE((home / "ui" / "users.db").stat().st_mode) == 0o600

@@ -1,10 +1,13 @@
-"""What compose.yaml promises of every service: limits, health, secrets by file, a closed door."""
+"""What compose.yaml promises of every service: limits, health, secrets by file, a closed door; and
+docs/server.md says what is there.
+"""
 
 from __future__ import annotations
 
 import configparser
 import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,11 +77,8 @@ def test_no_secret_has_a_value_in_a_file_of_the_project_and_a_worker_has_only_ra
 
 
 def test_only_mlflow_and_the_dashboard_are_published_and_only_here() -> None:
-    published = {
-        (name, port["host_ip"], port["target"])
-        for name, service in services().items()
-        for port in service.get("ports", [])
-    }
+    ports = [(name, port) for name in services() for port in services()[name].get("ports", [])]
+    published = {(name, port["host_ip"], port["target"]) for name, port in ports}
     assert published == {("mlflow", "127.0.0.1", 5000), ("ray-head", "127.0.0.1", 8265)}
     # What MLflow takes for a pattern would let pages of other hosts read every run.
     assert "--cors-allowed-origins=" in services()["mlflow"]["command"]
@@ -102,20 +102,14 @@ def test_who_waits_for_a_service_waits_until_it_serves_or_has_ended() -> None:
 
 
 def test_state_is_kept_in_named_volumes_and_in_databases_that_differ() -> None:
-    volumes = {
-        volume["source"]
-        for service in services().values()
-        for volume in service.get("volumes", [])
-        if volume["type"] == "volume" and "source" in volume
-    }
+    mounts = [mount for service in services().values() for mount in service.get("volumes", [])]
+    volumes = {mount.get("source") for mount in mounts if mount["type"] == "volume"} - {None}
     assert volumes == set(composed()["volumes"]) == {"postgres", "s3", "home"}
     users = configparser.ConfigParser()
     users.read(DOCKER / "server" / "basic_auth.ini")
-    urls = {
-        services()["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"],
-        services()["ray-head"]["environment"]["CARFT_OPTUNA_STORAGE"],
-        users["mlflow"]["database_uri"],
-    }
+    mlflow, head = (services()[name]["environment"] for name in ("mlflow", "ray-head"))
+    urls = {mlflow["MLFLOW_BACKEND_STORE_URI"], head["CARFT_OPTUNA_STORAGE"]}
+    urls.add(users["mlflow"]["database_uri"])
     assert {url.rpartition("/")[2] for url in urls} == {"mlflow", "mlflow_auth", "optuna"}
 
 
@@ -131,11 +125,8 @@ def test_ray_knows_the_options_that_it_is_started_with(name: str) -> None:
 
 def test_the_gpus_go_to_the_workers_alone() -> None:
     def with_devices(of: dict[str, dict[str, Any]]) -> list[str]:
-        wanted = {
-            name: service["deploy"]["resources"].get("reservations", {})
-            for name, service in of.items()
-        }
-        return [name for name, reserved in wanted.items() if reserved.get("devices")]
+        wanted = {name: service["deploy"]["resources"] for name, service in of.items()}
+        return [name for name in wanted if wanted[name].get("reservations", {}).get("devices")]
 
     with_gpus = services("compose.gpu.yaml")
     assert with_devices(with_gpus) == ["ray-worker"]
@@ -151,3 +142,32 @@ def test_every_setting_is_explained_and_used_and_the_version_is_this_one() -> No
     assert set(re.findall(r"CARFT_VERSION:-([^}]+)\}", files[0])) == {version}
     explained = re.findall(r"^(\w+)=", SETTINGS, re.MULTILINE)
     assert sorted(explained) == sorted({*re.findall(r"\$\{(\w+)", "".join(files))})
+
+
+PAGE = (ROOT / "docs" / "server.md").read_text()
+
+
+def names_below(head: str, names: str) -> set[str]:
+    return {*re.findall(names, PAGE.partition(head)[2].partition("\n\n")[0])}
+
+
+def test_every_service_image_secret_and_build_argument_is_told_of() -> None:
+    for name, service in services().items():
+        assert f"`{name}`" in PAGE
+        assert "build" in service or f"`{service['image']}`" in PAGE
+    secrets = {Path(made["file"]).name for made in composed()["secrets"].values()}
+    assert secrets <= names_below("| file | whose |", r"`(\w+(?:\.json)?)`")
+    arguments = re.findall(r"^ARG (\w+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    assert names_below("| build argument | |", r"`([A-Z_]+)`") == {*arguments}
+    every = [*services().values(), *services("compose.gpu.yaml").values()]
+    built = {service["image"] for service in every if "build" in service}
+    assert {*re.findall(r" -t (\S+) \.", PAGE)} == built
+
+
+def test_who_comes_to_the_secrets_of_drivers_is_told() -> None:
+    """Ray's token, which every node has, starts a task on the head, as the same user."""
+    head, worker = services()["ray-head"], services()["ray-worker"]
+    own = [s["source"] for s in head["secrets"] if s not in worker["secrets"]]
+    (line,) = [part for part in PAGE.split("\n* ") if "whoever may submit" in part]
+    assert all(f"`{name}`" in line for name in own)
+    assert "ray_token" in [secret["source"] for secret in worker["secrets"]]

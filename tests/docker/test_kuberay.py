@@ -1,10 +1,15 @@
-"""The manifests: KubeRay's own fields exist, pods are what Kubernetes takes, and they are safe."""
+"""The manifests: KubeRay's own fields exist, pods are what Kubernetes takes, and they are safe; and
+what workers of data loaders hold in shared memory fits into every shipped container's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from ipaddress import ip_address, ip_network
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -13,12 +18,29 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
+from carft_sweep.carft_core.config.trial import EVALUATED
+from carft_sweep.carft_core.data.loader import MOST_WORKERS
 from carft_sweep.sweeps.secrets import NAMES
-from tests.docker.composed import DOCKER, ROOT
-from tests.docker.kuberay import KUBERNETES, check_fields, check_pod
+from carft_sweep.sweeps.spec.spec import load_spec
+from tests.docker.composed import DOCKER, ROOT, services
 
 FOLDER = DOCKER / "kuberay"
+RAY = "ray.io/v1"
+KUBERNETES = "1.30"
+"""The oldest version that KubeRay's and Kubernetes' releases of today look after."""
+_SCHEMA = json.loads(Path(__file__).with_name("kuberay.schema.json").read_text())
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+
+
+def check_fields(manifest: Mapping[str, Any]) -> None:
+    """Raises jsonschema.ValidationError for a field of a RayCluster or RayJob that there is not."""
+    jsonschema.Draft202012Validator(_SCHEMA).validate(manifest)
+
+
+def check_pod(template: Mapping[str, Any]) -> None:
+    """Raises kubernetes_validate's ValidationError for a template of pods that is wrong."""
+    named = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}}
+    kubernetes_validate.validate({**named, "template": template}, KUBERNETES, strict=True)
 
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -29,9 +51,7 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def ray_manifests() -> dict[str, dict[str, Any]]:
-    return {
-        file: manifest for file, manifest in manifests() if manifest["apiVersion"] == "ray.io/v1"
-    }
+    return {file: manifest for file, manifest in manifests() if manifest["apiVersion"] == RAY}
 
 
 def templates() -> dict[str, dict[str, Any]]:
@@ -51,7 +71,7 @@ def templates() -> dict[str, dict[str, Any]]:
 
 
 def test_kuberay_and_kubernetes_have_every_field_and_notice_another() -> None:
-    own = [manifest for _, manifest in manifests() if manifest["apiVersion"] != "ray.io/v1"]
+    own = [manifest for _, manifest in manifests() if manifest["apiVersion"] != RAY]
     assert {manifest["kind"] for manifest in own} == {"PersistentVolumeClaim", "NetworkPolicy"}
     for manifest in own:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
@@ -71,11 +91,8 @@ def test_a_pod_has_limits_probes_a_network_policy_and_no_rights(group: str) -> N
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001
     assert not pod["automountServiceAccountToken"]
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    rights = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+    assert container["securityContext"] == {**rights, "capabilities": {"drop": ["ALL"]}}
     assert container["resources"]["limits"] == container["resources"]["requests"]
     assert {"cpu", "memory"} <= set(container["resources"]["limits"])
     assert container["livenessProbe"]["httpGet"] == container["readinessProbe"]["httpGet"]
@@ -94,10 +111,9 @@ def test_of_other_namespaces_only_the_operators_comes_in() -> None:
     (own,) = POLICY["ingress"][0]["from"]
     assert own == {"podSelector": POLICY["podSelector"]}
     deploy = (ROOT / "docs" / "clusters" / "deploy.sh").read_text()
-    for rule in POLICY["ingress"]:
-        for peer in rule["from"]:
-            if "namespaceSelector" not in peer:
-                continue
+    pairs = [(rule, peer) for rule in POLICY["ingress"] for peer in rule["from"]]
+    for rule, peer in pairs:
+        if "namespaceSelector" in peer:
             namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
             assert f"OPERATOR_NAMESPACE:-{namespace}}}" in deploy
             assert peer["podSelector"]["matchLabels"]
@@ -106,15 +122,10 @@ def test_of_other_namespaces_only_the_operators_comes_in() -> None:
 
 def reached(address: str) -> bool:
     where = ip_address(address)
-    peers = [
-        peer["ipBlock"] for rule in POLICY["egress"] for peer in rule["to"] if "ipBlock" in peer
-    ]
-    blocks = [block for block in peers if ip_network(block["cidr"]).version == where.version]
-    return any(
-        where in ip_network(block["cidr"])
-        and not any(where in ip_network(part) for part in block["except"])
-        for block in blocks
-    )
+    peers = chain.from_iterable(rule["to"] for rule in POLICY["egress"])
+    blocks = [peer["ipBlock"] for peer in peers if "ipBlock" in peer]
+    open_blocks = [block for block in blocks if where in ip_network(block["cidr"])]
+    return any(all(where not in ip_network(of) for of in b["except"]) for b in open_blocks)
 
 
 def test_no_run_reaches_what_hands_out_the_rights_of_its_node() -> None:
@@ -133,10 +144,8 @@ def test_every_pod_sees_the_home_and_writes_nowhere_else_but_in_scratch(group: s
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert set(mounts) == set(volumes)
-    claim = volumes["home"]["persistentVolumeClaim"]["claimName"]
-    assert claim in [
-        manifest["metadata"]["name"] for file, manifest in manifests() if file == "home.yaml"
-    ]
+    claims = [manifest["metadata"]["name"] for file, manifest in manifests() if file == "home.yaml"]
+    assert volumes["home"]["persistentVolumeClaim"]["claimName"] in claims
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert mounts["home"]["mountPath"] == environment["CARFT_HOME"]
     assert f"CARFT_DATA={mounts['images']['mountPath']} " in (DOCKER / "Dockerfile").read_text()
@@ -186,9 +195,8 @@ def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds()
     overriding = yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text())
     image = overriding["services"]["ray-worker"]["image"]
     assert image.endswith("-cuda")
-    assert KUSTOMIZATION["images"][0]["newTag"] in (
-        image.replace("${CARFT_VERSION:-", "").replace("}", "")
-    )
+    tag = KUSTOMIZATION["images"][0]["newTag"]
+    assert tag in image.replace("${CARFT_VERSION:-", "").replace("}", "")
 
 
 def test_the_job_with_its_own_cluster_is_that_cluster_with_an_image() -> None:
@@ -221,3 +229,50 @@ def test_the_job_goes_to_the_cluster_and_its_home_and_that_to_the_ray_that_is_pi
     pinned = f"\nray=={cluster['spec']['rayVersion']} "
     assert pinned in (ROOT / "requirements.lock").read_text()
     assert version("ray") in pinned
+
+
+IMAGE = 3 * 224 * 224
+"""Bytes of one view, of which a worker hands on whole batches."""
+PREFETCHED = 2
+"""Batches that torch's loader asks of each worker in advance."""
+OBJECTS = 500_000_000
+"""Of Ray's store, as the manifests set it."""
+UNITS = {"Gi": 2**30, "Mi": 2**20}
+
+
+def needed() -> int:
+    """Of one run of the shipped recipe with the largest batch, while it trains and validates."""
+    config = load_spec(ROOT / "sweeps/imagenet.yaml").trial
+    images = config["optim"]["batch_size"] + EVALUATED
+    return OBJECTS + MOST_WORKERS * PREFETCHED * images * IMAGE
+
+
+def quantity(text: str) -> int:
+    return int(text[:-2]) * UNITS[text[-2:]]
+
+
+@pytest.mark.parametrize("overrides", [(), ("compose.gpu.yaml",)])
+@pytest.mark.parametrize("name", ["ray-head", "ray-worker", "carft"])
+def test_compose_gives_its_nodes_enough(overrides: tuple[str, ...], name: str) -> None:
+    service = services(*overrides)[name]
+    assert needed() < int(service["shm_size"])
+    store = [word for word in service["command"] or [] if "object-store" in word]
+    assert store == ([] if name == "carft" else [f"--object-store-memory={OBJECTS}"])
+
+
+@pytest.mark.parametrize("group", templates())
+def test_kubernetes_gives_its_pods_enough(group: str) -> None:
+    pod = templates()[group]["spec"]
+    (container,) = pod["containers"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/dev/shm"]
+    shared = volumes[mount["name"]]["emptyDir"]
+    assert shared["medium"] == "Memory"
+    most = quantity(container["resources"]["limits"]["memory"])
+    assert needed() < quantity(shared["sizeLimit"]) < most
+
+
+def test_ray_keeps_to_its_part_under_kubernetes() -> None:
+    spec = ray_manifests()["cluster.yaml"]["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert group["rayStartParams"]["object-store-memory"] == str(OBJECTS)

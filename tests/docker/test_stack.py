@@ -5,6 +5,7 @@ with the S3 API, and MLflow's server in front of both.
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import socket
 import subprocess
@@ -71,16 +72,10 @@ class Stack:
 
     def make_databases(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """As PostgreSQL's image runs what is mounted for a new volume."""
-        variables_there = services()["postgres"]["environment"]
-        environ = {
-            "PATH": f"{PROGRAMS[-1]}:{os.environ['PATH']}",
-            "PGHOST": HOST,
-            "PGPORT": str(self.postgres.port),
-            "PGPASSWORD": ADMIN_PASSWORD,
-            "POSTGRES_USER": ADMIN,
-            **{name: self.local(value) for name, value in variables_there.items()},
-            **variables,
-        }
+        own = {"PATH": f"{PROGRAMS[-1]}:{os.environ['PATH']}", "POSTGRES_USER": ADMIN}
+        own |= {"PGHOST": HOST, "PGPORT": str(self.postgres.port), "PGPASSWORD": ADMIN_PASSWORD}
+        values = services()["postgres"]["environment"].items()
+        environ = own | {name: self.local(value) for name, value in values} | variables
         return ended(DOCKER / "postgres" / "10-databases.sh", environ=environ)
 
 
@@ -104,16 +99,12 @@ def stack(postgres: Postgres, s3: S3, tmp_path_factory: pytest.TempPathFactory) 
 def served(stack: Stack) -> Iterator[Stack]:
     """MLflow's server serves, and the sweeps' user is there."""
     words, environ = stack.command("mlflow")
-    words = [word.replace("--host=0.0.0.0", f"--host={HOST}") for word in words]
-    words = [word.replace("--port=5000", f"--port={stack.port}") for word in words]
-    words = [word.replace("--workers=2", "--workers=1") for word in words]
-    process = start(
-        words,
-        stack.log,
-        lambda: answers(f"{stack.address}/health"),
-        environ=environ,
-        folder=stack.log.parent,
-    )
+    changed = {"--host=0.0.0.0": f"--host={HOST}", "--port=5000": f"--port={stack.port}"}
+    changed |= {"--workers=2": "--workers=1"}
+    assert {*changed} <= {*words}
+    words, folder = [changed.get(word, word) for word in words], stack.log.parent
+    is_up = functools.partial(answers, f"{stack.address}/health")
+    process = start(words, stack.log, is_up, environ=environ, folder=folder)
     try:
         done = stack.run("mlflow-user")
         assert done.returncode == 0, done.stderr
@@ -225,9 +216,8 @@ def test_artifacts_of_the_sweeps_user_go_through_the_server_into_the_store(
         return create_connection(address, *rest, **more)
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", reach)
-    assert Path(client.download_artifacts(run.run_id, "note.txt", str(tmp_path))).read_text() == (
-        "kept"
-    )
+    file = client.download_artifacts(run.run_id, "note.txt", str(tmp_path))
+    assert Path(file).read_text() == "kept"
 
 
 def test_the_server_logs_no_secret(served: Stack) -> None:
