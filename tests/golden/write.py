@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,8 @@ def config_of(algorithm: Algorithm) -> TrialConfig:
     """Ten steps, each an epoch by itself, so that its loss is reported."""
     plain = {"data": {"family": "icon_shift_dev"}, "algorithm": "zero_shot", "device": "cpu"}
     config = trial_config(plain)
-    optim = config.optim.model_copy(
-        update={"lr": 1e-4, "epochs": None, "steps": STEPS, "steps_per_epoch": 1, "batch_size": 6}
-    )
+    steps = {"epochs": None, "steps": STEPS, "steps_per_epoch": 1}
+    optim = config.optim.model_copy(update={"lr": 1e-4, "batch_size": 6, **steps})
     return config.model_copy(update={"algorithm": algorithm, "optim": optim})
 
 
@@ -146,9 +145,7 @@ def numbers_of_merge(name: str) -> dict[str, Numbers]:
     with one_thread():
         tuned = moved(setup.teacher, 1)
         return {
-            point.label: summary_of(
-                lambda point=point: merge.model(point, setup.teacher, tuned)  # type: ignore[misc]
-            )
+            point.label: summary_of(partial(merge.model, point, setup.teacher, tuned))
             for point in merge.points()
         }
 
@@ -175,9 +172,7 @@ def compute() -> dict[str, Any]:
     return {
         "training_revision": TRAINING_REVISION,
         "measuring_revision": MEASURING_REVISION,
-        "algorithms": {
-            name: rounded(numbers_of_algorithm(cls)) for name, cls in ALGORITHMS.items()
-        },
+        "algorithms": {cls.name: rounded(numbers_of_algorithm(cls)) for cls in ALGORITHMS.values()},
         "merges": {
             label: rounded(numbers)
             for name in MERGES

@@ -36,17 +36,6 @@ def specs(everything: ChartData) -> dict[str, Spec]:
     return {name: spec_of(name, everything) for name in CHARTS}
 
 
-@pytest.fixture(scope="module")
-def sweeps(everything: ChartData) -> dict[str, ChartData]:
-    """Such as differ in what their charts have to show."""
-    return {
-        "everything": everything,
-        "a search": searched(30),
-        "one parameter": of(*kl_sweep()),
-        "one seed": of(*kl_sweep(1)),
-    }
-
-
 def of(*runs: RunRecord) -> ChartData:
     return ChartData(compare(runs, sweep="small"))
 
@@ -62,15 +51,16 @@ def test_the_shipped_charts_are_there_in_the_order_of_the_page() -> None:
 
 
 @each_chart
-@pytest.mark.parametrize("sweep", ["everything", "a search", "one parameter", "one seed"])
 def test_a_chart_compiles_without_a_warning_and_says_what_it_is(
-    name: str, sweep: str, sweeps: dict[str, ChartData], capfd: pytest.CaptureFixture[str]
+    name: str, everything: ChartData, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    picture = CHARTS[name].draw(sweeps[sweep])
-    if picture is not None:
-        spec = picture.to_dict(validate=False)
-        assert spec["description"]
-        assert warnings(fitted(spec, DESKTOP), capfd) == ""
+    """Of sweeps that differ in what their charts have to show."""
+    for data in (everything, searched(30), of(*kl_sweep()), of(*kl_sweep(1))):
+        picture = CHARTS[name].draw(data)
+        if picture is not None:
+            spec = picture.to_dict(validate=False)
+            assert spec["description"]
+            assert warnings(fitted(spec, DESKTOP), capfd) == ""
 
 
 def test_a_legend_that_only_one_layer_disables_is_warned_of(
@@ -78,10 +68,8 @@ def test_a_legend_that_only_one_layer_disables_is_warned_of(
 ) -> None:
     """What the law above rests on."""
     shown: Spec = {"field": "a", "type": "nominal", "legend": {}}
-    layers = [
-        {"mark": "point", "encoding": {"color": shown | options}}
-        for options in ({}, {"legend": None})
-    ]
+    colours = (shown, shown | {"legend": None})
+    layers = [{"mark": "point", "encoding": {"color": colour}} for colour in colours]
     assert 'legend property "disable"' in warnings({"data": {"values": []}, "layer": layers}, capfd)
 
 

@@ -1,4 +1,6 @@
-"""What holds for every family. A new one is tested by being registered."""
+"""What holds for every family, and for LAION's table of what the product's families read. A new one
+is tested by being registered.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,19 @@ import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
 from carft_sweep.carft_core.data import FAMILIES, open_data
-from carft_sweep.carft_core.data.base import DataConfig
+from carft_sweep.carft_core.data.base import DataConfig, DataFolder
 from carft_sweep.carft_core.data.contract import TRANSFORM
 from carft_sweep.carft_core.data.families.domainbed import FOLDERS
 from carft_sweep.carft_core.data.families.downstream_tasks import TASKS
 from carft_sweep.carft_core.testing import FAMILY_LAWS, OpenFamily, check_family, open_family
 from carft_sweep.sweeps.spec.user_code import register_family
+from carft_sweep.tracking.comparison.metrics import kind_of
+from carft_sweep.tracking.report.published_zero_shot import ReferenceSplit, published_table
 from tests import domain_bed_tree, downstream_tree, imagenet_tree, wilds_tree
 from tests.image_files import noise_folder
 
@@ -84,13 +89,11 @@ def test_a_shipped_family_says_what_it_is_looks_different_each_time_and_can_be_l
     assert family.family.name == family.config.family
     assert family.family.summary
     split = family.data.train
-
-    def views(seed: int, epoch: int) -> torch.Tensor:
-        return split.views([0, 1, 3], transform=TRANSFORM, seed=seed, epoch=epoch)
-
-    first = views(5, 2)
-    assert not torch.equal(first, views(6, 2))
-    assert not torch.equal(first, views(5, 3))
+    first, *changed = (
+        split.views([0, 1, 3], transform=TRANSFORM, seed=seed, epoch=epoch)
+        for seed, epoch in ((5, 2), (6, 2), (5, 3))
+    )
+    assert not any(torch.equal(first, other) for other in changed)
     less = open_data(family.config.model_copy(update={"train_fraction": 0.5}))
     assert len(less.train) < len(split)
     assert set(less.train.ids) < set(split.ids)
@@ -98,3 +101,28 @@ def test_a_shipped_family_says_what_it_is_looks_different_each_time_and_can_be_l
 
 def test_all_laws_are_held_as_users_call_them() -> None:
     check_family(FAMILIES["icon_shift_dev"])
+
+
+SPLITS = {f"{split.family} {split.metric}": split for split in published_table().columns}
+
+
+def folder_of(split: ReferenceSplit) -> DataFolder:
+    name = split.metric.rpartition("/")[0].removeprefix("ood/").removeprefix("id/")
+    return FAMILIES[split.family].folders[name]
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_a_set_has_the_images_templates_and_accuracy_of_the_family(split: ReferenceSplit) -> None:
+    family = FAMILIES[split.family]
+    assert split.images == folder_of(split).images
+    assert split.templates == family.defaults.get("prompts.classes", "openai")
+    assert kind_of(split.metric) == family.ranked_by, "it is judged by another one"
+
+
+@pytest.mark.parametrize("name", published_table().rows)
+def test_a_backbone_is_one_that_open_clip_has_weights_of(name: str) -> None:
+    assert tuple(name.split()) in open_clip.list_pretrained()
+
+
+def test_sets_that_are_divided_otherwise_are_left_out() -> None:
+    assert {split.family for split in SPLITS.values()}.isdisjoint({"caltech101", "sun397"})

@@ -17,11 +17,8 @@ from tests import domain_bed_tree
 from tests.carft_core.trained import same, stopped, trained, weights
 
 TAKE_STEPS = [name for name, cls in ALGORITHMS.items() if cls().takes_steps]
-FIELDS: dict[str, dict[str, Any]] = {
-    "ema": {"of": "car_ft"},
-    "swad": {"of": "car_ft", "converge": 1},
-    "lora": {"of": "car_ft"},
-}
+FIELDS: dict[str, dict[str, Any]] = {name: {"of": "car_ft"} for name in ("ema", "swad", "lora")}
+FIELDS["swad"] |= {"converge": 1}
 """Of wrappers what they wrap."""
 
 
@@ -32,17 +29,10 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check_resumes(pacs: Path, model: Path, folder: Path, **changes: Any) -> TrialConfig:
     """Train a run of three epochs whole, and stopped after the first."""
-    config = trial_config(
-        {
-            "model": {"name": str(model)},
-            "data": {"family": "pacs", "root": str(pacs), "test_domain": "sketch"},
-            "optim": {"lr": 1e-3, "steps": 3, "steps_per_epoch": 1, "batch_size": 4}
-            | changes.pop("optim", {}),
-            "keep": {"result": "last"},
-            "device": "cpu",
-            **changes,
-        }
-    )
+    data = {"family": "pacs", "root": str(pacs), "test_domain": "sketch"}
+    optim = {"lr": 1e-3, "steps": 3, "steps_per_epoch": 1, "batch_size": 4}
+    fields = {"data": data, "optim": optim | changes.pop("optim", {}), "keep": {"result": "last"}}
+    config = trial_config({"model": {"name": str(model)}, "device": "cpu", **fields, **changes})
     whole = trained(config, folder / "whole")
     stopped(config, folder / "stopped", after=1)
     assert trained(config, folder / "stopped").metrics == whole.metrics

@@ -17,12 +17,8 @@ from carft_sweep.carft_core.training.loop import epochs, train
     [pytest.param(name, marks=[pytest.mark.slow] * (name != "fine_tune")) for name in ALGORITHMS],
 )
 def test_the_bare_loop_agrees_with_the_product(algorithm: str, tmp_path: Path) -> None:
-    config = recipe_config(
-        algorithm,
-        data={"train_fraction": 0.1, "shifts": ["pixel"]},
-        optim={"epochs": 1},
-        merges=[{"name": "wise_ft", "alphas": [0.5]}],
-    )
+    data, merge = {"train_fraction": 0.1, "shifts": ["pixel"]}, {"name": "wise_ft", "alphas": [0.5]}
+    config = recipe_config(algorithm, data=data, optim={"epochs": 1}, merges=[merge])
     history = [report.metrics for report in epochs(config, 0, workdir=tmp_path)]
     result = train(config, 0, workdir=tmp_path)
     assert result is not None

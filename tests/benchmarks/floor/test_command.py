@@ -1,15 +1,16 @@
-"""`python -m benchmarks.floor`, as it is typed."""
+"""`python -m benchmarks.floor`, as it is typed; what both sides take in turn."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.floor.__main__ import SUITES, main
-from benchmarks.floor.measurement import Effort, Measurement
+from benchmarks.floor.measurement import Effort, Measurement, take_turns
 
 
 @pytest.fixture
@@ -59,3 +60,21 @@ def test_a_ratio_that_has_doubled_fails_the_command(
     expected = "start: --help takes 3.00 times its floor, and took 1.00 times before\n"
     assert printed.err == (expected if code else "")
     assert len(measured) == 2
+
+
+def test_sides_take_turns_and_the_order_turns_too() -> None:
+    calls: list[str] = []
+    seconds = take_turns(2, {name: partial(calls.append, name) for name in "ab"})
+    assert calls == [*"ab", *"ba", *"ab"]
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
+    assert all(0 <= second < 1 for each in seconds.values() for second in each)
+
+
+def test_a_side_that_measures_itself_is_believed_and_the_first_round_warms_up() -> None:
+    values = iter([100.0, 2.0, 4.0])
+    assert take_turns(2, {"a": lambda: next(values)}) == {"a": [2.0, 4.0]}
+
+
+def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
+    line = Measurement("a", "b", [1.0, 2.0, 1.0], [2.0, 2.0, 5.0])
+    assert (line.ratios, line.ratio, line.as_dict()["ratio"]) == ([2.0, 1.0, 5.0], 2.0, 2.0)

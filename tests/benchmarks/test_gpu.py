@@ -1,17 +1,55 @@
-"""What recipes take is told of as many images as their makers publish."""
+"""What runs on a GPU runs on a CPU at the smallest size, and what recipes take of one is told of as
+many images as their makers publish.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sys
+from collections.abc import Callable, Mapping
 from unittest import mock
 
 import pytest
 
+from benchmarks.gpu import smoke
 from benchmarks.gpu.recipes import RECIPES, published
 from carft_sweep.carft_core import data
 from carft_sweep.carft_core.config.trial import trial_config
 from carft_sweep.carft_core.data import FAMILIES, open_data
+from carft_sweep.carft_core.training import compilation
 from carft_sweep.sweeps.spec.spec import load_spec
+
+OPTIONS = "--device cpu --model tiny --steps 2 --batch 8 --images 16 --workers 0 --bare-steps 1"
+Smoke = Callable[..., dict[str, dict[str, object]]]
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Smoke:
+    """Its figures by name."""
+
+    def measure(*options: str) -> dict[str, dict[str, object]]:
+        monkeypatch.setattr(sys, "argv", ["smoke", *OPTIONS.split(), *options])
+        assert smoke.main() == 0
+        return {of["name"]: of for of in json.loads(capsys.readouterr().out)["figures"]}
+
+    return measure
+
+
+def test_the_smoke_runs_on_a_cpu(measure: Smoke) -> None:
+    measured = measure()
+    assert (measured["KL before the first step"]["value"], measured["loader"]["ok"]) == (0, None)
+    assert measured["evaluation on three splits"]["beside"] == {"models": 12}
+    assert all(figure["value"] for name, figure in measured.items() if not name.startswith("KL"))
+
+
+@pytest.mark.slow
+def test_the_ways_to_compute_the_same_steps_agree_on_a_cpu(
+    measure: Smoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    measured = measure("--all")
+    for name in ("grad_checkpointing", "two runs at once", "two ranks"):
+        assert measured[name]["ok"], name
 
 
 @pytest.mark.parametrize(
