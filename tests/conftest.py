@@ -80,12 +80,11 @@ def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """
     failures = request.session.testsfailed
     yield tmp_path
-    if request.session.testsfailed == failures:
-        for path in tmp_path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for path in tmp_path.iterdir() if request.session.testsfailed == failures else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,12 +13,8 @@ from PIL import Image
 
 LISTS = Path(__file__).parents[1] / "carft_core" / "data" / "classes" / "imagenet"
 WNIDS = tuple((LISTS / "wnids.txt").read_text().split())
-OBJECTS = {
-    folder: [int(index) for index in indices]
-    for folder, *indices in (
-        line.split() for line in (LISTS / "objectnet.txt").read_text().splitlines()
-    )
-}
+_LINES = map(str.split, (LISTS / "objectnet.txt").read_text().splitlines())
+OBJECTS = {folder: [int(index) for index in indices] for folder, *indices in _LINES}
 V2 = "imagenetv2-matched-frequency-format-val"
 OBJECTNET = "objectnet-1.0/images"
 PARTS = ("imagenet/train", "imagenet/val", V2, "imagenet-r", "imagenet-a", "sketch", OBJECTNET)
@@ -68,17 +64,10 @@ def linked(root: Path, place: Path, own: Collection[str] = ()) -> Path:
 
 
 def sweep(root: Path, model: Path, **changes: object) -> str:
-    return json.dumps(
-        {
-            "name": "shifts",
-            "parameters": {"algorithm.kl_weight": {"values": [1.0]}},
-            "trial": {
-                "model": {"name": str(model)},
-                "data": {"family": "imagenet", "root": str(root)},
-                "prompts": {"classes": "class_only", "contexts": "class_only"},
-                "algorithm": "car_ft",
-                "device": "cpu",
-            },
-            **changes,
-        }
-    )
+    parameters = {"algorithm.kl_weight": {"values": [1.0]}}
+    trial = {
+        **{"model": {"name": str(model)}, "data": {"family": "imagenet", "root": str(root)}},
+        "prompts": {"classes": "class_only", "contexts": "class_only"},
+        **{"algorithm": "car_ft", "device": "cpu"},
+    }
+    return json.dumps({"name": "shifts", "parameters": parameters, "trial": trial, **changes})

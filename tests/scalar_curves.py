@@ -42,12 +42,9 @@ def line(curve: Curve, piece: int, x: float) -> float:
 
 def pieces_at(curve: Curve, x: float) -> list[int]:
     ends = [(start[0], end[0]) for start, end in itertools.pairwise(curve)]
-    spans = [(min(pair), max(pair)) for pair in ends]
-    return [
-        k
-        for k, (low, high) in enumerate(spans)
-        if low - 1e-12 <= x <= high + 1e-12 and low < high - 1e-12
-    ]
+    spans = [(k, min(pair), max(pair)) for k, pair in enumerate(ends)]
+    wide = [(k, low, high) for k, low, high in spans if low < high - 1e-12]
+    return [k for k, low, high in wide if low - 1e-12 <= x <= high + 1e-12]
 
 
 def height_at(curve: Curve, x: float) -> float | None:

@@ -1,4 +1,6 @@
-"""What the docs show works: their examples are run as they stand."""
+"""What the docs show works: their examples are run as they stand. The pages of the built-in
+data and model tell what is in their files.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,22 @@ import pkgutil
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from carft_sweep.carft_core.algorithms import ALGORITHMS, Algorithm
 from carft_sweep.carft_core.data import FAMILIES, open_data
 from carft_sweep.carft_core.data.families.declaration import Declaration, Prompts, ShiftFolders
+from carft_sweep.carft_core.data.families.icon_shift import DATA, SHIFTS
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.merges import MERGES
 from carft_sweep.carft_core.models.prompts import template_set
@@ -28,6 +34,8 @@ from carft_sweep.carft_core.testing import check_algorithm
 from carft_sweep.sweeps.cli import main
 from carft_sweep.sweeps.spec.spec import load_spec
 from tests.docs.blocks import DOCS, ROOT, blocks_of
+from tools.builtin.icon_shift import SCHEMA
+from tools.builtin.manifest import read_benchmark, split_names
 from tools.reference import with_tables
 
 
@@ -53,11 +61,17 @@ def module(name: str, folder: Path) -> ModuleType:
     return importlib.import_module(name)
 
 
+def run_block(page: str, part: str = "") -> dict[str, Any]:
+    """Execute the one of Python that has this in it; the names that it gives."""
+    (source,) = (block for block in blocks(page, "python") if part in block)
+    names: dict[str, Any] = {}
+    exec(compile(source, page, "exec"), names)
+    return names
+
+
 def run_the_test(page: str) -> None:
-    (source,) = (block for block in blocks(page, "python") if "\ndef test_" in block)
-    shown: dict[str, Any] = {}
-    exec(compile(source, page, "exec"), shown)
-    (test,) = (value for name, value in shown.items() if name.startswith("test_"))
+    shown = run_block(page, "\ndef test_").items()
+    (test,) = (value for name, value in shown if name.startswith("test_"))
     test()
 
 
@@ -97,8 +111,7 @@ def test_the_example_is_a_sweep_of_its_algorithm_on_its_images_and_refused_witho
     own_folder: Path,
 ) -> None:
     """tests/e2e/test_own_methods.py trains it."""
-    (script,) = blocks("docs/own-images.md", "python")
-    exec(compile(script, "docs/own-images.md", "exec"), {})
+    run_block("docs/own-images.md")
     shutil.copytree(ROOT / "examples" / "own_method", own_folder, dirs_exist_ok=True)
     spec = load_spec(own_folder / "lwf.yaml")
     configs = [spec.config_for(point) for point in spec.points()]
@@ -112,9 +125,8 @@ def test_the_example_is_a_sweep_of_its_algorithm_on_its_images_and_refused_witho
 def test_the_page_lists_every_decision_that_an_algorithm_has() -> None:
     text = (DOCS / "add-an-algorithm.md").read_text()
     listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    own = {
-        name for name in {*vars(Algorithm), *vars(Algorithm)["__annotations__"]} if name[0] != "_"
-    }
+    names = {*vars(Algorithm), *vars(Algorithm)["__annotations__"]}
+    own = {name for name in names if name[0] != "_"}
     pydantics = {"model_config", "model_fields", "model_computed_fields"}
     # `takes_steps` is no decision: it follows from `trains` and `solves`.
     assert listed == own - pydantics - {"registry", "name", "summary", "takes_steps"}
@@ -151,8 +163,7 @@ def test_the_declared_family_of_the_page_is_swept_by_the_file_of_the_page(own_fo
 def test_the_example_of_own_images_makes_the_folder_that_init_counts(
     own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (script,) = blocks("docs/own-images.md", "python")
-    exec(compile(script, "docs/own-images.md", "exec"), {})
+    run_block("docs/own-images.md")
     assert main(["init", str(own_folder / "photos")]) == 0
     printed = capsys.readouterr().out.splitlines()
     shown = next(block for block in blocks("docs/own-images.md", "text") if "all classes" in block)
@@ -208,9 +219,7 @@ def test_the_architecture_names_what_there_is() -> None:
     assert len(paths) > 20
     assert [path for path in paths if not (ROOT / path).exists()] == []
     picture = (DOCS / "images" / "architecture.svg").read_text()
-    rooms = {
-        name for line in re.findall(r">([\w · ]+)</text>", picture) for name in line.split(" · ")
-    }
+    rooms = {*" · ".join(re.findall(r">([\w · ]+)</text>", picture)).split(" · ")}
     for package in ("sweeps", "tracking"):
         folder = ROOT / package
         modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
@@ -226,3 +235,70 @@ def test_the_functions_of_a_walk_exist(walk: str) -> None:
     assert functions
     for function in functions:
         assert callable(pkgutil.resolve_name(f"carft_sweep.carft_core.{function}"))
+
+
+ANSWERS = {
+    "from-wandb": ["wandb", "W&B"],
+    "troubleshooting": ["OOM", "CUDA out of memory", "database locked", "openai weights"],
+    "commands": ["remove", "resume"],
+    **{"tracking": ["delete"], "models": ["ViT-B-32"], "tables": ["LaTeX"], "server": ["docker"]},
+    **{name: [name] for name in ("slurm", "kubernetes")},
+    **{"notebooks": ["notebook"], "search": ["early termination"]},
+}
+
+
+def test_what_people_type_into_the_sites_search_is_in_a_heading_of_the_page_that_answers() -> None:
+    for page, searches in ANSWERS.items():
+        text = (DOCS / f"{page}.md").read_text()
+        assert not re.match(r"---\nsearch:\n  exclude: true\n", text), page
+        headings = " | ".join(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+        assert all(words.lower() in headings.lower() for words in searches), page
+
+
+SPLITS = split_names(read_benchmark())
+
+
+@cache
+def page_text(name: str) -> str:
+    """A page, each run of white space as one space."""
+    return " ".join((DOCS / name).read_text().split())
+
+
+@cache
+def drawings() -> list[dict[str, Any]]:
+    """Every row of the packed file, without its pixels."""
+    table = pq.read_table(DATA, columns=[name for name in SCHEMA.names if name != "png"])
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def cells(name: str, first: str) -> list[str]:
+    """The cells of the table's row that begins with this one."""
+    lines = (DOCS / name).read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize(
+    ("subset", "family"), [("report", "icon_shift"), ("development", "icon_shift_dev")]
+)
+def test_the_table_of_drawings_is_that_of_the_file(subset: str, family: str) -> None:
+    rows = [row for row in drawings() if row["subset"] == subset]
+    counts = Counter(row["split"] for row in rows)
+    expected = [len({row["class"] for row in rows}), *(counts[split] for split in SPLITS)]
+    assert cells("icon-shift.md", f"`{family}`") == [str(number) for number in expected]
+    names = ", ".join(sorted({row["class"] for row in rows}))
+    assert subset != "report" or f"The **report** classes: {names}." in page_text("icon-shift.md")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_table_of_designers_is_that_of_the_file(split: str) -> None:
+    counts = Counter(row["designer"] for row in drawings() if row["split"] == split)
+    first = f"{split} (solid)" if split not in SHIFTS else split
+    (designers,) = cells("icon-shift.md", first)
+    numbers = [int(number) for number in re.findall(r"\((\d+)\)", designers)]
+    assert sum(numbers) == sum(counts.values())
+    more = re.search(r"and (\d+) more", designers)
+    named = len(numbers) - 1 if more else len(numbers)
+    assert numbers[:named] == [count for _, count in counts.most_common(named)]
+    assert named + (int(more[1]) if more else 0) == len(counts)

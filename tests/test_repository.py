@@ -27,15 +27,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-def modules_after(code: str, *, cwd: Path) -> set[str]:
-    """The top-level modules in a fresh interpreter after `code`, wherever it exits, and of ours the
-    three packages."""
-    return {
-        name.removeprefix("carft_sweep.").split(".")[0] for name in all_modules_after(code, cwd=cwd)
-    }
-
-
-def all_modules_after(code: str, *, cwd: Path) -> list[str]:
+def modules_after(code: str, *, cwd: Path) -> list[str]:
+    """Those in a fresh interpreter after `code`, wherever it exits."""
     script = (
         "import atexit, json, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -49,32 +42,27 @@ def all_modules_after(code: str, *, cwd: Path) -> list[str]:
     return names
 
 
-def test_list_starts_without_torch_ray_and_mlflow(tmp_path: Path) -> None:
-    code = "from carft_sweep.sweeps.cli import main\nsys.exit(main(['list']))\n"
-    loaded = modules_after(code, cwd=tmp_path)
-    assert "sweeps" in loaded
-    assert not loaded & {"torch", "torchvision", "open_clip", "ray", "mlflow", "optuna"}
+HEAVY = {"torch", "torchvision", "open_clip", "ray", "mlflow", "optuna"}
+READS = ("sweeps.home", "sweeps.ledger.ledger", "sweeps.engines.base")
+"""What only reads the home, and so has no training core."""
 
 
 @pytest.mark.parametrize(
-    "module",
+    ("code", "heavy"),
     [
-        "carft_sweep.sweeps.home",
-        "carft_sweep.sweeps.ledger.ledger",
-        "carft_sweep.sweeps.engines.base",
+        ("from carft_sweep.sweeps.cli import main\nsys.exit(main(['list']))", HEAVY),
+        ("import carft_sweep.sweeps.cli.compare", HEAVY | {"altair"}),
+        *((f"import carft_sweep.{module}", HEAVY | {"pydantic"}) for module in READS),
     ],
 )
-def test_what_only_reads_the_home_loads_no_training_core(module: str, tmp_path: Path) -> None:
-    loaded = all_modules_after(f"import {module}", cwd=tmp_path)
-    assert not {name.split(".")[0] for name in loaded} & {"torch", "pydantic", "ray", "mlflow"}
+def test_what_is_light_loads_nothing_heavy(code: str, heavy: set[str], tmp_path: Path) -> None:
+    loaded = modules_after(code, cwd=tmp_path)
+    assert "carft_sweep.sweeps" in loaded
+    assert not heavy & {name.split(".")[0] for name in loaded}
     core = {name for name in loaded if name.startswith("carft_sweep.carft_core.")}
-    parts = {name.removeprefix("carft_sweep.carft_core.") for name in core}
-    assert parts <= {"errors", "files", "runs", "runs.result"}
-
-
-def test_compare_loads_no_torch(tmp_path: Path) -> None:
-    loaded = modules_after("import carft_sweep.sweeps.cli.compare", cwd=tmp_path)
-    assert not loaded & {"torch", "torchvision", "open_clip", "ray", "optuna", "mlflow", "altair"}
+    if code.endswith(READS):
+        parts = {name.removeprefix("carft_sweep.carft_core.") for name in core}
+        assert parts <= {"errors", "files", "runs", "runs.result"}
 
 
 def test_a_users_packages_may_have_the_names_of_ours(tmp_path: Path) -> None:

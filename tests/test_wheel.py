@@ -20,9 +20,7 @@ from tests.services.processes import ended
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("carft_core", "sweeps", "tracking")
 SMALL = (
-    "trial.optim.epochs=1",
-    "seeds=[0]",
-    "trial.data.train_fraction=0.1",
+    *("trial.optim.epochs=1", "seeds=[0]", "trial.data.train_fraction=0.1"),
     "parameters.algorithm.kl_weight.values=[1]",
 )
 """One run of each method, on few images."""
@@ -46,12 +44,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("wheel", folder / source.name.removesuffix(".tar.gz"), folder / "built")
 
 
-@pytest.fixture(scope="module")
-def names(wheel: Path) -> frozenset[str]:
-    return frozenset(zipfile.ZipFile(wheel).namelist())
-
-
-def test_it_holds_every_file_of_the_packages(names: frozenset[str]) -> None:
+def test_it_holds_every_file_of_the_packages_and_the_licences(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
     # A pattern of all files would pass over folders that are links.
     places = (ROOT / "carft_sweep", *(ROOT / "carft_sweep" / package for package in PACKAGES))
     files = {
@@ -62,9 +56,6 @@ def test_it_holds_every_file_of_the_packages(names: frozenset[str]) -> None:
     }
     assert "carft_sweep/sweeps/kl_weight.yaml" in files
     assert {name for name in names if ".dist-info/" not in name} == files
-
-
-def test_it_carries_its_licences(names: frozenset[str]) -> None:
     licences = {Path(name).name for name in names if ".dist-info/" in name}
     assert {"LICENSE", "NOTICE"} <= licences
 
@@ -140,11 +131,8 @@ for line in sys.argv[1:]:
 
 
 def test_what_needs_ray_says_how_to_get_it(clean: Path, tmp_path: Path) -> None:
-    lines = (
-        "run kl_weight --engine ray",
-        "check kl_weight --address 127.0.0.1:6379",
-        "submit kl_weight --home /shared",
-    )
+    lines = ["run kl_weight --engine ray", "check kl_weight --address 127.0.0.1:6379"]
+    lines.append("submit kl_weight --home /shared")
     done = alone(clean, tmp_path, "-c", NEEDS_RAY, *lines)
     assert done.stdout.split() == ["2"] * len(lines), done.stderr
     assert done.stderr.count('pip install "carft-sweep[ray]"') == len(lines)

@@ -12,15 +12,8 @@ from tests.imagenet_tree import pictures
 LISTS = Path(__file__).parents[1] / "carft_core" / "data" / "classes" / "wilds"
 IWILDCAM, FMOW = "iwildcam_v2.0", "fmow_v1.1"
 CATEGORIES = tuple((LISTS / "fmow.txt").read_text().split())
-REGIONS = {
-    "CHN": "Asia",
-    "FRA": "Europe",
-    "KEN": "Africa",
-    "USA": "Americas",
-    "AUS": "Oceania",
-    "ATA": "",
-    "XKX": "Other",
-}
+REGIONS = {"CHN": "Asia", "FRA": "Europe", "KEN": "Africa", "USA": "Americas", "AUS": "Oceania"}
+REGIONS |= {"ATA": "", "XKX": "Other"}
 """By country, as in the table; the last two have none. A country that it lacks has none either."""
 Row = Mapping[str, object]
 
@@ -63,14 +56,8 @@ def iwildcam_rows() -> list[Row]:
 
 def iwildcam_row(split: str, y: int, sequence: int, image: int = 0) -> Row:
     """With the columns that are read, and those that WILDS' package wants."""
-    return {
-        "split": split,
-        "location_remapped": sequence,
-        "y": y,
-        "sequence_remapped": sequence,
-        "datetime": "2013-06-05 05:44:19.000",
-        "filename": f"{sequence}-{image}.jpg",
-    }
+    row = {"split": split, "location_remapped": sequence, "y": y, "sequence_remapped": sequence}
+    return {**row, "datetime": "2013-06-05 05:44:19.000", "filename": f"{sequence}-{image}.jpg"}
 
 
 def fmow_rows() -> list[Row]:
@@ -88,13 +75,8 @@ def fmow_rows() -> list[Row]:
 def fmow_row(original: str, category: str, time: str, country: str, place: object = "") -> Row:
     """With the columns that are read; the image is of a place of its own if none is named."""
     where = f"{original}/{category}/{category}_{place or time + country}"
-    return {
-        "split": original,
-        "img_path": f"{where}/{category}_0_rgb.jpg",
-        "category": category,
-        "country_code": country,
-        "timestamp": time,
-    }
+    row = {"split": original, "img_path": f"{where}/{category}_0_rgb.jpg", "category": category}
+    return {**row, "country_code": country, "timestamp": time}
 
 
 def _write(file: Path, rows: Sequence[Row]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -39,13 +40,9 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     Raises CellExecutionError for a cell that fails, CellTimeoutError for one that takes too long.
     """
     executed: NotebookNode = nbformat.from_dict(notebook)
-    client = NotebookClient(
-        executed,
-        timeout=SECONDS,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-        record_timing=False,
-    )
+    place = {"metadata": {"path": str(folder)}}
+    options: dict[str, Any] = {"timeout": SECONDS, "kernel_name": "python3", "record_timing": False}
+    client = NotebookClient(executed, resources=place, **options)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     environ |= {"IPYTHONDIR": str(folder / "ipython"), "PYTHONWARNINGS": _QUIET}
     client.execute(env=environ)

@@ -30,9 +30,8 @@ from carft_sweep.sweeps.spec.normalize import KEYS as ALL_KEYS
 from carft_sweep.sweeps.spec.spec import load_spec, recipes
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, calls, every_block
 from tests.docs.tiny import tiny
+from tests.services.processes import ended
 
-LIMIT = 120
-"""Seconds that a block may take beside other tests; it is about ten on a machine at rest."""
 KEYS = {*ALL_KEYS} - {"import"}  # a page's modules are not there
 ELSEWHERE = ("docs/add-an-algorithm.md", "docs/add-a-family.md")
 """Their sweep files import a file of the page; tests/test_docs.py runs them."""
@@ -93,21 +92,14 @@ def environment(program: Path, folder: Path) -> dict[str, str]:
     return outer | own
 
 
-def said_by(script: str, program: Path, folder: Path, limit: int) -> str | None:
-    """What a script says when it fails, as a reader would run it; None when it does not."""
+def failure_of(script: str, program: Path, folder: Path) -> str | None:
+    """What a script says when it fails, as a reader would run it, within two minutes beside other
+    tests; None when it does not."""
     try:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=folder,
-            env=environment(program, folder),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired:
-        return f"takes longer than {limit} s"
+        environ, words = environment(program, folder), ("bash", "-euo", "pipefail", "-c", script)
+        done = ended(*words, environ=environ, folder=folder, stderr=subprocess.STDOUT)
+    except subprocess.TimeoutExpired as error:
+        return f"takes longer than {error.timeout} s"
     return None if done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout[-3000:]}"
 
 
@@ -115,7 +107,7 @@ ALONE = re.compile(r'carft-sweep ([^|&;<>()$`*#"]|"[^"$`]*")*(> [\w.]+ *)?(#.*)?
 """A line that a shell does nothing to, but that it may write to a file what is printed."""
 
 
-def said_here(block: Block) -> str | None:
+def failure_in_process(block: Block) -> str | None:
     """The same of a block of calls alone, in this process: a start takes longer than most do."""
     for words in calls(block):
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
@@ -152,9 +144,8 @@ def test_the_commands_of_a_page_run_in_their_order(
         if block.is_shell and block.mark is None:
             lines = block.text.replace("\\\n", " ").splitlines()
             is_plain = all(ALONE.fullmatch(line) for line in lines)
-            failure = (
-                said_here(block) if is_plain else said_by(block.text, program, tmp_path, LIMIT)
-            )
+            script = (block.text, program, tmp_path)
+            failure = failure_in_process(block) if is_plain else failure_of(*script)
             if failure is not None:
                 wrong.append(f"{block.place}: {failure}")
     assert wrong == [], "\n".join(wrong)
@@ -172,8 +163,8 @@ def test_a_block_that_takes_long_runs(
 ) -> None:
     shutil.copytree(finished, tmp_path / ".carft")
     if "learning_rate" in block.text:
-        assert said_by("carft-sweep run learning_rate", program, tmp_path, LIMIT) is None
-    assert said_by(block.text, program, tmp_path, LIMIT) is None
+        assert failure_of("carft-sweep run learning_rate", program, tmp_path) is None
+    assert failure_of(block.text, program, tmp_path) is None
 
 
 PYTHON = [b for b in every_block() if b.language in ("python", "py")]
@@ -209,11 +200,8 @@ def test_python_that_is_marked_runs(
     block: Block, tiny_clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a smaller model and less data than it has where it names none."""
-    small = {
-        "model": {"name": str(tiny_clip_files)},
-        "data": {"train_fraction": 0.1, "shifts": ["pixel"]},
-        "merges": [],
-    }
+    data = {"train_fraction": 0.1, "shifts": ["pixel"]}
+    small = {"model": {"name": str(tiny_clip_files)}, "data": data, "merges": []}
     config = carft_sweep.trial_config
     monkeypatch.setattr(carft_sweep, "trial_config", lambda fields: config({**small, **fields}))
     monkeypatch.chdir(tmp_path)
