@@ -782,7 +782,7 @@ class _Comparison:
         """What the curves differ by as they are drawn, straight between their models."""
         seeds = [seed for seed in candidate.runs if seed in reference.runs]
         pairs = [(self.curve(candidate, seed), self.curve(reference, seed)) for seed in seeds]
-        values = [above(one, two, height_at) for one, two in pairs]
+        values = [above(ours, theirs, height_at) for ours, theirs in pairs]
         return close(float(np.mean([value for value in values if value is not None])), "")
 
     @property
