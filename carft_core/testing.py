@@ -277,28 +277,28 @@ def check_devices(cls: type[Algorithm], teacher: Teacher) -> None:
     algorithm, device = cls(), torch.device("meta")
     if not algorithm.takes_steps:
         return
-    there = replace(
+    on_device = replace(
         teacher,
         w_cls=teacher.w_cls.to(device),
         w_ctx=teacher.w_ctx.to(device),
         classifier=copy.deepcopy(teacher.classifier).to(device),
         device=device,
     )
-    given = batch_for(there)
+    batch = batch_for(on_device)
     tensors: dict[str, Any] = {
-        name: value.to(device) for name, value in vars(given).items() if isinstance(value, Tensor)
+        name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)
     }
     autocast = torch.autocast  # knows nothing of `meta`
     on_cpu = mock.patch.object(torch, "autocast", lambda _, **more: autocast("cpu", **more))
     with on_cpu, _OneDevice(cls.name), contextlib.suppress(NotImplementedError, RuntimeError):
-        model = algorithm.build(there).to(device)
+        model = algorithm.build(on_device).to(device)
         groups = algorithm.groups(model, OptimConfig())
         freeze_all_but(model, groups)
         optimiser = algorithm.optimiser(groups, OptimConfig())
 
         def closure() -> Tensor:
             optimiser.zero_grad()
-            loss, terms = loss_and_terms(algorithm, model, replace(given, **tensors), there)
+            loss, terms = loss_and_terms(algorithm, model, replace(batch, **tensors), on_device)
             for name, value in {"loss": loss, **terms}.items():
                 must(value.device == device, f"{cls.name}: {name} must be on the batch's device")
             loss.backward()

@@ -114,10 +114,10 @@ def count_notes(family: str, counts: Mapping[str, tuple[int, int]]) -> tuple[str
     """Return a note for each split whose number of images, the first in `counts`, is not the
     published number, the second."""
     return tuple(
-        f"{family}: {name} has {here:,} images here, {published:,} as published; its numbers are "
+        f"{family}: {name} has {count:,} images here, {published:,} as published; its numbers are "
         "not those of papers"
-        for name, (here, published) in counts.items()
-        if here != published
+        for name, (count, published) in counts.items()
+        if count != published
     )
 
 

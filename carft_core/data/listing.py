@@ -257,8 +257,8 @@ class ImageScan:
         """Yield (path below the root, size) of every visible image in the folder `below`, at any
         depth. `above` has (device, inode) of the folders around it."""
         status = (self.root / below).stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:
+        own = (status.st_dev, status.st_ino)
+        if own in above:
             self.problems.append(f"{below}/ is a link to a folder that it lies in")
             return
         with os.scandir(self.root / below) as entries:
@@ -266,7 +266,7 @@ class ImageScan:
         for entry in visible:
             path, name = f"{below}/{entry.name}", entry.name.lower()
             if entry.is_dir():
-                yield from self.images(path, (*above, here))
+                yield from self.images(path, (*above, own))
             elif not name.endswith(EXTENSIONS):
                 self.unread += [path] * name.endswith(OTHER_PICTURES)
             elif not entry.is_file():

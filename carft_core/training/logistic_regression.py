@@ -114,8 +114,8 @@ def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy of logits `features @ weight.T` in float64, and add its
     gradient to `weight.grad`; LOGITS_AT_ONCE logits are in memory at a time."""
     total, rows = weight.new_zeros(()), max(1, LOGITS_AT_ONCE // len(weight))
-    for some, targets in zip(features.split(rows), labels.split(rows), strict=True):
-        logits = some.double() @ weight.T
+    for images, targets in zip(features.split(rows), labels.split(rows), strict=True):
+        logits = images.double() @ weight.T
         part = F.cross_entropy(logits, targets, reduction="sum") / len(labels)
         part.backward()
         total += part.detach()

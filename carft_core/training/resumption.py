@@ -46,7 +46,7 @@ def restore(
         optimiser.load_state_dict(saved)
         _check_shapes(optimiser)
         progress = Progress(checkpoint["step"], checkpoint["best"], checkpoint["history"])
-        if best_by and any(it["metrics"][best_by] > progress.best for it in progress.history[1:]):
+        if best_by and any(e["metrics"][best_by] > progress.best for e in progress.history[1:]):
             raise ValueError("it was written under keep.result: last, without the best weights")
         return progress
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

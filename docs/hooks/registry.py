@@ -61,8 +61,8 @@ def models(kind: str, registry: Mapping[str, type[BaseModel]]) -> str:
 
 def fields(cls: type[BaseModel]) -> str:
     """`kl_weight` = 1.0, ... as a sweep file writes them."""
-    told = [f"`{name}` = {json.dumps(info.default)}" for name, info in cls.model_fields.items()]
-    return ", ".join(told) or "none"
+    texts = [f"`{name}` = {json.dumps(info.default)}" for name, info in cls.model_fields.items()]
+    return ", ".join(texts) or "none"
 
 
 def families() -> str:

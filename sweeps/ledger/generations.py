@@ -127,11 +127,11 @@ class Invocation:
     @contextlib.contextmanager
     def working_directory(self) -> Iterator[str | None]:
         """Change to the directory of `run` within the context; yield a message if it is gone."""
-        before, there = Path.cwd(), Path(self.folder or Path(self.file).parent)
+        before, own = Path.cwd(), Path(self.folder or Path(self.file).parent)
         try:
-            os.chdir(there)
+            os.chdir(own)
         except OSError:
-            yield f"{there} is gone, where the sweep was run; relative paths are sought in {before}"
+            yield f"{own} is gone, where the sweep was run; relative paths are sought in {before}"
             return
         try:
             yield None

@@ -365,22 +365,22 @@ def find_doubts(inventory: Inventory) -> Iterator[str]:
     """Yield a sentence for each thing in the folder that may be a mistake, such as few images."""
     layout, splits = inventory.layout, inventory.splits
     yield from unread_notes(inventory.unread)
-    few = [name for name, paths in splits["train"].items() if len(paths) < FEW_TO_TRAIN]
-    if few:
-        yield f"train has fewer than {FEW_TO_TRAIN} images of {join_names(few)}"
+    small = [name for name, paths in splits["train"].items() if len(paths) < FEW_TO_TRAIN]
+    if small:
+        yield f"train has fewer than {FEW_TO_TRAIN} images of {join_names(small)}"
     counts = {"the test": sum(inventory.test_counts.values())}
     for name in layout.shifts:
         counts[f"the shift {name}"] = sum(map(len, splits[name].values()))
         lacking = [label for label in inventory.classes if label not in splits[name]]
         if lacking:
-            there = len(inventory.classes) - len(lacking)
+            count = len(inventory.classes) - len(lacking)
             yield (
-                f"the shift {name} has {there} of {len(inventory.classes)} classes, not "
+                f"the shift {name} has {count} of {len(inventory.classes)} classes, not "
                 f"{join_names(lacking)}; on it the model chooses among its own alone"
             )
-    for what, count in counts.items():
+    for split, count in counts.items():
         if count < FEW_IN_ALL:
-            yield f"{what} is small: {count} images"
+            yield f"{split} is small: {count} images"
     for folder in (layout.train, layout.test, *layout.shifts.values()):
         if folder is not None and folder.loose and folder.folders:
             where = layout.root.name if folder.path == layout.root else layout.below(folder)

@@ -42,7 +42,7 @@ def _texts(
 def place_paths(document: SpecDocument, folder: Path) -> None:
     """Rewrite the file's paths, which are relative to its `folder`: relative to the current folder
     where they are below it, since workers may run elsewhere, else absolute. `--set`'s stay."""
-    folder, here = folder.absolute(), Path.cwd()
+    folder, current = folder.absolute(), Path.cwd()
     texts = [(field, *text) for field in (*PATHS, *NAMES) for text in texts_of(document, field)]
     baselines = document.get(("baselines",))
     for index in range(len(baselines) if isinstance(baselines, list) else 0):
@@ -55,4 +55,4 @@ def place_paths(document: SpecDocument, folder: Path) -> None:
         if not text or text.startswith("~") or document.place(route).is_of_command_line:
             continue
         if not is_name or path_or_none(str(path)) is not None:
-            holder[key] = str(path.relative_to(here) if path.is_relative_to(here) else path)
+            holder[key] = str(path.relative_to(current) if path.is_relative_to(current) else path)

@@ -325,7 +325,7 @@ class TrialSpace:
     def _settings(self, fields: Mapping[str, Any], route: Route) -> Iterator[Mapping[str, Any]]:
         """Yield a baseline at every combination of the values that its own fields list."""
         name, axes = str(fields["name"]), {}
-        own = [*ALGORITHMS[name].model_fields, *(f"optim.{it}" for it in OptimConfig.model_fields)]
+        own = [*ALGORITHMS[name].model_fields, *(f"optim.{k}" for k in OptimConfig.model_fields)]
         for field, value in fields.items():
             axes[field] = [value]
             if field not in own and "." in field:

@@ -347,7 +347,7 @@ class SweepSpec(Settings):
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
         """Return a baseline's distinct points, each with the number of the first trial at it (None
         in a search, whose trials are not known)."""
-        alike = [baseline_fields(it) for it in self.baselines if it["name"] == baseline["name"]]
+        alike = [baseline_fields(b) for b in self.baselines if b["name"] == baseline["name"]]
         fields = baseline_fields(baseline)
         values = {name: {canonical(other.get(name)) for other in alike} for name in fields}
         own = {name: fields[name] for name in fields if len(values[name]) > 1}

@@ -87,7 +87,7 @@ class Submission:
         if root is not None and not start.is_relative_to(root):
             start = root
 
-        def there(path: Path) -> str:
+        def sent_path(path: Path) -> str:
             path = path.parent.resolve() / path.name
             if root is None or not path.is_relative_to(root):
                 raise RequestError(
@@ -95,11 +95,11 @@ class Submission:
                 )
             return Path(os.path.relpath(path, start)).as_posix()
 
-        file = there(self.file) if isinstance(self.file, Path) else self.file
+        file = sent_path(self.file) if isinstance(self.file, Path) else self.file
         words = ["python", "-m", "carft_sweep", "run", file]
         words += ["--address", "auto", "--home", self.home]
         for item in self.imports:
-            words += ["--import", there(Path(item)) if Path(item).is_absolute() else item]
+            words += ["--import", sent_path(Path(item)) if Path(item).is_absolute() else item]
         words += self.options
         secrets = secret_values(os.environ)
         if any(_has_password(word) or any(s in word for s in secrets) for word in words):

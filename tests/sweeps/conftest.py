@@ -184,7 +184,7 @@ def toy_cli(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> ToySweep:
     return toy
 
 
-class Said(NamedTuple):
+class Printed(NamedTuple):
     """What a command wrote."""
 
     out: str
@@ -198,16 +198,16 @@ class Said(NamedTuple):
 class Carft(Protocol):
     """`carft("check", file)`: a command in this process, which must exit with `code`."""
 
-    def __call__(self, *words: object, code: int = 0) -> Said: ...
+    def __call__(self, *words: object, code: int = 0) -> Printed: ...
 
 
 @pytest.fixture
 def carft(capsys: pytest.CaptureFixture[str]) -> Carft:
     """Run commands, and read what each of them wrote."""
 
-    def run(*words: object, code: int = 0) -> Said:
+    def run(*words: object, code: int = 0) -> Printed:
         capsys.readouterr()
         assert main([*map(str, words)]) == code
-        return Said(*capsys.readouterr())
+        return Printed(*capsys.readouterr())
 
     return run

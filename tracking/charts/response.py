@@ -92,14 +92,14 @@ def _panel(
     base = alt.Chart().transform_filter(measured).encode(alt.X(**parameter.axis()), _y(metric))
     lines = base.encode(legend.colour())
     hints = tooltips("setting", parameter.tooltip, (field, ".1f"))
-    few = len(points) <= _MOST_INTERVALS
+    has_room = len(points) <= _MOST_INTERVALS
     # Settings with the same value lie upon each other: they show through.
-    size, opacity = (50, 0.8) if few else (20, 0.5)
+    size, opacity = (50, 0.8) if has_room else (20, 0.5)
     symbols = base.encode(*legend.symbols(), tooltip=hints)
     layers = [
         *([lines.mark_line(strokeWidth=1.5, aria=False)] if joined else []),
         *interval_rules(lines, "y", field, points),
-        symbols.mark_point(filled=False, size=size, opacity=opacity, aria=few),
+        symbols.mark_point(filled=False, size=size, opacity=opacity, aria=has_room),
         *levels,
     ]
     return layered(layers, _HEIGHT)

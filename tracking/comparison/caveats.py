@@ -56,7 +56,7 @@ def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
     for name in sorted(_COMPARED):
         runs = trained if name in _OF_TRAINING else done
         alike = by_seed if name in _OF_DATA and by_seed else [runs]
-        if differing := next(filter(None, (_differing(some, name) for some in alike)), ""):
+        if differing := next(filter(None, (_differing(group, name) for group in alike)), ""):
             yield f"mixed {_COMPARED[name]}, these rows are not comparable: {differing}"
     if not _differing(done, _REVISION):
         for algorithm in dict.fromkeys(run.algorithm for _, run in done):
@@ -90,8 +90,8 @@ def _differing(runs: Sequence[Labelled], *path: str) -> str:
         return ""
     # As short as tells them apart: of digests the beginning, of objects the fields that differ.
     parts = {value: _fields(value) for value in by_value}
-    shared = set.intersection(*({*some} for some in parts.values()))
-    short = {v: ", ".join(p for p in some if p not in shared) or v for v, some in parts.items()}
+    shared = set.intersection(*map(set, parts.values()))
+    short = {v: ", ".join(p for p in own if p not in shared) or v for v, own in parts.items()}
     return join_few(
         [f"{short[v][:_SHOWN]} in {join_few([*labels])}" for v, labels in by_value.items()], "; "
     )
@@ -133,7 +133,7 @@ def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterat
         yield f"the constraint was not applied: no finished run of {own.of} has {own.metric}"
     elif own is not None and rule.bound is not None:
         yield f"settings were chosen among those with {own} ({abs(rule.bound):.4g})"
-        for arm in dict.fromkeys(it.arm.label for it in selections if not meets(it.arm, rule)):
+        for arm in dict.fromkeys(s.arm.label for s in selections if not meets(s.arm, rule)):
             yield f"no setting of {arm.partition(' ')[0]} has that; {arm} was chosen nevertheless"
     yield from dict.fromkeys(
         f"no setting of {s.arm.algorithm} has all its seeds; {s.arm.label} stands for it"

@@ -39,8 +39,8 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
             metadata = parquet.read_metadata(file)
             _check_size(metadata, names, os.fstat(file.fileno()).st_size)
             # As dictionaries: a file may repeat one long text without end.
-            opened = parquet.ParquetFile(file, metadata=metadata, read_dictionary=texts)
-            table = opened.read(list(names)).select(list(names))
+            reader = parquet.ParquetFile(file, metadata=metadata, read_dictionary=texts)
+            table = reader.read(list(names)).select(list(names))
         for name in names:
             _check_column(name, table[name])
     except (pyarrow.ArrowException, KeyError, OSError, ValueError) as error:

@@ -124,7 +124,7 @@ def _select_labels(arm: Arm, rule: SelectionRule) -> dict[str, str]:
         for metric in dict.fromkeys((rule.metric, VAL)):
             means = [(label, arm.merged(label).mean(metric)) for label in labels]
             valued = [(label, mean) for label, mean in means if mean is not None]
-            valued = [it for it in valued if meets(arm.merged(it[0]), rule)] or valued
+            valued = [pair for pair in valued if meets(arm.merged(pair[0]), rule)] or valued
             if valued:
                 # The margin is in the unit of the rule's own metric.
                 own = rule if metric == rule.metric else SelectionRule()

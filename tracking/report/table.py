@@ -143,7 +143,7 @@ def build_table(
         heads=("setting", "n", *(column.header for column in columns), *fields.values()),
         lines=tuple(lines),
         notes=(
-            *_notes(comparison, rows, columns, spread=any(c.half for some in cells for c in some)),
+            *_notes(comparison, rows, columns, spread=any(c.half for line in cells for c in line)),
             *options.published_zero_shot,
         ),
         fixed=2,
@@ -362,7 +362,7 @@ def _notes(
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
         notes.append("Of merges those that the same rule chooses are shown, and alpha 0.5.")
     pointers = {_pointer(comparison, row) for row in rows}
-    settings, of = (sum(r.arm.merge is None for r in some) for some in (rows, comparison.rows))
+    settings, of = (sum(r.arm.merge is None for r in each) for each in (rows, comparison.rows))
     marks = {mark for row in rows for mark in row.marks}
     others = [column.header for column in columns if not is_fraction(column.metric)]
     top1 = [column.header for column in columns if kind_of(column.metric) == TOP1]

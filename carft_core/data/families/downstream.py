@@ -144,7 +144,7 @@ def _files(task: Task, root: Path) -> tuple[Splits, str]:
     below = {str(PurePosixPath(path).parent.relative_to(task.folder)) for path in paths}
     manifest = read_manifest(folder, sorted(below))
     present, empty = (
-        {f"{task.folder}/{path}" for path in some} for some in (manifest.paths, manifest.empty)
+        {f"{task.folder}/{path}" for path in own} for own in (manifest.paths, manifest.empty)
     )
     _check(
         task,

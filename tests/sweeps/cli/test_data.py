@@ -15,7 +15,7 @@ from carft_sweep.carft_core import data as families
 from carft_sweep.carft_core.data import FAMILIES
 from carft_sweep.carft_core.data.families import image_folder, imagenet
 from tests.imagenet_tree import WNIDS
-from tests.sweeps.conftest import Carft, Said
+from tests.sweeps.conftest import Carft, Printed
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 pytestmark = pytest.mark.usefixtures("registries")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("registries")
 def data(carft: Carft) -> Carft:
     """Runs `carft-sweep data ...` in this process, which forgets what an earlier one opened."""
 
-    def run(*words: object, code: int = 0) -> Said:
+    def run(*words: object, code: int = 0) -> Printed:
         for module in (image_folder, imagenet):
             module._open_data.cache_clear()
         families._prepared.cache_clear()
