@@ -110,7 +110,6 @@ def test_the_averaging_example_ends_with_the_mean_of_its_second_half(
 def test_the_example_is_a_sweep_of_its_algorithm_on_its_images_and_refused_without(
     own_folder: Path,
 ) -> None:
-    """tests/e2e/test_own_methods.py trains it."""
     run_block("docs/own-images.md")
     shutil.copytree(ROOT / "examples" / "own_method", own_folder, dirs_exist_ok=True)
     spec = load_spec(own_folder / "lwf.yaml")
@@ -213,7 +212,6 @@ def test_the_page_of_methods_has_a_section_for_each() -> None:
 
 
 def test_the_architecture_names_what_there_is() -> None:
-    """Every path of the page, and in its picture every room of every package."""
     page = (DOCS / "architecture.md").read_text()
     paths = re.findall(r"`((?:carft_core|sweeps|tracking)/[\w/.]*)`", page)
     assert len(paths) > 20

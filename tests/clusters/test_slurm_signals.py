@@ -137,7 +137,6 @@ def test_a_job_ends_or_comes_back(jobs: dict[str, Job], name: str) -> None:
 
 
 def test_rays_folder_is_another_one_each_time_and_nobody_elses(jobs: dict[str, Job]) -> None:
-    """One that nobody could have made first."""
     job = jobs["near the limit it comes back"]
     job.end()
     assert list(job.place.glob("carft-*")) == [], "Ray's folder is left"

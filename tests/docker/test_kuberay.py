@@ -200,7 +200,6 @@ def test_kustomize_finds_what_it_names_and_takes_the_image_that_compose_builds()
 
 
 def test_the_job_with_its_own_cluster_is_that_cluster_with_an_image() -> None:
-    """What is edited differs, and nothing else."""
     job = ray_manifests()["rayjob.yaml"]["spec"]
     own, shared = job["rayClusterSpec"], ray_manifests()["cluster.yaml"]["spec"]
     (image,) = KUSTOMIZATION["images"]

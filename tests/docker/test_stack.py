@@ -171,7 +171,6 @@ SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 def test_the_server_asks_for_a_password_and_for_its_own_name_and_acts_for_nobody(
     served: Stack,
 ) -> None:
-    """As `ui` of a home: tests/tracking/test_ui_app.py tries every route."""
     user, admin = ("sweeps", "mlflow_user_password"), ("admin", "mlflow_admin_password")
     for status, credentials, host in (
         (401, (), ""),

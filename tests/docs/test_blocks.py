@@ -199,7 +199,6 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
 def test_python_that_is_marked_runs(
     block: Block, tiny_clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a smaller model and less data than it has where it names none."""
     data = {"train_fraction": 0.1, "shifts": ["pixel"]}
     small = {"model": {"name": str(tiny_clip_files)}, "data": data, "merges": []}
     config = carft_sweep.trial_config

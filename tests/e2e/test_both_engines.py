@@ -73,7 +73,6 @@ SOUPS: dict[str, Any] = {
 
 
 def test_a_sweep_makes_its_soups_and_compares_them(tiny: MakeTiny) -> None:
-    """That it may be killed, tests/sweeps/scheduler/test_after.py has."""
     sweep = tiny("souped", [1.0], epochs=1, **SOUPS)
     sweep.in_process("run")
     rows = {row["label"]: row for row in json.loads(sweep.in_process("compare", "--json"))["rows"]}

@@ -308,6 +308,8 @@ def test_predict_has_a_line_for_each_image_and_names_what_it_cannot_read(
     for image, line in zip(images, lines, strict=True):
         assert line.startswith(f"{image} ")
         assert line.endswith(best[str(image)])
+    detailed = command("predict", exported["folder"], root / "test", "--top", 2)["out"]
+    assert detailed.splitlines().count("  seen as") == len(images)
     (tmp_path / "bad.png").write_text("no image")
     files = (tmp_path / "bad.png", images[0], tmp_path / "none.png")
     mixed = command("predict", exported["folder"], *files)

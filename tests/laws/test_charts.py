@@ -54,7 +54,6 @@ def test_the_shipped_charts_are_there_in_the_order_of_the_page() -> None:
 def test_a_chart_compiles_without_a_warning_and_says_what_it_is(
     name: str, everything: ChartData, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of sweeps that differ in what their charts have to show."""
     for data in (everything, searched(30), of(*kl_sweep()), of(*kl_sweep(1))):
         picture = CHARTS[name].draw(data)
         if picture is not None:
@@ -66,7 +65,6 @@ def test_a_chart_compiles_without_a_warning_and_says_what_it_is(
 def test_a_legend_that_only_one_layer_disables_is_warned_of(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """What the law above rests on."""
     shown: Spec = {"field": "a", "type": "nominal", "legend": {}}
     colours = (shown, shown | {"legend": None})
     layers = [{"mark": "point", "encoding": {"color": colour}} for colour in colours]
@@ -88,7 +86,6 @@ def test_a_chart_is_drawn_and_fits_its_place(name: str, width: int, specs: dict[
 
 @each_chart
 def test_a_chart_of_little_is_none_or_whole_and_none_needs_the_folders_of_runs(name: str) -> None:
-    """No result; no reference, no interval, no shift, no merge, nothing that varies."""
     no_number = run("car_ft", 0, {"id/val/top1": float("nan")}, trial=0)
     for runs in ([], [run("car_ft", 0, None, trial=0)], [no_number]):
         assert CHARTS[name].draw(of(*runs)) is None

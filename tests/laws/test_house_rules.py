@@ -144,7 +144,6 @@ def is_named_in_source(path: ast.expr) -> bool:
 
 
 def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
-    """Imports in functions and under TYPE_CHECKING count."""
     graph = grimp.build_graph("carft_sweep", exclude_type_checking_imports=False, cache_dir=None)
     circles = [
         (module, other)

@@ -92,7 +92,6 @@ def test_on_a_network_file_system_runs_need_a_server(
 
 
 def test_a_home_may_move_to_a_network_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or is seen from another host: the ledger goes on, and no database is touched there."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     home.prepare()
     spec = {"name": "toy", "parameters": {}, "metric": {"name": "m", "goal": "maximize"}}

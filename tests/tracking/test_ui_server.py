@@ -27,7 +27,6 @@ pytestmark = pytest.mark.xdist_group("ui")
 
 
 def test_it_shows_a_homes_runs_and_files(server: Server, server_home: Path, tmp_path: Path) -> None:
-    """That it ends with its children: the fixture."""
     store = MlflowStore(f"sqlite:///{server_home}/mlflow.db", "home", server_home / "artifacts")
     key = RunKey("kl_weight")
     store.start_run(RunStart(key, "kl_weight", 1))

@@ -95,7 +95,6 @@ def test_seeds_of_views_are_far_apart_and_the_same_on_every_machine() -> None:
 
 
 def test_crops_and_mirror_images_are_spread_as_declared() -> None:
-    """Over many rows, whose generators are seeded one by one and not in a stream."""
     count, ramp = 3000, np.tile(np.arange(128, dtype=np.uint8)[None, :, None] * 2, (128, 1, 3))
     image = Image.fromarray(ramp)
     only = own.Augmentation(area=(0.25, 0.25), ratio=(1.0, 1.0), flip=0.5)

@@ -354,7 +354,6 @@ def test_a_second_pass_and_its_parts_ask_once_a_batch(
 def test_of_other_images_than_the_batch_came_with_the_features_are_computed(
     toy_config: Config, computed: list[int], tmp_path: Path
 ) -> None:
-    """As where a loss mixes images and hands them on."""
     config = toy_config({"optim.micro_batch": 5})
     run = Run(config, 0, RunFolder(tmp_path), open_setup(config))
     batch = run._batch(next(run.teacher.loader.steps(run.batches, range(1))))

@@ -113,7 +113,6 @@ def declared(root: Path) -> FamilyData:
 def test_permuted_labels_of_own_images_are_other_data(
     read: Callable[[Path], FamilyData], tmp_path: Path
 ) -> None:
-    """Of class folders whose images have the same names, and other sizes."""
     for split in ("train", "test"):
         for size, name in enumerate(("bell", "cat"), start=10):
             folder = tmp_path / split / name

@@ -174,7 +174,6 @@ def test_predictions_stay_in_memory_only_as_long_as_a_derived_set_needs_them(
 
 
 def test_what_no_clip_is_needed_for_is_measured(toy_config: Config, tmp_path: Path) -> None:
-    """An adapter's features lie in no space of CLIP's: no contexts, and no heads of other tasks."""
     setup = measured_task(toy_config())
     classifier = moved_classifier(setup)
     models, file = {"it": lambda: classifier}, tmp_path / "predictions.parquet"

@@ -221,7 +221,6 @@ def test_the_lines_of_the_card_do_what_they_say(
 def test_another_model_is_replaced_only_by_force(
     workdir: Path, config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And where that fails, the old one is as it was."""
     folder = tmp_path / "model"
     export(workdir, config, folder)
     before = contents(folder)

@@ -77,7 +77,6 @@ def test_points_are_named_and_stand_in_ascending_order(cls: type[WiseFt | LogitE
 
 
 def test_a_vit_is_scaled_as_the_authors_code_does(teacher: Teacher) -> None:
-    """Each tensor's offset, by the number in its name; outside of blocks by alpha."""
     zero_shot, tuned = teacher.classifier.state_dict(), teacher.new_classifier()
     with torch.no_grad():
         for parameter in tuned.parameters():

@@ -70,7 +70,6 @@ def test_a_name_is_only_cut_when_every_name_has_the_prefix(tmp_path: Path) -> No
 
 
 def test_what_holds_more_than_tensors_is_refused_unrun_and_named(tmp_path: Path) -> None:
-    """Also where only the index of an archive is read."""
     proof = tmp_path / "proof"
     torch.save({"state_dict": RunsCode(proof)}, tmp_path / "evil.pt")
     torch.save({"args": argparse.Namespace(lr=1), "state_dict": STATE}, tmp_path / "run.pt")
@@ -178,7 +177,6 @@ def test_half_weights_any_scale_and_openais_numbers_fit_a_model(shape: tuple[int
 def test_a_digest_is_read_once_and_anew_where_the_file_was_replaced(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by one of its size and with its time of modification, as `cp -p` leaves it."""
     file, link = tmp_path / "weights.bin", tmp_path / "link.bin"
     file.write_bytes(b"old")
     link.symlink_to(file)

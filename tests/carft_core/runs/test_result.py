@@ -62,7 +62,6 @@ def test_alpha_zero_and_one_give_exactly_the_zero_shot_and_the_tuned_predictions
 def test_end_points_cost_no_forward_pass(
     config: TrialConfig, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of four models two are encoded, in one pass over the images."""
     files = [RunFolder(run).predictions(label) for label in ("unmerged", "wise_ft@1")]
     before = {file: file.read_bytes() for file in run.glob("evaluations/*/*")}
 

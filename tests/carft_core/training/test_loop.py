@@ -61,7 +61,6 @@ def test_a_seed_has_its_weights_and_no_kl_those_of_fine_tuning(
 
 
 def test_a_run_closed_between_epochs_ends_the_same(toy_config: Config, tmp_path: Path) -> None:
-    """Behind epoch 1 and whatever trains it, `laws/test_resuming.py` has."""
     config = toy_config({"optim.epochs": 3})
     expected = ended(config, tmp_path / "whole")
     for after in (0, 2):
@@ -211,7 +210,6 @@ def test_checkpoints_are_saved_by_the_clock_and_when_the_run_is_closed(
 def test_a_checkpoint_is_kept_as_often_as_it_takes_a_hundredth_of_the_time(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Any
 ) -> None:
-    """And every five minutes, however long it takes."""
     epoch, takes, *saved_at = case
     now, saved = [0.0], list[int]()
 
@@ -400,7 +398,6 @@ def test_frozen_batch_norm_keeps_its_statistics() -> None:
 def test_one_set_of_workers_serves_a_run(
     toy_config: Config, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its epochs, what each of them predicts, and the evaluation of all its models."""
     merges = [{"name": "wise_ft", "alphas": [0.5]}]
     config = toy_config({"eval": {"every_epoch": True}, "merges": merges, "optim.epochs": 1})
     alone = trained(config, tmp_path / "alone")

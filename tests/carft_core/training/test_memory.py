@@ -236,7 +236,6 @@ def test_what_the_cache_does_not_give_is_computed_again(
 def test_a_probe_takes_what_its_solution_does(
     toy_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """L-BFGS itself, beside what is computed without numbers."""
     count, classes, width = 8_000, 100, 64
     monkeypatch.setattr(logistic_regression, "LOGITS_AT_ONCE", 2**17)
     labels, start = torch.arange(count) % classes, torch.zeros(classes, width)

@@ -52,7 +52,6 @@ def series(folder: Path, name: str) -> dict[int, float]:
 
 
 def test_points_are_ten_seconds_of_training_apart_and_a_short_run_has_none(tmp_path: Path) -> None:
-    """With the mean loss and the speed since the last one; validation is no training."""
     training = Training(tmp_path)
     training.steps(2, 4.0)
     assert not list(tmp_path.iterdir())
@@ -123,7 +122,6 @@ def test_the_device_is_waited_for_at_points_alone(tmp_path: Path) -> None:
 def test_samples_have_the_names_and_units_of_mlflows_monitors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU, too, which answers as `nvidia-ml-py` does, or not at all."""
     rates, memory = SimpleNamespace(gpu=40), SimpleNamespace(used=3 * 10**9, total=8 * 10**9)
     nvml: Any = SimpleNamespace(
         NVMLError=RuntimeError,
@@ -185,7 +183,6 @@ def test_points_change_no_number_and_their_mean_is_that_of_the_epoch(
 def test_a_run_that_resumes_behind_its_points_never_has_two_of_one_step(
     toy_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed behind its second epoch without a checkpoint, it is trained from the beginning."""
     monkeypatch.setattr(step_log, "EVERY", 0.0)
     config = toy_config({"optim.epochs": 3})
     whole, killed = tmp_path / "whole", tmp_path / "killed"

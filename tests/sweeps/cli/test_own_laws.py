@@ -72,7 +72,6 @@ def test_check_holds_own_methods_to_the_laws(
 def test_a_method_for_another_tower_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its exception may come of the built-in CLIP, whose tower is not that of the sweep's model."""
     (tmp_path / "my_laws.py").write_text(
         METHOD.format(loss="return model.visual.transformer(batch.images), {}")
     )

@@ -33,7 +33,6 @@ def printed(carft: Carft, *words: object) -> str:
 def test_check_run_and_compare_name_what_to_expect_and_then_by_how_much_it_differs(
     toy_cli: ToySweep, carft: Carft
 ) -> None:
-    """What one sweep has measured is taken for another sweep too."""
     file = str(toy_cli.file())
     expected = "Expect of zero-shot builtin on icon_shift, by LAION's table (CLIP_benchmark, 17 "
     assert expected in printed(carft, "check", file)

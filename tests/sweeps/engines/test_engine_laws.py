@@ -253,7 +253,6 @@ RECORDED = [
 def test_a_recorded_stream_gets_the_same_decisions_and_ends_in_both_engines(
     on_local: MakeEngine, on_ray: MakeEngine, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In Ray as one trial of Tune's, which keeps every trial for good."""
     from carft_sweep.sweeps.engines.ray_tune import JobSearcher
 
     suggested: list[object] = []

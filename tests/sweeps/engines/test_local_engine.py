@@ -61,7 +61,6 @@ def test_a_worker_that_died_between_two_runs_costs_none(job: MakeJob) -> None:
 
 
 def test_what_was_written_is_read_before_silence(job: MakeJob, tmp_path: Path) -> None:
-    """Two frames come in one piece, and the driver is busy for long with the first."""
     supervisor = Supervisor(ENTRY, silence=0.5)
     supervisor.begin(job("a", epochs=1))
     until = time.monotonic() + 60

@@ -81,7 +81,6 @@ def test_a_run_gets_a_process_for_each_gpu_that_it_sees(monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_a_worker_of_ray_starts_ranks_too(on_ray: MakeEngine, job: MakeJob) -> None:
-    """The first run puts the number where the second finds it: Ray has its own environment."""
     recorder = Recorder([job("a", ranks="2"), job("b")])
     on_ray(ENTRY).run(recorder)
     assert recorder.failures == {}

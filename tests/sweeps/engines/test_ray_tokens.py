@@ -44,7 +44,6 @@ def test_the_package_requires_no_older_one() -> None:
 
 
 def test_scripts_ask_for_the_version_by_a_command(tmp_path: Path) -> None:
-    """As start_head.sh and sweep.sbatch do."""
     command = [sys.executable, "-m", "carft_sweep.sweeps.engines.ray_tokens"]
 
     def call(path: Path) -> subprocess.CompletedProcess[str]:

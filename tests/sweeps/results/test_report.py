@@ -264,7 +264,6 @@ class WithPages(MemoryTracker):
 def test_sync_makes_the_page_anew_where_its_links_lead_nowhere(
     home: Home, tmp_path: Path, carft: Carft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a home that was moved or copied, whose runs are recorded anew."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     copy, store, outputs, pages = Home(tmp_path / "home"), WithPages(), "", []
     shutil.copytree(home.path, copy.path)

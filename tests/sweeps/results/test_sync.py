@@ -39,7 +39,6 @@ PRUNING: dict[str, Any] = {
 def test_an_epoch_that_is_trained_again_behind_a_checkpoint_is_told_once(
     toy: ToySweep, monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
-    """Whether its driver lives on or dies with the run; and a judge hears of it once."""
     clock = itertools.count(1_700_000_000_000)
     heard: list[tuple[SeedwisePruner, int]] = []
 

@@ -355,7 +355,6 @@ def test_the_sweep_has_the_files_of_its_folder_once_it_has_ended(two: MadeSweep)
 
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_a_crash_at_any_call_leaves_each_arm_once(made: MadeSweep, is_lost: bool) -> None:
-    """The sweep has ended before, with another table: an arm has changed, one is new, one gone."""
     before, reference = Troubled(), MemoryTracker()
     for number in range(2):
         end_run(made, made.propose(), 0.1 * number)
@@ -419,7 +418,6 @@ def steps(store: MemoryTracker, name: str = LOSS) -> list[int]:
 
 
 def test_points_are_sent_within_an_epoch(two: MadeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one request, and only when ten seconds have passed since runs were looked at."""
     now = [0.0]
     clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
     monkeypatch.setattr("carft_sweep.sweeps.results.sync.time", clock)

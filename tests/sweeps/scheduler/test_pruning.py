@@ -119,7 +119,6 @@ def test_a_duplicate_of_a_pruned_trial_is_pruned_at_once(toy: ToySweep) -> None:
 
 
 def test_a_trial_that_is_clearly_worse_after_its_first_seed_runs_no_more(toy: ToySweep) -> None:
-    """Nor where its driver dies amid the race."""
     weights = {"algorithm.kl_weight": {"values": [0.3, 0.4, 3.0]}}
     racing: dict[str, Any] = {"parameters": weights, "race_seeds": {"margin": 0.05}}
     racing |= {"seeds": [0, 1, 2], "baselines": []}

@@ -169,7 +169,6 @@ Path(sys.argv[1]).write_text(str(interruption.is_requested))
 
 
 def test_a_driver_whose_terminal_is_closed_stops_after_the_epoch(tmp_path: Path) -> None:
-    """What it prints from then on goes nowhere, and is no error."""
     ended = tmp_path / "ended"
     terminal, end = pty.openpty()
     script = [sys.executable, "-c", UNDER_A_TERMINAL, str(ended)]

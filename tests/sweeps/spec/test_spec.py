@@ -214,7 +214,6 @@ def test_whatever_the_space_draws_may_be_tried_first(load: Load, seed: int) -> N
 
 
 def test_what_broken_yaml_refuses_is_taken_where_the_file_says_so(load: Load) -> None:
-    """A grid that ends trials early, selecting on a shift, merges of what is not trained."""
     rule = load(f"name: x\nearly_terminate: {{type: median, allow_grid: true}}\n{TRIAL}")
     assert rule.early_terminate is not None
     assert rule.early_terminate.allow_grid

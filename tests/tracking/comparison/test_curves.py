@@ -101,7 +101,6 @@ def test_of_bent_curves_the_bound_gains_less_than_they_are_higher() -> None:
 def test_the_interval_is_at_the_level_that_holms_rule_leaves_to_the_loss_or_the_gain(
     gain: float, rival: list[Curve], states: tuple[str, str], levels: tuple[float, float]
 ) -> None:
-    """Its p is multiplied by 2 or by 1; that of what is neither lost nor gained by 2 here."""
     verdicts = compared(car_ft(raised(LINE, gain)), tuned("flyp", rival), same(LINE)).curve_verdicts
     assert tuple(verdict.state for verdict in verdicts) == states
     assert tuple(verdict.level for verdict in verdicts) == pytest.approx(levels)

@@ -110,7 +110,6 @@ VALUES = [[0.650, 0.650], [0.652, 0.652], [0.648, 0.648], [0.600, 0.600]]
 def test_within_a_margin_the_strongest_regularisation_is_chosen(
     within: float | None, field: str | None, trial: int
 ) -> None:
-    """Where no setting has the field of strength, the best."""
     rule = SelectionRule(within=within, strength={field: +1} if field else {})
     assert chosen(trials(VALUES, WEIGHTS), rule) == trial
 

@@ -148,7 +148,6 @@ def test_of_several_tasks_each_row_says_of_which_it_is(tmp_path: Path) -> None:
 def test_the_example_says_which_images_a_method_gains_and_loses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of seven images under two shifts, over three seeds."""
     labels = [0, 0, 1, 3]
     tuned = {"ood/outline": (labels, [0, 3, 1, 0]), "ood/pixel": (labels[:3], [3, 3, 1])}
     held = {"ood/outline": (labels, [0, 0, 2, 0]), "ood/pixel": (labels[:3], [0, 0, 1])}

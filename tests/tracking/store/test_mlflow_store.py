@@ -315,7 +315,6 @@ if child:
 
 
 def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
-    """And what one that was killed in the middle has left is gone then."""
     uri, folder = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}", tmp_path / "new"
     (folder / ".mlflow.db.new-1").mkdir(parents=True)
     command = [sys.executable, "-c", BOTH, uri]

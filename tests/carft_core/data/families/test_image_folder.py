@@ -377,7 +377,6 @@ TURNS = (
 
 
 def test_a_turned_photo_is_set_upright(tmp_path: Path) -> None:
-    """The same upright picture, stored in each of EXIF's eight ways, is the same picture."""
     upright = noise(6, 4)
     stored = [upright, *(upright.transpose(Image.Transpose[turn]) for turn in TURNS)]
     for orientation, image in enumerate(stored, start=1):
