@@ -1,6 +1,6 @@
 """What every shipped recipe with a real model takes of a GPU: does it fit, and how many hours?
 
-    python -m benchmarks.gpu.recipes [RECIPE ...] [--model ViT-B-16 ...] [--gpu H100 ...]
+    python -m benchmarks.gpu.recipes [RECIPE ...] [--profile rivals] [--model ViT-B-16 ...]
 
 What `carft-sweep check RECIPE --gpu NAME` says, without weights, images or a GPU. Method: each
 family is opened with as many images as published and none on the disk; a model is open_clip's
@@ -166,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipes", nargs="*", default=[*RECIPES], metavar="RECIPE")
     parser.add_argument("--model", nargs="+", default=["ViT-B-16"])
+    parser.add_argument("--profile", nargs="+", help="these profiles, in place of RECIPES'")
     parser.add_argument("--gpu", nargs="+", default=["H100", "RTX-4090"], choices=GPUS)
     parser.add_argument("--cores", type=int, default=16)
     options = parser.parse_args()
@@ -180,7 +181,7 @@ def main() -> None:
         for module in (data, setup):
             stack.enter_context(mock.patch.object(module, "FAMILIES", families))
         for recipe in options.recipes:
-            for profile in RECIPES[recipe]:
+            for profile in options.profile or RECIPES[recipe]:
                 for model in options.model:
                     line = row(recipe, profile, model, options.gpu, options.cores, Path(scratch))
                     sys.stdout.write(f"{line}\n")

@@ -16,7 +16,7 @@ LINES = {
     ("sweeps",): 19_645,
     ("tracking",): 11_517,
     ("tests",): 49_997,
-    ("benchmarks", "tools"): 6_610,
+    ("benchmarks", "tools"): 6_611,
 }
 """Of Python, blank ones too."""
 WORDS, PAGES = 36_000, 36
