@@ -87,7 +87,7 @@ def printed(home: Path) -> Iterator[list[str]]:
 def served(home: Path) -> Iterator[str]:
     """The address of MLflow's server, as `carft-sweep ui` serves a home."""
     with printed(home) as lines:
-        match = re.search(r"http://[^/\s]+", lines[0])
+        match = re.search(r"http://[^/\s]+", "".join(lines))
         assert match is not None, lines
         yield match[0]
 
