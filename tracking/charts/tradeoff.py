@@ -249,7 +249,7 @@ def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
     for point in () if curve is None else curve.points:
         if 0 < point.alpha < 1:
             place = axes.place(point.id, point.ood)
-            words.append({"words": f"α {point.alpha:g}", "is_name": False, "below": 13, **place})
+            words.append({"words": f"α {point.alpha:g}", "is_name": False, "below": -11, **place})
     return words
 
 
@@ -262,18 +262,20 @@ def _curve_of(data: ChartData, setting: str) -> Curve | None:
 
 
 def _draw_words(rows: _Rows, axes: _Axes) -> list[alt.Chart]:
-    """Return the charts of names above their points (below, where another stands above) and of
-    alphas below, to the left where the plot ends. A narrow plot shows no alphas."""
+    """Return the charts of names above their points (below, where another stands above), on the
+    right, and of alphas on the left; on the other side where the plot ends. A narrow plot shows no
+    alphas."""
     place = f"scale('x', datum[{json.dumps(axes.id)}])"
-    is_inside = f"{place} + {_LETTER} * (length(datum.words) + 1) < width"
+    needed = f"{_LETTER} * (length(datum.words) + 1)"
+    is_right = f"(datum.is_name ? {place} + {needed} < width : {place} < {needed})"
     # By a name of its own it is not among the numbers behind the chart.
     words = alt.Chart(alt.InlineData(values=rows, name="words"))
     return with_halo(
         words.encode(*axes.channels(), alt.Text("words:N")),
         baseline="middle",
-        dx=alt.ExprRef(f"{is_inside} ? 8 : -8"),
+        dx=alt.ExprRef(f"{is_right} ? 8 : -8"),
         dy=alt.ExprRef("datum.below"),
-        align=alt.ExprRef(f"{is_inside} ? 'left' : 'right'"),
+        align=alt.ExprRef(f"{is_right} ? 'left' : 'right'"),
         fontWeight=alt.ExprRef("datum.is_name ? 'bold' : 'normal'"),
         opacity=alt.ExprRef(f"datum.is_name || width >= {_ROOMY} ? 1 : 0"),
     )
