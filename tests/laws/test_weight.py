@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 LINES = {
     ("carft_core",): 16_117,
     ("sweeps",): 19_645,
-    ("tracking",): 11_519,
-    ("tests",): 49_997,
+    ("tracking",): 11_521,
+    ("tests",): 49_999,
     ("benchmarks", "tools"): 6_611,
 }
 """Of Python, blank ones too."""

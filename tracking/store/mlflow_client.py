@@ -284,6 +284,8 @@ def get(uri: str, path: str, **options: Any) -> Response:
         response: Response = http_request(host_credentials(uri), path, "GET", **settings)
     except MlflowException as error:
         place, text = without_password(uri), remove_passwords(str(error.message), uri)
+        if "WRONG_VERSION_NUMBER" in text:
+            raise TrackingError(f"{place} does not speak TLS: write http:// in its place") from None
         if "SSLError" in text or "CERTIFICATE_VERIFY_FAILED" in text:
             raise TrackingError(
                 f"TLS with {place} fails: {text[:300]}. MLFLOW_TRACKING_SERVER_CERT_PATH names the "

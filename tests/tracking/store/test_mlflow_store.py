@@ -27,7 +27,7 @@ from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError
 from carft_sweep.tracking.location import home_id
 from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE
 from carft_sweep.tracking.store.base import GROUP, Kind, Metric, RunKey, RunStart, RunsView
-from carft_sweep.tracking.store.mlflow_client import check_reachable
+from carft_sweep.tracking.store.mlflow_client import check_reachable, get
 from carft_sweep.tracking.store.mlflow_pages import SWEEPS, VIEW, runs_page
 from carft_sweep.tracking.store.mlflow_store import METRICS, TAGS, MlflowStore, batches
 from tests.services.answering import Answer, Asked, answering
@@ -240,6 +240,8 @@ def test_an_answer_that_may_be_better_later_is_no_fault_of_the_record(
         store = MlflowStore(uri, unique())
         with pytest.raises(ServiceUnreachable, match=r"does not|denied access") as raised:
             store.start_run(PARENT)
+        with pytest.raises(TrackingError, match="does not speak TLS: write http://"):
+            get(uri.replace("http:", "https:"), "/health")
     if status == 404:  # which is not MLflow's: one line about the address
         (line,) = str(raised.value).splitlines()
         assert "address in MLFLOW_TRACKING_URI" in line
