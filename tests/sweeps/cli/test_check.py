@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -368,7 +368,7 @@ def test_a_gpu_that_is_not_here_is_planned_for(
     # Which takes seconds to compute of a real run.
     for module in ("carft_core.training.memory", "sweeps.plan.gpu_cost"):
         monkeypatch.setattr(f"carft_sweep.{module}.run_cost", run_cost)
-    trial = {**dict[str, Any](TOY["trial"]), "device": "auto"}  # type: ignore[arg-type]
+    trial = {**cast(dict[str, Any], TOY["trial"]), "device": "auto"}
     text = check(toy_cli, carft, "--gpu", "H100", trial=trial, resources={"gpus": 1}, baselines=[])
     assert "this machine with H100: " in text
     assert "Memory of a run on H100" in text
