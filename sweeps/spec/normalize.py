@@ -75,15 +75,11 @@ def normalize(document: SpecDocument, overrides: Sequence[str]) -> None:
     apply_overrides(document, overrides)
     _fix_constants(document)
     for name in unknown_fields:
-        message = _unknown_field("parameter", name)
-        if name.startswith("algorithm."):
-            if names_unknown_algorithm(document):
-                continue
-            played = [str(name) for name in document.field_values("algorithm.name")]
-            known = {field for algorithm in played for field in field_names(algorithm)}
-            own = {field for field in known if field.startswith("algorithm.")}
-            message = unknown(f"field of {' or '.join(played)}", name, own - {"algorithm.name"})
-        document.add_error(("parameters", name), message)
+        played = [n for n in document.field_values("algorithm.name") if isinstance(n, str)]
+        if not (played and name.startswith("algorithm.")):
+            document.add_error(("parameters", name), _unknown_field("parameter", name))
+        elif not names_unknown_algorithm(document):
+            document.add_error(("parameters", name), no_field_of(played, name))
     if document.get(("method",)) == BAYES:
         document.add_warning(("method",), f"method {BAYES} runs as tpe")
         document.set(("method",), "tpe")
@@ -141,6 +137,13 @@ def _read_hyperband(document: SpecDocument) -> None:
     for theirs, ours in (("min_iter", "min_epochs"), ("eta", "reduction_factor")):
         if theirs in document.mapping(rule):
             document.move((*rule, theirs), (*rule, ours))
+
+
+def no_field_of(algorithms: Sequence[str], name: str) -> str:
+    """Return the message on a dotted name that is no field of these algorithms, with their own."""
+    known = {field for algorithm in algorithms for field in field_names(algorithm)}
+    own = {field for field in known - {"algorithm.name"} if field.startswith("algorithm.")}
+    return unknown(f"field of {' or '.join(algorithms)}", name, own)
 
 
 def names_unknown_algorithm(document: SpecDocument) -> bool:

@@ -40,7 +40,7 @@ from carft_sweep.sweeps.space.points import (
     topological_order,
 )
 from carft_sweep.sweeps.spec.document import SpecDocument
-from carft_sweep.sweeps.spec.normalize import KEYS, names_unknown_algorithm
+from carft_sweep.sweeps.spec.normalize import KEYS, names_unknown_algorithm, no_field_of
 from carft_sweep.sweeps.spec.settings import After, Settings
 
 MAX_VALUES_SHOWN = 10
@@ -182,22 +182,20 @@ class TrialSpace:
         names = {item.name for item in self.space}
         if not played:
             return names
-        names_played = " or ".join(played)
         is_judged = not names_unknown_algorithm(self.document)
         known = {name for algorithm in played for name in field_names(algorithm)}
-        own = sorted(name for name in known - {"algorithm.name"} if name.startswith("algorithm."))
         suited = {n for n in names if any(applies(n, algorithm) for algorithm in played)}
         for name in sorted(names - suited):
-            message = unknown(f"field of {names_played}", name, own)
+            message = no_field_of(played, name)
             if name.startswith("algorithm.") and not is_judged:
                 continue
             if name in known:
-                message = f"{names_played} trains nothing, so this changes nothing"
+                message = f"{' or '.join(played)} trains nothing, so this changes nothing"
             self.document.add_error(("parameters", name), message)
         own_fields = self.document.mapping(("trial", "algorithm"))
         for field in own_fields if self.varied and is_judged else ():
             if f"algorithm.{field}" not in known:
-                message = unknown(f"field of {names_played}", f"algorithm.{field}", own)
+                message = no_field_of(played, f"algorithm.{field}")
                 self.document.add_error(("trial", "algorithm", field), message)
         return suited
 

@@ -12,10 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINES = {
-    ("carft_core",): 16_117,
-    ("sweeps",): 19_645,
+    ("carft_core",): 16_124,
+    ("sweeps",): 19_647,
     ("tracking",): 11_521,
-    ("tests",): 49_999,
+    ("tests",): 50_045,
     ("benchmarks", "tools"): 6_611,
 }
 """Of Python, blank ones too."""
