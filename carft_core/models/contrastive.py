@@ -10,7 +10,12 @@ from torch.nn import functional as F
 
 from carft_sweep.carft_core.models.averages import Averaged
 from carft_sweep.carft_core.models.classifier import ImageClassifier, built, tower_outputs
-from carft_sweep.carft_core.models.prompts import TEXTS_PER_BATCH, TemplateSet, zero_shot_head
+from carft_sweep.carft_core.models.prompts import (
+    TEXTS_PER_BATCH,
+    TemplateSet,
+    class_weights,
+    zero_shot_head,
+)
 from carft_sweep.carft_core.models.teacher import Teacher, evaluating
 from carft_sweep.carft_core.models.towers import projection
 
@@ -62,7 +67,7 @@ class ContrastiveClip(nn.Module):
         texts = torch.cat([self.text_features(part) for part in parts])
         w_raw = texts.view(*self.tokens.shape[:2], -1)
         # On the CPU as the teacher's own: float64, in which the mean is taken, is not everywhere.
-        return zero_shot_head(float(self.scale), w_raw.cpu()).to(texts.device)
+        return zero_shot_head(float(self.scale), class_weights(w_raw.cpu())).to(texts.device)
 
     def classifier(self, teacher: Teacher) -> ImageClassifier:
         """Return a float32 classifier: the image tower with the head that the text tower gives."""

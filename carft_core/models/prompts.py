@@ -285,9 +285,9 @@ def class_weights(w_raw: Tensor) -> Tensor:
     return F.normalize(w_raw.mean(dim=0, dtype=torch.float64), dim=-1).to(w_raw.dtype)
 
 
-def zero_shot_head(scale: float | Tensor, w_raw: Tensor) -> nn.Linear:
-    """Return the zero-shot head: its weight [C, d] is CLIP's logit scale times `class_weights`."""
-    return linear_head(scale * class_weights(w_raw))
+def zero_shot_head(scale: float | Tensor, w_cls: Tensor) -> nn.Linear:
+    """Return the zero-shot head: its weight is CLIP's logit scale times W_cls [C, d]."""
+    return linear_head(scale * w_cls)
 
 
 def context_weights(w_raw: Tensor) -> Tensor:

@@ -281,7 +281,8 @@ def open_teacher(
     same = contexts.templates == classes.templates
     of_contexts = w_raw if same else text_features(clip, contexts, class_names, device=device)
     w_ctx = context_weights(of_contexts)
-    visual, head = copy.deepcopy(clip.image_tower), zero_shot_head(clip.logit_scale, w_raw)
+    w_cls = class_weights(w_raw)
+    visual, head = copy.deepcopy(clip.image_tower), zero_shot_head(clip.logit_scale, w_cls)
     classifier = on_device(ImageClassifier(visual, head), device)
     return Teacher(
         clip=clip,
@@ -292,7 +293,7 @@ def open_teacher(
         classes=classes,
         contexts=contexts,
         w_raw=w_raw,
-        w_cls=class_weights(w_raw).to(device),
+        w_cls=w_cls.to(device),
         w_ctx=w_ctx.to(device),
         classifier=classifier.requires_grad_(False).eval(),
         device=device,

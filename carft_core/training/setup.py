@@ -22,6 +22,7 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model, weights_digest
 from carft_sweep.carft_core.models.prompts import (
     TemplateSet,
+    class_weights,
     context_set,
     template_set,
     text_features,
@@ -161,7 +162,7 @@ def _other_head(clip: OpenedClip, name: str, data: FamilyData, device: torch.dev
         w_raw = text_features(clip, templates, data.class_names, device=device)
     except RequestError as error:
         raise RequestError(f"eval.{name.replace('/', ': ')}: {error}") from None
-    return zero_shot_head(clip.logit_scale, w_raw).requires_grad_(False).to(device)
+    return zero_shot_head(clip.logit_scale, class_weights(w_raw)).requires_grad_(False).to(device)
 
 
 def other_data(config: DataConfig, evaluation: EvalConfig) -> dict[str, FamilyData]:

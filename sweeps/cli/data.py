@@ -152,7 +152,7 @@ def check_data(arguments: argparse.Namespace, emit: Emit) -> None:
     else:
         unreadable = [name for name, errors in (bad or {}).items() if errors]
         emit("\n".join(_survey_lines(result, unreadable)))
-        if bad is not None and not any(bad.values()):
+        if bad is not None and not unreadable:
             emit("Every image can be read.")
     if result.refusal is not None:
         raise RequestError(result.refusal)

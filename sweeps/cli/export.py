@@ -89,9 +89,10 @@ def predict_command(arguments: argparse.Namespace, emit: Emit) -> int:
     width = max(len(str(image)) for image in images)
     predictions: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
-    top, contexts = arguments.top, arguments.contexts
-    is_detailed = len(images) <= DETAILED or (top, contexts) != (None, None)
-    outcomes = model.attempt(images, top=top or 5, contexts=3 if contexts is None else contexts)
+    asked = {name: getattr(arguments, name) for name in ("top", "contexts")}
+    counts = {name: count for name, count in asked.items() if count is not None}
+    is_detailed = len(images) <= DETAILED or bool(counts)
+    outcomes = model.attempt(images, **counts)
     for image, prediction in zip(images, outcomes, strict=True):
         if isinstance(prediction, RequestError):
             reason = str(prediction)

@@ -122,9 +122,9 @@ def _rendered(drawings: Sequence[Drawing], work: Path) -> tuple[Pixels, dict[str
         if stored["asked"] == asked:
             return np.load(cache, mmap_mode="r"), stored["rows"]
     rendered = render_all([drawing.svg for drawing in drawings])
-    seen = [(name, image) for name, image in zip(asked, rendered, strict=True) if image is not None]
-    rows = {name: row for row, (name, _) in enumerate(seen)}
-    pixels = np.stack([image for _, image in seen]) if seen else np.zeros((0, SIDE, SIDE, 4), "u1")
+    drawn = {name: image for name, image in zip(asked, rendered, strict=True) if image is not None}
+    rows = {name: row for row, name in enumerate(drawn)}
+    pixels = np.stack([*drawn.values()]) if drawn else np.zeros((0, SIDE, SIDE, 4), "u1")
     np.save(cache, pixels)
     names.write_text(json.dumps({"asked": asked, "rows": rows}), encoding="utf-8")
     return np.load(cache, mmap_mode="r"), rows
