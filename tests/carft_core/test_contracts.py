@@ -178,7 +178,10 @@ def by_build(change: Callable[[ImageClassifier], object], **own: Any) -> Any:
             by_build(lambda model: model.register_buffer("extra", torch.zeros(3))),
             "must have the teacher's tensors.*keeps_shape = False",
         ),
-        (broken(Plain, classifier=lambda _, model, __: nn.Sequential(model)), "gives a Classifier"),
+        (
+            broken(Plain, classifier=lambda _, model, __: nn.Sequential(model)),
+            "`classifier` gives a Classifier",
+        ),
     ],
 )
 def test_an_algorithm_that_breaks_a_law_is_told_which(

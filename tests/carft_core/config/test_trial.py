@@ -120,8 +120,14 @@ ALGORITHM_NAMES = ", ".join(sorted(ALGORITHMS))
         ({"optim": {"epochs": 1, "steps": 1}}, "optim: give epochs or steps, not both"),
         ({"optim": {"lr": True}}, "optim.lr: must"),
         ({"optim": {"lr": 100.0}}, "optim.lr: must be less than or equal to 10, got 100.0"),
-        ({"optim": {"epochs": 10**15}}, "optim.epochs: must be less than or equal to 100000, got"),
-        ({"optim": {"steps": 10**15}}, "optim.steps: must be less than or equal to 100000000, got"),
+        (
+            {"optim": {"epochs": 10**15}},
+            "optim.epochs: must be less than or equal to 100000, got 1000000000000000",
+        ),
+        (
+            {"optim": {"steps": 10**15}},
+            "optim.steps: must be less than or equal to 100000000, got 1000000000000000",
+        ),
         ({"merges": ["wise_ft", "wise_ft"]}, "merges[1]: wise_ft is in the list twice"),
         ({"merges": "wise_ft"}, "merges: must be a list of merges"),
         ({"workers": -1}, "workers: must be greater than"),
@@ -134,12 +140,18 @@ ALGORITHM_NAMES = ", ".join(sorted(ALGORITHMS))
             {"data": {"family": "image_folder", "augmentation": "wise-ft"}},
             "data.augmentation: unknown augmentation 'wise-ft'; did you mean 'wise_ft'?",
         ),
-        ({"data": {"bad_files": "ignore"}}, "data.bad_files: must be 'refuse' or 'skip', got"),
+        (
+            {"data": {"bad_files": "ignore"}},
+            "data.bad_files: must be 'refuse' or 'skip', got 'ignore'",
+        ),
         (
             {"data": {"split_seed": "seeds"}},
-            "data.split_seed: must be a valid integer or be 'seed'",
+            "data.split_seed: must be a valid integer or be 'seed', got 'seeds'",
         ),
-        ({"data": {"split_seed": -1}}, "data.split_seed: must be greater than or equal to 0 or be"),
+        (
+            {"data": {"split_seed": -1}},
+            "data.split_seed: must be greater than or equal to 0 or be 'seed', got -1",
+        ),
         ({"prompts": {"contexts": ["a photo of a {}"]}}, "prompts.contexts: must name a template"),
         ({"merges": [{"name": "halves"}]}, "merges[0]: 'halves@a/b' is no label"),
     ],

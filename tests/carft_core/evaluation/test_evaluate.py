@@ -206,8 +206,11 @@ def test_what_cannot_be_predicted_is_refused_and_leaves_no_worker(
         with pytest.raises(ValueError, match=f"id/test {words}"):
             predicted(classifier, noise_split(labels, classes=classes))
 
-    monkeypatch.setattr(classifier, "features", failing(ValueError("no features")))
-    with pytest.raises(ValueError, match="no features") as caught:
+    def fail(images: Tensor) -> Tensor:
+        raise ValueError(f"{len(images)} images")
+
+    monkeypatch.setattr(classifier, "features", fail)
+    with pytest.raises(ValueError, match="4 images") as caught:
         predicted(classifier, workers=1)
     assert caught.traceback  # which holds the frames
     assert not multiprocessing.active_children()

@@ -200,7 +200,8 @@ def test_two_files_cannot_share_a_name_which_is_the_files_when_it_is_left_out(fo
     assert refusal(other) == [taken]
     other.write_text(FAMILY.replace("name: birds", "name: icon_shift"))
     (message,) = refusal(other)
-    assert message.startswith("other.yaml:1: name: 'icon_shift' is a family already: things as ic")
+    words = "other.yaml:1: name: 'icon_shift' is a family already: things as icon"
+    assert message.startswith(words)
     for name in ("garden.family.yaml", "My garden.yaml"):
         (folder / name).write_text("test_fraction: 0.2\n")
     assert register_family(folder / "garden.family.yaml").name == "garden"

@@ -168,11 +168,23 @@ def test_alpha_0_is_the_zero_shot_model_which_stands_once(tmp_path: Path, lines:
         (COLUMNS + "a,x,.5,.4\n", "line 2: seed 'x' is no whole number"),
         (COLUMNS + 'a,0,.5,"0,4"\n', "line 2: ood '0,4' is no number"),
         (COLUMNS + "a,0,50,101\n", "line 2: ood 101 is out of range"),
-        (COLUMNS + "a,0,50,40\na,1,0.5,41\n", "line 3: id 0.5 is a fraction, and id 50 in line 2"),
-        (COLUMNS + "a,0,.5,.4\nb,0,.5,.4\na,0,.5,.4\n", "line 4: the same method, setting, seed"),
+        (
+            COLUMNS + "a,0,50,40\na,1,0.5,41\n",
+            "line 3: id 0.5 is a fraction, and id 50 in line 2 is in percent",
+        ),
+        (
+            COLUMNS + "a,0,.5,.4\nb,0,.5,.4\na,0,.5,.4\n",
+            "line 4: the same method, setting, seed and alpha as in line 2",
+        ),
         (ALPHAS + "a,0,1.5,.5,.4\n", "line 2: alpha 1.5 is out of range: 0 to 1"),
-        (ALPHAS + "a,0,1,.5,.4\na,1,.5,.5,.4\n", "line 3: alpha 0.5 of a without the line of"),
-        (ALPHAS + "zero_shot,,,.5,.4\na,1,0,.5,.3\n", "line 3: other accuracies of zero-shot"),
+        (
+            ALPHAS + "a,0,1,.5,.4\na,1,.5,.5,.4\n",
+            "line 3: alpha 0.5 of a without the line of its unmerged model",
+        ),
+        (
+            ALPHAS + "zero_shot,,,.5,.4\na,1,0,.5,.3\n",
+            "line 3: other accuracies of zero-shot than in line 2",
+        ),
         ("method,seed,id,ood,selected_by\na,0,.5,.4,\n", "line 2: selected_by is empty"),
         (SETTINGS + "zero_shot,x,,.5,.4\n", "line 2: zero_shot has neither a setting nor an alpha"),
     ],

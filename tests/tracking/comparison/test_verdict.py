@@ -64,7 +64,13 @@ def test_more_robust_at_equal_id_is_better_and_its_mirror_worse() -> None:
 @pytest.mark.parametrize(
     ("tests", "oods", "margin", "outcome", "reason"),
     [
-        ([v - 0.02 for v in NEAR], HIGH, 0.001, "trade_off", "OOD gains and ID loses more than"),
+        (
+            [v - 0.02 for v in NEAR],
+            HIGH,
+            0.001,
+            "trade_off",
+            "OOD gains and ID loses more than 0.1 pp;",
+        ),
         ([v - 0.0007 for v in NEAR], HIGH, 0.001, "trade_off", "OOD gains and ID loses;"),
         (SHAKY, HIGH, 0.005, "more_robust", "an ID loss above 0.5 pp is not excluded; "),
         (SHAKY, HIGH, 0.1, "better", "ID is kept within 10 pp"),
@@ -83,7 +89,9 @@ def test_what_id_does_and_whether_that_is_sure_decides_what_a_difference_in_ood_
     interval = known(known(verdict.pair.id).ci95)
     assert tests is not SHAKY or interval.low < -0.005 < 0 < interval.high
     if outcome == "trade_off":
-        assert claim(comparison).startswith("TRADE-OFF: car_ft against fine_tune: OOD mean ")
+        number = "+2.01 pp [" if oods == HIGH else "-"
+        beginning = f"TRADE-OFF: car_ft against fine_tune: OOD mean {number}"
+        assert claim(comparison).startswith(beginning)
         assert (verdict.id_state == "lost") == (oods == HIGH)
 
 
@@ -166,7 +174,10 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     [
         (10_000, 100, "no_spread", "same to within one test image, which no test can judge"),
         (10_000, 10_000, "better", ": ID is kept within 0.5 pp"),
-        (500, 10_000, "more_robust", ": ID is not tested: its difference does not spread over s"),
+        (
+            *(500, 10_000, "more_robust"),
+            ": ID is not tested: its difference does not spread over seeds by more than one image;",
+        ),
     ],
 )
 def test_a_spread_of_no_more_than_one_image_is_not_tested(
@@ -179,6 +190,7 @@ def test_a_spread_of_no_more_than_one_image_is_not_tested(
     comparison = compared(both)
     assert comparison.verdicts[0].outcome == outcome
     assert message in claim(comparison) + details(comparison)
+    assert ("which no test can judge" in claim(comparison)) == (outcome == "no_spread")
 
 
 def test_a_choice_among_settings_on_the_same_seeds_is_said_in_the_first_sentence() -> None:

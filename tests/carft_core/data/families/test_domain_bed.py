@@ -220,7 +220,10 @@ def test_bad_files_are_looked_for_once_whatever_is_held_out(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"test_domain": None}, "data.test_domain: which domain is held out? pacs has art_paint"),
+        (
+            {"test_domain": None},
+            "data.test_domain: which domain is held out? pacs has art_painting",
+        ),
         ({"test_domain": "sketsh"}, "data.test_domain: unknown domain 'sketsh'; did you mean"),
         ({"val_fraction": 0.01}, "data.val_fraction: 0.01 of the 50 images of art_painting keeps"),
         ({"root": None}, "data.root: which folder holds the data sets?"),
