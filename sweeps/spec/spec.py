@@ -164,7 +164,7 @@ class BaselinePoint(NamedTuple):
     baseline of the same algorithm; `{}` when it has none."""
     config: TrialConfig
     number: int | None
-    """The number of the first trial with these values; None where no trial is known in advance."""
+    """The number of the first trial with these values; None where no trial is known to have them."""
     untuned: bool
     """Whether its varied fields stay at their defaults, while those of the trials are searched."""
 
@@ -345,8 +345,8 @@ class SweepSpec(Settings):
         return dict(json.loads(json.dumps(plain)))  # of lists, without a tuple
 
     def _baseline_points(self, baseline: Mapping[str, Any]) -> list[tuple[Params, int | None]]:
-        """Return a baseline's distinct points, each with the number of the first trial at it (None
-        in a search, whose trials are not known)."""
+        """Return a baseline's distinct points, each with the number of the first trial at it: None
+        in a search, whose trials are not known, and with fields that no trial has."""
         alike = [baseline_fields(b) for b in self.baselines if b["name"] == baseline["name"]]
         fields = baseline_fields(baseline)
         values = {name: {canonical(other.get(name)) for other in alike} for name in fields}
@@ -356,7 +356,8 @@ class SweepSpec(Settings):
         first: dict[str, tuple[Params, int | None]] = {}
         for number, point in enumerate(self.points()):
             params = own | baseline_params(baseline, point)
-            first.setdefault(json.dumps(params, sort_keys=True), (params, number))
+            entry = (params, None if own else number)
+            first.setdefault(json.dumps(params, sort_keys=True), entry)
         return [*first.values()]
 
     def _open(self, baseline: Mapping[str, Any]) -> Params:

@@ -310,6 +310,8 @@ def test_a_baseline_may_fix_fields_of_its_own_or_have_a_grid_of_its_own(load: Lo
     alphas = [baseline.config.as_dict()["algorithm"].get("alpha") for baseline in baselines[2:6]]
     assert alphas == [0.1, 0.1, 1, 1]
     assert baselines[6].config.as_dict()["algorithm"]["decay"] == 0.5
+    # Two settings at one trial's values, with a trial's number for a name, would be one name.
+    assert [point.number for point in baselines[:6]] == [None] * 6
     assert load(json.dumps(spec.as_dict())).baseline_configs() == baselines
 
 
