@@ -45,7 +45,11 @@ def facts_of(config: TrialConfig, setup: RunSetup) -> dict[str, Any]:
         "transform": repr(teacher.transform),
         "augmentation": repr(teacher.transform.augmentation) if follows else None,
         "budget": budget if steps else None,
-        "result": config.keep.result if trains else None,
+        "asked": {
+            "keep.result": config.keep.result,
+            "data.shifts": config.data.shifts,
+            "eval.retention": config.eval.retention,
+        },
         **present(own_weights=not trains and not config.algorithm.starts_at_zero_shot),
         **present(members=members),
         "precision": teacher.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,6 @@ from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, damage_named, find
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, measured, undamaged
 from carft_sweep.sweeps.ledger.status import goals, source_of
 from carft_sweep.sweeps.spec.metrics import natural_goal
-from carft_sweep.tracking.comparison.caveats import NOTES
 from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.input_file import read_published
 from carft_sweep.tracking.comparison.metrics import TOP1
@@ -29,8 +29,8 @@ from carft_sweep.tracking.comparison.runs import (
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Constraint, Endpoint, SelectionRule
 from carft_sweep.tracking.errors import counted
 
-RESULT = "result"
-"""The fact that says whether a run was measured at its last or its best step."""
+ASKED = "asked"
+"""The fact that holds the fields of the config which decide what was measured of which weights."""
 
 
 def front(values: Mapping[int, Sequence[float]], maximized: Sequence[bool]) -> set[int]:
@@ -125,29 +125,50 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
-            facts=_facts(own, merges, item.result if trains else None) if own else {},
+            facts=_facts(own, merges) if own else {},
             untrained=item.untrained,
         )
 
 
 def _facts(
-    own: Mapping[str, Any], merges: Mapping[str, Mapping[str, Any] | None], requested: str | None
+    own: Mapping[str, Any], merges: Mapping[str, Mapping[str, Any] | None]
 ) -> Mapping[str, Any]:
-    """Return the facts of a run's evaluation `own`, with notes of its `merges`, and a note if it is
-    not of the weights that this sweep's keep.result asks for, `requested`: a folder keeps one
-    evaluation of each model, by the sweep that measured last."""
+    """Return the facts of a run's evaluation `own`, with notes of its `merges`."""
     facts: Mapping[str, Any] = own["facts"]
     marks = {label: data["facts"].get("merge_mark") for label, data in merges.items() if data}
-    if any(marks.values()):
-        texts = [f"{label}: {mark}" for label, mark in marks.items() if mark]
-        facts = {**facts, MERGE_MARKS: texts}
-    if requested is None or facts.get(RESULT) in (None, requested):
-        return facts
-    note = (
-        f"another sweep has measured runs of this one anew with keep.result: {facts[RESULT]}, "
-        f"where this one asks for {requested}; run this one again, and they are measured as it asks"
-    )
-    return {**facts, NOTES: [*facts.get(NOTES, ()), note]}
+    texts = [f"{label}: {mark}" for label, mark in marks.items() if mark]
+    return {**facts, MERGE_MARKS: texts} if texts else facts
+
+
+def _measured_otherwise(sweep: Ledger, runs: Sequence[RunRecord]) -> Iterator[str]:
+    """Yield a sentence for each field of the sweep that its runs were measured without: a folder
+    keeps one evaluation of each model, by the sweep that measured last."""
+    results = {run: item.result for item in sweep.settings() for run in item.runs.values()}
+    trial = sweep.spec["trial"]
+    of_sweep = {
+        "data.shifts": trial.get("data", {}).get("shifts"),
+        "eval.retention": trial.get("eval", {}).get("retention", ()),
+    }
+    counts = Counter[tuple[str, str, str]]()
+    for run in runs:
+        asked = of_sweep | ({"keep.result": results[run.digest]} if run.trains else {})
+        found = run.facts.get(ASKED)
+        if isinstance(found, Mapping):
+            pairs = ((name, _text(asked[name]), _text(found[name])) for name in asked)
+            counts.update(pair for pair in pairs if pair[1] != pair[2])
+    for (field, wanted, found), count in counts.items():
+        yield (
+            f"{sweep.name} asks for {field}: {wanted}, and another sweep has measured "
+            f"{counted(count, 'run')} of it anew with {found}; run {sweep.name} again, and they "
+            "are measured as it asks"
+        )
+
+
+def _text(value: str | Sequence[str] | None) -> str:
+    """Return the value of a field in a sentence; None is its default, all that there is."""
+    if value is None or isinstance(value, str):
+        return value or "all"
+    return ", ".join(sorted(value)) or "none"
 
 
 def state_of(state: RunState | None, *, done: bool) -> State:
@@ -191,7 +212,7 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
         records=loaded,
         spec=spec,
         fields={digest: fields(claim) for digest, claim in claimed.items() if claim is not None},
-        warnings=tuple(_taken_over(sweep)),
+        warnings=(*_taken_over(sweep), *_measured_otherwise(sweep, loaded)),
     )
 
 

@@ -24,7 +24,7 @@ GOALS = st.integers(2, 4).flatmap(
 )
 
 
-def amend(runs: RunStore, digests: Iterable[str], label: str, **facts: str) -> None:
+def amend(runs: RunStore, digests: Iterable[str], label: str, **facts: object) -> None:
     """Change facts of an evaluation of runs."""
     for digest in digests:
         file = runs.folder(digest) / "evaluations" / label / "metrics.json"
@@ -37,14 +37,23 @@ def test_what_was_measured_otherwise_is_told_and_a_merge_has_its_marks(toy: ToyS
     ledger, runs = toy.ledger(), RunStore(toy.home.runs)
     number, trained = ledger.trials()[0].number, [*ledger.trials()[0].runs.values()]
 
-    def warnings_with(result: str) -> list[str]:
-        amend(runs, trained, "unmerged", result=result)
+    def warnings_with(**asked: object) -> list[str]:
+        usual = {"keep_result": "last", "data_shifts": None, "eval_retention": []}
+        fields = {name.replace("_", "."): value for name, value in (usual | asked).items()}
+        amend(runs, trained, "unmerged", asked=fields)
         compared = comparison(ledger, runs)
-        return [warning for warning in compared.warnings if "measured runs" in warning]
+        return [warning for warning in compared.warnings if "run toy again" in warning]
 
-    assert warnings_with("last") == []
-    (note,) = warnings_with("best_val")
-    assert "anew with keep.result: best_val, where this one asks for last" in note
+    assert warnings_with() == []
+    for field, value, words in (
+        ("keep_result", "best_val", "keep.result: last, and another sweep has measured 2 runs of"),
+        ("data_shifts", ["night", "day"], "data.shifts: all, and another sweep has measured 2"),
+        ("data_shifts", [], "it anew with none; run toy again, and they are measured as it asks"),
+        ("eval_retention", ["digits"], "eval.retention: none, and another sweep has measured 2"),
+    ):
+        (warning,) = warnings_with(**{field: value})
+        assert words in warning
+    assert "anew with day, night; run toy" in warnings_with(data_shifts=["night", "day"])[0]
     amend(runs, trained, "wise_ft@0.5", merge_mark="transductive")
     rows = comparison(ledger, runs).rows
     marked = [(row.arm.trial, row.arm.merge) for row in rows if "transductive" in row.marks]
