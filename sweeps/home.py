@@ -66,6 +66,10 @@ class Home:
             check_home(self.path)
         except TrackingError as error:
             raise RequestError(str(error)) from None
+        except OSError as error:
+            raise RequestError(
+                f"the home {self.path} cannot be entered: {error.strerror}; {_ANOTHER}"
+            ) from None
 
     def check(self) -> None:
         """Raise RequestError where the home's file systems would lose or damage files."""

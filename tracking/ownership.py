@@ -37,11 +37,11 @@ def other_writer(path: Path) -> OtherWriter | None:
     writable for them. Links are followed. Raises OSError for a missing file."""
     facts = path.stat()
     if facts.st_uid not in _trusted_users():
-        return OtherWriter(f"belongs to {_account('user', facts.st_uid)}", "")
+        return OtherWriter(f"belongs to {account('user', facts.st_uid)}", "")
     if facts.st_mode & _EVERYBODY:
         return OtherWriter("can be written by everybody", f"chmod go-w {path}")
     if facts.st_mode & _GROUP and not _is_private(facts.st_gid, facts.st_uid):
-        group = _account("group", facts.st_gid)
+        group = account("group", facts.st_gid)
         return OtherWriter(f"can be written by {group}", f"chmod g-w {path}")
     return None
 
@@ -50,12 +50,24 @@ def not_writable(path: Path) -> str:
     """Describe why this user may not write a file or its folder: who owns it, and what to do."""
     path = path.parent if os.access(path, os.W_OK) else path
     facts = path.stat()
-    owner, mode = _account("user", facts.st_uid), stat.S_IMODE(facts.st_mode)
+    owner, mode = account("user", facts.st_uid), stat.S_IMODE(facts.st_mode)
     return (
         f"{path} belongs to {owner} with mode {mode:04o}, and this user may not write it. In a "
-        f"home that is shared on purpose ({SHARED_HOMES_VARIABLE}) its owner lets the group: chmod "
-        f"g+w {path}, and `umask 002` for what comes"
+        f"home that is shared on purpose ({SHARED_HOMES_VARIABLE}) each owner lets the group write "
+        "all of it: `chmod -R g+w` on the home, and `umask 002` for what comes; `carft-sweep "
+        "doctor home` counts what is left"
     )
+
+
+def closed_to_group(home: Path) -> list[Path]:
+    """Return what the group may not write in a home that is shared on purpose, of its folders and
+    of the files of sweeps. Links are followed."""
+    places = (home.glob(pattern) for pattern in ("*", "*/*", "sweeps/*/*"))
+    return [
+        path
+        for path in sorted({place for found in places for place in found if place.exists()})
+        if not path.stat().st_mode & _GROUP
+    ]
 
 
 def check_home(path: Path) -> None:
@@ -132,8 +144,8 @@ def _is_private(group: int, user: int) -> bool:
     return own and set(members.gr_mem) <= {account.pw_name}
 
 
-def _account(kind: Literal["user", "group"], number: int) -> str:
-    """Return `user ada (1000)`, or `user 1000` where the system has no name."""
+def account(kind: Literal["user", "group"], number: int) -> str:
+    """Return an account as `user ada (1000)`, or `user 1000` where the system has no name."""
     try:
         name = grp.getgrgid(number).gr_name if kind == "group" else pwd.getpwuid(number).pw_name
     except KeyError:

@@ -22,7 +22,13 @@ from carft_sweep.sweeps.engines.resources import USABLE_AGAIN, cpu_quota, unusab
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.secrets import read_from
 from carft_sweep.tracking.location import existing_folder, waiting
-from carft_sweep.tracking.ownership import SHARED_HOMES_VARIABLE, is_shared, other_writer
+from carft_sweep.tracking.ownership import (
+    SHARED_HOMES_VARIABLE,
+    account,
+    closed_to_group,
+    is_shared,
+    other_writer,
+)
 from carft_sweep.tracking.program import program
 
 SHOWN = ("torch", "torchvision", "open_clip_torch", "optuna", "mlflow", "ray", "SQLAlchemy")
@@ -200,6 +206,13 @@ def _private(home: Home) -> Iterator[Finding]:
     message = f"{path} {writer.reason}"
     if is_shared(path):
         yield ok(f"{message}; {SHARED_HOMES_VARIABLE} says that it is shared on purpose")
+        if closed := closed_to_group(path):
+            more = f" and {len(closed) - 1} more" if len(closed) > 1 else ""
+            owner = account("user", closed[0].stat().st_uid)
+            yield wrong(
+                f"its group may not write {closed[0].relative_to(path)} of {owner}{more}",
+                f"their owners: chmod -R g+w {path}, and `umask 002` for what comes",
+            )
     else:
         yield warning(message, writer.remedy)
 

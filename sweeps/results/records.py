@@ -113,7 +113,6 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
         else:
             state = state_of(undamaged(runs.read, digest), done=own is not None)
         merges = {label: undamaged(measured, folder, label) for label in item.merges}
-        trains = seed != NO_SEED and not item.untrained
         yield RunRecord(
             algorithm=item.algorithm,
             params=params,

@@ -164,7 +164,7 @@ class BaselinePoint(NamedTuple):
     baseline of the same algorithm; `{}` when it has none."""
     config: TrialConfig
     number: int | None
-    """The number of the first trial with these values; None where no trial is known to have them."""
+    """The number of the first trial with these values; None where none is known to have them."""
     untuned: bool
     """Whether its varied fields stay at their defaults, while those of the trials are searched."""
 

@@ -122,6 +122,14 @@ def test_a_sweep_goes_on_where_another_account_cannot_read_its_file(lab: ToySwee
     as_account(BOB, lab, "run", str(lab.home.sweep("toy") / COPY))
 
 
+def test_a_home_in_another_accounts_private_folder_is_refused(lab: ToySweep) -> None:
+    (private := lab.folder / "of-ada").mkdir(mode=0o700)
+    os.chown(private, ADA, LAB)
+    for words, code in ((["list"], 2), (["doctor", "home"], 2)):
+        refusal = as_account(BOB, lab, *words, "--home", str(private / "home"), code=code)
+        assert f"the home {private / 'home'} cannot be entered: Permission denied; name" in refusal
+
+
 def test_a_database_and_a_lock_that_shut_another_account_out_are_named(lab: ToySweep) -> None:
     for name, umask in {"toy": 0o002, "closed": 0o022}.items():
         as_account(ADA, lab, "run", str(lab.file(**ONE_RUN, name=name)), umask=umask)
@@ -131,4 +139,4 @@ def test_a_database_and_a_lock_that_shut_another_account_out_are_named(lab: ToyS
     for words, file in ((("remove", "closed", "--yes"), lock), (("sync", "toy"), database)):
         refusal = as_account(BOB, lab, *words, code=2)
         assert f"{file} belongs to user {ADA} with mode 0644" in refusal
-        assert f"chmod g+w {file}" in refusal
+        assert "`chmod -R g+w` on the home" in refusal

@@ -96,6 +96,16 @@ def test_a_home_is_written_locked_and_left_as_it_was_and_one_that_cannot_be_is_t
     assert f"chmod go-w {tmp_path}" in message
     monkeypatch.setenv("CARFT_SHARED_HOMES", str(tmp_path))
     assert "it is shared on purpose" in only(look("home.private", tmp_path), "ok")
+    (tmp_path / "sweeps" / "kl").mkdir(parents=True)
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o770)
+    assert [finding.level for finding in look("home.private", tmp_path)] == ["ok"]
+    (tmp_path / "sweeps" / "kl").chmod(0o750)
+    _, closed = look("home.private", tmp_path)
+    assert closed.level == "wrong"
+    assert "its group may not write sweeps/kl of user" in closed.message
+    assert f"chmod -R g+w {tmp_path}" in closed.advice
+    shutil.rmtree(tmp_path / "sweeps")
     (tmp_path / "file").touch()
     assert "is no folder" in only(look("home.folder", tmp_path / "file"), "wrong")
     assert "the first run makes it" in only(look("home.folder", tmp_path / "new" / "er"), "ok")
