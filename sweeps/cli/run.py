@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from carft_sweep.sweeps.spec.spec import SweepSpec, is_recipe, load_spec
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM
 from carft_sweep.tracking.console import PlainConsole
 from carft_sweep.tracking.errors import ServiceUnreachable, TrackingError, counted
-from carft_sweep.tracking.program import command, program
+from carft_sweep.tracking.program import SUBMITTED, command, program
 from carft_sweep.tracking.report.formats import to_json
 from carft_sweep.tracking.report.terminal import terminal
 
@@ -130,7 +131,8 @@ def _next_words(
         sets = [word for text in changed.overrides for word in ("--set", text)]
         imports = [word for module in arguments.imports for word in ("--import", module)]
         file = spec.source_path.stem if is_recipe(spec.source_path) else str(spec.source_path)
-        yield f"  {program()} {shlex.join(['run', file, *of_home, *imports, *sets])}"
+        own = f"{program()} {shlex.join(['run', file, *of_home])}"
+        yield f"  {os.environ.get(SUBMITTED, own)} {shlex.join([*imports, *sets])}"
 
 
 def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -> Iterator[str]:

@@ -19,6 +19,7 @@ from carft_sweep.sweeps.secrets import NAMES, SUFFIX
 from carft_sweep.sweeps.spec.spec import SweepSpec
 from carft_sweep.sweeps.submit.client import JobClient
 from carft_sweep.tracking.location import HOME, HOME_VARIABLE, home_folder, without_password
+from carft_sweep.tracking.program import NAME, SUBMITTED
 from carft_sweep.tracking.provenance import SOURCE_COMMIT, USER_VARIABLE, provenance_tags, user
 
 STOP_SECONDS = 600
@@ -218,6 +219,8 @@ def send(
             "environment must have them, or name a file there: --env NAME_FILE=/path"
         )
     sent.setdefault(USER_VARIABLE, user())
+    typed = (NAME, "submit", str(submission.file), "--address", client.shown)
+    sent[SUBMITTED] = shlex.join([*typed, "--home", submission.home])
     metadata = {"carft_sweep": submission.spec.name, "carft_user": sent[USER_VARIABLE]}
     runtime_env: dict[str, Any] = {"env_vars": sent}
     if root is not None:

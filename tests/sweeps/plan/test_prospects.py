@@ -72,7 +72,9 @@ def test_of_a_search_without_baselines_there_is_nothing_to_compare_with(toy: Toy
     assert any(line.startswith("no fine_tune among the algorithms") for line in toy.lines)
 
 
-def test_the_end_names_the_command_for_a_verdict(toy_cli: ToySweep, carft: Carft) -> None:
+def test_the_end_names_the_command_for_a_verdict(
+    toy_cli: ToySweep, carft: Carft, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy_cli.home.sweep("toy").mkdir(parents=True)
     page = toy_cli.home.sweep("toy") / "report.html"
     page.write_text("")
@@ -84,6 +86,11 @@ def test_the_end_names_the_command_for_a_verdict(toy_cli: ToySweep, carft: Carft
         "3 seeds: no verdict is possible (5 needed). With 6 more runs it is:",
         f"  carft-sweep run {file} --set parallel=1 --set seeds=5",
     ]
+    monkeypatch.setenv("CARFT_SUBMITTED", "carft-sweep submit tiny.yaml --home /shared")
+    assert carft("run", file, "--in-process", "--set", "seeds=5").err.splitlines()[-1:] == [
+        "  carft-sweep submit tiny.yaml --home /shared --set seeds=5 --set confirm_seeds=5"
+    ]
+    monkeypatch.delenv("CARFT_SUBMITTED")
     assert carft("run", file, "--in-process", "--set", "seeds=5").err.splitlines()[-2:] == [
         "To judge what was chosen on seeds that no choice has seen:",
         f"  carft-sweep run {file} --set seeds=5 --set confirm_seeds=5",

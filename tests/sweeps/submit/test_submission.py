@@ -116,7 +116,10 @@ def test_a_repository_is_sent_and_its_job_followed_to_its_exit_code(
     asked = request(head)
     assert asked["entrypoint"].endswith("--home /shared/home --quiet")
     commit = f"{git('rev-parse', 'HEAD')}-dirty"
-    assert asked["runtime_env"]["env_vars"]["CARFT_SOURCE_COMMIT"] == commit
+    variables = asked["runtime_env"]["env_vars"]
+    assert variables["CARFT_SOURCE_COMMIT"] == commit
+    again = f"carft-sweep submit tiny.yaml --address {head.address} --home /shared/home"
+    assert variables["CARFT_SUBMITTED"] == again
     assert asked["metadata"]["carft_sweep"] == "tiny"
     assert asked["metadata"]["carft_commit"] == commit
     assert asked["submission_id"].startswith("carft-tiny-")
