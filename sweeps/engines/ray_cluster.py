@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import re
@@ -285,6 +286,8 @@ def _connect(address: str) -> str:
             f"{address}: the driver takes part in the cluster and cannot be a Ray client; start it "
             "on a machine of the cluster and give --address HOST:6379, or auto"
         )
+    if address.startswith("http"):
+        raise RequestError(_DASHBOARD.format(address))
     if address.rpartition(":")[2].isdecimal():
         try:  # Ray itself would try for a quarter of an hour
             _knock(address, HEAD_SECONDS)
@@ -292,6 +295,8 @@ def _connect(address: str) -> str:
             raise ServiceUnreachable(
                 f"no Ray head answers at {address} ({_first(error)}): start it, or name another"
             ) from None
+        if _is_page(address):  # of which Ray would complain for a minute
+            raise RequestError(_DASHBOARD.format(address))
         if all(process.info["name"] != "raylet" for process in psutil.process_iter(["name"])):
             raise RequestError(
                 f"{address}: the driver takes part in the cluster, and this machine is no node of "
@@ -315,6 +320,25 @@ def _knock(address: str, timeout: float) -> None:
     """Raise OSError where nothing accepts a connection at HOST:PORT within `timeout` seconds."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host, int(port)), timeout).close()
+
+
+_DASHBOARD = (
+    "{} is the cluster's dashboard, which takes sweeps by `submit`; to `run` one on a node, give "
+    "the head's own port: --address HOST:6379, or auto"
+)
+
+
+def _is_page(address: str) -> bool:
+    """Return whether HTTP is spoken at HOST:PORT, as by Ray's dashboard and not by a head."""
+    connection = http.client.HTTPConnection(address, timeout=2)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def _watch(address: str, is_closed: threading.Event) -> None:

@@ -36,6 +36,7 @@ from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker
 from carft_sweep.sweeps.spec.spec import load_spec
 from carft_sweep.tracking.errors import ServiceUnreachable
+from tests.services.answering import Answer, answering
 from tests.services.processes import free_port
 from tests.sweeps.conftest import ToySweep
 from tests.sweeps.engines.conftest import CORES, MakeEngine, MakeJob, Scripted
@@ -332,6 +333,10 @@ def test_a_run_whose_folder_is_not_there_fails_before_it_writes_anywhere(
 def test_a_cluster_that_cannot_be_joined_is_said_with_what_ray_says(monkeypatch: Patch) -> None:
     with pytest.raises(RequestError, match="cannot be a Ray client"):
         ray_cluster._connect("ray://head:10001")
+    with answering(lambda _: Answer()) as dashboard:
+        for address in (dashboard, dashboard.removeprefix("http://")):
+            with pytest.raises(RequestError, match=f"{address} is the cluster's dashboard, which"):
+                ray_cluster._connect(address)
     with pytest.raises(RequestError, match="at head cannot be used: Invalid address format"):
         ray_cluster._connect("head")
     raised: list[tuple[Exception, type[Exception], str]] = [
