@@ -164,12 +164,14 @@ def _states(runs: RunStore, items: Iterable[Setting | Trial]) -> Iterator[RunSta
 def _running_run(runs: RunStore, state: RunState) -> RunningRun:
     epochs = history(runs.folder(state.digest))
     last: Mapping[str, Any] = epochs[-1] if epochs else {}
+    since = state.lease.since if state.lease else state.created
+    is_of_now = last.get("timestamp", 0) / 1000 >= since  # else of an attempt that was lost
     return RunningRun(
         label=state.label,
-        since=state.lease.since if state.lease else state.created,
+        since=since,
         epoch=last.get("epoch"),
         epochs=last.get("epochs"),
-        metrics=last.get("metrics", {}),
+        metrics=last["metrics"] if is_of_now else {},
     )
 
 

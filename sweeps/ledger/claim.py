@@ -41,8 +41,8 @@ class Limits:
         """Return the limits as a sentence for the driver's terminal."""
         if self.is_paused:
             return "paused: what runs goes on to its end, and nothing begins"
-        runs = "as many runs at once as it began with"
-        return "goes on: " + (f"at most {self.parallel} at once" if self.parallel else runs)
+        most = f"at most {self.parallel} at once, and no more than it began with"
+        return f"goes on: {most if self.parallel else 'as many at once as it began with'}"
 
 
 class ClaimLost(RequestError):

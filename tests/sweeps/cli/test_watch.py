@@ -92,8 +92,9 @@ def midway(toy: ToySweep) -> str:
     assert state is not None
     history = read_json(folder / "history.json")[:3]
     history[-1]["metrics"] |= {"id/val/top1": 0.5, "system/images_per_s": 640.2}
-    write_json(folder / "history.json", history)
     runs.acquire(digest, state.label, "toy")
+    history[-1]["timestamp"] = time.time_ns() // 10**6
+    write_json(folder / "history.json", history)
     return state.label
 
 
@@ -115,6 +116,16 @@ def test_a_running_sweep_shows_its_driver_its_runs_and_how_long_it_takes(toy: To
     assert "left" in text
     row = next(line for line in text.splitlines() if line.startswith(label))
     assert all(shown in row for shown in ("2/4", "50.0 %", "640"))
+    (history,) = (
+        file for file in toy.home.runs.glob("*/history.json") if "640.2" in file.read_text()
+    )
+    epochs = read_json(history)
+    epochs[-1]["timestamp"] -= 60_000
+    write_json(history, epochs)
+    with Claim(toy.home.sweep("toy")):
+        text = as_text(sweep_status(toy.home, "toy"))
+    row = next(line for line in text.splitlines() if line.startswith(label))
+    assert ("2/4" in row, "640" in row) == (True, False), "of an attempt that was lost"
     seen = sweep_status(toy.home, "toy")
     assert (seen.state, seen.running, seen.seconds_left) == ("interrupted", (), None)
 
