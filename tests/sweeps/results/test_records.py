@@ -38,7 +38,11 @@ def test_what_was_measured_otherwise_is_told_and_a_merge_has_its_marks(toy: ToyS
     number, trained = ledger.trials()[0].number, [*ledger.trials()[0].runs.values()]
 
     def warnings_with(**asked: object) -> list[str]:
-        usual = {"keep_result": "last", "data_shifts": None, "eval_retention": []}
+        usual: dict[str, object] = {
+            "keep_result": "last",
+            "data_shifts": None,
+            "eval_retention": [],
+        }
         fields = {name.replace("_", "."): value for name, value in (usual | asked).items()}
         amend(runs, trained, "unmerged", asked=fields)
         compared = comparison(ledger, runs)
