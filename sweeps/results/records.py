@@ -143,7 +143,7 @@ def _measured_otherwise(sweep: Ledger, runs: Sequence[RunRecord]) -> Iterator[st
     """Yield a sentence for each field of the sweep that its runs were measured without: a folder
     keeps one evaluation of each model, by the sweep that measured last."""
     results = {run: item.result for item in sweep.settings() for run in item.runs.values()}
-    trial = sweep.spec["trial"]
+    trial = sweep.spec.get("trial", {})
     of_sweep = {
         "data.shifts": trial.get("data", {}).get("shifts"),
         "eval.retention": trial.get("eval", {}).get("retention", ()),

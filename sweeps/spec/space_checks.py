@@ -120,8 +120,9 @@ class TrialSpace:
         self.problems: list[Problem] = []
         """The problems of all configs that were built."""
         self._base: list[TrialConfig] = []
-        # An unknown key may be a misspelt `parameters`.
-        is_open = document.is_wrong(("parameters",)) or {*document.data} - {*KEYS}
+        # One of them may be a misspelt `parameters`, or `trial`.
+        self._unknown_keys = {*document.data} - {*KEYS}
+        is_open = document.is_wrong(("parameters",)) or self._unknown_keys
         if settings.method != "grid" and not (self.space or is_open):
             message = "searches parameters, and there are none; vary one, or use grid"
             document.add_error(("method",), message)
@@ -151,8 +152,7 @@ class TrialSpace:
 
     def _check_values(self) -> None:
         """Report every mistake in the trial and in the values of its parameters."""
-        is_misspelt = any(misspelt(key, KEYS) == "trial" for key in {*self.document.data} - {*KEYS})
-        if not self.trial and (is_misspelt or self.document.get(("trial",)) is not None):
+        if not self.trial and (self._unknown_keys or self.document.is_wrong(("trial",))):
             return
         suited = self._suited()
         space = [item for item in self.space if item.name in suited]
