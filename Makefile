@@ -48,6 +48,7 @@ coverage: $(VENV)/.installed-dev
 
 test-full: check docs
 	$(PYTEST) $(COVERAGE) -m "" --hypothesis-profile=thorough
+	$(MAKE) bench
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
