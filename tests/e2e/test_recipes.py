@@ -70,10 +70,11 @@ def top1(*splits: str) -> set[str]:
     return {f"{split}/top1" for split in splits}
 
 
-def test_domainbed(smoke: Smoke, tmp_path: Path) -> None:
+def test_domainbed(smoke: Smoke, tmp_path: Path, tiny_clip_files: Path) -> None:
     domain_bed_tree.make(tmp_path, "pacs", per_domain=10)
-    # Two of the domains in turn, to save time; all of them below.
-    smoke.run("domainbed", tmp_path, **{"parameters.data.test_domain.values": "[photo, sketch]"})
+    # Two of the domains in turn and a smaller model, to save time; all of it below.
+    little = {"parameters.data.test_domain.values": "[photo, sketch]"}
+    smoke.run("domainbed", tmp_path, **little, **{"model.name": str(tiny_clip_files)})
     children, domains = smoke.children("domainbed_smoke"), ("photo", "sketch")
     assert {*children} == {f"{of} test_domain={on} s0" for of in ALGORITHMS for on in domains}
     for name, metrics in children.items():
@@ -183,11 +184,14 @@ def test_autoft_searches_by_ood_validation_and_says_so(
         assert "OOD validation: settings were chosen by ood/val/macro" in text.replace("\\", "")
 
 
-def test_downstream(smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downstream(
+    smoke: Smoke, tmp_path: Path, tiny_clip_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for family in ("dtd", "oxford_pets"):  # neither needs a checksum of torchvision's replaced
         downstream_tree.make(tmp_path, family, monkeypatch)
-    assert " epoch " in smoke.run("downstream", tmp_path)
-    assert " epoch " not in smoke.run("downstream", tmp_path)  # nothing is trained again
+    little = {"model.name": str(tiny_clip_files)}
+    assert " epoch " in smoke.run("downstream", tmp_path, **little)
+    assert " epoch " not in smoke.run("downstream", tmp_path, **little)  # none is trained again
     children = smoke.children("downstream_smoke")
     other = {"dtd": "oxford_pets", "oxford_pets": "dtd"}
     assert len(children) == 6
