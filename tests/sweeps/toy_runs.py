@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from carft_sweep.carft_core.errors import NonFinite, RequestError
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines.base import Failure, Job, Wait
 from carft_sweep.sweeps.engines.entry import Report
@@ -19,16 +20,8 @@ REPLAY = "tests.sweeps.toy_runs:replay"
 ENVIRONMENT = "tests.sweeps.toy_runs:environment"
 
 
-class NonFinite(RuntimeError):
-    """Named as the core's."""
-
-
 class OutOfMemoryError(RuntimeError):
     """Named as torch's."""
-
-
-class RequestError(ValueError):
-    """Named as the core's."""
 
 
 def epoch_report(epoch: int, epochs: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from carft_sweep.sweeps.engines.base import Engine, Job, Wait
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
 from carft_sweep.sweeps.spec.settings import Asha
 from tests.sweeps.engines.conftest import SLOW_RAY, MakeEngine, MakeJob
-from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder
+from tests.sweeps.toy_runs import ENVIRONMENT, REPLAY, Recorder, gone_within
 
 on_ray_if_slow = pytest.mark.parametrize("engine", ["in process", "local", SLOW_RAY], indirect=True)
 """For what the processes decide that Ray's actors supervise as well, and for what a recorded stream
@@ -154,6 +154,7 @@ def test_a_worker_that_is_silent_or_takes_too_long_is_replaced(
         failure = recorder.failures["a"]
         assert (failure.kind, failure.message) == ("timeout", message)
         assert recorder.events[-1] == ("finished", "b")
+        assert gone_within(10, recorder.pids()[0])
     assert recorder.beats >= 1
 
 

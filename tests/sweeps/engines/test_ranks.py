@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from carft_sweep.carft_core.errors import NonFinite
 from carft_sweep.carft_core.runs.result import Decision
 from carft_sweep.sweeps.engines import ranks
 from carft_sweep.sweeps.engines.base import Job
 from carft_sweep.sweeps.engines.ranks import RANKS, count_ranks
 from tests.sweeps.engines.conftest import MakeEngine, MakeJob
-from tests.sweeps.toy_runs import NonFinite, OutOfMemoryError, Recorder, epoch_report, gone_within
+from tests.sweeps.toy_runs import OutOfMemoryError, Recorder, epoch_report, gone_within
 
 ENTRY = "tests.sweeps.engines.test_ranks:add_up"
 
