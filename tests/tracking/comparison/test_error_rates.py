@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from benchmarks import error_rates as rates
 from benchmarks.error_rates import Claim, Method, Row, Truth, World, constant, crossing
@@ -25,7 +24,7 @@ from carft_sweep.tracking.comparison.compare import Comparison
 from carft_sweep.tracking.comparison.hits import KeptHits
 from carft_sweep.tracking.comparison.runs import group
 from carft_sweep.tracking.comparison.spec import Endpoint
-from carft_sweep.tracking.comparison.statistics import ALPHA, Estimate, PairedTest, holm
+from carft_sweep.tracking.comparison.statistics import ALPHA, Estimate
 from carft_sweep.tracking.comparison.verdict import DIFFERENT, judge
 from tests.tracking.made_up import arm
 
@@ -235,17 +234,3 @@ def test_these_images_have_the_wanted_truth_over_all_seeds(method: Method) -> No
     expected = method.ood((base_ids - start) / (base_ids[-1] - start))
     assert ids - base_ids == pytest.approx(np.full(4, method.id), abs=0.0015)
     assert oods - base_oods == pytest.approx(expected, abs=0.001)
-
-
-def test_paired_tests_and_holm_agree_with_other_peoples_on_the_same_data() -> None:
-    rng = np.random.default_rng(50)
-    for reference, *candidates in seeds(rng, 3, 9):
-        tests = [PairedTest(tuple((candidate - reference).tolist())) for candidate in candidates]
-        expected = [stats.ttest_rel(candidate, reference) for candidate in candidates]
-        p = [pair.p or 0.0 for pair in tests]
-        assert p == pytest.approx([result.pvalue for result in expected], abs=1e-12)
-        ends = [end for result in expected for end in result.confidence_interval()]
-        assert [end for pair in tests for end in pair.ci95 or ()] == pytest.approx(ends, abs=1e-12)
-        rejected, adjusted, *_ = multipletests(p, alpha=0.05, method="holm")
-        assert holm(p) == pytest.approx(adjusted, abs=1e-12)
-        assert [q is not None and q < 0.05 for q in holm(p)] == list(rejected)

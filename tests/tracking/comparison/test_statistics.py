@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from carft_sweep.tracking.comparison import statistics
@@ -86,8 +87,11 @@ def test_holms_adjustment_is_the_textbooks() -> None:
     assert (holm([]), holm([0.2]), holm([0.02, None, 0.01])) == ((), (0.2,), (0.04, None, 0.03))
 
 
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_lies_between_the_raw_and_bonferronis(raw: list[float]) -> None:
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_other_peoples_and_lies_between_the_raw_and_bonferronis(raw: list[float]) -> None:
+    rejected, adjusted, *_ = multipletests(raw, alpha=0.05, method="holm")
+    assert holm(raw) == pytest.approx(adjusted, abs=1e-12)
+    assert [known(q) < 0.05 for q in holm(raw)] == [*rejected]
     pairs = [(p, known(q)) for p, q in zip(raw, holm(raw), strict=True)]
     assert all(p <= q <= min(1.0, len(raw) * p) for p, q in pairs)
     assert [q for _, q in sorted(pairs)] == sorted(q for _, q in pairs)
