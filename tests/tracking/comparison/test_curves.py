@@ -17,8 +17,8 @@ from carft_sweep.tracking.comparison.hits import Hits
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.runs import RunRecord
 from carft_sweep.tracking.comparison.spec import ComparisonSpec, Endpoint
-from tests.scalar_curves import Curve, above, gains_of, height_at, most_at
-from tests.tracking.drawn_images import Images, drawings, groups_of, hits_of, top1
+from tests.scalar_curves import Curve, above, height_at, most_at
+from tests.tracking.drawn_images import Images, drawings, hits_of, top1
 from tests.tracking.made_up import KL, arm, known, metrics, run, zero_shot
 
 ALPHAS = (0.25, 0.5, 0.75, 1)
@@ -242,37 +242,6 @@ def reader(world: World) -> Callable[[RunRecord, str | None], Hits | None]:
         return None if by is None else hits_of(by)
 
     return read
-
-
-def curve_of(world: World, name: str, seed: int) -> Curve:
-    models = [world["zero_shot", None, None], *(world[name, seed, label] for label in LABELS)]
-    return [(top1(by, ID), top1(by, OOD)) for by in models]
-
-
-def direct(world: World, groups: int, names: Sequence[str]) -> float:
-    """The jackknife's variance of the mean gain, without a group of units after another."""
-    group = groups_of(world["zero_shot", None, None], groups)
-    values = []
-    for left_out in range(groups):
-        rest = {key: by[by.unit.map(group) != left_out] for key, by in world.items()}
-        gains = gains_of([[curve_of(rest, name, seed) for name in names] for seed in range(5)])
-        if None not in gains:
-            values.append(np.mean([gain for gain in gains if gain is not None]))
-    return (groups - 1) * float(np.var(values))
-
-
-def test_gains_and_their_errors_over_images_are_those_of_a_direct_computation() -> None:
-    world = made(2, count=12)
-    pair = judged(runs_of(world), hits=reader(world)).pair
-    first = world["zero_shot", None, None]
-    shifts = first[first.split != "id/test"]
-    groups = int(shifts.groupby("split").unit.nunique().min())
-    for test, sides in ((pair.gain, ("car_ft", "fine_tune")), (pair.loss, ("fine_tune", "car_ft"))):
-        gains = gains_of([[curve_of(world, name, seed) for name in sides] for seed in range(5)])
-        assert known(test).differences == pytest.approx(gains)
-        images = known(known(test).images)
-        assert images.variance == pytest.approx(direct(world, groups, sides))
-        assert (images.units, images.images) == (first.unit.nunique(), len(first))
 
 
 @pytest.mark.parametrize(
