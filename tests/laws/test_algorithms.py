@@ -14,13 +14,7 @@ from carft_sweep.carft_core.merges import MERGES, Merge
 from carft_sweep.carft_core.models.clip import OpenedClip, open_model
 from carft_sweep.carft_core.models.source import BUILTIN
 from carft_sweep.carft_core.models.teacher import Teacher
-from carft_sweep.carft_core.testing import (
-    ALGORITHM_LAWS,
-    MERGE_LAWS,
-    check_algorithm,
-    check_merge,
-    toy_teacher,
-)
+from carft_sweep.carft_core.testing import ALGORITHM_LAWS, MERGE_LAWS, check_algorithm, toy_teacher
 
 BUILT_IN, BUILT_IN_MERGES = tuple(ALGORITHMS), tuple(MERGES)
 
@@ -51,10 +45,6 @@ def test_an_algorithm_says_where_it_comes_from_and_keeps_as_many_models_as_it_sa
     assert held <= algorithm.copies * (tower + clip)
 
 
-def test_all_laws_are_held_on_the_built_in_clip_as_users_call_them() -> None:
-    check_algorithm(ALGORITHMS["car_ft"])
-
-
 @pytest.fixture(scope="module", params=BUILTIN)
 def built_in(request: pytest.FixtureRequest) -> tuple[OpenedClip, Teacher]:
     clip = open_model(request.param)
@@ -81,6 +71,5 @@ def test_a_merge_keeps_the_law(name: str, law: Callable[[type[Merge]], None]) ->
     law(MERGES[name])
 
 
-def test_a_merge_says_where_it_comes_from_and_all_laws_are_held_as_users_call_them() -> None:
+def test_a_merge_says_where_it_comes_from() -> None:
     assert all("Source:" in (MERGES[name].__doc__ or "") for name in BUILT_IN_MERGES)
-    check_merge(MERGES["wise_ft"])

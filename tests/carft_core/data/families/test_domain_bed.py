@@ -29,7 +29,7 @@ from carft_sweep.carft_core.runs.identity import identify
 from tests import domain_bed_tree
 from tests.carft_core.refusals import refusal, refused
 from tests.carft_core.stand_ins import failing
-from tests.carft_core.trained import Config, same, stopped, trained, weights
+from tests.carft_core.trained import Config, trained
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 IMAGES = 50
@@ -334,20 +334,6 @@ def test_the_result_is_the_interval_best_over_the_training_domains(finished: Fin
     means = [sum(hits) / len(hits) for hits in by_domain.values()]
     assert len(means) == 3
     assert max(values) == pytest.approx(sum(means) / 3)
-
-
-def test_a_run_stopped_in_the_middle_of_a_pass_ends_in_the_same_weights(
-    pacs_config: Config, finished: Finished, tmp_path: Path
-) -> None:
-    stopped(pacs_config(FIVE), tmp_path, after=1)
-    result = trained(pacs_config({**FIVE, "workers": 1}), tmp_path)
-    folder, whole = finished
-    assert same(weights(folder.path), weights(tmp_path))
-    losses = [
-        [report["metrics"].get("train/loss") for report in run.history()]
-        for run in (folder, RunFolder(tmp_path))
-    ]
-    assert (losses[0], result.metrics) == (losses[1], whole.metrics)
 
 
 def test_runs_differ_by_what_is_held_out_and_by_balance(pacs_config: Config) -> None:
