@@ -179,26 +179,22 @@ def test_the_link_to_its_arms_lands_on_a_table_of_them_by_ood(
 
 
 @pytest.mark.slow  # tests/tracking has the settings of the charts that MLflow draws here
-def test_the_arms_have_charts_of_id_against_ood_and_of_the_varied_parameter(
-    driver: webdriver.Chrome, links: Mapping[str, str]
-) -> None:
-    go(driver, f"{links['arms']}&compareRunsMode=CHART", height=ALL_CHARTS)
-    for drawn in ("mean/id/test/top1", "arm", "algorithm.kl_weight"):
-        wait_for(driver, By.CSS_SELECTOR, f'h4[title="{drawn} vs. mean/ood/mean/top1"]')
-    assert "kl_weight: arms" in driver.find_element(By.TAG_NAME, "body").text
-
-
-@pytest.mark.slow  # likewise
-def test_the_runs_of_a_sweep_have_a_view_with_what_is_varied_and_learning_curves(
+def test_arms_and_runs_have_charts_and_the_runs_a_view_with_what_is_varied(
     driver: webdriver.Chrome, links: Mapping[str, str]
 ) -> None:
     go(driver, f"{links['arms']}-runs")
     wait_for(driver, By.LINK_TEXT, "car_ft kl_weight=1 s0")
     for column in ("metrics.`ood/mean/top1`", "`wise_ft_0.5/ood/mean/top1`"):
         assert values_of(driver, column), column
-    go(driver, f"{links['arms']}-runs&compareRunsMode=CHART", height=ALL_CHARTS)
-    for drawn in ("train/loss", "curve/wise_ft/ood/mean/top1"):
-        wait_for(driver, By.CSS_SELECTOR, f'h4[title="{drawn}"]')
+    against_ood = ("mean/id/test/top1", "arm", "algorithm.kl_weight")
+    for page, titles in (
+        (f"{links['arms']}-runs", ["train/loss", "curve/wise_ft/ood/mean/top1"]),
+        (links["arms"], [f"{drawn} vs. mean/ood/mean/top1" for drawn in against_ood]),
+    ):
+        go(driver, f"{page}&compareRunsMode=CHART", height=ALL_CHARTS)
+        for title in titles:
+            wait_for(driver, By.CSS_SELECTOR, f'h4[title="{title}"]')
+    assert "kl_weight: arms" in driver.find_element(By.TAG_NAME, "body").text
 
 
 def test_the_page_of_a_sweep_has_its_charts_and_the_values_of_the_selected_arm(

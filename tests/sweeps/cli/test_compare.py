@@ -111,11 +111,6 @@ def test_another_choice_must_be_honest_or_called_an_oracle(compare: Compare) -> 
         (("toy", "--tracking-uri", ""), "the tracking URI is empty"),
         (("toy", "--tracking-uri", "lab:5000"), "for a server write http://lab:5000"),
         (("toy", "--where", "kl_wieght>1"), "unknown field 'kl_wieght'; did you mean 'kl_weight'?"),
-        (("toy", "--where", "kl_weight"), "write FIELD=VALUE"),
-        (
-            ("toy", "--where", "kl_weight>9", "--where", "algorithm=car_ft"),
-            "holds of no algorithm.kl_weight; Known: 0.1, 0.3",
-        ),
         (("toy", "--columns", "od mean"), "unknown column 'od mean'; did you mean 'OOD mean'?"),
         (("toy", "--selection", "within=2"), "oracle, or within=0.005"),
         (("toy", "--reference", "zeroshot"), "did you mean 'zero_shot'"),
