@@ -344,7 +344,7 @@ def _row(
         states["train" if work.epochs else "evaluate"] += 1
         estimate.work.append(work)
     first = planned[0]
-    label = run_label(first.algorithm, first.params, None)
+    label = run_label(first.algorithm, first.params)
     label += CONFIRMED if first.role == "confirmation" else ""
     seeds = [run.seed for run in planned if run.seed is not None]
     return {"label": label, "role": first.role, "seeds": seeds, **states}

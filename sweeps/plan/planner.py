@@ -60,18 +60,17 @@ class PlannedRun:
     def label(self) -> str:
         """The run's label in messages: `car_ft kl_weight=0.3 seed 1`."""
         number = self.point if self.trial is None else self.trial
-        return run_label(self.algorithm, self.params, self.seed, number)
+        label = run_label(self.algorithm, self.params, number)
+        return label if self.seed is None else f"{label} seed {self.seed}"
 
 
-def run_label(
-    algorithm: str, params: Mapping[str, Any], seed: int | str | None, trial: int | None = None
-) -> str:
-    """Return a run's label in messages: `car_ft kl_weight=0.3 seed 1`, with the number of the trial
-    in place of many fields; `seed` is None where the seed changes nothing."""
+def run_label(algorithm: str, params: Mapping[str, Any], trial: int | None = None) -> str:
+    """Return a run's label without its seed: `car_ft kl_weight=0.3`, and with many fields `car_ft
+    #3`, where 3 is the number of the trial."""
     label = f"{algorithm} {setting(params)}".rstrip()
     if trial is not None and len(label) > LONGEST:
         label = short_label(algorithm, trial)
-    return label if seed is None else f"{label} seed {seed}"
+    return label
 
 
 class Planner:

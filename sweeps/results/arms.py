@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from carft_sweep.sweeps.results.merged_metrics import CURVE, model_prefix
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import shifts
-from carft_sweep.tracking.comparison.runs import LONGEST, Scalar, setting, short_label, split_merge
+from carft_sweep.tracking.comparison.runs import Scalar, split_merge
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA, WISE
 from carft_sweep.tracking.errors import counted
@@ -152,17 +152,6 @@ def selected_values(comparison: Comparison) -> dict[str, float]:
             values |= {difference: test.mean}
             values |= {f"{difference}{LOW}": low, f"{difference}{HIGH}": high}
     return {name: round(value, _DIGITS) for name, value in values.items()}
-
-
-def run_name(
-    algorithm: str, params: Mapping[str, Scalar], seed: str | None, trial: int | None = None
-) -> str:
-    """Return a run's name in a store, which cuts long names: `car_ft kl_weight=3 s2`, and with many
-    fields `car_ft #3 s2`, where 3 is the number of the trial."""
-    name = f"{algorithm} {setting(params)}".rstrip()
-    if trial is not None and len(name) > LONGEST:
-        name = short_label(algorithm, trial)
-    return name if seed is None else f"{name} s{seed}"
 
 
 def _summary(row: Row, metrics: Mapping[str, float], group: str) -> ArmSummary:

@@ -33,13 +33,13 @@ from carft_sweep.sweeps.ledger.generations import COPY as SWEEP_FILE
 from carft_sweep.sweeps.ledger.ledger import Ledger, Setting, find_ledger
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunState, RunStore, history, measured
 from carft_sweep.sweeps.ledger.status import OUTCOME, goals
+from carft_sweep.sweeps.plan.planner import run_label
 from carft_sweep.sweeps.results import artifacts
 from carft_sweep.sweeps.results.arms import (
     ArmSummary,
     all_sweeps_view,
     arm_summaries,
     arms_view,
-    run_name,
     runs_view,
     selected_values,
 )
@@ -106,9 +106,9 @@ class _Run:
 
     @property
     def label(self) -> str:
-        seed = None if self.seed == NO_SEED else self.seed
         trial = None if self.setting.trial is None else self.setting.trial.number
-        return run_name(self.setting.algorithm, self.setting.params, seed, trial)
+        label = run_label(self.setting.algorithm, self.setting.params, trial)
+        return label if self.seed == NO_SEED else f"{label} s{self.seed}"
 
 
 @dataclass(frozen=True)

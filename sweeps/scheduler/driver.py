@@ -393,7 +393,7 @@ class SweepDriver:
         sign = 1 if metric.goal == "maximize" else -1
         if self._best is None or sign * trial.value > sign * self._best:
             self._best = trial.value
-            setting = run_label(trial.algorithm, trial.params, None, trial.number)
+            setting = run_label(trial.algorithm, trial.params, trial.number)
             self.progress.best(setting, metric.name, trial.value)
 
     def _note_failure(self, run: PlannedRun, failure: Failure, *, again: bool) -> None:

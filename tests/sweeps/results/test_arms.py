@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from carft_sweep.sweeps.plan.planner import run_label
 from carft_sweep.sweeps.results.arms import (
     all_sweeps_view,
     arm_summaries,
     arms_view,
-    run_name,
     runs_view,
     selected_values,
 )
@@ -89,9 +89,8 @@ def test_what_tells_arms_apart_is_in_their_parameters_and_names(compared: Compar
         "▸ car_ft kl_weight=3 (5 seeds)",
         "car_ft kl_weight=3 + wise_ft@0.5 (5 seeds)",
     ]
-    assert run_name("car_ft", {KL: 3.0, "optim.lr": 1e-5}, "2") == "car_ft kl_weight=3 lr=1e-05 s2"
-    assert run_name("fine_tune", {}, "0") == "fine_tune s0"
-    assert run_name("zero_shot", {}, None) == "zero_shot"
+    assert run_label("car_ft", {KL: 3.0, "optim.lr": 1e-5}) == "car_ft kl_weight=3 lr=1e-05"
+    assert run_label("zero_shot", {}) == "zero_shot"
 
 
 def test_the_sweep_has_the_values_of_the_selected_arm(compared: Comparison) -> None:
