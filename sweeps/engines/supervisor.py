@@ -32,13 +32,8 @@ class WorkerDied(RuntimeError):
 
     def __init__(self, code: int) -> None:
         self.code = code
-        if code < 0:
-            try:
-                cause = f"was killed by {signal.Signals(-code).name}"
-            except ValueError:
-                cause = f"was killed by signal {-code}"
-        else:
-            cause = f"ended by itself with status {code}"
+        name = next((item.name for item in signal.Signals if item == -code), f"signal {-code}")
+        cause = f"was killed by {name}" if code < 0 else f"ended by itself with status {code}"
         super().__init__(f"the worker process {cause}")
 
 
