@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.base import Engine
@@ -89,19 +89,9 @@ def vet_address(address: str | None, home: Home) -> str | None:
     )
 
 
-class MachineShare(NamedTuple):
-    """The part of this machine that each run of the local engine gets."""
-
-    need: RunRequirements
-    """What one run takes."""
-    at_once: int
-    """The most runs side by side."""
-    by_memory: bool
-    """Whether memory limits `at_once` further, by what a run is computed or seen to take."""
-
-
-def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
-    """Return the share of this machine that each run of a sweep gets.
+def share_of_machine(spec: SweepSpec, machine: Node) -> tuple[RunRequirements, int, bool]:
+    """Return the share of this machine that each run of a sweep gets, the most runs side by side,
+    and whether memory limits these further, by what a run is computed or seen to take.
 
     Without GPUs one run of one thread is executed for each core, at most as many as the sweep has;
     the other cores are divided among the runs (one run with several threads is slower than several
@@ -125,7 +115,7 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> MachineShare:
     if at_once == 1 and resources.cpus is None:  # torch takes them all
         need = replace(need, cpus=machine.cpus)
     is_open = resources.gpus == "auto" if need.gpus else spec.parallel == "auto"
-    return MachineShare(need, at_once, is_open and at_once > 1)
+    return need, at_once, is_open and at_once > 1
 
 
 def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequirements:
