@@ -19,9 +19,9 @@ from carft_sweep.sweeps.engines.resources import (
     Node,
     RunRequirements,
     devices_of,
+    feasible,
     hardware_here,
     hardware_of,
-    infeasible_reason,
     max_concurrent_runs,
     memory_for_runs_mb,
     memory_on_gpu_mb,
@@ -110,7 +110,7 @@ def share_of_machine(spec: SweepSpec, machine: Node) -> tuple[RunRequirements, i
         if not is_known and hardware_here(None, None).device != "cpu":
             most = 1  # a GPU of another maker than NVIDIA, which one run uses at a time
     most = min(most, int(machine.cpus))
-    need = _feasible(requirements_of(resources, [machine], most), [machine])
+    need = feasible(requirements_of(resources, [machine], most), [machine])
     at_once = max_concurrent_runs(need, [machine], most)
     if at_once == 1 and resources.cpus is None:  # torch takes them all
         need = replace(need, cpus=machine.cpus)
@@ -133,7 +133,7 @@ def feasible_requirements(spec: SweepSpec, supply: Sequence[Node]) -> RunRequire
         taken = largest_on_gpu_mb(spec, hardware_of(whole, able))
         least = min(sharing(able, taken).values(), default=1)
         resources = resources.model_copy(update={"gpus": check_gpus(has_gpus / least)})
-    return _feasible(requirements_of(resources, supply, spec.most_at_once), supply)
+    return feasible(requirements_of(resources, supply, spec.most_at_once), supply)
 
 
 def largest_on_gpu_mb(spec: SweepSpec, hardware: Hardware) -> float | None:
@@ -149,12 +149,6 @@ def largest_on_gpu_mb(spec: SweepSpec, hardware: Hardware) -> float | None:
     taken = [memory_on_gpu_mb(config.as_dict()) for config in resolved if config.algorithm.trains]
     known = [size for size in taken if size is not None]
     return max(known, default=None) if len(known) == len(taken) else None
-
-
-def _feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
-    if (problem := infeasible_reason(need, supply)) is not None:
-        raise RequestError(problem)
-    return need
 
 
 def _local(spec: SweepSpec, machine: Node) -> Engine:

@@ -156,15 +156,15 @@ def max_concurrent_runs(
     return room if parallel is None else min(room, parallel)
 
 
-def infeasible_reason(need: RunRequirements, supply: Sequence[Node]) -> str | None:
-    """Return why no run could ever start, with requirements and supply; None when a run can."""
+def feasible(need: RunRequirements, supply: Sequence[Node]) -> RunRequirements:
+    """Return `need` unchanged. Raises RequestError, with the supply, when no run can ever start."""
     if any(node.fits(need) for node in supply):
-        return None
+        return need
     lines = [f"no node can ever meet `resources`: one run needs {need}; there are"]
     for node in supply:
         custom = {name: node.custom.get(name, 0.0) for name in need.custom}
         lines.append(f"  {node.name}: {RunRequirements(node.cpus, node.gpus, custom)}")
-    return "\n".join(lines if supply else [*lines, "  no nodes"])
+    raise RequestError("\n".join(lines if supply else [*lines, "  no nodes"]))
 
 
 def this_machine() -> Node:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines import resources
 from carft_sweep.sweeps.engines.resources import Gpu, Node, RunRequirements, visible_gpus
 from carft_sweep.sweeps.spec.settings import Resources
@@ -69,15 +70,17 @@ def test_what_a_file_leaves_open_is_an_even_share() -> None:
 
 
 def test_only_what_no_node_can_ever_meet_is_refused() -> None:
-    refuses = resources.infeasible_reason
-    assert refuses(RunRequirements(8, 0.25), [LAPTOP, WORKSTATION]) is None
-    reason = refuses(RunRequirements(9, 1, {"fast": 1}), [LAPTOP, WORKSTATION])
-    assert (reason or "").splitlines() == [
+    possible = RunRequirements(8, 0.25)
+    assert resources.feasible(possible, [LAPTOP, WORKSTATION]) is possible
+    with pytest.raises(RequestError) as refused:
+        resources.feasible(RunRequirements(9, 1, {"fast": 1}), [LAPTOP, WORKSTATION])
+    assert str(refused.value).splitlines() == [
         "no node can ever meet `resources`: one run needs 9 CPUs, 1 GPU, 1 fast; there are",
         "  laptop: 8 CPUs, 0 GPUs, 0 fast",
         "  workstation: 16 CPUs, 2 GPUs, 0 fast",
     ]
-    assert refuses(RunRequirements(1), []) is not None
+    with pytest.raises(RequestError, match="no nodes"):
+        resources.feasible(RunRequirements(1), [])
 
 
 LISTING = """\
