@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import psutil
+
 from carft_sweep.carft_core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ _BF16 = 8.0
 """The compute capability from which on a GPU computes bf16 itself; before, it is emulated."""
 
 CGROUP = Path("/sys/fs/cgroup")
-MEMORY = Path("/proc/meminfo")
 MOST_SHARING = 4
 """Runs on one GPU with `gpus: auto`, at most: so many keep it busy, and share out the cores."""
 FREE_SHARE = 0.8
@@ -202,17 +203,6 @@ def cpu_quota() -> float | None:
         return None
 
 
-def available_memory() -> int | None:
-    """Return the bytes that processes may still take; None where the system does not report it. A
-    control group's limit is `memory_limit`."""
-    try:
-        lines = MEMORY.read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux
-        return None
-    amounts = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return next((int(kilobytes) * 1024 for kilobytes in amounts), None)
-
-
 def memory_limit() -> int | None:
     """Return the bytes that a control group (version 2) permits; None for no limit."""
     try:
@@ -223,9 +213,8 @@ def memory_limit() -> int | None:
 
 def memory_for_runs_mb() -> float:
     """Return the MiB of this machine's memory that all runs together may take."""
-    bounds = [bound for bound in (available_memory(), memory_limit()) if bound is not None]
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return FREE_SHARE * min(bounds, default=physical) / 2**20
+    available: int = psutil.virtual_memory().available
+    return FREE_SHARE * min(available, memory_limit() or available) / 2**20
 
 
 def visible_gpus(environ: Mapping[str, str] | None = None, listing: str | None = None) -> list[Gpu]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,8 +143,8 @@ def test_a_node_computes_bf16_where_each_of_its_gpus_is_known_to() -> None:
 def test_a_control_groups_limit_bounds_the_memory_of_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "meminfo").write_text(f"MemAvailable: {2**30} kB\n")
-    monkeypatch.setattr(resources, "MEMORY", tmp_path / "meminfo")
+    memory = SimpleNamespace(available=2**40)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     monkeypatch.setattr(resources, "CGROUP", tmp_path)
     limits = {None: 2**20, "max": 2**20, str(2**30): 2**10}
     for limit, megabytes in limits.items():
