@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import psutil
+
 from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.carft_core.files import read_json, write_json
 from carft_sweep.carft_core.runs.result import (
@@ -103,7 +105,7 @@ class Lease:
             return False
         if self.host != socket.gethostname():
             return abs(time.time() - self.renewed) < SILENCE  # else its clock is not ours
-        if not _exists(self.pid):
+        if not psutil.pid_exists(self.pid):
             return False
         born = process_start(self.pid)
         return self.born is None or born is None or born == self.born
@@ -121,14 +123,6 @@ def process_start(pid: int) -> str | None:
         return None
     # The name in parentheses may hold spaces and parentheses itself.
     return stat.rpartition(")")[2].split()[19]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # it is another account's
-    return True
 
 
 State = Literal["running", "done", "failed", "stopped"]
