@@ -31,7 +31,7 @@ from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.plan import gpu_cost
-from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timing_history
+from carft_sweep.sweeps.plan.estimate import SweepEstimate, estimate_sweep, timed_runs
 from carft_sweep.sweeps.scheduler.progress import duration
 from carft_sweep.sweeps.space import RANDOM_TRIALS
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
@@ -49,7 +49,7 @@ def check_command(arguments: argparse.Namespace, emit: Emit) -> None:
     warnings = check_own_methods(spec.typical_config().model.name)
     supply = _supply(spec, arguments.address, home, arguments.gpu)
     estimate = estimate_sweep(spec, home, supply.hardware)
-    estimate.add_times(timing_history(RunStore(home.runs)))
+    estimate.add_times(timed_runs(RunStore(home.runs)))
     estimate.at_once = supply.at_once
     estimate.warnings += (*warnings, *_obstacle_lines(estimate), *supply.warnings)
     estimate.warnings += tuple(_disk_warnings(estimate, home))

@@ -54,19 +54,14 @@ class TimedRun:
     times: RunTimes
 
 
-class TimingHistory(NamedTuple):
-    """The times of a home's earlier runs, from which those of another run are estimated."""
-
-    runs: Sequence[TimedRun]
-
-    def times_of(self, config: TrialConfig) -> RunTimes | None:
-        """Return the median times of the earlier runs most like `config`; None without any."""
-        likeness = _likeness(config.as_dict())
-        alike = [run for run in self.runs if _likeness(run.config) == likeness]
-        same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
-        # Medians: a run that slept for a night counts no more than another.
-        parts = zip(*(run.times for run in same or alike), strict=True)
-        return RunTimes(*map(statistics.median, parts)) if alike else None
+def times_of(config: TrialConfig, earlier: Sequence[TimedRun]) -> RunTimes | None:
+    """Return the median times of the earlier runs most like `config`; None without any."""
+    likeness = _likeness(config.as_dict())
+    alike = [run for run in earlier if _likeness(run.config) == likeness]
+    same = [run for run in alike if run.config["algorithm"]["name"] == config.algorithm.name]
+    # Medians: a run that slept for a night counts no more than another.
+    parts = zip(*(run.times for run in same or alike), strict=True)
+    return RunTimes(*map(statistics.median, parts)) if alike else None
 
 
 def _likeness(config: Mapping[str, Any]) -> object:
@@ -77,12 +72,12 @@ def _likeness(config: Mapping[str, Any]) -> object:
     return config["model"], data["family"], data.get("balanced"), batch, device
 
 
-def timing_history(runs: RunStore) -> TimingHistory:
-    """Return the times of the newest runs of a home that were trained to their end."""
+def timed_runs(runs: RunStore) -> list[TimedRun]:
+    """Return the newest runs of a home that were trained to their end, with their times."""
     trained = sorted(runs.path.glob("*/trained.json"), key=lambda file: -file.stat().st_mtime)
     timed = [run for file in trained[:MOST] for run in _timed(runs, file.parent)]
     logger.debug("%d earlier runs of %s", len(timed), runs.path)
-    return TimingHistory(timed)
+    return timed
 
 
 def _timed(runs: RunStore, folder: Path) -> Iterator[TimedRun]:
@@ -165,10 +160,10 @@ class SweepEstimate:
         """The expected wall-clock time of the whole sweep; None where unknown."""
         return None if self.seconds is None else self.seconds / self.at_once
 
-    def add_times(self, timings: TimingHistory) -> None:
+    def add_times(self, earlier: Sequence[TimedRun]) -> None:
         """Add the expected times, provided that every run resembles an earlier run."""
-        self.seconds = _seconds(self.work, timings)
-        seconds = _seconds(self.of_a_seed, timings)
+        self.seconds = _seconds(self.work, earlier)
+        seconds = _seconds(self.of_a_seed, earlier)
         if seconds is not None and self.of_a_seed:
             self.seconds_of_a_run = seconds / len(self.of_a_seed)
 
@@ -185,11 +180,11 @@ def _model_bytes(name: str, pretrained: str | None) -> int:
     return find_model(name, pretrained).weights.stat().st_size
 
 
-def _seconds(every: Sequence[RemainingWork], timings: TimingHistory) -> float | None:
+def _seconds(every: Sequence[RemainingWork], earlier: Sequence[TimedRun]) -> float | None:
     """Return the sum of expected times; None where a run resembles no earlier run."""
     seconds = 0.0
     for work in every:
-        times = timings.times_of(work.config)
+        times = times_of(work.config, earlier)
         if times is None:
             return None
         seconds += times.step * work.steps + times.epoch * work.epochs + times.model * work.models

@@ -16,7 +16,7 @@ from carft_sweep.carft_core.training.memory import RunCost
 from carft_sweep.sweeps.engines.resources import Gpu, Node
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan import estimate
-from carft_sweep.sweeps.plan.estimate import RemainingWork, RunTimes, TimedRun, TimingHistory
+from carft_sweep.sweeps.plan.estimate import RemainingWork, RunTimes, TimedRun, times_of
 from tests.sweeps.conftest import ONE_RUN, TOY, Carft, ToySweep
 
 WEIGHTS = {"algorithm.kl_weight": {"min": 0.1, "max": 1.0}}
@@ -200,15 +200,15 @@ def test_the_time_comes_from_the_runs_most_like_it_and_adds_up() -> None:
         (incomparable, None),
         ([same, timed(2.0), timed(4.0), other_algorithm], timed(2.0).times),
     ):
-        assert TimingHistory(runs).times_of(config) == expected
-    known = TimingHistory([TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))])
+        assert times_of(config, runs) == expected
+    known = [TimedRun(config.as_dict(), RunTimes(0.5, 3.0, 7.0))]
     work = [RemainingWork(config, *parts) for parts in ((100, 2, 3), (10, 1, 1), (0, 0, 2))]
     planned = estimate.SweepEstimate("toy", "grid", 2, 3, at_once=2, work=work)
     planned.add_times(known)
     assert planned.seconds == pytest.approx(110 * 0.5 + 3 * 3.0 + 6 * 7.0)
     assert planned.wall_seconds == pytest.approx((110 * 0.5 + 3 * 3.0 + 6 * 7.0) / 2)
     unknown = estimate.SweepEstimate("toy", "grid", 2, 3, work=work)
-    unknown.add_times(TimingHistory([]))
+    unknown.add_times([])
     assert unknown.seconds is None
 
 
@@ -231,10 +231,10 @@ def test_the_pace_of_a_run_is_read_from_its_history(tmp_path: Path) -> None:
     write_json(folder / "trained.json", {"seconds": 15.0, "ended": state.ended - 12.0})
     for label in ("unmerged", "wise_ft@0.5"):
         write_json(folder / "evaluations" / label / "metrics.json", {})
-    timings = estimate.timing_history(runs)
-    times = timings.times_of(on_gpu) or RunTimes(0.0, 0.0, 0.0)
+    timings = estimate.timed_runs(runs)
+    times = times_of(on_gpu, timings) or RunTimes(0.0, 0.0, 0.0)
     assert (times.step, times.epoch, times.model) == (0.5, 2.0, pytest.approx(6.0))
-    assert timings.times_of(trial_config(CONFIG)) is None
+    assert times_of(trial_config(CONFIG), timings) is None
 
 
 def test_runs_side_by_side_shorten_the_wait(

@@ -15,7 +15,7 @@ from carft_sweep.sweeps.engines.resources import Hardware
 from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.plan import estimate
-from carft_sweep.sweeps.plan.estimate import RunTimes, TimedRun, TimingHistory, estimate_sweep
+from carft_sweep.sweeps.plan.estimate import RunTimes, TimedRun, estimate_sweep, times_of
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests import domain_bed_tree
 from tests.sweeps.conftest import SEARCH, Carft, ToySweep
@@ -63,8 +63,7 @@ def test_balanced_runs_tell_no_time_of_others(
 
     balanced, plain = config(balanced=True), config(balanced=False)
     run = TimedRun(plain.as_dict(), RunTimes(1.0, 0.0, 0.0))
-    history = TimingHistory([run])
-    assert [history.times_of(config) for config in (plain, balanced)] == [run.times, None]
+    assert [times_of(config, [run]) for config in (plain, balanced)] == [run.times, None]
 
 
 def test_an_earlier_run_whose_epochs_lack_their_times_is_named(tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_an_earlier_run_whose_epochs_lack_their_times_is_named(tmp_path: Path) -
     epoch = {"epoch": 1, "epochs": 2, "step": 1, "steps": 2, "metrics": {}, "timestamp": 1_700_000}
     (folder / "history.json").write_text(json.dumps([epoch, {**epoch, "epoch": 2}]))
     with pytest.raises(RequestError, match=r"history\.json .*seconds"):
-        estimate.timing_history(RunStore(tmp_path))
+        estimate.timed_runs(RunStore(tmp_path))
 
 
 def test_a_long_search_is_counted_without_a_config_for_each_of_its_runs(
