@@ -23,23 +23,17 @@ logger = logging.getLogger(__name__)
 class SyncThread:
     """Calls `update` in a thread while there is something to send, about every `pace` seconds.
 
-    The pause grows with the time that updates take, and doubles while they fail, up to `longest`
-    seconds. `update` returns False where something waits for another try. With `idle` it is also
-    called `idle` seconds after the last call.
+    The pause grows with the time that updates take, and doubles while they fail, up to
+    LONGEST_PAUSE. `update` returns False where something waits for another try. With `idle` it is
+    also called `idle` seconds after the last call.
     """
 
     def __init__(
-        self,
-        name: str,
-        update: Callable[[], bool],
-        *,
-        pace: float = 1.0,
-        longest: float = LONGEST_PAUSE,
-        idle: float | None = None,
+        self, name: str, update: Callable[[], bool], *, pace: float = 1.0, idle: float | None = None
     ) -> None:
         self.last_error: str | None = None
         """Why the last update failed; None if it did not."""
-        self._update, self._pace, self._longest, self._idle = update, pace, longest, idle
+        self._update, self._pace, self._idle = update, pace, idle
         self._changed = threading.Condition()
         self._wanted, self._done = 1, 0
         self._is_closing = False
@@ -109,7 +103,7 @@ class SyncThread:
             else:
                 logger.info("%s: %s; another try in %.0f s", self._thread.name, error, failed_pause)
                 pause = failed_pause
-                failed_pause = min(2 * failed_pause, self._longest)
+                failed_pause = min(2 * failed_pause, LONGEST_PAUSE)
             least = 0.0 if is_done else SOON
             with self._changed:
                 self.last_error = error

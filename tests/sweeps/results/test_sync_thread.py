@@ -169,7 +169,7 @@ def test_waiting_for_a_store_that_is_away_does_not_spin_and_no_error_ends_the_th
             raise error
         return True
 
-    thread = SyncThread("test", update, pace=0.01, longest=60)
+    thread = SyncThread("test", update, pace=0.01)
     time.sleep(0.3)
     assert 1 <= tries <= 6  # 0.01, 0.02, 0.04, ... doubled each time
     error = ServiceUnreachable("away")
