@@ -167,7 +167,7 @@ class SweepDriver:
         self._note(job.digest)
         trial = self._trial(run)
         if trial is not None and trial.pruned:
-            self.progress.forget(run.label)
+            self.progress.end(run.label)
             return
         if trial is not None and trial.is_over:
             self.progress.stopped(run.label, "another seed of its trial became NaN")

@@ -103,7 +103,7 @@ class Progress:
     def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
         """Count a complete run and show its metrics; `reused` if it was trained earlier."""
         self.ended_runs += 1
-        began = self._end(label)
+        began = self.end(label)
         if not reused and began is not None:
             self._ended.append((began, time.monotonic()))
         word = "reused" if reused else "done"
@@ -111,7 +111,7 @@ class Progress:
 
     def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
         """Count a failed run, unless the run is tried again."""
-        self._end(label)
+        self.end(label)
         self.ended_runs += not again
         end = "; it is tried again" if again else ""
         is_repeated = (kind, message) == self._last_failure
@@ -121,17 +121,13 @@ class Progress:
 
     def stopped(self, label: str, reason: str = RESUMABLE) -> None:
         """Show that a run was closed early."""
-        self._end(label)
+        self.end(label)
         self.note(f"        {label}  stopped; {reason}")
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
         """Show that a trial ends; `runs` of its runs are no longer needed."""
         self.skip(runs)
         self.note(f"{self._place()} {label}  pruned: {reason}")
-
-    def forget(self, label: str) -> None:
-        """Remove the line of a run that was closed since its trial ended."""
-        self._end(label)
 
     def skip(self, runs: int) -> None:
         """Subtract runs that are not needed from the total."""
@@ -154,7 +150,7 @@ class Progress:
         to_come = self.shown_total - self.ended_runs
         return seconds_left(self._ended, [*self._open.values()], to_come, time.monotonic())
 
-    def _end(self, label: str) -> float | None:
+    def end(self, label: str) -> float | None:
         """Remove the line of a run; return when its first epoch was reported, or None."""
         return self._open.pop(label, None)
 
@@ -243,11 +239,12 @@ class LiveProgress(Progress):
     def _show_below(self) -> None:
         self._bars.below = [line for line in (self._best, self._hint) if line]
 
-    def _end(self, label: str) -> float | None:
+    def end(self, label: str) -> float | None:
+        """Implement `Progress.end`."""
         if label in self._rows:
             self._bars.remove_task(self._rows.pop(label))
         self._refresh()
-        return super()._end(label)
+        return super().end(label)
 
     def _left(self) -> str:
         self._refresh()
