@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,10 +16,11 @@ from carft_sweep.carft_core.data.images import UNREADABLE
 from carft_sweep.sweeps.api import run_with_services
 from carft_sweep.sweeps.cli import INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
-from carft_sweep.sweeps.cli.status import FailedRun, failed_runs
+from carft_sweep.sweeps.cli.status import failed_runs
 from carft_sweep.sweeps.home import Home, find_home
 from carft_sweep.sweeps.ledger.generations import COPY, Invocation
 from carft_sweep.sweeps.ledger.ledger import find_ledger
+from carft_sweep.sweeps.ledger.runs import RunState
 from carft_sweep.sweeps.ledger.status import best_points
 from carft_sweep.sweeps.results.artifacts import PAGE
 from carft_sweep.sweeps.results.export import baseline_command
@@ -140,7 +140,7 @@ def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -
     resume = command("resume", name, arguments.home)
     if ended.failures:
         yield f"{counted(len(ended.failures), 'run')} failed."
-        yield from _causes(failed_runs(home, find_ledger(home, name), most=50))
+        yield from _causes(home, failed_runs(home, find_ledger(home, name), most=50))
         yield f"To try what failed again: {resume} --failed"
     if ended.broken is not None:
         yield f"The sweep was stopped: {ended.broken}"
@@ -159,19 +159,21 @@ def _resume(name: str, arguments: argparse.Namespace) -> str:
     return command("resume", name, arguments.home, *cluster)
 
 
-def _causes(failed: Sequence[FailedRun]) -> Iterator[str]:
+def _causes(home: Home, failed: Sequence[RunState]) -> Iterator[str]:
     """Yield lines for one run of each of the last causes of failure, with the end of its log."""
-    by_cause = {(run.kind, run.message): run for run in failed}
-    counts = Counter((run.kind, run.message) for run in failed)
-    for cause, run in list(by_cause.items())[-CAUSES:]:
-        more = f" and {counts[cause] - 1} more" if counts[cause] > 1 else ""
-        yield f"\n{run.label}{more}  {run.kind}: {run.message}"
-        if UNREADABLE in run.message:
+    by_cause: dict[tuple[str, str], list[RunState]] = {}
+    for run in failed:
+        failure = run.failure or {}
+        by_cause.setdefault((failure["kind"], failure["message"]), []).append(run)
+    for (kind, message), runs in list(by_cause.items())[-CAUSES:]:
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        yield f"\n{runs[-1].label}{more}  {kind}: {message}"
+        if UNREADABLE in message:
             yield "  To leave out all images that cannot be read: --set data.bad_files=skip"
         # What is wrong with the data is said by the message alone.
-        for line in run.log_tail.splitlines()[-TAIL:] if run.kind != "data" else ():
-            yield f"  | {line}"
-        yield f"  log: {run.folder / 'log.txt'}"
+        tail = "" if kind == "data" else (runs[-1].failure or {}).get("log_tail", "")
+        yield from (f"  | {line}" for line in tail.splitlines()[-TAIL:])
+        yield f"  log: {home.runs / runs[-1].digest / 'log.txt'}"
 
 
 def run_command(arguments: argparse.Namespace, emit: Emit) -> int:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.live import Live
@@ -49,18 +48,6 @@ class RunningRun:
 
 
 @dataclass(frozen=True)
-class FailedRun:
-    """A run that has failed, and is not being tried again just now."""
-
-    label: str
-    kind: str
-    message: str
-    log_tail: str
-    folder: Path
-    ended: float
-
-
-@dataclass(frozen=True)
 class SweepStatus:
     """The state of a sweep."""
 
@@ -78,7 +65,7 @@ class SweepStatus:
     runs: int = 0
     runs_ended: int = 0
     running: tuple[RunningRun, ...] = ()
-    failed: tuple[FailedRun, ...] = ()
+    failed: tuple[RunState, ...] = ()
     """The latest failures, in order of time."""
     seconds_left: float | None = None
 
@@ -131,25 +118,20 @@ def _total(ledger: Ledger, count: int) -> int:
     return min(distinct, planned) + int(ledger.recall(FINAL_RUNS, 0))
 
 
-def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[FailedRun, ...]:
-    """Return the last failed runs, at most `most`, in order of time."""
+def failed_runs(home: Home, ledger: Ledger, most: int = 5) -> tuple[RunState, ...]:
+    """Return the runs that failed last, and are not being tried again just now, at most `most`, in
+    order of time."""
     runs = RunStore(home.runs)
     trials = sorted(ledger.trials(), key=lambda trial: trial.number)
     open_ones = [trial for trial in trials if trial.state == "running"]
     last = [trial for trial in trials if trial.state == "failed"][-most:]
-    failed = [
-        FailedRun(
-            label=state.label,
-            kind=state.failure["kind"],
-            message=state.failure["message"],
-            log_tail=state.failure.get("log_tail", ""),
-            folder=runs.folder(state.digest),
-            ended=state.ended or state.created,
-        )
-        for state in _states(runs, [*ledger.beside_trials(), *open_ones, *last])
-        if state.state == "failed" and state.failure is not None
-    ]
-    return tuple(sorted(failed, key=lambda run: run.ended)[-most:])
+    states = _states(runs, [*ledger.beside_trials(), *open_ones, *last])
+    failed = [run for run in states if run.state == "failed" and run.failure is not None]
+    return tuple(sorted(failed, key=_ended)[-most:])
+
+
+def _ended(run: RunState) -> float:
+    return run.ended or run.created
 
 
 def _digests(items: Iterable[Setting | Trial]) -> list[str]:
@@ -317,11 +299,11 @@ def _running_lines(runs: Sequence[RunningRun]) -> Iterator[str]:
     return table_lines(("running", "epoch", "id/val", "images/s", "for"), rows)
 
 
-def _failed_lines(runs: Sequence[FailedRun]) -> Iterator[str]:
+def _failed_lines(runs: Sequence[RunState]) -> Iterator[str]:
     rows = []
     for run in runs:
-        at = datetime.fromtimestamp(run.ended).astimezone().strftime("%m-%d %H:%M")
-        rows.append((run.label, at, f"{run.kind}: {run.message}"))
+        at = datetime.fromtimestamp(_ended(run)).astimezone().strftime("%m-%d %H:%M")
+        rows.append((run.label, at, "{kind}: {message}".format(**run.failure or {})))
     return table_lines(("failed last", "at", "why"), rows)
 
 

@@ -69,9 +69,10 @@ def test_the_last_failures_are_told_with_class_and_message(toy: ToySweep) -> Non
     toy.plan({"0.1/0": [{"do": "raise", "error": "nan"}]})
     toy.run()
     (failed,) = sweep_status(toy.home, "toy").failed
-    assert (failed.label, failed.kind) == ("car_ft kl_weight=0.1 seed 0", "nan")
-    assert failed.message == "train/loss is nan in epoch 3"
-    assert "NonFinite" in failed.log_tail
+    failure = failed.failure or {}
+    assert (failed.label, failure["kind"]) == ("car_ft kl_weight=0.1 seed 0", "nan")
+    assert failure["message"] == "train/loss is nan in epoch 3"
+    assert "NonFinite" in failure["log_tail"]
     text = as_text(sweep_status(toy.home, "toy"))
     assert "nan: train/loss is nan in epoch 3" in text
     assert "1 complete, 1 failed" in text
