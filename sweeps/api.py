@@ -107,7 +107,7 @@ def run_sweep(
     result = run_with_services(spec, place, progress, options, in_process=in_process)
     if result.state == "failed":
         raise SweepFailed(_why(result))
-    if result.interrupted:
+    if result.state == "interrupted":
         warn(
             f"{spec.name} was interrupted; the same call resumes it. Its comparison so far is "
             "returned"

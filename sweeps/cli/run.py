@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from carft_sweep.carft_core.data.images import UNREADABLE
 from carft_sweep.sweeps.api import run_with_services
-from carft_sweep.sweeps.cli import INTERRUPTED, Emit
+from carft_sweep.sweeps.cli import FAILED, INTERRUPTED, Emit
 from carft_sweep.sweeps.cli.parser import overrides
 from carft_sweep.sweeps.cli.status import failed_runs
 from carft_sweep.sweeps.home import Home, find_home
@@ -38,6 +38,7 @@ CAUSES = 3
 """The most different failures that the end shows."""
 TAIL = 12
 """Lines of a log that the end shows."""
+EXIT_CODES: Mapping[str, int] = {"done": 0, "failed": FAILED, "interrupted": INTERRUPTED}
 
 
 def run_and_print(
@@ -80,7 +81,7 @@ def run_and_print(
             out(line)
     for line in _last_words(ended, home, arguments):
         out(line)
-    return ended.exit_code
+    return EXIT_CODES[ended.state]
 
 
 def _progress(name: str, arguments: argparse.Namespace, console: Console) -> Progress:
@@ -93,7 +94,7 @@ def _progress(name: str, arguments: argparse.Namespace, console: Console) -> Pro
 def _print_result(ended: SweepResult, arguments: argparse.Namespace, emit: Emit) -> None:
     if arguments.json:
         emit(json.dumps(to_json(ended.comparison), indent=1, allow_nan=False))
-    elif ended.done and not ended.interrupted:
+    elif ended.done and ended.state != "interrupted":
         output = PlainConsole()
         emit("")
         text = terminal(ended.comparison, width=output.width, colour=output.is_terminal)
@@ -145,7 +146,7 @@ def _last_words(ended: SweepResult, home: Home, arguments: argparse.Namespace) -
     if ended.broken is not None:
         yield f"The sweep was stopped: {ended.broken}"
         yield f"Once this is fixed, resume it: {resume}"
-    elif ended.interrupted:
+    elif ended.state == "interrupted":
         yield _interrupted(name, arguments)
 
 

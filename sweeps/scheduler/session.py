@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,6 @@ PATIENCE = 30.0
 """Seconds that the end of a sweep waits for a store that takes nothing."""
 CLOSING = 15.0
 """Seconds that closing a sync thread waits for its request under way."""
-EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "interrupted": 3}
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class SweepResult:
     """How an execution of a sweep ended."""
 
     state: State
+    """`interrupted`: stopped before its end, so that it can be resumed; `failed`: no run succeeded,
+    or the circuit breaker stopped the sweep."""
     done: int
     """Runs that succeeded, now or earlier."""
     failures: tuple[str, ...]
@@ -78,16 +79,6 @@ class SweepResult:
     """The last lines of the log of the run that failed last."""
     obstacles: tuple[Obstacle, ...] = ()
     """What prevents a verdict, whatever the numbers are."""
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the sweep was stopped before its end, so that it can be resumed."""
-        return self.state == "interrupted"
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code: 0 done, 1 no run succeeded or the breaker stopped the sweep, 3 interrupted."""
-        return EXIT_CODES[self.state]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +166,7 @@ def drive_sweep(
                 write_page(home, ledger, result.comparison, progress.note)
             syncs.end_driver(part, result.comparison)
             # Not where somebody wants it to end, and Slurm kills it soon.
-            is_sent = syncs.flush(haste=result.interrupted)
+            is_sent = syncs.flush(haste=result.state == "interrupted")
             for complaint in syncs.complaints():
                 options.undelivered(complaint)
             if is_sent and result.state == "done" and spec.report.model:

@@ -79,7 +79,7 @@ def test_a_budget_that_is_used_up_before_the_first_run_has_failed_nothing(toy: T
         toy.run()
     toy.ledger().remember("seconds", 99.0)
     ended = toy.run(time_budget=1)
-    assert (ended.state, ended.exit_code, ended.failures) == ("interrupted", 3, ())
+    assert (ended.state, ended.failures) == ("interrupted", ())
 
 
 def test_a_damaged_ledger_hides_no_other_sweep(toy_cli: ToySweep, carft: Carft) -> None:

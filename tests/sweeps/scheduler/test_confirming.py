@@ -92,7 +92,7 @@ def test_an_unfinished_confirmation_decides_nothing(toy: ToySweep) -> None:
 def test_a_fresh_run_that_fails_leaves_the_verdict_to_the_other_seeds(toy: ToySweep) -> None:
     toy.plan({"0.3/3": [CRASH]})
     ended = toy.run(retries=0, **FRESH)
-    assert ended.exit_code == 0
+    assert ended.state == "done"
     assert ended.comparison.fresh_seeds == ()
     assert "5 of 6 runs" in ended.comparison.verdict
     row = next(row for row in ended.comparison.rows if row.arm.confirms and row.arm.params)
@@ -121,12 +121,12 @@ def test_what_confirms_is_never_stopped(toy: ToySweep, rule: str) -> None:
 def test_nothing_is_confirmed_where_nothing_was_chosen_or_nothing_trains(toy: ToySweep) -> None:
     toy.plan({f"{weight}/{seed}": [CRASH] for weight in (0.1, 0.3) for seed in (0, 1)})
     ended = toy.run(retries=0, breaker=0, baselines=[], **FRESH)
-    assert ended.exit_code == 1
+    assert ended.state == "failed"
     assert toy.ledger().recall("confirmations") == []
     assert sweep_status(toy.home, "toy").runs == 4
     alone: Any = {"trial": {"algorithm": "zero_shot"}, "parameters": {}, "baselines": []}
     ended = toy.run(name="zero", report={"model": False}, **alone, **FRESH)
-    assert (ended.exit_code, confirmed(ended.comparison)) == (0, {})
+    assert (ended.state, confirmed(ended.comparison)) == ("done", {})
     assert "confirm" not in ended.comparison.verdict.lower()
 
 

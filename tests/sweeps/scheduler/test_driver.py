@@ -40,7 +40,7 @@ NAN = {"do": "raise", "error": "nan"}
 def test_each_run_is_trained_and_tracked_once_in_order_and_the_same_sweep_again_does_nothing(
     toy: ToySweep, labels: Callable[[ToySweep], list[str]]
 ) -> None:
-    assert toy.run().exit_code == 0
+    assert toy.run().state == "done"
     assert labels(toy) == [
         "zero_shot",
         *(f"fine_tune seed {seed}" for seed in (0, 1)),
@@ -59,7 +59,7 @@ def test_each_run_is_trained_and_tracked_once_in_order_and_the_same_sweep_again_
     parent = toy.tracker.runs[RunKey("toy")]
     assert {"sweep.yaml", "comparison.json", "comparison.md"} <= set(parent.artifacts)
     trained, tracked = toy.trained(), str(toy.tracker.runs)
-    assert toy.run().exit_code == 0
+    assert toy.run().state == "done"
     assert toy.trained() == trained
     assert str(toy.tracker.runs) == tracked
     assert len(toy.ledger().proposals()) == 2
@@ -110,7 +110,7 @@ def test_a_changed_sweep_or_another_one_reuses_what_there_is(
 def test_a_crashed_run_is_tried_as_often_as_told_and_by_the_next_driver(toy: ToySweep) -> None:
     toy.plan({"0.1/0": [CRASH] * 3})
     ended = toy.run(retries=1)
-    assert ended.exit_code == 0
+    assert ended.state == "done"
     assert ended.failures == ("crashed: KeyError: 'weights'",)
     failed, other = toy.ledger().trials()
     assert (failed.state, failed.value, other.state) == ("failed", None, "complete")
@@ -119,7 +119,7 @@ def test_a_crashed_run_is_tried_as_often_as_told_and_by_the_next_driver(toy: Toy
     assert (child.state, child.tags["carft.failure"]) == ("failed", "crashed")
     # Its other seed is there, and counts in no mean of a whole setting.
     assert toy.tracked()["car_ft kl_weight=0.1 s1"].state == "finished"
-    assert toy.run(retries=1).exit_code == 0
+    assert toy.run(retries=1).state == "done"
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
     state = state_of(toy, failed.runs["0"])
     assert (state.state, state.attempts, state.failure) == ("done", 4, None)
@@ -129,7 +129,7 @@ def test_a_crashed_run_is_tried_as_often_as_told_and_by_the_next_driver(toy: Toy
 
 def test_a_nan_is_not_tried_again_and_without_a_success_the_end_is_1(toy: ToySweep) -> None:
     toy.plan({f"{weight}/{seed}": [NAN] * 2 for weight in (0.1, 0.3) for seed in (0, 1)})
-    assert toy.run(retries=5, baselines=[]).exit_code == 1
+    assert toy.run(retries=5, baselines=[]).state == "failed"
     reason = {"kind": "nan", "message": "train/loss is nan in epoch 3"}
     assert toy.ledger().trials()[0].reason == reason
     trained = toy.trained()
@@ -141,10 +141,10 @@ def test_a_nan_is_not_tried_again_and_without_a_success_the_end_is_1(toy: ToySwe
 
 def test_after_an_interrupt_the_command_goes_on(toy: ToySweep) -> None:
     ended = toy.run(Hooked(epoch=at(8, interrupt)))
-    assert ended.exit_code == 3
+    assert ended.state == "interrupted"
     assert {run.state for run in toy.tracker.runs.values()} == {"finished", "killed"}
     assert sum(run.state == "killed" for run in toy.tracked().values()) == 1
-    assert toy.run().exit_code == 0
+    assert toy.run().state == "done"
     assert set(toy.trained().values()) == {toy_core.EPOCHS + 1}
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
     assert toy.values() == {0.1: pytest.approx(0.785), 0.3: pytest.approx(0.805)}
@@ -152,7 +152,7 @@ def test_after_an_interrupt_the_command_goes_on(toy: ToySweep) -> None:
 
 def test_an_interrupt_of_the_last_run_ends_the_sweep_as_done(toy: ToySweep) -> None:
     ended = toy.run(Hooked(epoch=at(toy_core.EPOCHS + 1, interrupt)), **ONE_RUN)
-    assert (ended.state, ended.exit_code, ended.done) == ("done", 0, 1)
+    assert (ended.state, ended.done) == ("done", 1)
     assert {run.state for run in toy.tracker.runs.values()} == {"finished"}
 
     class AtOnce(InProcessEngine):
@@ -191,7 +191,7 @@ def test_an_interrupt_while_results_are_written_lets_them_be_finished_and_a_seco
 def test_a_driver_that_dies_loses_nothing(toy: ToySweep, victim: str, when: str) -> None:
     with dying(victim, before=when == "before"):
         toy.run()
-    assert toy.run().exit_code == 0
+    assert toy.run().state == "done"
     assert [t.state.name for t in toy.study().trials] == ["COMPLETE", "COMPLETE"]
     assert set(toy.trained().values()) == {toy_core.EPOCHS + 1}
     assert len(toy.tracked()) == RUNS
@@ -225,7 +225,7 @@ def test_a_mistake_amid_the_sweep_leaves_nothing_open(toy: ToySweep) -> None:
     assert {run.state for run in toy.tracker.runs.values()} == {"killed"}
     (digest,) = RunStore(toy.home.runs).digests()
     assert state_of(toy, digest).state == "stopped"
-    assert toy.run().exit_code == 0
+    assert toy.run().state == "done"
 
 
 def test_who_lost_its_claim_writes_no_more(toy: ToySweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,21 +266,21 @@ def test_a_run_that_another_sweep_trains_is_waited_for_and_reused(toy: ToySweep)
 
     engine = Waiting()
     ended = toy.run(engine, name="second", **ONE_RUN)
-    assert (ended.exit_code, engine.waits) == (0, 3)
+    assert (ended.state, engine.waits) == ("done", 3)
     assert toy.ledger("second").trials()[0].state == "complete"
 
 
 def test_fresh_trains_all_again_and_what_fails_keeps_its_earlier_result(toy: ToySweep) -> None:
     toy.run()
     before = toy.trained()
-    assert toy.run(fresh=True).exit_code == 0
+    assert toy.run(fresh=True).state == "done"
     assert toy.trained() == {digest: 2 * count for digest, count in before.items()}
     assert list(toy.home.runs.glob(".*.before")) == []
     toy.plan({"0.3/0": [NAN]})
     toy.run(fresh=True)
     failed = toy.ledger().trials()[1]
     assert (failed.state, state_of(toy, failed.runs["0"]).state) == ("failed", "done")
-    assert toy.run(name="other").exit_code == 0
+    assert toy.run(name="other").state == "done"
     assert toy.ledger("other").trials()[1].state == "complete"
     toy.plan({"3/0": [NAN] * 2})
     for _ in range(2):  # without an earlier result it is no done one
@@ -293,8 +293,8 @@ def test_a_fresh_sweep_that_is_resumed_trains_the_rest_again_too(toy: ToySweep) 
     toy.run()
     before, engine = toy.trained(), Hooked(run=at(3, interrupt))
     alone: dict[str, Any] = {"baselines": ["zero_shot"]}
-    assert toy.run(engine, fresh=True, **alone).interrupted
-    assert [toy.run(**alone).exit_code for _ in range(2)] == [0, 0]
+    assert toy.run(engine, fresh=True, **alone).state == "interrupted"
+    assert [toy.run(**alone).state for _ in range(2)] == ["done", "done"]
     again = {digest for trial in toy.ledger().trials() for digest in trial.runs.values()}
     twice = {digest: count * (1 + (digest in again)) for digest, count in before.items()}
     assert toy.trained() == twice
@@ -311,9 +311,9 @@ def test_readers_see_the_earlier_result_until_the_new_one_is_whole(toy: ToySweep
     toy.run(**ONE_RUN)
     before = seen()
     assert {state for state, *_ in before.values()} == {"done"}
-    assert toy.run(Hooked(run=at(1, interrupt)), fresh=True, **ONE_RUN).interrupted
+    assert toy.run(Hooked(run=at(1, interrupt)), fresh=True, **ONE_RUN).state == "interrupted"
     assert seen() == before
-    assert toy.run(**ONE_RUN).exit_code == 0
+    assert toy.run(**ONE_RUN).state == "done"
     assert seen() == before
     assert list(toy.home.runs.glob(".*.before")) == []
     (record,) = records(toy.ledger(), RunStore(toy.home.runs))
@@ -366,7 +366,7 @@ def test_a_killed_worker_costs_an_attempt(toy: ToySweep, monkeypatch: pytest.Mon
     toy.plan({"0.3/0": [{"do": "kill"}]})
     with closing(LocalEngine(toy_core.ENTRY)) as engine:
         ended = toy.run(engine, **ONE_RUN)
-    assert ended.exit_code == 0
+    assert ended.state == "done"
     assert toy.values() == {0.3: pytest.approx(0.8)}
     assert any("SIGKILL" in line and "tried again" in line for line in toy.lines)
     (child,) = toy.tracked().values()

@@ -95,7 +95,7 @@ def test_a_sweep_tries_a_run_again_in_half_the_memory_and_remembers_it(toy: ToyS
     batch, sizes = CONFIG.optim.batch_size, list[int | None]()
     engine = Hooked(run=lambda _: sizes.append(engine.job.config["optim"]["micro_batch"]))
     trial = {"algorithm": {"name": "car_ft"}, "optim": {"batch_size": batch}, "device": "cpu"}
-    assert toy.run(engine, trial=trial, **ALONE).exit_code == 0
+    assert toy.run(engine, trial=trial, **ALONE).state == "done"
     assert sizes == [None, batch // 2, batch // 4, None]
     retried = toy.ledger().trials()[0]
     state = state_of(toy, retried.runs["0"])
@@ -205,11 +205,11 @@ def test_a_sweep_that_only_fails_is_given_up_and_can_go_on(
     toy.plan({f"{w}/0": [CRASH] * 2 for w in weights["algorithm.kl_weight"]["values"]})
     ended = toy.run(parameters=weights, breaker=breaker, **ALONE)
     reason = f"{breaker} runs in a row failed for one cause (crashed): KeyError: 'weights'"
-    assert (ended.exit_code, ended.broken) == (1, reason)
+    assert (ended.state, ended.broken) == ("failed", reason)
     assert any(line.startswith("The sweep was stopped: ") for line in toy.lines)
     assert [t.state for t in toy.ledger().trials()][:2] == ["failed"] * 2
     assert [run.state for run in toy.tracked().values()] == ["failed"] * 2 + queued
     assert toy.tracker.runs[RunKey("toy")].state == "failed"
     toy.plan({})
-    assert toy.run(parameters=weights, breaker=breaker, **ALONE).exit_code == 0
+    assert toy.run(parameters=weights, breaker=breaker, **ALONE).state == "done"
     assert [t.state for t in toy.ledger().trials()] == ["complete"] * 6

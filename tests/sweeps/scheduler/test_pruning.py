@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> ToySweep:
     """A home in which PRUNING came to its end; it is shared: only look at it."""
     with pytest.MonkeyPatch.context() as patch:
         toy = toy_in(tmp_path_factory.mktemp("whole"), patch)
-        assert toy.run(**PRUNING).exit_code == 0
+        assert toy.run(**PRUNING).state == "done"
     return toy
 
 
@@ -69,7 +69,7 @@ def test_bad_trials_are_pruned_in_the_ledger_and_wherever_it_is_told(whole: ToyS
 def test_the_same_sweep_again_or_another_one_trains_no_pruned_run(toy: ToySweep) -> None:
     toy.run(**PRUNING)
     trained, tracked = toy.trained(), str(toy.tracker.runs)
-    assert toy.run(**PRUNING).exit_code == 0
+    assert toy.run(**PRUNING).state == "done"
     assert str(toy.tracker.runs) == tracked
     toy.run(name="again", **PRUNING)
     assert states(toy, "again") == states(toy)

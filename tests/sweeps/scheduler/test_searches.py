@@ -27,7 +27,7 @@ def test_a_search_keeps_what_is_active_and_goes_on_where_it_was(toy: ToySweep, m
     keys = {**SEARCH, "method": method, "parameters": PARAMETERS, "try_first": FIRST}
     toy.run(**{**keys, "run_cap": 3})
     keys["run_cap"] = 6
-    assert toy.run(**keys).exit_code == 0
+    assert toy.run(**keys).state == "done"
     trials = toy.ledger().trials()
     assert [trial.state for trial in trials] == ["complete"] * 6
     assert trials[0].params == FIRST[0]

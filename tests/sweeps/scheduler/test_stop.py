@@ -224,9 +224,9 @@ def asked(toy: ToySweep, *, now: bool = False) -> Hooked:
 
 
 def test_a_sweep_that_is_asked_to_stop_is_interrupted_and_goes_on_later(toy: ToySweep) -> None:
-    assert toy.run(asked(toy), **ONE_RUN).exit_code == 3
+    assert toy.run(asked(toy), **ONE_RUN).state == "interrupted"
     assert any("stopping after this epoch" in line for line in toy.lines)
-    assert toy.run(**ONE_RUN).exit_code == 0
+    assert toy.run(**ONE_RUN).state == "done"
 
 
 def test_a_sweep_is_stopped_while_it_is_planned_by_a_request_or_a_signal(
@@ -247,15 +247,15 @@ def test_a_sweep_is_stopped_while_it_is_planned_by_a_request_or_a_signal(
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
 
-    def plan(act: Callable[[], None]) -> int:
+    def plan(act: Callable[[], None]) -> str:
         def identify(config: TrialConfig, seed: int) -> Identity:
             act()
             return toy_core.toy_identity(config, seed)
 
         monkeypatch.setattr("carft_sweep.sweeps.plan.planner.identify", identify)
-        return toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).exit_code
+        return toy.run(**{**ONE_RUN, "baselines": ["zero_shot"]}).state
 
-    assert [plan(act) for act in (asked, signalled)] == [3, 3]
+    assert [plan(act) for act in (asked, signalled)] == ["interrupted"] * 2
     with pytest.raises(KeyboardInterrupt):
         plan(twice)
     assert not toy.evaluated()
@@ -272,7 +272,7 @@ def test_a_sweep_outside_the_main_thread_is_stopped_and_its_process_lives_on(toy
     finally:
         signal.signal(signal.SIGTERM, before)
     assert signals == []
-    assert ended[0].exit_code == 3
+    assert ended[0].state == "interrupted"
 
 
 def test_a_request_for_now_closes_a_run_in_the_main_thread_where_it_is(
@@ -286,7 +286,7 @@ def test_a_request_for_now_closes_a_run_in_the_main_thread_where_it_is(
 
     monkeypatch.setattr(toy_core, "train_run", endless)
     begun = time.monotonic()
-    assert toy.run().exit_code == 3
+    assert toy.run().state == "interrupted"
     assert time.monotonic() - begun < 30
 
 
@@ -362,7 +362,7 @@ def test_of_a_running_sweep_less_runs_at_once_and_none_begins_while_it_is_paused
     toy_cli: ToySweep, carft: Carft
 ) -> None:
     result = toy_cli.run(Limited(toy_core.ENTRY))
-    assert (result.exit_code, result.done) == (0, 7)
+    assert (result.state, result.done) == ("done", 7)
     notes = [line for line in toy_cli.lines if "at most 1 at once" in line or "paused" in line]
     assert len(notes) == 3
     assert not (toy_cli.home.sweep("toy") / LIMITS).exists()

@@ -51,7 +51,7 @@ def ended(toy_sweep: ToySweep) -> SweepResult:
 def command(
     toy_sweep: ToySweep, ended: SweepResult, monkeypatch: pytest.MonkeyPatch, carft: Carft
 ) -> Carft:
-    assert ended.exit_code == 0
+    assert ended.state == "done"
     monkeypatch.setenv("CARFT_HOME", str(toy_sweep.home.path))
     return carft
 
