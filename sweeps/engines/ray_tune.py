@@ -472,7 +472,14 @@ class RayEngine(Engine):
     def run(self, handler: Handler) -> None:
         """Implement `Engine.run`."""
         loop = Loop(handler, self)
-        with _quiet(), restored_signals():
+        # Tune prints nothing: the handler shows what the user must know. And Ray prints to stdout
+        # what it thinks of nodes that went, whatever `log_to_driver` says.
+        with (
+            quieted("ray", logging.CRITICAL, _TUNE),
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            restored_signals(),
+        ):
             try:
                 self._tune(loop)
             except Exception:
@@ -506,15 +513,3 @@ class RayEngine(Engine):
 def _name(trial: Trial) -> str:
     name: str = trial.trial_id
     return name
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Make Tune print nothing within the context: the handler shows what the user must know."""
-    # Ray prints to stdout what it thinks of nodes that went, whatever `log_to_driver` says.
-    with (
-        quieted("ray", logging.CRITICAL, _TUNE),
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        redirect_stdout(nowhere),
-    ):
-        yield
