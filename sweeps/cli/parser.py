@@ -270,11 +270,6 @@ def _execution(parser: Parser) -> None:
     _value(parser, "--timeout", "TIME", purpose, type=_seconds)
 
 
-def _fresh(parser: Parser) -> None:
-    purpose = "train every run again; earlier results are replaced when the new ones are complete"
-    _flag(parser, "--fresh", purpose)
-
-
 def _engine(parser: Parser) -> None:
     parser.add_argument(
         "--engine",
@@ -342,7 +337,8 @@ def _run(parser: Parser) -> None:
     _execution(parser)
     _data_root(parser)
     _engine(parser)
-    _fresh(parser)
+    purpose = "train every run again; earlier results are replaced when the new ones are complete"
+    _flag(parser, "--fresh", purpose)
 
 
 def _check(parser: Parser) -> None:

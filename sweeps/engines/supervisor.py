@@ -41,6 +41,9 @@ class WorkerProcess:
     """One worker, started at once. It dies with the thread that starts it (worker.py)."""
 
     def __init__(self, entry: str, environ: Mapping[str, str], cwd: str | None = None) -> None:
+        # This package comes first, whatever other package is named `sweeps`; an empty part would
+        # stand for the folder that one happens to be in.
+        others = filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))
         self._process = subprocess.Popen(
             # -P: no file of the folder that one happens to be in stands for a module.
             [sys.executable, "-P", "-m", _WORKER, entry, str(os.getpid())],
@@ -48,7 +51,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             # Before its first job it prints nothing but what keeps it from starting.
             stderr=None,
-            env={**environ, "PYTHONPATH": _with_this_package(environ.get("PYTHONPATH", ""))},
+            env={**environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *others])},
             cwd=cwd,
             start_new_session=True,  # so that Ctrl-C at the terminal reaches the driver alone
         )
@@ -111,12 +114,6 @@ class WorkerProcess:
         if self._process.poll() is None:  # else its number may be another's by now
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-
-
-def _with_this_package(path: str) -> str:
-    """Return the search path with this package first, whatever other package is named `sweeps`."""
-    # An empty part would stand for the folder that one happens to be in.
-    return os.pathsep.join([str(_ROOT), *filter(None, path.split(os.pathsep))])
 
 
 Event = Mapping[str, Any]
