@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -122,7 +122,6 @@ def _joined(parts: Sequence[Hits | None]) -> Hits | None:
         return None
     names = [[f"{task:03d}/{unit}" for unit in part.units] for task, part in enumerate(every)]
     columns = [(part, column) for part in every for column in range(len(part.splits))]
-
     return Hits(
         np.array([name for own in names for name in own], np.str_),
         tuple(split for part in every for split in part.splits),
@@ -243,21 +242,13 @@ def _aligned(every: Sequence[NDArray[np.str_]]) -> tuple[NDArray[np.str_], list[
     return names, [np.searchsorted(names, units) for units in every]
 
 
-class LeftOut(NamedTuple):
-    """The accuracies of a model when each group of units is left out in turn."""
-
-    id: NDArray[np.float64]
-    """[G] by group."""
-    ood: NDArray[np.float64]
-    """[G] by group."""
-
-
 def leave_out(
     every: Sequence[Hits | None], id_metric: str, ood_metric: str
-) -> tuple[list[LeftOut], int, int] | None:
-    """Return for each model both accuracies with each group of units left out (a jackknife), at
-    most `GROUPS` groups and the same for all models; then the numbers of units and images. None
-    where a model has no predictions, a metric is no mean of accuracies, or a split has one unit."""
+) -> tuple[list[tuple[NDArray[np.float64], NDArray[np.float64]]], int, int] | None:
+    """Return for each model its ID and OOD accuracies [G], with each group of units left out in
+    turn (a jackknife): at most `GROUPS` groups, the same for all models. Then the numbers of units
+    and images. None where a model has no predictions, a metric is no mean of accuracies, or a split
+    has one unit."""
     models = [hits for hits in every if hits is not None]
     axes = [(hits.weights(id_metric), hits.weights(ood_metric)) for hits in models]
     if len(models) < len(every) or any(weights is None for pair in axes for weights in pair):
@@ -279,7 +270,7 @@ def leave_out(
     if groups < 2:
         return None
     group = _groups(names, models[0], groups)
-    left_out: list[LeftOut] = []
+    left_out = []
     counted: tuple[NDArray[Any], NDArray[Any]] = np.zeros(0), np.zeros(0)
     for hits, rows, (of_id, of_ood) in zip(models, place, axes, strict=True):
         if not (_equal(hits.images, counted[0]) and _equal(rows, counted[1])):
@@ -288,7 +279,7 @@ def leave_out(
             remaining = np.maximum(remaining, 1)  # a split without images is in neither metric
         right = _by_group(hits.right, group[rows], groups)
         accuracies = (right.sum(axis=0) - right) / remaining
-        left_out.append(LeftOut(accuracies @ of_id, accuracies @ of_ood))
+        left_out.append((accuracies @ of_id, accuracies @ of_ood))
     return left_out, int(used.sum()), images_seen
 
 

@@ -258,10 +258,10 @@ def test_accuracies_without_a_group_are_those_of_the_other_images(count: int) ->
     groups = min(GROUPS, int(by_split.min()))
     assert (units, seen) == (first.unit.nunique(), len(first))
     group = groups_of(first, groups)
-    for by, accuracies in zip(models, left_out, strict=True):
+    for by, (id_accuracies, ood_accuracies) in zip(models, left_out, strict=True):
         rest = [by[by.unit.map(group) != number] for number in range(groups)]
-        np.testing.assert_allclose(accuracies.id, [top1(each, ID) for each in rest])
-        np.testing.assert_allclose(accuracies.ood, [top1(each, OOD) for each in rest])
+        np.testing.assert_allclose(id_accuracies, [top1(each, ID) for each in rest])
+        np.testing.assert_allclose(ood_accuracies, [top1(each, OOD) for each in rest])
 
 
 def test_models_of_other_units_have_groups_of_their_own_and_lose_only_own_units() -> None:
@@ -272,16 +272,16 @@ def test_models_of_other_units_have_groups_of_their_own_and_lose_only_own_units(
     # As where the split follows the seed: as many images, and others.
     numbers = range(20), range(5, 25)
     parts = [images([("id/test", f"{n:02d}", True) for n in own]) for own in numbers]
-    assert all((model.id == 1).all() for model in left_out_of(*parts)[0])
+    assert all((of_id == 1).all() for of_id, _ in left_out_of(*parts)[0])
     smaller = images([("id/test", f"{n:02d}", n % 2 == 0) for n in range(20)])
     larger = images([("id/test", f"{n:02d}", n % 3 == 0) for n in range(10, 40)])
     left_out, units, seen = left_out_of(smaller, larger)
     assert (units, seen) == (40, 60)
     # As many groups as the smaller model has units: each of its images is out once.
-    assert sorted(left_out[0].id) == pytest.approx(sorted((10 - smaller.right) / 19))
+    assert sorted(left_out[0][0]) == pytest.approx(sorted((10 - smaller.right) / 19))
     # Of the other each group has one image or two, of which each may be right.
     possible = [(10 - right) / (30 - size) for size in (1, 2) for right in range(size + 1)]
-    assert np.isclose(left_out[1].id[:, None], possible).any(axis=1).all()
+    assert np.isclose(left_out[1][0][:, None], possible).any(axis=1).all()
 
 
 def test_a_file_that_holds_no_predictions_leaves_the_claim_to_these_images(tmp_path: Path) -> None:
