@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -72,7 +73,7 @@ def _where(home: Home) -> Iterator[Finding]:
     "install the server's major version of MLflow here, or update the server",
 )
 def _version(home: Home) -> Iterator[Finding]:
-    place, client = _server(home), mlflow_client.client_version()
+    place, client = _server(home), version("mlflow")
     server = None if place is None else mlflow_client.server_version(place.named)
     if server is None:
         return  # no server, or it does not let us in: reported by another check

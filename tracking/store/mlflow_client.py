@@ -15,6 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -302,16 +303,9 @@ def server_version(uri: str) -> str | None:
     return match[0] if answer.status_code == 200 and match else None
 
 
-def client_version() -> str:
-    """Return the version of the installed MLflow."""
-    from importlib.metadata import version
-
-    return version("mlflow")
-
-
-def release(version: str) -> tuple[int, ...]:
-    """Return the major and minor version number, with which versions are compared."""
-    return tuple(int(part) for part in version.split(".")[:2])
+def release(text: str) -> tuple[int, ...]:
+    """Return the major and minor number of a version, with which versions are compared."""
+    return tuple(int(part) for part in text.split(".")[:2])
 
 
 def try_artifacts(uri: str, location: str) -> bool:
@@ -358,7 +352,7 @@ def check_version(uri: str) -> None:
     answer within seconds. Other errors are left to the next request."""
     if urlsplit(uri).scheme not in ("http", "https"):
         return  # Databricks has no version of its own
-    server, client = server_version(uri), client_version()
+    server, client = server_version(uri), version("mlflow")
     if server is not None and release(server)[0] != release(client)[0]:
         raise TrackingError(
             f"MLflow at {without_password(uri)} is version {server}, and here is {client}: their "

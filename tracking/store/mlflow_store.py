@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -183,8 +184,7 @@ class MlflowStore(Tracker):
         self.check()
         with self._request() as (client, experiment):
             # Something harmless is written: to read an experiment is allowed to many more.
-            version = f"mlflow {mlflow_client.client_version()}"
-            client.set_experiment_tag(experiment, WRITTEN_BY, version)
+            client.set_experiment_tag(experiment, WRITTEN_BY, f"mlflow {version('mlflow')}")
             location = client.get_experiment(experiment).artifact_location
             if location.startswith("mlflow-artifacts:"):  # else the client's own way to the store
                 mlflow_client.try_artifacts(self._uri, location)
