@@ -16,7 +16,7 @@ from carft_sweep.tracking.comparison.curves import CurveVerdict
 from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.metrics import metric_order
 from carft_sweep.tracking.comparison.pooling import Owners
-from carft_sweep.tracking.comparison.runs import Arm, RunRecord
+from carft_sweep.tracking.comparison.runs import Arm
 from carft_sweep.tracking.comparison.sentences import Answer
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.statistics import Estimate, PairedTest
@@ -277,22 +277,18 @@ def _frame_runs(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for row in comparison.rows:
         for run in row.arm.runs if row.arm.merge is None else ():
             for merge in (None, *run.merges):
-                yield _frame_run(row.arm.label, run, merge)
-
-
-def _frame_run(label: str, run: RunRecord, merge: str | None) -> dict[str, Any]:
-    return {
-        "setting": label,
-        "algorithm": run.algorithm,
-        "merge": merge,
-        "role": run.role,
-        "trial": run.trial,
-        "seed": run.seed,
-        "state": run.state,
-        "digest": run.digest,
-        **run.params,
-        **run.metrics_of(merge),
-    }
+                yield {
+                    "setting": row.arm.label,
+                    "algorithm": run.algorithm,
+                    "merge": merge,
+                    "role": run.role,
+                    "trial": run.trial,
+                    "seed": run.seed,
+                    "state": run.state,
+                    "digest": run.digest,
+                    **run.params,
+                    **run.metrics_of(merge),
+                }
 
 
 def _frame_row(row: Row, *, intervals: bool, values: bool = False) -> dict[str, Any]:
