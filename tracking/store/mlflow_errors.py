@@ -93,17 +93,6 @@ def _remedy(text: str) -> str:
     )
 
 
-def store_refuses(uri: str, text: str) -> ServiceUnreachable:
-    """Return the error of an artifact store that rejects what the server or this machine sends.
-    ServiceUnreachable, since no record is at fault: the store may accept the same upload later."""
-    return ServiceUnreachable(
-        f"the artifact store of MLflow at {without_password(uri)} rejected the upload "
-        f"({remove_passwords(text, uri)}). Check the server's --artifacts-destination and its log; "
-        "where the server has none, this machine sends files itself, and needs the store's package "
-        '(pip install "carft-sweep[cluster]" brings S3\'s) and its keys in the environment'
-    )
-
-
 @contextmanager
 def translated(uri: str, answers: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Turn MLflow's errors within the context into this package's, by `translate_error`."""
@@ -137,4 +126,11 @@ def uploading(uri: str) -> Iterator[None]:
             is_stores = isinstance(error, ImportError) or package in _STORES
         if not is_stores:
             raise
-        raise store_refuses(uri, mlflow_limits.truncate(str(error), 300)) from error
+        # No record is at fault: the store may accept the same upload later.
+        text = remove_passwords(mlflow_limits.truncate(str(error), 300), uri)
+        raise ServiceUnreachable(
+            f"the artifact store of MLflow at {without_password(uri)} rejected the upload "
+            f"({text}). Check the server's --artifacts-destination and its log; where the server "
+            "has none, this machine sends files itself, and needs the store's package (pip install "
+            '"carft-sweep[cluster]" brings S3\'s) and its keys in the environment'
+        ) from error
