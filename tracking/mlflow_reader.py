@@ -179,7 +179,10 @@ class MlflowReader:
         ValueError or OSError for a place elsewhere, bytes that are no text, or more than `MOST`.
         """
         if not is_server(self._uri):
-            return _text_in(place, name, self._roots())
+            # Of this home and of the database's.
+            file = sqlite_file(self._uri)
+            homes = [home_folder(None), *([] if file is None else [file.parent])]
+            return _text_in(place, name, [(home / "mlartifacts").resolve() for home in homes])
         parts = urlsplit(place)
         if parts.scheme != "mlflow-artifacts" or parts.netloc or ".." in parts.path.split("/"):
             raise TrackingError(f"{place} is not kept by the server itself")
@@ -195,12 +198,6 @@ class MlflowReader:
                 if len(content) > MOST:
                     raise TrackingError(f"at most {MOST} bytes are read")
         return content.decode()
-
-    def _roots(self) -> list[Path]:
-        """Return the artifact folders that may be read: of this home and of the database's."""
-        file = sqlite_file(self._uri)
-        homes = [home_folder(None), *([] if file is None else [file.parent])]
-        return [(home / "mlartifacts").resolve() for home in homes]
 
 
 def _text_in(place: str, name: str, roots: Sequence[Path]) -> str | None:
