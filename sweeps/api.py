@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -99,7 +98,7 @@ def run_sweep(
     wrong request, with every mistake, and SweepFailed when no run succeeded.
     """
     forget_data()  # in a notebook files change between two calls
-    place = find_home(None if home is None else os.fspath(home), trust=trust_home)
+    place = find_home(home, trust=trust_home)
     spec = _loaded(sweep, overrides or {}, imports, partial(best_points, place))
     warn = partial(warnings.warn, stacklevel=2)
     progress = Progress(to_stderr, quiet=quiet)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,12 +119,10 @@ class Home:
             ) from None
 
 
-def find_home(
-    option: str | None, environ: Mapping[str, str] | None = None, *, trust: bool = False
-) -> Home:
+def find_home(option: str | Path | None, *, trust: bool = False) -> Home:
     """Return the home that `--home` names, else CARFT_HOME, else `.carft` in the current folder.
     Raises RequestError for a home that another account could have written, unless `trust` or
     CARFT_SHARED_HOMES says otherwise: a home's content decides what is read, written and run."""
-    home = Home(home_folder(option, environ), is_trusted=trust)
+    home = Home(home_folder(option), is_trusted=trust)
     home.check_owner()
     return home

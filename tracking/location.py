@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,10 +183,9 @@ class TrackingLocation:
             )
 
 
-def home_folder(option: str | None, environ: Mapping[str, str] | None = None) -> Path:
+def home_folder(option: str | Path | None) -> Path:
     """Return the home: `option` (--home), else CARFT_HOME, else `.carft` in the current folder."""
-    variables = os.environ if environ is None else environ
-    return Path(option or variables.get(HOME_VARIABLE) or HOME).expanduser()
+    return Path(option or os.environ.get(HOME_VARIABLE) or HOME).expanduser()
 
 
 def resolve_location(home: Path, *, experiment: str = "") -> TrackingLocation:

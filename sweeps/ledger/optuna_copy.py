@@ -56,10 +56,10 @@ def study_file(home: Home) -> Path:
     return home.path / (JOURNAL if network_file_system(home.path) else DATABASE)
 
 
-def named_database(environ: Mapping[str, str] | None = None) -> Database | None:
+def named_database() -> Database | None:
     """Return the database of CARFT_OPTUNA_STORAGE, None if unset. Raises TrackingError for an
     invalid URL."""
-    uri = (os.environ if environ is None else environ).get(STORAGE_VARIABLE, "").strip()
+    uri = os.environ.get(STORAGE_VARIABLE, "").strip()
     if not uri:
         return None
     url = parse_url(uri, STORAGE_VARIABLE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +62,7 @@ def load_comparison(
     elif tracking_uri:
         parts = read_sweeps(tracking_uri, experiment, names)
     else:
-        parts = load_parts(find_home(None if home is None else os.fspath(home)), names)
+        parts = load_parts(find_home(home), names)
     texts = [conditions] if isinstance(conditions, str) else conditions
     spec = spec or agreed({part.sweep: part.spec for part in parts})
     spec = spec.model_copy(update={"reference": reference})

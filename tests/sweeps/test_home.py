@@ -32,9 +32,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def test_the_home_is_the_option_then_the_variable_then_a_folder_here_and_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_home("x", {"CARFT_HOME": "y"}).path == Path("x")
-    assert find_home(None, {"CARFT_HOME": "y"}).path == Path("y")
-    assert find_home(None, {}).path == Path(".carft")
+    monkeypatch.setenv("CARFT_HOME", "y")
+    assert find_home("x").path == Path("x")
+    assert find_home(None).path == Path("y")
+    monkeypatch.delenv("CARFT_HOME")
+    assert find_home(None).path == Path(".carft")
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match=r"cannot be written.*--home"):
         Home(tmp_path / "file" / "home").prepare()
