@@ -88,11 +88,6 @@ NARROWEST = 250
 Spec = dict[str, Any]
 
 
-def layered(charts: Sequence[alt.Chart | alt.LayerChart], height: int) -> alt.LayerChart:
-    """Return one panel of layered charts, the last on top."""
-    return alt.LayerChart(layer=list(charts), height=height)
-
-
 def single(
     charts: Sequence[alt.Chart | alt.LayerChart], height: int, description: str, rows: Rows
 ) -> alt.LayerChart:

@@ -14,7 +14,6 @@ from carft_sweep.tracking.charts.base import (
     inline_data,
     interval_ends,
     interval_rules,
-    layered,
     panels,
     percent,
     quantitative,
@@ -102,7 +101,7 @@ def _panel(
         symbols.mark_point(filled=False, size=size, opacity=opacity, aria=has_room),
         *levels,
     ]
-    return layered(layers, _HEIGHT)
+    return alt.LayerChart(layer=layers, height=_HEIGHT)
 
 
 def _y(metric: str) -> alt.Y:

@@ -15,7 +15,6 @@ from carft_sweep.tracking.charts.base import (
     inline_data,
     interval_ends,
     interval_rules,
-    layered,
     panels,
     percent,
     quantitative,
@@ -150,7 +149,8 @@ def draw_context(data: ChartData) -> Picture | None:
     for kind, title in _TITLES.items():
         if any(kind in row for row in rows):
             scale = alt.Scale(zero=True, nice=False, padding=8) if kind == "kl" else None
-            charts.append(layered(*_dots(rows, legend, kind, title, ".3f", scale=scale)))
+            dots, height = _dots(rows, legend, kind, title, ".3f", scale=scale)
+            charts.append(alt.LayerChart(layer=dots, height=height))
     description = f"The context distribution of {len(labels)} models on {len(probed)} splits"
     return panels(charts, description, margin=130, least=420, rows=rows)
 
