@@ -277,15 +277,11 @@ class MlflowStore(Tracker):
         with self._request() as (client, experiment):
             for run in search_runs(client, experiment, tags):
                 if run.data.tags["carft.kind"] == kind:
-                    self._remove_views(run.info.run_id)
+                    for tag in client.get_experiment(experiment).tags:
+                        if tag.startswith(f"{VIEW}{run.info.run_id}"):
+                            client.delete_experiment_tag(experiment, tag)
                 client.delete_run(run.info.run_id)
         self._ids = {key: id_ for key, id_ in self._ids.items() if key.sweep != sweep}
-
-    def _remove_views(self, sweep_id: str) -> None:
-        with self._request() as (client, experiment):
-            for tag in client.get_experiment(experiment).tags:
-                if tag.startswith(f"{VIEW}{sweep_id}"):
-                    client.delete_experiment_tag(experiment, tag)
 
     def keep_view(self, view: RunsView, sweep: RunKey, *, timestamp: int) -> None:
         """Store the view in a tag of the experiment; a view of arms under the id of the sweep's
