@@ -80,12 +80,9 @@ def _check_column(name: str, column: pa.ChunkedArray) -> None:
         raise ValueError(f"column {name} is {column.type} and not {wanted}, or lacks a value")
     column.validate(full=True)  # else invalid UTF-8 fails where it is read
     if wanted == "texts":
-        longest = (
-            compute.max(compute.binary_length(chunk.dictionary)).as_py() for chunk in column.chunks
-        )
-        if (characters := max((length or 0 for length in longest), default=0) * len(column)) > (
-            _MOST_CHARACTERS
-        ):
+        lengths = (compute.binary_length(chunk.dictionary) for chunk in column.chunks)
+        longest = max((compute.max(own).as_py() or 0 for own in lengths), default=0)
+        if (characters := longest * len(column)) > _MOST_CHARACTERS:
             raise ValueError(f"column {name} has up to {characters} characters")
 
 
