@@ -197,13 +197,6 @@ def _tasks_of(part: BatchRange) -> Iterator[_Task]:
         yield _Task(batches.split, step, batches.plan(step), batches.seed, batches.bank)
 
 
-@dataclass(frozen=True)
-class _Refused:
-    """A RequestError on its way out of a worker: torch would bury its message in a traceback."""
-
-    message: str
-
-
 class _Images(NamedTuple):
     """Where the images of a split come from."""
 
@@ -213,17 +206,17 @@ class _Images(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Views(Dataset["Tensor | _Refused"]):
+class _Views(Dataset["Tensor | RequestError"]):
     """The data set that a worker starts with; its items are whole batches of views, by task."""
 
     splits: Mapping[str, _Images]
     transform: Transform
 
-    def __getitem__(self, task: _Task) -> Tensor | _Refused:
+    def __getitem__(self, task: _Task) -> Tensor | RequestError:
         try:
             return self.load(task)
-        except RequestError as error:
-            return _Refused(str(error))
+        except RequestError as error:  # returned: torch would bury its message in a traceback
+            return RequestError(str(error))
 
     def load(self, task: _Task) -> Tensor:
         """Return the views of a batch: from the bank, or made and stored in the bank."""
@@ -292,10 +285,10 @@ class Loader:
         self._tasks = _Tasks()
         self._returning: Iterator[_Task] = iter(())
         """A second iterator over the workers' tasks, advanced as their batches come back."""
-        self._loader: DataLoader[Tensor | _Refused] | None = None
+        self._loader: DataLoader[Tensor | RequestError] | None = None
         # The only reference to the iterator: it ends its workers when it goes, and an exception's
         # traceback would keep one that a frame holds.
-        self._stream: Iterator[Tensor | _Refused] | None = None
+        self._stream: Iterator[Tensor | RequestError] | None = None
 
     def expect(self, parts: Iterable[BatchRange]) -> None:
         """Announce the next calls of `steps` in order, so that workers load the next part while the
@@ -319,9 +312,9 @@ class Loader:
             if self._stream is None or self._returning is not tasks:
                 raise RuntimeError("the loader was closed, or loads other batches by now")
             task, item = next(tasks), next(self._stream)
-            if isinstance(item, _Refused):
+            if isinstance(item, RequestError):
                 self.close()
-                raise RequestError(item.message)
+                raise item
             yield self._loaded(task, item)
         if self._returning is tasks:
             self._between = True
