@@ -96,12 +96,10 @@ def outputs_by_depth(visual: nn.Module, images: Tensor) -> tuple[Tensor, list[Te
     def keep(layer: nn.Module, _: object, output: Tensor) -> None:
         seen[layer] = output
 
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(keep))
         outputs = tower_outputs(visual.forward, images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     channels_last = getattr(getattr(visual, "trunk", None), "output_fmt", "NCHW") == "NHWC"
     return outputs, [_tokens(seen[layer], channels_last=channels_last) for layer in layers]
 
@@ -132,12 +130,10 @@ def attention_maps(visual: nn.Module) -> Iterator[list[Tensor]]:
         maps.append(torch.softmax(query @ key.mT / layer.head_dim**0.5, dim=-1))
         return layer.out_proj((maps[-1] @ value).transpose(1, 2).flatten(2)), None
 
-    hooks = [layer.register_forward_hook(attend) for layer in attention_layers(visual)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for layer in attention_layers(visual):
+            hooks.enter_context(layer.register_forward_hook(attend))
         yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _tokens(output: Tensor, *, channels_last: bool) -> Tensor:
