@@ -166,8 +166,7 @@ def open_image_tower(folder: Path) -> tuple[nn.Module, Transform]:
     """Return the image tower of the model in a folder, and its preprocessing: in eval mode, fp32,
     on the CPU. Its tokenizer is not opened. Raises RequestError as `open_model` does."""
     model, transform = _open(find_model(f"{FOLDER}{folder}"))
-    tower: nn.Module = model.visual  # type: ignore[assignment]
-    return tower.float().eval().requires_grad_(False), transform
+    return built(model.visual, nn.Module).float().eval().requires_grad_(False), transform
 
 
 def _open(source: ModelSource) -> tuple[nn.Module, Transform]:
@@ -186,7 +185,7 @@ def draws_at_random(name: str, pretrained: str | None, digest: str) -> bool:
     dropout and stochastic depth do. The weights are not read. Raises RequestError as `open_model`
     does."""
     del digest
-    tower: nn.Module = _build(find_model(name, pretrained), "meta").visual  # type: ignore[assignment]
+    tower = built(_build(find_model(name, pretrained), "meta").visual, nn.Module)
     return any(_drop_rate(module) > 0 for module in tower.modules())
 
 

@@ -35,16 +35,12 @@ class ContrastiveClip(nn.Module):
     @property
     def visual(self) -> nn.Module:
         """The image tower."""
-        visual = self.clip.visual
-        assert isinstance(visual, nn.Module)
-        return visual
+        return built(self.clip.visual, nn.Module)
 
     @property
     def scale(self) -> Tensor:
         """The trained logit scale, a scalar."""
-        logarithm = self.clip.logit_scale
-        assert isinstance(logarithm, Tensor)  # `OpenedClip.logit_scale` has looked
-        return logarithm.exp()
+        return built(self.clip.logit_scale, Tensor).exp()
 
     def image_features(self, images: Tensor) -> Tensor:
         """Return unit-norm float32 features [B, d] of normalised images [B, 3, S, S]."""
