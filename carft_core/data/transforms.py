@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -112,15 +112,6 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
-class Box(NamedTuple):
-    """A part of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
 def _pixels(image: Image.Image) -> Tensor:
     """Return an image's pixels [3, H, W] uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -204,9 +195,11 @@ def _crop_by_height(image: Image.Image, *, augmentation: Augmentation, size: int
     return cropped
 
 
-def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmentation) -> Box:
-    """Return a crop box: its aspect ratio is uniform, then its height among those that fit and give
-    the area.
+def box_by_height(
+    width: int, height: int, numbers: Tensor, augmentation: Augmentation
+) -> tuple[int, int, int, int]:
+    """Return a crop's top, left, height and width in pixels: its aspect ratio is uniform, then its
+    height among those that fit and give the area.
 
     `numbers` [ATTEMPTS, 4] are uniform in [0, 1), a row an attempt.
 
@@ -226,6 +219,6 @@ def box_by_height(width: int, height: int, numbers: Tensor, augmentation: Augmen
             continue
         if w * h == width * height:
             break
-        return Box(int(top_draw * (height - h)), int(left_draw * (width - w)), h, w)
+        return int(top_draw * (height - h)), int(left_draw * (width - w)), h, w
     side = max(1, int(CENTRAL * min(width, height)))
-    return Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
