@@ -425,15 +425,8 @@ def named_shifts(names: Sequence[str], allowed: Collection[str]) -> tuple[str, .
     for name in names:
         matching = [shift for shift in allowed if shift == name or shift.startswith(f"{name}-")]
         if not matching:
-            raise RequestError(
-                f"data.shifts: {unknown('shift', name, _abbreviate_shifts(allowed))}"
-            )
+            if len(allowed) > 20:  # many that begin alike become one
+                allowed = list(dict.fromkeys(shift.partition("-")[0] for shift in allowed))
+            raise RequestError(f"data.shifts: {unknown('shift', name, allowed)}")
         shifts |= dict.fromkeys(matching)
     return tuple(shifts)
-
-
-def _abbreviate_shifts(shifts: Collection[str]) -> list[str]:
-    """Return a shorter list of shifts: many that begin alike become one entry."""
-    if len(shifts) <= 20:
-        return list(shifts)
-    return list(dict.fromkeys(name.partition("-")[0] for name in shifts))
