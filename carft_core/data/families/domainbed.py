@@ -78,7 +78,10 @@ def _folders(root: str, origin: str, counts: Mapping[str, int]) -> Mapping[str, 
     the set; `root` in small letters is the family's name."""
     folders = {
         environment.replace(" ", "_").lower(): DataFolder(
-            tuple(f"{root}/{name}" for name in _spelled(environment)),
+            # Mirrors of Office-Home write the space in other ways.
+            tuple(
+                dict.fromkeys(f"{root}/{environment.replace(' ', as_)}" for as_ in (" ", "_", ""))
+            ),
             "<class>/<image>",
             origin,
             images,
@@ -87,13 +90,6 @@ def _folders(root: str, origin: str, counts: Mapping[str, int]) -> Mapping[str, 
         for environment, images in counts.items()
     }
     return MappingProxyType(folders)
-
-
-def _spelled(environment: str) -> tuple[str, ...]:
-    """Return the spellings of an environment's folder, the usual one first: mirrors of Office-Home
-    write the space in other ways."""
-    others = (environment.replace(" ", "_"), environment.replace(" ", ""))
-    return tuple(dict.fromkeys((environment, *others)))
 
 
 FOLDERS: Mapping[str, Mapping[str, DataFolder]] = MappingProxyType(
