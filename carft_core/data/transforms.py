@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -112,11 +111,6 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """Return an image's pixels [3, H, W] uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
 def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
     """Return pixels [3, S, S] uint8, as `transform.resize_mode` says.
 
@@ -136,7 +130,7 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
         resized = F.resize(image, fitting, interpolation)
     else:
         resized = F.resize(image, side, interpolation)
-    return _pixels(F.center_crop(resized, side))  # pads with black where smaller
+    return F.pil_to_tensor(F.center_crop(resized, side))  # pads with black where smaller
 
 
 def training_view(
@@ -148,12 +142,14 @@ def training_view(
     torchvision draws from torch's generator on the CPU, which is seeded by a hash of the three and
     then put back, so that no global random state is used or moved. Not for several threads at once.
     """
+    from torchvision.transforms import functional as F
+
     if transform.augmentation.crop == "fixed":
         return evaluation_view(image, transform)
     with torch.random.fork_rng(devices=[]):
         # Not `torch.manual_seed`, which would seed the GPUs as well.
         torch.default_generator.manual_seed(view_seed(seed, epoch, index))
-        return _pixels(_recipe(transform.augmentation, transform.size)(image))
+        return F.pil_to_tensor(_recipe(transform.augmentation, transform.size)(image))
 
 
 def view_seed(seed: int, epoch: int, index: int) -> int:
