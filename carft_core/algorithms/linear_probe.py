@@ -42,13 +42,7 @@ class LinearProbe(Probe, Algorithm):
         model = built(model, ImageClassifier)
         labels = teacher.splits["train"].labels
         features = teacher.features("train")
-        solution = self.fit(model.head, teacher.classifier.head, features, labels)
-        return {
-            "loss": solution.loss,
-            "cross_entropy": solution.cross_entropy,
-            "gradient": solution.gradient,
-            "iterations": solution.iterations,
-        }
+        return self.fit(model.head, teacher.classifier.head, features, labels)
 
     def warnings(self, history: Sequence[Mapping[str, float]]) -> list[str]:
         """Warn when L-BFGS ended before it had converged."""

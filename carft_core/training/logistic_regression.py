@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,20 +20,6 @@ PAIRS = 10
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Solution:
-    """The minimum of a regularised logistic regression, and how it was reached."""
-
-    weight: Tensor
-    """[C, d] float64."""
-    loss: float
-    """Mean cross-entropy and penalty together."""
-    cross_entropy: float
-    gradient: float
-    """The greatest absolute entry of the loss's gradient."""
-    iterations: int
-
-
 class Probe(Section):
     """The fields of a linear probe, for the algorithms that have one."""
 
@@ -50,29 +35,30 @@ class Probe(Section):
 
     def fit(
         self, head: nn.Linear, zero_shot: nn.Linear, features: Tensor, labels: Tensor
-    ) -> Solution:
+    ) -> dict[str, float]:
         """Put the solution for features [N, d] and labels [N] into the head, computed on the head's
-        device; return the solution. Missing convergence is logged."""
+        device; return its values to log. Missing convergence is logged."""
         centre, device = zero_shot.weight, head.weight.device
-        solution = logistic_regression(
+        weight, values = logistic_regression(
             features.to(device),
             labels.to(device),
             centre if self.init == "zero_shot" else torch.zeros_like(centre),
             c=self.C,
             max_iter=self.max_iter,
         )
-        if solution.gradient > CONVERGED:
-            _LOG.warning(unsolved(solution.gradient))
+        if values["gradient"] > CONVERGED:
+            _LOG.warning(unsolved(values["gradient"]))
         with torch.no_grad():
-            head.weight.copy_(solution.weight)
-        return solution
+            head.weight.copy_(weight)
+        return values
 
 
 def logistic_regression(
     features: Tensor, labels: Tensor, centre: Tensor, *, c: float, max_iter: int
-) -> Solution:
-    """Return V [C, d] that minimises `mean CE(V f, y) + |V - centre|^2 / (2 c N)`, from `centre`
-    [C, d].
+) -> tuple[Tensor, dict[str, float]]:
+    """Return V [C, d] float64 that minimises `mean CE(V f, y) + |V - centre|^2 / (2 c N)`, from
+    `centre` [C, d]; and of it the objective as `loss`, its `cross_entropy`, the greatest absolute
+    entry of its `gradient`, and the `iterations`.
 
     By L-BFGS in float64, in which it converges where float32 would stall, of features [N, d] and
     labels [N] on one device. Source: Liu and Nocedal 1989, "On the limited memory BFGS method for
@@ -105,9 +91,12 @@ def logistic_regression(
     optimiser.zero_grad()
     fit, cost = float(cross_entropy(weight, features, labels)), float(penalty())
     assert weight.grad is not None
-    gradient = float(weight.grad.abs().max())
-    iterations = int(optimiser.state[weight]["n_iter"])
-    return Solution(weight.detach(), fit + cost, fit, gradient, iterations)
+    return weight.detach(), {
+        "loss": fit + cost,
+        "cross_entropy": fit,
+        "gradient": float(weight.grad.abs().max()),
+        "iterations": int(optimiser.state[weight]["n_iter"]),
+    }
 
 
 def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -123,7 +112,7 @@ def cross_entropy(weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def unsolved(gradient: float) -> str:
-    """Return a warning that the solver did not converge; `gradient` is a `Solution.gradient`."""
+    """Return a warning that the solver did not converge; `gradient` is that of its solution."""
     return (
         f"the linear probe was not solved to the end: its gradient is {gradient:.1e}, not "
         f"{CONVERGED:g}; raise algorithm.max_iter, or lower algorithm.C"
