@@ -48,17 +48,12 @@ def must(holds: bool, what: str) -> None:
         raise BrokenContract(what)
 
 
-def must_be_registered(registry: Mapping[str, object], name: str, thing: object) -> None:
-    """Check that `registry` has the thing under `name`, by which a sweep file finds it."""
-    must(registry.get(name) is thing, f"{name}: it must be registered under its name")
-
-
 def must_be_plain_settings(cls: type[Registered]) -> None:
     """Check that a class is registered, that all fields have defaults, that none can be changed,
     that unknown ones are refused, and that JSON and pickle, by which settings reach other
     processes, lose nothing."""
     name = cls.name
-    must_be_registered(cls.registry, name, cls)
+    must(cls.registry.get(name) is cls, f"{name}: it must be registered under its name")
     required = [field for field, info in cls.model_fields.items() if info.is_required()]
     must(not required, f"{name}: every field must have a default; these lack one: {required}")
     settings = cls()
@@ -600,7 +595,8 @@ def check_family(family: Family, config: DataConfig | None = None) -> None:
 
 def open_family(family: Family, config: DataConfig) -> OpenFamily:
     """Open a family's data for the laws. Raises as `check_family` does."""
-    must_be_registered(FAMILIES, family.name, family)
+    name = family.name
+    must(FAMILIES.get(name) is family, f"{name}: it must be registered under its name")
     return OpenFamily(family, config, open_data(config))
 
 
