@@ -280,8 +280,7 @@ def _teacher(
     config: TrialConfig,
 ) -> Teacher:
     """Return the teacher of a task, whose tensors have no values."""
-    model = clip.model
-    for module in model.modules():
+    for module in clip.model.modules():
         stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for tensors in stores:
             for name, tensor in tensors.items():
@@ -296,9 +295,7 @@ def _teacher(
     head = nn.Linear(width, len(class_names), bias=False)
     classifier = ImageClassifier(copy.deepcopy(visual), head)
     return Teacher(
-        clip=_ClipWithoutNumbers(
-            clip.name, model, clip.tokenizer, clip.transform, clip.digest, clip.fixed
-        ),
+        clip=_ClipWithoutNumbers(**vars(clip)),
         class_names=class_names,
         splits={},
         digests={},
