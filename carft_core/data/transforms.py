@@ -130,7 +130,8 @@ def evaluation_view(image: Image.Image, transform: Transform) -> Tensor:
         resized = F.resize(image, fitting, interpolation)
     else:
         resized = F.resize(image, side, interpolation)
-    return F.pil_to_tensor(F.center_crop(resized, side))  # pads with black where smaller
+    pixels: Tensor = F.pil_to_tensor(F.center_crop(resized, side))  # black where smaller
+    return pixels
 
 
 def training_view(
@@ -149,7 +150,8 @@ def training_view(
     with torch.random.fork_rng(devices=[]):
         # Not `torch.manual_seed`, which would seed the GPUs as well.
         torch.default_generator.manual_seed(view_seed(seed, epoch, index))
-        return F.pil_to_tensor(_recipe(transform.augmentation, transform.size)(image))
+        pixels: Tensor = F.pil_to_tensor(_recipe(transform.augmentation, transform.size)(image))
+    return pixels
 
 
 def view_seed(seed: int, epoch: int, index: int) -> int:
