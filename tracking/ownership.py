@@ -61,12 +61,12 @@ def not_writable(path: Path) -> str:
 
 def closed_to_group(home: Path) -> list[Path]:
     """Return what the group may not write in a home that is shared on purpose, of its folders and
-    of the files of sweeps. Links are followed."""
+    of the files of sweeps, but for Ray's token, which is its owner's. Links are followed."""
     places = (home.glob(pattern) for pattern in ("*", "*/*", "sweeps/*/*"))
     return [
         path
         for path in sorted({place for found in places for place in found if place.exists()})
-        if not path.stat().st_mode & _GROUP
+        if path.name != "ray-token" and not path.stat().st_mode & _GROUP
     ]
 
 

@@ -286,7 +286,7 @@ def _connect(address: str) -> str:
             f"{address}: the driver takes part in the cluster and cannot be a Ray client; start it "
             "on a machine of the cluster and give --address HOST:6379, or auto"
         )
-    if address.startswith("http"):
+    if address.startswith(("http://", "https://")):
         raise RequestError(_DASHBOARD.format(address))
     if address.rpartition(":")[2].isdecimal():
         try:  # Ray itself would try for a quarter of an hour
