@@ -139,10 +139,12 @@ def _facts(
     return {**facts, MERGE_MARKS: texts} if texts else facts
 
 
-def _measured_otherwise(sweep: Ledger, runs: Sequence[RunRecord]) -> Iterator[str]:
+def _measured_otherwise(
+    sweep: Ledger, settings: Sequence[Setting], runs: Sequence[RunRecord]
+) -> Iterator[str]:
     """Yield a sentence for each field of the sweep that its runs were measured without: a folder
     keeps one evaluation of each model, by the sweep that measured last."""
-    results = {run: item.result for item in sweep.settings() for run in item.runs.values()}
+    results = {run: item.result for item in settings for run in item.runs.values()}
     trial = sweep.spec.get("trial", {})
     of_sweep = {
         "data.shifts": trial.get("data", {}).get("shifts"),
@@ -150,15 +152,15 @@ def _measured_otherwise(sweep: Ledger, runs: Sequence[RunRecord]) -> Iterator[st
     }
     counts = Counter[tuple[str, str, str]]()
     for run in runs:
-        asked = of_sweep | ({"keep.result": results[run.digest]} if run.trains else {})
-        found = run.facts.get(ASKED)
-        if isinstance(found, Mapping):
-            pairs = ((name, _text(asked[name]), _text(found[name])) for name in asked)
-            counts.update(pair for pair in pairs if pair[1] != pair[2])
-    for (field, wanted, found), count in counts.items():
+        wishes = of_sweep | ({"keep.result": results[run.digest]} if run.trains else {})
+        measured_with = run.facts.get(ASKED)
+        if isinstance(measured_with, Mapping):
+            texts = ((name, _text(wishes[name]), _text(measured_with[name])) for name in wishes)
+            counts.update(text for text in texts if text[1] != text[2])
+    for (field, wish, value), count in counts.items():
         yield (
-            f"{sweep.name} asks for {field}: {wanted}, and another sweep has measured "
-            f"{counted(count, 'run')} of it anew with {found}; run {sweep.name} again, and they "
+            f"{sweep.name} asks for {field}: {wish}, and another sweep has measured "
+            f"{counted(count, 'run')} of it anew with {value}; run {sweep.name} again, and they "
             "are measured as it asks"
         )
 
@@ -201,7 +203,8 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
     runs, or of every run (`with_fields`)."""
     with damage_named(sweep.file):
         spec = comparison_spec(sweep.spec)
-    loaded = records(sweep, runs)
+    settings = [*sweep.settings()]
+    loaded = [record for item in settings for record in _records(runs, item)]
     wanted = (record for record in loaded if with_fields or record.is_zero_shot)
     digests = dict.fromkeys(record.digest for record in wanted)
     files = {digest: runs.folder(digest) / CONFIG for digest in digests}
@@ -211,7 +214,7 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
         records=loaded,
         spec=spec,
         fields={digest: fields(claim) for digest, claim in claimed.items() if claim is not None},
-        warnings=(*_taken_over(sweep), *_measured_otherwise(sweep, loaded)),
+        warnings=(*_taken_over(sweep), *_measured_otherwise(sweep, settings, loaded)),
     )
 
 
