@@ -13,6 +13,7 @@ from pathlib import Path
 
 from carft_sweep import load_comparison
 from carft_sweep.tracking.comparison.compare import Comparison, Row
+from carft_sweep.tracking.comparison.runs import Arm, setting
 
 FILE = Path(__file__).parents[1] / "docs" / "rivals.csv"
 MODELS = {"rivals": "builtin", "rivals_vit": "builtin_vit"}
@@ -30,10 +31,10 @@ def numbers(prefix: str, row: Row | None) -> Iterator[tuple[str, str]]:
         yield f"{prefix}{name}_half", "" if half is None else f"{100 * half:.1f}"
 
 
-def claim(label: str, comparison: Comparison, reference: str) -> Iterator[tuple[str, str]]:
+def claim(arm: Arm, comparison: Comparison, reference: str) -> Iterator[tuple[str, str]]:
     """Yield the gain of the candidate's curve over the reference's in points, by column."""
     verdicts = comparison.curve_verdicts
-    verdict = next((item for item in verdicts if item.pair.candidate.label == label), None)
+    verdict = next((item for item in verdicts if item.pair.candidate.key == arm.key), None)
     ends = None if verdict is None else verdict.interval
     difference = None if verdict is None else verdict.pair.difference
     yield f"over_{reference}", "" if difference is None else f"{100 * difference:+.2f}"
@@ -46,21 +47,20 @@ def rows(sweep: str, home: str) -> Iterator[dict[str, str]]:
     """Yield a row for each method at its chosen setting, on fresh seeds, and for each soup."""
     compared = {name: load_comparison(sweep, home=home, reference=name) for name in REFERENCES}
     table = compared["fine_tune"].rows
-    merged = {row.arm.setting_label: row for row in table if row.arm.merge == "wise_ft@0.5"}
+    merged = {row.setting: row for row in table if row.arm.merge == "wise_ft@0.5"}
     for row in table:
         arm = row.arm
         is_judged = arm.confirms or (arm.algorithm in FIRST and not arm.trains)
         if arm.merge or not row.n or not is_judged:
             continue
-        setting = arm.label.removesuffix(" (confirmed)").removeprefix(arm.algorithm).strip()
         yield {
             "model": MODELS[sweep],
             "method": arm.algorithm,
-            "setting": setting,
+            "setting": setting(arm.params),
             "seeds": str(row.n),
             **dict(numbers("", row)),
             **dict(numbers("wise_", merged.get(row.setting))),
-            **{k: v for name in REFERENCES for k, v in claim(arm.label, compared[name], name)},
+            **{k: v for name in REFERENCES for k, v in claim(arm, compared[name], name)},
         }
 
 

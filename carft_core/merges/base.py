@@ -111,9 +111,15 @@ class Line(Merge):
     def points(self) -> Sequence[MergePoint]:
         """Return one merged model for each alpha, in ascending order."""
         return tuple(
-            MergePoint(f"{self.name}@{alpha:g}", round(1000 * alpha), {"alpha": alpha})
+            MergePoint(f"{self.name}@{_text(alpha)}", round(1000 * alpha), {"alpha": alpha})
             for alpha in self.alphas
         )
+
+
+def _text(alpha: float) -> str:
+    """Return an alpha with all the digits that it has: `0.5`, `1`, `0.9999999`."""
+    short = f"{alpha:g}"
+    return short if float(short) == alpha else repr(alpha)
 
 
 Model = tuple[Merge, MergePoint] | None

@@ -89,7 +89,7 @@ def _sync(home: Home, name: str, store: Tracker) -> Iterator[_News]:
     if (note := log_missing_model(home, name)) is not None:
         yield _News(name, note)
     for (run, what), reason in sync.refused.items():
-        yield _News(name, f"{what} of {describe(run)} was refused: {reason}")
+        yield _News(name, f"{what} of {sync.describe(run)} was refused: {reason}")
     if sync.unlisted:
         yield _News(name, f"its files could not be listed: {sync.unlisted}")
     for run, reason in sync.unreadable.items():

@@ -57,20 +57,32 @@ class PlannedRun:
         return self.seed is not None and not self.config.algorithm.trains
 
     @functools.cached_property
+    def setting_label(self) -> str:
+        """The run's label in messages without its seed: `car_ft kl_weight=0.3`, or `car_ft #3`."""
+        number = self.point if self.trial is None else self.trial
+        return run_label(self.algorithm, self.params, number)
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the label has the number of a trial in place of the fields."""
+        return self.trial is not None and _is_long(self.algorithm, self.params)
+
+    @functools.cached_property
     def label(self) -> str:
         """The run's label in messages: `car_ft kl_weight=0.3 seed 1`."""
-        number = self.point if self.trial is None else self.trial
-        label = run_label(self.algorithm, self.params, number)
-        return label if self.seed is None else f"{label} seed {self.seed}"
+        return self.setting_label if self.seed is None else f"{self.setting_label} seed {self.seed}"
 
 
 def run_label(algorithm: str, params: Mapping[str, Any], trial: int | None = None) -> str:
     """Return a run's label without its seed: `car_ft kl_weight=0.3`, and with many fields `car_ft
     #3`, where 3 is the number of the trial."""
-    label = f"{algorithm} {setting(params)}".rstrip()
-    if trial is not None and len(label) > LONGEST:
-        label = short_label(algorithm, trial)
-    return label
+    if trial is not None and _is_long(algorithm, params):
+        return short_label(algorithm, trial)
+    return f"{algorithm} {setting(params)}".rstrip()
+
+
+def _is_long(algorithm: str, params: Mapping[str, Any]) -> bool:
+    return len(f"{algorithm} {setting(params)}".rstrip()) > LONGEST
 
 
 class Planner:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from carft_sweep.sweeps.results.merged_metrics import CURVE, model_prefix
 from carft_sweep.tracking.comparison.compare import Comparison, Row, shown_rows
 from carft_sweep.tracking.comparison.metrics import shifts
-from carft_sweep.tracking.comparison.runs import Scalar, split_merge
+from carft_sweep.tracking.comparison.runs import ArmKey, Scalar, split_merge
 from carft_sweep.tracking.comparison.spec import Endpoint
 from carft_sweep.tracking.comparison.wise_ft_curve import PAPER_ALPHA, WISE
 from carft_sweep.tracking.errors import counted
@@ -36,8 +36,10 @@ _DIGITS = 6
 class ArmSummary:
     """An arm of the table in the form of the run that the store has for it."""
 
+    key: ArmKey
     label: str
     name: str
+    """The label with the number of seeds, for people."""
     params: Mapping[str, Scalar]
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
@@ -59,16 +61,16 @@ def arm_summaries(comparison: Comparison, group: str = "") -> list[ArmSummary]:
     """Return a summary of each arm that the table or a view shows, in the order of the table.
     `group` is the text by which the views find the arms of their sweep."""
     metrics = [column.metric for column in usual_columns(comparison)]
-    first = {row.arm.label for row in shown_rows(comparison)}
-    labels = first.union(row.arm.label for row in visible_rows(comparison, TableOptions()))
+    first = {row.arm.key for row in shown_rows(comparison)}
+    keys = first.union(row.arm.key for row in visible_rows(comparison, TableOptions()))
     endpoint = comparison.endpoint
     splits = {endpoint.val, endpoint.test, endpoint.ood, comparison.rule.metric}
     splits |= {metric for metric, _ in shifts(metrics, endpoint.by)}
     summaries = []
     for row in comparison.rows:
-        if row.n and (label := row.arm.label) in labels:
+        if row.n and row.arm.key in keys:
             estimates = dict(_estimates(row, metrics, splits))
-            summaries.append(_summary(row, estimates, group if label in first else ""))
+            summaries.append(_summary(row, estimates, group if row.arm.key in first else ""))
     return summaries
 
 
@@ -163,6 +165,7 @@ def _summary(row: Row, metrics: Mapping[str, float], group: str) -> ArmSummary:
     fresh = "fresh seed" if arm.confirms else "seed"
     seeds = f" ({counted(row.n, fresh)})" if arm.has_seeds else ""
     return ArmSummary(
+        key=arm.key,
         label=arm.label,
         name=f"{SELECTED if row.selected else ''}{arm.name}{seeds}",
         params=params,

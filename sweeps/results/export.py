@@ -181,7 +181,7 @@ def _named_run(comparison: Comparison, digest: str) -> tuple[Arm, RunRecord]:
 def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, str | None]:
     """Return the unmerged arm, and the merge or None, of the row with the label `setting`; by
     default of the selected row."""
-    own = {_runs(arm): arm for arm in _arms(comparison)}
+    unmerged = {arm.key: arm for arm in _arms(comparison)}
     if setting is None:
         arm = next((row.arm for row in comparison.rows if row.selected), None)
         if arm is None:
@@ -189,11 +189,13 @@ def _named_setting(comparison: Comparison, setting: str | None) -> tuple[Arm, st
                 f"{comparison.sweep} has selected nothing yet, for no trial is complete; name a "
                 "model with --setting or --run"
             )
-        return own[_runs(arm)], arm.merge
+        return unmerged[arm.setting_key], arm.merge
+    # What a person types is a label, and no two rows have the same.
     by_label = {row.arm.label: row.arm for row in comparison.rows}
     if setting not in by_label:
         raise RequestError(unknown_name(f"setting of {comparison.sweep}", setting, by_label))
-    return own[_runs(by_label[setting])], by_label[setting].merge
+    arm = by_label[setting]
+    return unmerged[arm.setting_key], arm.merge
 
 
 def _of_seed(arm: Arm, seed: int) -> RunRecord:
@@ -225,11 +227,6 @@ def _arms(comparison: Comparison) -> list[Arm]:
     if comparison.tasks:
         return [arm for part in comparison.tasks.values() for arm in _arms(part)]
     return [row.arm for row in comparison.rows if row.arm.merge is None]
-
-
-def _runs(arm: Arm) -> tuple[str, ...]:
-    """Return the digests of an arm's runs, which identify the arm, merged or not."""
-    return tuple(run.digest for run in arm.runs)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,10 +97,15 @@ def comparison_spec(spec: Mapping[str, Any]) -> ComparisonSpec:
 
 def records(ledger: Ledger, runs: RunStore) -> list[RunRecord]:
     """Return one record for each run of each setting, in whatever state."""
-    return [record for item in ledger.settings() for record in _records(runs, item)]
+    return [*_records(runs, ledger.settings())]
 
 
-def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
+def _records(runs: RunStore, settings: Iterable[Setting]) -> Iterator[RunRecord]:
+    for position, item in enumerate(settings):
+        yield from _records_of_setting(runs, item, position)
+
+
+def _records_of_setting(runs: RunStore, item: Setting, position: int) -> Iterator[RunRecord]:
     trial = item.trial
     params = {name: scalar(value) for name, value in item.params.items()}
     for seed, digest in item.runs.items():
@@ -121,6 +126,7 @@ def _records(runs: RunStore, item: Setting) -> Iterator[RunRecord]:
             state=state,
             role=item.role,
             trial=None if trial is None else trial.number,
+            position=position,
             metrics=own["metrics"] if own else {},
             merges={label: found["metrics"] for label, found in merges.items() if found},
             folder=folder,
@@ -204,7 +210,7 @@ def load_part(sweep: Ledger, runs: RunStore, *, with_fields: bool = False) -> Sw
     with damage_named(sweep.file):
         spec = comparison_spec(sweep.spec)
     settings = [*sweep.settings()]
-    loaded = [record for item in settings for record in _records(runs, item)]
+    loaded = [*_records(runs, settings)]
     wanted = (record for record in loaded if with_fields or record.is_zero_shot)
     digests = dict.fromkeys(record.digest for record in wanted)
     files = {digest: runs.folder(digest) / CONFIG for digest in digests}

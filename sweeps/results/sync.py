@@ -167,6 +167,8 @@ class SweepSync:
         run counts as running. `is_thorough` also restores files in the sweep's folder."""
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
+        self._arm_labels: dict[str, str] = {}
+        """Label of each arm that was sent, by `RunKey.name`."""
         self.unreadable: dict[str, str] = {}
         """By digest why a run cannot be read in the home: it is not sent."""
         self.notes: list[str] = []
@@ -613,11 +615,17 @@ class SweepSync:
         self.notes += [f"{name} was written anew" for name in mended]
         return bool(mended)
 
+    def describe(self, name: str) -> str:
+        """Return words for a run of the sweep by its `RunKey.name`, for an arm its label."""
+        label = self._arm_labels.get(name)
+        return describe(name) if label is None else f"{ARM}{label}"
+
     def _send_arms(self, comparison: Comparison, when: int) -> None:
         """Send the table's arms and the selected arm's values."""
         summaries = arm_summaries(comparison, self._group)
-        arms = {RunKey(self._sweep.sweep, arm=arm.label): arm for arm in summaries}
-        names = {key.name for key in arms}
+        arms = {RunKey(self._sweep.sweep, arm=arm.key.digest): arm for arm in summaries}
+        self._arm_labels = {key.name: arm.label for key, arm in arms.items()}
+        names = {*self._arm_labels}
         for name in [*self._sent.runs]:
             if name.startswith(ARM) and name not in names:
                 self._remove_arm(RunKey(self._sweep.sweep, arm=name.removeprefix(ARM)))

@@ -24,7 +24,7 @@ from carft_sweep.sweeps.scheduler.proposer import TrialProposer
 from carft_sweep.sweeps.scheduler.pruning import PruningController
 from carft_sweep.sweeps.scheduler.retries import CircuitBreaker, GiveUp, Retry, RetryPolicy, halved
 from carft_sweep.sweeps.scheduler.time_budget import TimeBudget
-from carft_sweep.tracking.comparison.runs import NUMBER, UNMERGED, setting
+from carft_sweep.tracking.comparison.runs import UNMERGED, setting
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class SweepDriver:
         """Record that a worker has begun a run, and show it."""
         self._claim.renew()
         self.runs.begin(job.digest, worker)
-        self.progress.started(job.label)
+        self.progress.started(job)
         self._note(job.digest)
 
     def alive(self, job: Job) -> None:
@@ -139,7 +139,7 @@ class SweepDriver:
         """Record the report of an epoch; return whether early termination lets the run continue."""
         self._claim.renew()
         run = self._active[job.digest]
-        self.progress.epoch(job.label, report)
+        self.progress.epoch(job, report)
         self._note(job.digest)
         trial = self._trial(run)
         if trial is None:
@@ -167,13 +167,13 @@ class SweepDriver:
         self._note(job.digest)
         trial = self._trial(run)
         if trial is not None and trial.pruned:
-            self.progress.end(run.label)
+            self.progress.end(run)
             return
         if trial is not None and trial.is_over:
-            self.progress.stopped(run.label, "another seed of its trial became NaN")
+            self.progress.stopped(run, "another seed of its trial became NaN")
             self.progress.skip(1)
         else:
-            self.progress.stopped(run.label)
+            self.progress.stopped(run)
 
     def failed(self, job: Job, failure: Failure) -> None:
         """Queue a failed run again, or record its failure for good, as `retries` decides."""
@@ -226,9 +226,8 @@ class SweepDriver:
             return False
         self._open[trial.number] = trial
         planned = list(trial.planned)
-        if NUMBER in planned[0].label:
-            name = planned[0].label.partition(" seed ")[0]
-            self.progress.note(f"{name}: {setting(planned[0].params)}")
+        if planned[0].is_numbered:
+            self.progress.note(f"{planned[0].setting_label}: {setting(planned[0].params)}")
         self.progress.skip(self._spec.expected_runs(trial.trial.point) - len(planned))
         if trial.trial.state == "pruned":
             trial.pruned = True
@@ -322,14 +321,14 @@ class SweepDriver:
             return False
         earlier = state.failure or {}
         failure = Failure("nan", earlier.get("message", ""), earlier.get("log_tail", ""))
-        self.progress.fail(run.label, failure.kind, failure.message, again=False)
+        self.progress.fail(run, failure.kind, failure.message, again=False)
         self._note(run.digest)
         self._settle(run, failure)
         return True
 
     def _done(self, run: PlannedRun, *, reused: bool) -> None:
         own = measured(self.runs.folder(run.digest), UNMERGED)
-        self.progress.done(run.label, own["metrics"] if own else {}, reused=reused)
+        self.progress.done(run, own["metrics"] if own else {}, reused=reused)
         self._note(run.digest)
         self._settle(run, None)
 
@@ -397,7 +396,7 @@ class SweepDriver:
             self.progress.best(setting, metric.name, trial.value)
 
     def _note_failure(self, run: PlannedRun, failure: Failure, *, again: bool) -> None:
-        self.progress.fail(run.label, failure.kind, failure.message, again=again)
+        self.progress.fail(run, failure.kind, failure.message, again=again)
         if again and failure.kind in ("out_of_memory", "preempted"):
             return  # in less memory, or on another node, it may succeed
         setting = run.role if run.trial is None else f"trial {run.trial}"

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -67,6 +67,18 @@ def _at_once(text: str) -> Iterator[None]:
         os.write(2, f"{printable(text)}\n".encode())
 
 
+class ShownRun(Protocol):
+    """A run as progress shows it. Two runs may read alike; their digests differ."""
+
+    @property
+    def digest(self) -> str:
+        """The run's digest."""
+
+    @property
+    def label(self) -> str:
+        """The run's text, such as `car_ft kl_weight=0.3 seed 1`."""
+
+
 class Progress:
     """Counts runs, and prints a line for each epoch and each end of a run: for logs and pipes. With
     `quiet` only failures are printed."""
@@ -79,6 +91,7 @@ class Progress:
         self._emit = emit
         self._quiet = quiet
         self._open: dict[str, float] = {}
+        """When the first epoch of each running run was reported, by digest."""
         self._last_failure: tuple[str, str] | None = None
 
     def begin(self, total: int) -> None:
@@ -90,39 +103,39 @@ class Progress:
         if not self._quiet:
             self._emit(text)
 
-    def started(self, label: str) -> None:
-        """Show that the run `label` begins."""
+    def started(self, run: ShownRun) -> None:
+        """Show that a run begins."""
 
-    def epoch(self, label: str, report: Mapping[str, Any]) -> None:
-        """Show the epoch and the metrics of the run `label`."""
+    def epoch(self, run: ShownRun, report: Mapping[str, Any]) -> None:
+        """Show the epoch and the metrics of a run."""
         # The first report, not the start: before it models and data are opened, for all runs.
-        self._open.setdefault(label, time.monotonic())
+        self._open.setdefault(run.digest, time.monotonic())
         epoch = f"epoch {report['epoch']}/{report['epochs']}"
-        self.note(f"        {label}  {epoch}  {figures(report['metrics'])}".rstrip())
+        self.note(f"        {run.label}  {epoch}  {figures(report['metrics'])}".rstrip())
 
-    def done(self, label: str, metrics: Mapping[str, float], *, reused: bool) -> None:
+    def done(self, run: ShownRun, metrics: Mapping[str, float], *, reused: bool) -> None:
         """Count a complete run and show its metrics; `reused` if it was trained earlier."""
         self.ended_runs += 1
-        began = self.end(label)
+        began = self.end(run)
         if not reused and began is not None:
             self._ended.append((began, time.monotonic()))
         word = "reused" if reused else "done"
-        self.note(f"{self._place()} {label}  {word}  {figures(metrics)}{self._left()}".rstrip())
+        self.note(f"{self._place()} {run.label}  {word}  {figures(metrics)}{self._left()}".rstrip())
 
-    def fail(self, label: str, kind: str, message: str, *, again: bool) -> None:
+    def fail(self, run: ShownRun, kind: str, message: str, *, again: bool) -> None:
         """Count a failed run, unless the run is tried again."""
-        self.end(label)
+        self.end(run)
         self.ended_runs += not again
         end = "; it is tried again" if again else ""
         is_repeated = (kind, message) == self._last_failure
         reason = "as the one before" if is_repeated else message
         self._last_failure = kind, message
-        self._emit(f"{self._place()} {label}  failed ({kind}): {reason}{end}")
+        self._emit(f"{self._place()} {run.label}  failed ({kind}): {reason}{end}")
 
-    def stopped(self, label: str, reason: str = RESUMABLE) -> None:
+    def stopped(self, run: ShownRun, reason: str = RESUMABLE) -> None:
         """Show that a run was closed early."""
-        self.end(label)
-        self.note(f"        {label}  stopped; {reason}")
+        self.end(run)
+        self.note(f"        {run.label}  stopped; {reason}")
 
     def prune(self, label: str, reason: str, *, runs: int) -> None:
         """Show that a trial ends; `runs` of its runs are no longer needed."""
@@ -150,9 +163,9 @@ class Progress:
         to_come = self.shown_total - self.ended_runs
         return seconds_left(self._ended, [*self._open.values()], to_come, time.monotonic())
 
-    def end(self, label: str) -> float | None:
+    def end(self, run: ShownRun) -> float | None:
         """Remove the line of a run; return when its first epoch was reported, or None."""
-        return self._open.pop(label, None)
+        return self._open.pop(run.digest, None)
 
     def _place(self) -> str:
         return f"[{self.ended_runs:>{len(str(self.shown_total))}}/{self.shown_total}]"
@@ -208,18 +221,18 @@ class LiveProgress(Progress):
         self._show_below()
         self._bars.start()  # from here on somebody closes it, however the sweep ends
 
-    def started(self, label: str) -> None:
+    def started(self, run: ShownRun) -> None:
         """Implement `Progress.started`."""
-        self._rows[label] = self._bars.add_task(label, total=None, state="starting")
+        self._rows[run.digest] = self._bars.add_task(run.label, total=None, state="starting")
 
-    def epoch(self, label: str, report: Mapping[str, Any]) -> None:
+    def epoch(self, run: ShownRun, report: Mapping[str, Any]) -> None:
         """Implement `Progress.epoch`."""
-        self._open.setdefault(label, time.monotonic())
-        if label not in self._rows:
-            self.started(label)
+        self._open.setdefault(run.digest, time.monotonic())
+        if run.digest not in self._rows:
+            self.started(run)
         epoch, epochs = report["epoch"], report["epochs"]
         state = "evaluating" if epoch >= epochs else figures(report["metrics"])
-        self._bars.update(self._rows[label], completed=epoch, total=epochs, state=state)
+        self._bars.update(self._rows[run.digest], completed=epoch, total=epochs, state=state)
         self._refresh()
 
     def skip(self, runs: int) -> None:
@@ -239,12 +252,12 @@ class LiveProgress(Progress):
     def _show_below(self) -> None:
         self._bars.below = [line for line in (self._best, self._hint) if line]
 
-    def end(self, label: str) -> float | None:
+    def end(self, run: ShownRun) -> float | None:
         """Implement `Progress.end`."""
-        if label in self._rows:
-            self._bars.remove_task(self._rows.pop(label))
+        if run.digest in self._rows:
+            self._bars.remove_task(self._rows.pop(run.digest))
         self._refresh()
-        return super().end(label)
+        return super().end(run)
 
     def _left(self) -> str:
         self._refresh()

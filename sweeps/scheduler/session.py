@@ -213,7 +213,7 @@ class Syncs:
             requests = counted(len(self._runs.refused), "request")
             yield (
                 f"the tracking server refused {requests}, first "
-                f"{what} of {describe(name)}: {reason}; what was refused is not "
+                f"{what} of {self._runs.describe(name)}: {reason}; what was refused is not "
                 f"in MLflow, and `{program()} sync` tries it again"
             )
         for digest, reason in self._runs.unreadable.items():

@@ -129,7 +129,22 @@ class ToySweep:
     def arms(self, sweep: str = "toy") -> dict[str, MemoryRun]:
         """What summarises the arms of a sweep, by label."""
         runs = self.tracker.runs.items()
-        return {key.arm: run for key, run in runs if key.sweep == sweep and key.kind == "arm"}
+        arms = [run for key, run in runs if key.sweep == sweep and key.kind == "arm"]
+        by_label = {str(run.params["arm"]): run for run in arms}
+        assert len(by_label) == len(arms)
+        return by_label
+
+
+class NamedRun(NamedTuple):
+    """A run as progress shows it."""
+
+    digest: str
+    label: str
+
+
+def named(label: str) -> NamedRun:
+    """A run that no other has the label of."""
+    return NamedRun(f"digest of {label}", label)
 
 
 def _one_shift(config: object) -> SimpleNamespace:

@@ -38,8 +38,8 @@ class ChartData:
         finished = [row for row in self.comparison.rows if row.n]
         rule, verdicts = self.comparison.rule, self.comparison.verdicts
         if verdicts:
-            label = verdicts[0].pair.reference.label
-            return next((row for row in finished if row.arm.label == label), None)
+            key = verdicts[0].pair.reference.key
+            return next((row for row in finished if row.arm.key == key), None)
         rivals = [
             row
             for row in finished

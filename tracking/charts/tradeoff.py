@@ -118,11 +118,11 @@ def _model_rows(data: ChartData, axes: _Axes) -> _Rows:
     for curve in data.comparison.curves:
         for point in curve.points:
             merge = f"{WISE}@{point.alpha:g}"
-            label = f"{curve.label} + {merge}"
+            label = f"{curve.arm.label} + {merge}"
             if 0 < point.alpha < 1 and label not in models:
                 models[label] = {
                     "setting": label,
-                    "method": _method(algorithms[curve.label], merge),
+                    "method": _method(algorithms[curve.arm.label], merge),
                     **axes.place(point.id, point.ood),
                     "on show": False,
                 }
@@ -207,13 +207,13 @@ def _draw_curves(data: ChartData, legend: Legend, axes: _Axes) -> list[alt.Chart
     algorithms = {row.arm.label: row.arm.algorithm for row in data.comparison.rows}
     rows = [
         {
-            "setting": curve.label,
+            "setting": curve.arm.label,
             "method": method,
             "alpha": point.alpha,
             **axes.place(point.id, point.ood),
         }
         for curve in data.comparison.curves
-        if (method := _method(algorithms[curve.label], WISE)) in legend.styles
+        if (method := _method(algorithms[curve.arm.label], WISE)) in legend.styles
         for point in curve.points
     ]
     if not rows:
@@ -254,11 +254,11 @@ def _word_rows(data: ChartData, models: _Rows, axes: _Axes) -> _Rows:
 
 
 def _reference_curve(data: ChartData) -> Curve | None:
-    return None if data.reference is None else _curve_of(data, data.reference.setting)
+    return None if data.reference is None else _curve_of(data, data.reference.arm.setting_label)
 
 
 def _curve_of(data: ChartData, setting: str) -> Curve | None:
-    return next((curve for curve in data.comparison.curves if curve.label == setting), None)
+    return next((curve for curve in data.comparison.curves if curve.arm.label == setting), None)
 
 
 def _draw_words(rows: _Rows, axes: _Axes) -> list[alt.Chart]:

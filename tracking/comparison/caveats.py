@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
 from carft_sweep.tracking.comparison.metrics import NOUNS, TOP1
-from carft_sweep.tracking.comparison.runs import Arm, RunRecord
+from carft_sweep.tracking.comparison.runs import Arm, ArmKey, RunRecord
 from carft_sweep.tracking.comparison.selection import Budget, Selection, meets
 from carft_sweep.tracking.comparison.spec import Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import SEEDS_FOR_INTERVAL
@@ -43,15 +43,15 @@ _VERSIONS = "versions"
 _SHOWN = 80
 
 
-Labelled = tuple[str, RunRecord]
-"""A finished run with the label of its arm."""
+ArmRun = tuple[Arm, RunRecord]
+"""A finished run with its arm."""
 
 
 def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
     """Yield a sentence for each property (of code, data or machine) in which finished runs differ;
     runs without that property do not count."""
-    done = [(arm.label, run) for arm in arms for run in arm.done]
-    trained = [(label, run) for label, run in done if run.trains]
+    done = [(arm, run) for arm in arms for run in arm.done]
+    trained = [(arm, run) for arm, run in done if run.trains]
     by_seed = _split_by_seed(done)
     for name in sorted(_COMPARED):
         runs = trained if name in _OF_TRAINING else done
@@ -60,7 +60,7 @@ def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
             yield f"mixed {_COMPARED[name]}, these rows are not comparable: {differing}"
     if not _differing(done, _REVISION):
         for algorithm in dict.fromkeys(run.algorithm for _, run in done):
-            own = [(label, run) for label, run in done if run.algorithm == algorithm]
+            own = [(arm, run) for arm, run in done if run.algorithm == algorithm]
             if differing := _differing(own, _OWN_CODE):
                 yield f"mixed versions of {algorithm}, these rows are not comparable: {differing}"
     versions = (run.facts.get(_VERSIONS) for _, run in done)
@@ -70,22 +70,22 @@ def mixed_facts(arms: Sequence[Arm]) -> Iterator[str]:
             yield f"mixed versions of {package}, which may give other numbers: {differing}"
 
 
-def _split_by_seed(done: Sequence[Labelled]) -> list[list[Labelled]]:
+def _split_by_seed(done: Sequence[ArmRun]) -> list[list[ArmRun]]:
     """Group finished runs by seed where each run's split was drawn by the run's seed, so that data
     must differ between seeds; return an empty list elsewhere."""
     seeds = dict.fromkeys(run.seed for _, run in done)
     if len(seeds) < 2 or any(run.facts.get(_SPLIT, run) != run.seed for _, run in done):
         return []
-    return [[(label, run) for label, run in done if run.seed == seed] for seed in seeds]
+    return [[(arm, run) for arm, run in done if run.seed == seed] for seed in seeds]
 
 
-def _differing(runs: Sequence[Labelled], *path: str) -> str:
+def _differing(runs: Sequence[ArmRun], *path: str) -> str:
     """Return each value of a recorded property with its runs, as `10 epochs in fine_tune; 20 epochs
     in car_ft`; empty if all agree."""
-    by_value: dict[str, dict[str, None]] = {}  # the labels are a set that keeps its order
-    for label, run in runs:
+    by_value: dict[str, dict[ArmKey, str]] = {}
+    for arm, run in runs:
         if (text := _text(run.facts, path)) is not None:
-            by_value.setdefault(text, {})[label] = None
+            by_value.setdefault(text, {})[arm.key] = arm.label
     if len(by_value) < 2:
         return ""
     # As short as tells them apart: of digests the beginning, of objects the fields that differ.
@@ -93,7 +93,11 @@ def _differing(runs: Sequence[Labelled], *path: str) -> str:
     shared = set.intersection(*map(set, parts.values()))
     short = {v: ", ".join(p for p in own if p not in shared) or v for v, own in parts.items()}
     return join_few(
-        [f"{short[v][:_SHOWN]} in {join_few([*labels])}" for v, labels in by_value.items()], "; "
+        [
+            f"{short[v][:_SHOWN]} in {join_few([*labels.values()])}"
+            for v, labels in by_value.items()
+        ],
+        "; ",
     )
 
 
@@ -133,8 +137,9 @@ def of_selection(rule: SelectionRule, selections: Sequence[Selection]) -> Iterat
         yield f"the constraint was not applied: no finished run of {own.of} has {own.metric}"
     elif own is not None and rule.bound is not None:
         yield f"settings were chosen among those with {own} ({abs(rule.bound):.4g})"
-        for arm in dict.fromkeys(s.arm.label for s in selections if not meets(s.arm, rule)):
-            yield f"no setting of {arm.partition(' ')[0]} has that; {arm} was chosen nevertheless"
+        missing = {s.arm.key: s.arm for s in selections if not meets(s.arm, rule)}
+        for arm in missing.values():
+            yield f"no setting of {arm.algorithm} has that; {arm.label} was chosen nevertheless"
     yield from dict.fromkeys(
         f"no setting of {s.arm.algorithm} has all its seeds; {s.arm.label} stands for it"
         for s in selections
@@ -158,14 +163,14 @@ def oracle(rule: SelectionRule) -> Iterator[str]:
         yield f"oracle: settings were chosen on {rule.metric}; their numbers are optimistic"
 
 
-Domains = Mapping[str, tuple[str, ...]]
-"""The held-out domains that the contexts of an arm name, by the label of the arm."""
+Domains = Mapping[ArmKey, tuple[str, ...]]
+"""The held-out domains that the contexts of an arm name, by the key of the arm."""
 
 
 def named_domains(arms: Sequence[Arm]) -> Domains:
-    """Return the held-out domains that an arm's context prompts name, by the arm's label."""
+    """Return the held-out domains that an arm's context prompts name, by the arm's key."""
     return {
-        arm.label: tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
+        arm.key: tuple(sorted({name for run in arm.runs for name in run.listed(NAMED_DOMAINS)}))
         for arm in arms
         if arm.runs
     }
@@ -177,12 +182,12 @@ def domains_differ(domains: Domains) -> bool:
     return len({*domains.values()}) > 1
 
 
-def contexts(domains: Domains) -> Iterator[str]:
+def contexts(arms: Sequence[Arm], domains: Domains) -> Iterator[str]:
     """Yield a sentence for each set of held-out domains that prompts name, with the arms."""
     by_words: dict[tuple[str, ...], list[str]] = {}
-    for label, words in domains.items():
-        if words:
-            by_words.setdefault(words, []).append(label)
+    for arm in arms:
+        if words := domains.get(arm.key, ()):
+            by_words.setdefault(words, []).append(arm.label)
     if by_words and not domains_differ(domains):
         (words,) = by_words
         named = ", ".join(f"'{word}'" for word in words)
@@ -198,7 +203,7 @@ def contexts(domains: Domains) -> Iterator[str]:
 FAMILY = "family"
 """The fact that names the family of the data with its version: `icon_shift v1`."""
 _DIGITS = 6
-"""Digits of a data digest that are shown: enough to tell two digests apart."""
+"""Digits of a data digest that are shown."""
 
 
 def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
@@ -211,8 +216,11 @@ def datasets(runs: Iterable[RunRecord]) -> tuple[str, ...]:
             digest = part.facts.get("data")
             if part.state == "done" and isinstance(digest, str):
                 family = str(part.facts.get(FAMILY, "data"))
-                by_family.setdefault(family, {})[digest[:_DIGITS]] = None
-    return tuple(f"{family} {join_few([*digests])}" for family, digests in by_family.items())
+                by_family.setdefault(family, {})[digest] = None
+    return tuple(
+        f"{family} {join_few([digest[:_DIGITS] for digest in digests])}"
+        for family, digests in by_family.items()
+    )
 
 
 def data_notes(arms: Sequence[Arm]) -> Iterator[str]:
@@ -229,9 +237,9 @@ def unfinished(arms: Sequence[Arm]) -> Iterator[str]:
     test and curve, with their number by arm."""
     lacking = [arm for arm in arms if len(arm.done) < len(arm.runs)]
     for word, states in _STATES.items():
-        counts = {arm.label: sum(arm.states.get(state, 0) for state in states) for arm in lacking}
-        where = [f"{label}: {count}" for label, count in counts.items() if count]
-        if total := sum(counts.values()):
+        counts = [(arm, sum(arm.states.get(state, 0) for state in states)) for arm in lacking]
+        where = [f"{arm.label}: {count}" for arm, count in counts if count]
+        if total := sum(count for _, count in counts):
             yield f"{counted(total, f'{word} run')} ({join_few(where)}): in no mean, test or curve"
 
 

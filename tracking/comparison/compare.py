@@ -14,7 +14,7 @@ from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict, judg
 from carft_sweep.tracking.comparison.effects import Effect, measure_effects
 from carft_sweep.tracking.comparison.hits import HitsReader, KeptHits, read_hits
 from carft_sweep.tracking.comparison.metrics import metric_order
-from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
+from carft_sweep.tracking.comparison.runs import Arm, ArmKey, RunRecord, group
 from carft_sweep.tracking.comparison.selection import (
     Budget,
     Selection,
@@ -68,9 +68,9 @@ class Row:
     and of a merge what it says of itself, such as `transductive`."""
 
     @property
-    def setting(self) -> str:
-        """Label of the unmerged arm. It is unique; trials of several sweeps may share a number."""
-        return self.arm.setting_label
+    def setting(self) -> ArmKey:
+        """The key of the unmerged arm: rows of one setting share it."""
+        return self.arm.setting_key
 
     @property
     def n(self) -> int:
@@ -127,7 +127,7 @@ class Comparison:
         selected, verdict = self.selected, self.answer.verdict
         if selected is None or verdict is None:
             return None
-        return verdict if verdict.pair.candidate.name == selected.arm.label else None
+        return verdict if verdict.pair.candidate.key[:3] == selected.arm.key[:3] else None
 
     @property
     def better_baseline(self) -> Arm | None:
@@ -236,11 +236,11 @@ def compare(
     spent = budgets(arms)
     if tried is None:
         tried = {budget.algorithm: budget.settings for budget in spent}
-    by_label = {arm.label: arm for arm in arms}
+    unmerged = {arm.key: arm for arm in arms}
     curves = {
-        label: seed_curves(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
-        for label in dict.fromkeys(arm.setting_label for arm in tested.values())
-        for arm in [by_label[label]]
+        key: seed_curves(arm, zero_shot_of(arm, zero_shots), endpoint.id_metric, endpoint.ood)
+        for key in dict.fromkeys(arm.setting_key for arm in tested.values())
+        for arm in [unmerged[key]]
     }
     verdicts: tuple[Verdict, ...] = ()
     curve_verdicts: tuple[CurveVerdict, ...] = ()
@@ -248,10 +248,10 @@ def compare(
         candidates = [arm for arm in tested.values() if arm is not reference and arm.trains]
         tries = {} if fresh else tried
         verdicts = judge(candidates, reference, endpoint, kept, seeds=judged_on, tried=tries)
-        base = by_label[reference.setting_label]
-        if curves[base.label] and endpoint.has_shifts:
+        base = unmerged[reference.setting_key]
+        if curves[base.key] and endpoint.has_shifts:
             pairs = [
-                _curve_pair(by_label[arm.setting_label], base, curves, zero_shots, endpoint, kept)
+                _curve_pair(unmerged[arm.setting_key], base, curves, zero_shots, endpoint, kept)
                 for arm in candidates
             ]
             curve_verdicts = judge_curves(pairs, judged_on, tries)
@@ -265,22 +265,22 @@ def compare(
             "untuned": arm.role == "baseline" and arm.algorithm in fewer,
             "incomplete": not arm.is_complete(confirmation.seeds if arm.confirms else seeds),
             "confirmed": arm.confirms,
-            "names domains": marks_domains and bool(domains.get(arm.label)),
+            "names domains": marks_domains and bool(domains.get(arm.key)),
             "oracle": rule.oracle,
         }
         words = tuple(mark for mark, holds in marks.items() if holds)
-        chosen_labels = merges.get(arm.label, {}).values()
+        chosen_labels = merges.get(arm.key, {}).values()
         # At alpha 1 WiSE-FT is the unmerged model, which has a row.
         labels = [name for name in arm.merge_labels if wise_alpha(name) != 1 or name == rule.merge]
         for model in (arm, *map(arm.merged, labels)):
-            chosen = standing is not None and standing.arm.label == model.label
+            chosen = standing is not None and standing.arm.key == model.key
             chosen |= model.merge in chosen_labels
             chosen |= model.merge is not None and wise_alpha(model.merge) == PAPER_ALPHA
             rows.append(
                 Row(
                     arm=model,
                     value=model.mean(rule.metric),
-                    selected=best is not None and best.arm.label == model.label,
+                    selected=best is not None and best.arm.key == model.key,
                     chosen=chosen,
                     marks=words + model.merge_marks,
                 )
@@ -302,7 +302,7 @@ def compare(
             *caveats.oracle(rule),
             *caveats.mixed_facts(arms),
             *caveats.data_notes(arms),
-            *caveats.contexts(domains),
+            *caveats.contexts(arms, domains),
             *caveats.unequal_budgets(fewer, spent),
             *caveats.of_selection(rule, judged),
             *caveats.unfinished(arms),
@@ -321,26 +321,26 @@ def compare(
 def _curve_pair(
     candidate: Arm,
     reference: Arm,
-    curves: Mapping[str, Mapping[int | None, Curve]],
+    curves: Mapping[ArmKey, Mapping[int | None, Curve]],
     zero_shots: Sequence[Arm],
     endpoint: Endpoint,
     kept: KeptHits,
 ) -> CurvePair:
     """Return the curves of two unmerged arms, paired by seed. A candidate without WiSE-FT models of
     its own is compared as a single point."""
-    own = curves[candidate.label] or seed_points(candidate, endpoint.id_metric, endpoint.ood)
-    other = curves[reference.label]
+    own = curves[candidate.key] or seed_points(candidate, endpoint.id_metric, endpoint.ood)
+    other = curves[reference.key]
     both = {seed: (own[seed], other[seed]) for seed in own if seed in other}
     starts = zero_shot_of(candidate, zero_shots), zero_shot_of(reference, zero_shots)
     return CurvePair(candidate, reference, endpoint, both, starts, kept)
 
 
 def _mean_curves(
-    arms: Iterable[Arm], curves: Mapping[str, Mapping[int | None, Curve]]
+    arms: Iterable[Arm], curves: Mapping[ArmKey, Mapping[int | None, Curve]]
 ) -> Iterator[Curve]:
     """Yield the curve of each arm, averaged over seeds, if every finished run has a curve."""
     for arm in arms:
-        by_seed = {} if arm.merge is not None else curves[arm.label]
+        by_seed = {} if arm.merge is not None else curves[arm.key]
         curve = mean_curve([*by_seed.values()]) if len(by_seed) == len(arm.done) else None
         if curve is not None:
             yield curve
@@ -431,7 +431,7 @@ def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
     Each setting has a row of its unmerged model and of its selected merged models. A setting that
     was confirmed on fresh seeds is represented by the runs on these seeds."""
     tested = {
-        arm.label
+        arm.key
         for verdict in comparison.verdicts
         for arm in (verdict.pair.candidate, verdict.pair.reference)
     }
@@ -439,14 +439,14 @@ def shown_rows(comparison: Comparison) -> tuple[Row, ...]:
         row.setting: row.arm
         for row in comparison.rows
         if row.selected
-        or row.arm.label in tested
+        or row.arm.key in tested
         or (row.arm.merge is None and row.chosen)
         or not row.arm.trains
     }
     fresh = [arm for arm in standing.values() if arm.confirms]
     settings = {
-        label
-        for label, arm in standing.items()
+        key
+        for key, arm in standing.items()
         if arm.confirms or not any(other.is_setting_of(arm) for other in fresh)
     }
     return tuple(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from carft_sweep.tracking.comparison.hits import KeptHits
-from carft_sweep.tracking.comparison.runs import Arm, Scalar, number_of, params_key, scalar_text
+from carft_sweep.tracking.comparison.runs import Arm, Scalar, number_of, params_key, value_key
 from carft_sweep.tracking.comparison.selection import SWEEP
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint
 from carft_sweep.tracking.comparison.statistics import ALPHA, Interval, PairedTest, mean
@@ -90,7 +90,7 @@ def measure_effects(
     effects, unmeasured = [], []
     for name in sorted({name for arm in settings for name in arm.params} - {*_NAMES}):
         own = [arm for arm in settings if name in arm.params]
-        values = {scalar_text(arm.params[name]): arm.params[name] for arm in own}
+        values = {value_key(arm.params[name]): arm.params[name] for arm in own}
         if len(values) < 2:
             continue
         if whole := _whole_blocks(own, name, len(values)):
@@ -101,14 +101,14 @@ def measure_effects(
 
 
 def _whole_blocks(arms: Sequence[Arm], name: str, count: int) -> list[dict[str, Arm]]:
-    """Return the groups of arms that differ in the field `name` alone, each as {text of the field's
+    """Return the groups of arms that differ in the field `name` alone, each as {key of the field's
     value: arm}; only groups with all `count` values."""
     first = _rest(arms[0], name)
     if count == len(arms) and any(_rest(arm, name) != first for arm in arms):
         return []  # a value for each arm, as random search gives: all are one block, or none is
     blocks: dict[str, dict[str, Arm]] = {}
     for arm in arms:
-        blocks.setdefault(_rest(arm, name), {})[scalar_text(arm.params[name])] = arm
+        blocks.setdefault(_rest(arm, name), {})[value_key(arm.params[name])] = arm
     return [block for block in blocks.values() if len(block) == count]
 
 
@@ -128,21 +128,21 @@ def _effect(
     every = [arm.values(endpoint.metric) for block in blocks for arm in block.values()]
     seeds = [seed for seed in every[0] if all(seed in values for values in every)]
 
-    def by_seed(text: str, metric: str) -> list[float] | None:
+    def by_seed(key: str, metric: str) -> list[float] | None:
         """Return a metric's mean over the other fields' settings, by seed; None if one lacks it."""
-        of_blocks = [block[text].values(metric) for block in blocks]
+        of_blocks = [block[key].values(metric) for block in blocks]
         if not all(seed in of_block for of_block in of_blocks for seed in seeds):
             return None
         return [mean([of_block[seed] for of_block in of_blocks]) for seed in seeds]
 
     numeric = all(number_of(value) is not None for value in values.values())
     levels = []
-    for text, value in values.items():
-        heights, ids = (by_seed(text, m) for m in (endpoint.metric, endpoint.id_metric))
+    for key, value in values.items():
+        heights, ids = (by_seed(key, m) for m in (endpoint.metric, endpoint.id_metric))
         assert heights is not None  # only such settings are compared
         levels.append(Level(value, mean(heights), None if ids is None else mean(ids)))
     levels.sort(key=lambda level: number_of(level.value) or 0.0 if numeric else level.endpoint)
-    low, high = (scalar_text(level.value) for level in (levels[0], levels[-1]))
+    low, high = (value_key(level.value) for level in (levels[0], levels[-1]))
 
     def difference(metric: str) -> PairedTest | None:
         """Return the test of the highest level minus the lowest; None where a value is missing."""

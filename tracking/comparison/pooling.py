@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from carft_sweep.tracking.comparison.caveats import FAMILY
@@ -13,11 +13,15 @@ from carft_sweep.tracking.comparison.compare import Comparison, compare
 from carft_sweep.tracking.comparison.runs import (
     RunRecord,
     Scalar,
+    distinct_texts,
+    exact_text,
     group,
     last_part,
-    params_key,
+    number_of,
     scalar_text,
     tells_apart,
+    value_key,
+    value_text,
 )
 from carft_sweep.tracking.comparison.selection import SWEEP, budgets
 from carft_sweep.tracking.comparison.spec import (
@@ -51,7 +55,8 @@ class Condition:
     field: str
     """Whole, dotted name."""
     operator: str
-    values: tuple[str, ...]
+    values: tuple[Scalar, ...]
+    """Of `=` and `!=` the field's own values that the text names, of others the one bound."""
 
     def holds(self, values: Sequence[Scalar]) -> bool:
         """Return whether the condition holds for a run's `values` of the field (one for each sweep,
@@ -60,27 +65,80 @@ class Condition:
         if not values:
             return True
         if self.operator in _ORDER:
-            bound, numbers = float(self.values[0]), map(_number, values)
+            bound, numbers = _number(self.values[0]), map(_number, values)
+            assert bound is not None  # as it was parsed
             return any(n is not None and _ORDER[self.operator](n, bound) for n in numbers)
-        equal = any(_equal(value, text) for value in values for text in self.values)
+        equal = not {*map(value_key, values)}.isdisjoint(map(value_key, self.values))
         return equal == (self.operator == "=")
 
 
-def parse_condition(text: str, records: Sequence[RunRecord]) -> Condition:
-    """Return the condition of a text such as `kl_weight>=0.3`. Raises TrackingError where the text
-    is no condition, or its field is none of `records`."""
+def parse_condition(text: str, records: Sequence[RunRecord], sweeps: Owners) -> Condition:
+    """Return the condition of a text such as `kl_weight>=0.3`; `sweeps` names the sweeps of each of
+    `records`.
+
+    A value is named by its text in a table: `true`, whole numbers exactly, others with all digits
+    or rounded as labels round them.
+
+    Raises:
+        TrackingError: The text is no condition, its field is none of `records`, a value is none of
+            the field's, or a rounded number is the text of several.
+    """
     parts = _CONDITION.fullmatch(text)
     if parts is None or not parts[3]:
         raise TrackingError(
             f"--where {text!r}: write FIELD=VALUE, with =, !=, <, <=, > or >=, such as "
             "algorithm=car_ft, kl_weight>=0.3 or optim.lr=1e-4"
         )
-    name, sign = parts[1], "=" if parts[2] == "==" else parts[2]
-    values = tuple(value.strip() for value in parts[3].split(","))
-    if sign in _ORDER and (len(values) > 1 or _number(values[0]) is None):
+    sign = "=" if parts[2] == "==" else parts[2]
+    typed = tuple(value.strip() for value in parts[3].split(","))
+    if sign in _ORDER and (len(typed) > 1 or _number(typed[0]) is None):
         raise TrackingError(f"--where {text!r}: {sign} wants one number behind it")
     fields = sorted({name for record in records for name in record.params})
-    return Condition(f"{name}{sign}{','.join(values)}", _whole_name(name, fields), sign, values)
+    field_name = _whole_name(parts[1], fields)
+    shown = f"{parts[1]}{sign}{','.join(typed)}"
+    present = [value for record in records for value in _values(record, field_name, sweeps)]
+    if sign in _ORDER:
+        if present and all(_number(value) is None for value in present):
+            raise TrackingError(f"--where {shown!r}: {field_name} is no number; use = or !=")
+        return Condition(shown, field_name, sign, typed)
+    is_one = any(_is_exactly(value, parts[3]) for value in present)  # though it has a comma
+    words = (parts[3],) if is_one else typed
+    named = (value for word in words for value in _named_values(word, present, shown))
+    condition = Condition(shown, field_name, sign, tuple(named))
+    if present and sign == "=" and not condition.values:
+        texts = sorted(distinct_texts(present).values())
+        raise TrackingError(f"--where {shown}: {unknown_name(field_name, ','.join(typed), texts)}")
+    return condition
+
+
+def _named_values(typed: str, present: Iterable[Scalar], condition: str) -> list[Scalar]:
+    """Return the value of a field that a typed text names, none where no run has it. All digits
+    name a value before fewer do. Raises TrackingError for a rounded number that several have."""
+    by_key = {value_key(value): value for value in present}
+    exact = [value for value in by_key.values() if _is_exactly(value, typed)]
+    rounded = [value for value in by_key.values() if _is_rounded(value, typed)]
+    if not exact and len(rounded) > 1:
+        several = ", ".join(sorted(map(exact_text, rounded)))
+        raise TrackingError(
+            f"--where {condition}: {typed} may be any of {several}; write the one that is meant"
+        )
+    return exact or rounded
+
+
+def _is_exactly(value: Scalar, typed: str) -> bool:
+    """Return whether a typed text is a value's own, to the last digit."""
+    if number_of(value) is None:
+        return scalar_text(value) == (typed if isinstance(value, str) else typed.lower())
+    return value == _number(typed)
+
+
+def _is_rounded(value: Scalar, typed: str) -> bool:
+    """Return whether a typed number is what labels and tables show of a number that has more
+    digits."""
+    number = _number(typed)
+    if number is None or not isinstance(value, float) or value.is_integer():
+        return False
+    return float(number) in {float(value_text(value)), float(scalar_text(value))}
 
 
 def _whole_name(name: str, fields: Sequence[str]) -> str:
@@ -103,17 +161,12 @@ def filter_runs(
     records: Sequence[RunRecord], conditions: Sequence[Condition], sweeps: Owners
 ) -> list[RunRecord]:
     """Return the records for which all conditions hold; `sweeps` names the sweeps of each. Raises
-    TrackingError for a condition that no value of its field meets, and when no run is left."""
+    TrackingError for a bound that no value of its field meets, and when no run is left."""
     for rule in conditions:
         values = {value for record in records for value in _values(record, rule.field, sweeps)}
-        if rule.operator in _ORDER and values and all(_number(value) is None for value in values):
-            raise TrackingError(f"--where {rule.text!r}: {rule.field} is no number; use = or !=")
-        if values and rule.operator != "!=" and not any(rule.holds([v]) for v in values):
-            texts = sorted(map(scalar_text, values))
-            hint = f"holds of no {rule.field}; Known: {', '.join(texts)}."
-            if rule.operator == "=":
-                hint = unknown_name(rule.field, ",".join(rule.values), texts)
-            raise TrackingError(f"--where {rule.text}: {hint}")
+        if rule.operator in _ORDER and values and not any(rule.holds([v]) for v in values):
+            known = ", ".join(sorted(distinct_texts(values).values()))
+            raise TrackingError(f"--where {rule.text}: holds of no {rule.field}; Known: {known}.")
     filtered = [
         record
         for record in records
@@ -135,18 +188,17 @@ def _values(record: RunRecord, name: str, sweeps: Owners) -> Sequence[Scalar]:
 
 
 def _number(value: Scalar) -> float | None:
+    """Return a number, or what a text says of one, whole ones with all their digits; else None."""
+    if value is None or isinstance(value, bool):
+        return None
     try:
-        return None if value is None or isinstance(value, bool) else float(value)
+        return int(value) if isinstance(value, str) else value
+    except ValueError:
+        pass
+    try:
+        return float(value)
     except ValueError:
         return None
-
-
-def _equal(value: Scalar, text: str) -> bool:
-    """Return whether tables print a value like a condition's text: six digits, `true`, `none`."""
-    if isinstance(value, str):
-        return value == text
-    number = _number(text)
-    return scalar_text(value) == (text.lower() if number is None else scalar_text(number))
 
 
 SPLIT_SEED = "data.split_seed"
@@ -189,7 +241,8 @@ def compare_sweeps(
     warnings = [*_differing_seeds(sweeps), *(text for part in sweeps for text in part.warnings)]
     filtered, tried = records, None
     if where:
-        names, conditions = owners(sweeps), [parse_condition(text, records) for text in where]
+        names = owners(sweeps)
+        conditions = [parse_condition(text, records, names) for text in where]
         filtered = filter_runs(records, conditions, names)
         tried = _tried(records, spec.tasks)
         spec = spec.model_copy(
@@ -211,10 +264,18 @@ def compare_sweeps(
 
 
 def _refuse_other_data(sweeps: Sequence[SweepRuns]) -> None:
-    """Raise TrackingError for sweeps of different data sets, whose accuracies cannot be ranked."""
+    """Raise TrackingError for sweeps of different data sets, whose accuracies cannot be ranked.
+    Data of one digest are the same under any name; another version of a family is compared, with a
+    caveat."""
     runs = [(part.sweep, run) for part in sweeps for run in part.records if not part.spec.tasks]
-    owner = {str(run.facts[FAMILY]).split()[0]: of for of, run in runs if FAMILY in run.facts}
-    if len(owner) > 1:
+    owner: dict[str, str] = {}
+    digests: dict[str, set[object]] = {}
+    for sweep, run in runs:
+        if FAMILY in run.facts:
+            family = str(run.facts[FAMILY]).split()[0]
+            owner[family] = sweep
+            digests.setdefault(family, set()).add(run.facts.get("data"))
+    if len(owner) > 1 and not set.intersection(*digests.values()) - {None}:
         listed = ", ".join(f"{sweep} of {family}" for family, sweep in owner.items())
         raise TrackingError(f"accuracies on different data do not compare: {listed}; compare each")
 
@@ -253,7 +314,7 @@ def unified(sweeps: Sequence[SweepRuns]) -> list[RunRecord]:
     values: dict[str, set[str]] = {}
     for _, fields in pairs:
         for name, value in fields.items():
-            values.setdefault(name, set()).add(params_key({name: value}))
+            values.setdefault(name, set()).add(value_key(value))
     differing = {name for name, keys in values.items() if len(keys) > 1}
     differing |= {name for record, _ in pairs for name in record.params if tells_apart(name)}
     once: dict[tuple[str, str], RunRecord] = {}
@@ -270,12 +331,12 @@ def _with_fields(part: SweepRuns) -> Iterator[tuple[RunRecord, Mapping[str, Scal
     split seed that is always the run's seed, and the optimiser of what trains nothing, do not
     count."""
     claimed = [(run, part.fields[run.digest]) for run in part.records if run.digest in part.fields]
-    of_setting = {record.setting: fields for record, fields in claimed}
+    of_setting = {record.key[:2]: fields for record, fields in claimed}
     splits = {(r.seed, fields.get(SPLIT_SEED)) for r, fields in claimed if r.seed is not None}
     # Where every split is that of its run's seed, it tells no two runs of a setting apart.
     follows = len(splits) > 1 and all(seed == split for seed, split in splits)
     for record in part.records:
-        own = part.fields.get(record.digest) or of_setting.get(record.setting, {})
+        own = part.fields.get(record.digest) or of_setting.get(record.key[:2], {})
         varied = {name: value for name, value in record.params.items() if tells_apart(name)}
         fields = {**own, **varied, **({SPLIT_SEED: "seed"} if follows else {})}
         if not record.trains:  # Nothing is trained, whatever the optimiser would have been.
@@ -291,7 +352,7 @@ def _merge_records(one: RunRecord, other: RunRecord) -> RunRecord:
 
 def _with_sweeps(records: Sequence[RunRecord], sweeps: Owners) -> list[RunRecord]:
     """Return the records, with the sweeps' names as a parameter of runs that differ in no other."""
-    keys = [(record.setting, record.role in ROLES_COUNTED_ONCE) for record in records]
+    keys = [(record.key[:2], record.role in ROLES_COUNTED_ONCE) for record in records]
     pairs = [*zip(keys, records, strict=True)]
     counts = Counter((key, record.seed) for key, record in pairs if record.state == "done")
     repeated = {key for (key, _), count in counts.items() if count > 1}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from carft_sweep.regular_files import read_regular
 from carft_sweep.tracking.comparison.metrics import ID, OOD
 from carft_sweep.tracking.comparison.pooling import SweepRuns
-from carft_sweep.tracking.comparison.runs import RunRecord
+from carft_sweep.tracking.comparison.runs import RunRecord, exact_text
 from carft_sweep.tracking.comparison.spec import VAL, ComparisonSpec
 from carft_sweep.tracking.comparison.wise_ft_curve import WISE
 from carft_sweep.tracking.errors import TrackingError, unknown_name
@@ -270,7 +270,7 @@ def _repeated(lines: Sequence[_Line]) -> Iterator[str]:
 
 
 def _label(alpha: float) -> str | None:
-    return None if alpha == 1 else f"{WISE}@{alpha:g}"
+    return None if alpha == 1 else f"{WISE}@{exact_text(alpha)}"
 
 
 def _zero_shot(name: str, lines: Iterable[_Line], unit: float) -> Iterator[RunRecord]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from carft_sweep.tracking.comparison.metrics import is_accuracy
 from carft_sweep.tracking.comparison.statistics import Estimate
 
 CONFIRMED = " (confirmed)"
-"""End of the label of an arm that was run again on fresh seeds."""
+"""End of the label of a setting that was run again on fresh seeds."""
 LONGEST = 40
 """Most characters of a setting's label; a longer one becomes algorithm and number of a trial."""
 NUMBER = " #"
@@ -31,6 +32,23 @@ _ROLES: Sequence[Role] = ("baseline", "trial", "soup", "confirmation")
 """Roles in the order of rows."""
 
 
+class ArmKey(NamedTuple):
+    """What an arm is, by exact values: arms are equal when their keys are, whatever the labels."""
+
+    algorithm: str
+    params: str
+    """`params_key` of the varied fields."""
+    merge: str | None
+    """Label of the merged model (`wise_ft@0.5`); None: unmerged."""
+    confirms: bool
+    """Whether the runs are those of a selected setting on fresh seeds."""
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that stand for the key where its length would not do."""
+        return hashlib.sha256(_KEY.encode([*self]).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run of a sweep; accuracies are fractions in [0, 1]."""
@@ -44,6 +62,8 @@ class RunRecord:
     state: State
     role: Role
     trial: int | None = None
+    position: int = 0
+    """Where the setting of a run that is no trial stands in the sweep file's list of settings."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the unmerged model."""
     merges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -58,9 +78,10 @@ class RunRecord:
     """Of a mean over tasks: the run of each task. Empty for a single run."""
 
     @property
-    def setting(self) -> tuple[str, str]:
-        """The key that runs of one algorithm with equal fields share, on any seed."""
-        return self.algorithm, params_key(self.params)
+    def key(self) -> ArmKey:
+        """The key of the unmerged arm that the run belongs to, on any seed."""
+        confirms = self.role == "confirmation"
+        return ArmKey(self.algorithm, params_key(self.params), None, confirms)
 
     @property
     def trains(self) -> bool:
@@ -116,7 +137,8 @@ class RunRecord:
 class Arm:
     """One algorithm at one setting, over its seeds, unmerged or merged: what is compared."""
 
-    label: str
+    setting: str
+    """Algorithm and setting as people read them: `car_ft kl_weight=1`, or `car_ft #3`."""
     algorithm: str
     merge: str | None
     params: Mapping[str, Scalar]
@@ -125,6 +147,19 @@ class Arm:
     """Number of the earliest trial with this setting; None for baselines and confirmations."""
     runs: tuple[RunRecord, ...]
     """One run for each seed, in the order of the seeds, in any state."""
+    is_numbered: bool = False
+    """Whether `setting` has the number of a trial in place of the fields."""
+
+    @cached_property
+    def key(self) -> ArmKey:
+        """The arm's identity: equal for the same algorithm, exact fields, merge and confirmation,
+        whatever the label."""
+        return ArmKey(self.algorithm, params_key(self.params), self.merge, self.confirms)
+
+    @property
+    def setting_key(self) -> ArmKey:
+        """The key of the unmerged arm of the same runs."""
+        return self.key._replace(merge=None)
 
     @cached_property
     def done(self) -> tuple[RunRecord, ...]:
@@ -134,12 +169,17 @@ class Arm:
     @property
     def name(self) -> str:
         """The label for a sentence, without the note that the arm is a confirmation."""
-        return self.label.replace(CONFIRMED, "")
+        return self.setting if self.merge is None else f"{self.setting} + {self.merge}"
 
     @property
     def setting_label(self) -> str:
         """The label of the unmerged arm of the same runs."""
-        return self.label if self.merge is None else self.label.removesuffix(f" + {self.merge}")
+        return f"{self.setting}{CONFIRMED}" if self.confirms else self.setting
+
+    @property
+    def label(self) -> str:
+        """The arm's text in tables; no other arm of a comparison has the same."""
+        return self.setting_label if self.merge is None else f"{self.setting_label} + {self.merge}"
 
     @property
     def confirms(self) -> bool:
@@ -206,12 +246,12 @@ class Arm:
 
     def is_setting_of(self, other: Arm) -> bool:
         """Return whether both arms are of one algorithm with the same fields, on any seeds."""
-        return self.algorithm == other.algorithm and self.params == other.params
+        return self.key[:2] == other.key[:2]
 
     def merged(self, label: str) -> Arm:
         """Return the arm of the same runs' merged models with this label."""
         if label not in self._merged:
-            self._merged[label] = replace(self, label=f"{self.label} + {label}", merge=label)
+            self._merged[label] = replace(self, merge=label)
         return self._merged[label]
 
     @cached_property
@@ -220,62 +260,97 @@ class Arm:
 
 
 def group(records: Iterable[RunRecord]) -> tuple[Arm, ...]:
-    """Return runs grouped into unmerged arms: zero-shot, baselines, trials by number, soups,
-    confirmations.
+    """Return runs grouped into unmerged arms: zero-shot, baselines in the order of the sweep file,
+    trials by number, soups, confirmations.
 
     Runs of equal algorithm and parameters form an arm, confirmations an arm of their own. Of two
     runs with the same seed (a setting proposed again, a baseline that is a trial too) one counts, a
-    finished one before an unfinished one.
+    finished one before an unfinished one. The order of `records` decides nothing.
     """
-    groups: dict[tuple[bool, str, str], list[RunRecord]] = {}
+    groups: dict[ArmKey, list[RunRecord]] = {}
     for record in records:
-        groups.setdefault((record.role == "confirmation", *record.setting), []).append(record)
+        groups.setdefault(record.key, []).append(record)
     arms = []
-    for (confirms, algorithm, _), runs in groups.items():
+    for runs in groups.values():
+        runs.sort(key=_precedence)
         trials = [run for run in runs if run.role == "trial"]
         by_seed: dict[int | None, RunRecord] = {}
-        for run in sorted(runs, key=lambda run: (run.state != "done", run.trial or 0)):
+        for run in runs:
             by_seed.setdefault(run.seed, run)
-        label = f"{algorithm} {setting(runs[0].params)}".rstrip()
         arms.append(
             Arm(
-                label=f"{label}{CONFIRMED}" if confirms else label,
-                algorithm=algorithm,
+                setting="",
+                algorithm=runs[0].algorithm,
                 merge=None,
                 params=dict(runs[0].params),
-                role="trial" if trials else runs[0].role,
+                role="trial" if trials else min((run.role for run in runs), key=_ROLES.index),
                 trial=min((run.trial for run in trials if run.trial is not None), default=None),
                 runs=tuple(
                     by_seed[s] for s in sorted(by_seed, key=lambda s: -1 if s is None else s)
                 ),
             )
         )
-    arms.sort(
-        key=lambda arm: (
-            not arm.is_zero_shot,
-            _ROLES.index(arm.role),
-            -1 if arm.trial is None else arm.trial,
-            arm.label,
-        )
-    )
-    arms = _shorten(arms)
-    repeated = Counter(arm.label for arm in arms)
-    return tuple(
-        _relabelled(arm, f"{arm.algorithm} {setting(arm.params, exact=True)}")
-        if repeated[arm.label] > 1
-        else arm
-        for arm in arms
-    )
+    arms.sort(key=_row_order)
+    return tuple(_with_labels(arms))
 
 
-def _relabelled(arm: Arm, label: str) -> Arm:
-    return replace(arm, label=f"{label}{CONFIRMED}" if arm.confirms else label)
+def _precedence(run: RunRecord) -> tuple[bool, int, int, str]:
+    """Return a sort key: of two runs with one seed, the one that counts comes first."""
+    trial = -1 if run.trial is None else run.trial
+    return run.state != "done", trial, run.position, run.digest
 
 
-def _shorten(arms: Sequence[Arm]) -> list[Arm]:
-    """Return the arms with a long label replaced by, say, `car_ft #3`: the number of the earliest
-    trial with the same values. A label stays long where two arms would share the short one, and
-    where no field of it varies."""
+def _row_order(arm: Arm) -> tuple[object, ...]:
+    """Return a sort key that puts arms in the order of the table's rows."""
+    position = min(run.position for run in arm.runs) if arm.trial is None else arm.trial
+    values = [(name, _value_order(arm.params[name])) for name in sorted(arm.params)]
+    return not arm.is_zero_shot, _ROLES.index(arm.role), position, arm.algorithm, values
+
+
+def _value_order(value: Scalar) -> tuple[str, float, str]:
+    """Return a sort key of a field's value: numbers by size, then texts."""
+    number = number_of(value)
+    return ("text", 0.0, str(value)) if number is None else ("number", number, str(value))
+
+
+def _with_labels(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms with the texts of their settings, each as short as tells it from all others,
+    also from the merged models of others."""
+    forms = {arm.key[:2]: arm_forms for arm, arm_forms in zip(arms, _forms(arms), strict=True)}
+    lengths = dict.fromkeys(forms, 0)
+    while True:
+        labelled = [_with_form(arm, forms[arm.key[:2]][lengths[arm.key[:2]]]) for arm in arms]
+        owners: dict[str, set[tuple[str, str]]] = {}
+        for arm in labelled:
+            merged = (f"{arm.setting_label} + {label}" for label in arm.merge_labels)
+            for label in (arm.setting_label, *merged):
+                owners.setdefault(label, set()).add(arm.key[:2])
+        clashing = {
+            setting
+            for settings in owners.values()
+            for setting in settings
+            if len(settings) > 1 and lengths[setting] < len(forms[setting]) - 1
+        }
+        if not clashing:
+            return labelled
+        for setting in clashing:
+            lengths[setting] += 1
+
+
+class _Form(NamedTuple):
+    """One way to write a setting."""
+
+    text: str
+    is_numbered: bool = False
+
+
+def _with_form(arm: Arm, form: _Form) -> Arm:
+    return replace(arm, setting=form.text, is_numbered=form.is_numbered)
+
+
+def _forms(arms: Sequence[Arm]) -> Iterator[list[_Form]]:
+    """Yield the texts of each arm's setting, shortest first: with a long setting the number of the
+    earliest trial with the same values, if a field of it varies; rounded; exact; unmistakable."""
     varied = varied_fields(arms)
     numbers: dict[frozenset[str], dict[str, int]] = {}
 
@@ -289,17 +364,15 @@ def _shorten(arms: Sequence[Arm]) -> list[Arm]:
                     numbers[names].setdefault(key, arm.trial)
         return numbers[names].get(params_key(params))
 
-    shortened = []
     for arm in arms:
-        is_long = len(arm.name) > LONGEST and bool(varied.keys() & arm.params)
+        rounded = f"{arm.algorithm} {setting(arm.params)}".rstrip()
+        exact = f"{arm.algorithm} {setting(arm.params, exact=True)}".rstrip()
+        forms = [_Form(rounded), _Form(exact), _Form(f"{_KEY.encode(arm.algorithm)} {arm.key[1]}")]
+        is_long = len(rounded) > LONGEST and bool(varied.keys() & arm.params)
         number = trial_with(arm.params) if is_long else None
-        short = arm if number is None else _relabelled(arm, short_label(arm.algorithm, number))
-        shortened.append(short)
-    repeated = Counter(arm.label for arm in shortened)
-    return [
-        arm if repeated[short.label] > 1 else short
-        for arm, short in zip(arms, shortened, strict=True)
-    ]
+        if number is not None:
+            forms.insert(0, _Form(short_label(arm.algorithm, number), is_numbered=True))
+        yield forms
 
 
 def short_label(algorithm: str, number: int) -> str:
@@ -309,10 +382,10 @@ def short_label(algorithm: str, number: int) -> str:
 
 def varied_fields(arms: Iterable[Arm]) -> dict[str, str]:
     """Return the fields with several values, as {whole name: short name}."""
-    values: dict[str, set[Scalar]] = {}
+    values: dict[str, set[str]] = {}
     for arm in arms:
         for name, value in arm.params.items():
-            values.setdefault(name, set()).add(value)
+            values.setdefault(name, set()).add(value_key(value))
     return short_names(name for name, several in values.items() if len(several) > 1)
 
 
@@ -323,12 +396,10 @@ def largest_image_step(arms: Iterable[Arm], metric: str) -> float:
 
 def setting(params: Mapping[str, Scalar], *, exact: bool = False) -> str:
     """Return parameters as `kl_weight=1 lr=0.0003`, with a field's whole name where the last parts
-    of two names are equal. Floats have three digits, or all if `exact`."""
+    of two names are equal. Whole numbers have all their digits, others three, or all if `exact`."""
     names = short_names(params)
-    values = {
-        name: repr(value) if exact and isinstance(value, float) else value_text(value)
-        for name, value in params.items()
-    }
+    text = exact_text if exact else value_text
+    values = {name: text(value) for name, value in params.items()}
     return " ".join(f"{names[name]}={values[name]}" for name in sorted(names))
 
 
@@ -349,12 +420,19 @@ _KEY = json.JSONEncoder(sort_keys=True, default=str)
 
 
 def params_key(params: Mapping[str, Scalar]) -> str:
-    """Return a text that equal parameters share, in any order; 1 equals 1.0, and not true."""
-    plain = {
-        name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        for name, value in params.items()
-    }
-    return _KEY.encode(plain)
+    """Return a text that equal parameters share, in any order, and no others: every digit counts, 1
+    equals 1.0 and neither true nor "1"."""
+    return _KEY.encode({name: _whole(value) for name, value in params.items()})
+
+
+def value_key(value: Scalar) -> str:
+    """Return a text that equal values of a field share, and no others, like `params_key`."""
+    return _KEY.encode(_whole(value))
+
+
+def _whole(value: Scalar) -> Scalar:
+    """Return a whole number as an integer of any size, another value as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @cache
@@ -378,27 +456,58 @@ def split_merge(label: str) -> tuple[str, float | None]:
         return name, None
 
 
+LARGEST_WRITTEN_OUT = 1e15
+"""Below it a whole number that was computed, such as 3e5, is written without an exponent."""
+
+
 def value_text(value: Scalar) -> str:
-    """Return a value as labels and tables show it: numbers with three digits."""
-    if isinstance(value, float) and value != round(value):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return scalar_text(value)
+    """Return a value as labels and tables show it: whole numbers exactly, others with three
+    digits."""
+    if not isinstance(value, float) or value.is_integer() or not math.isfinite(value):
+        return scalar_text(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def exact_text(value: Scalar) -> str:
+    """Return a value as text, numbers with all the digits that tell two of them apart."""
+    return repr(value) if isinstance(_written_out(value), float) else scalar_text(value)
+
+
+def _written_out(value: Scalar) -> Scalar:
+    is_large = isinstance(value, float) and abs(value) >= LARGEST_WRITTEN_OUT
+    return value if is_large else _whole(value)
+
+
+def distinct_texts(
+    values: Iterable[Scalar], text: Callable[[Scalar], str] | None = None
+) -> dict[str, str]:
+    """Return the text of each value by its `value_key`: rounded by `text` (by default to six
+    digits), or with all digits where another value would read alike."""
+    rounded = text or scalar_text
+    by_key = {value_key(value): value for value in values}
+    repeated = Counter(map(rounded, by_key.values()))
+    return {
+        key: rounded(value) if repeated[rounded(value)] == 1 else exact_text(value)
+        for key, value in by_key.items()
+    }
 
 
 def number_of(value: Scalar) -> float | None:
-    """Return a number as a float; None for a text, a truth value and None."""
+    """Return a number as it is, a whole one with all its digits; None for a text, a truth value
+    and None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    return value
 
 
 def scalar_text(value: Scalar) -> str:
-    """Return a value as text: `true`, `none`, numbers with six digits."""
+    """Return a value as text: `true`, `none`, whole numbers exactly, others with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
         return "none"
-    return f"{value:.6g}" if isinstance(value, (int, float)) else str(value)
+    number = _written_out(value)
+    return f"{number:.6g}" if isinstance(number, float) else str(number)
 
 
 _APART = frozenset(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar
 
-from carft_sweep.tracking.comparison.runs import Arm, Scalar, params_key, split_merge
+from carft_sweep.tracking.comparison.runs import Arm, ArmKey, Scalar, params_key, split_merge
 from carft_sweep.tracking.comparison.spec import VAL, SelectionRule
 from carft_sweep.tracking.comparison.statistics import ROUNDING
 
@@ -99,19 +99,19 @@ def select_each(
     return {name: selection for name, selection in selections.items() if selection is not None}
 
 
-def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[str, dict[str, str]]:
-    """Return for each arm's label the selected label (`wise_ft@0.5`) of each merge (`wise_ft`).
+def select_merges(arms: Sequence[Arm], rule: SelectionRule) -> dict[ArmKey, dict[str, str]]:
+    """Return for each arm's key the selected label (`wise_ft@0.5`) of each merge (`wise_ft`).
 
     The rule's own metric decides where the merged models have it, else `id/val/top1`, with one
     label for all seeds. Ties go to the smaller alpha; with a margin the smallest alpha within it
     wins, since alpha 0 is the zero-shot model. Confirmations take their setting's choice.
     """
     tuned = [arm for arm in arms if not arm.is_zero_shot and not arm.confirms]
-    selected = {arm.label: _select_labels(arm, rule) for arm in tuned}
+    selected = {arm.key: _select_labels(arm, rule) for arm in tuned}
     for arm in arms:
         for setting in tuned if arm.confirms else ():
             if arm.is_setting_of(setting):
-                selected[arm.label] = selected[setting.label]
+                selected[arm.key] = selected[setting.key]
     return selected
 
 

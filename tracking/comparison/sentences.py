@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from carft_sweep.tracking.comparison.curves import CurvePair, CurveVerdict
-from carft_sweep.tracking.comparison.effects import Effect, Level
+from carft_sweep.tracking.comparison.effects import Effect
 from carft_sweep.tracking.comparison.metrics import NOUNS, named
 from carft_sweep.tracking.comparison.power import MOST_SEEDS
-from carft_sweep.tracking.comparison.runs import Arm, last_part, scalar_text
+from carft_sweep.tracking.comparison.runs import Arm, Scalar, distinct_texts, last_part, value_key
 from carft_sweep.tracking.comparison.selection import Confirmation
 from carft_sweep.tracking.comparison.spec import SEEDS_FOR_CLAIM, Endpoint, SelectionRule
 from carft_sweep.tracking.comparison.statistics import Interval, PairedTest
@@ -329,7 +329,7 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
     if effect.interval != effect.difference.ci95:
         number += f" (interval of {100 * effect.level:.4g} %)"
     if effect.numeric:
-        head += f" {_value(effect.low)} to {_value(effect.high)}"
+        head += f" {_value(effect, effect.low.value)} to {_value(effect, effect.high.value)}"
         low, high = effect.low, effect.high
         moves = _moves(
             effect, effect.difference, metric, (low.endpoint, high.endpoint), endpoint.margin
@@ -340,11 +340,9 @@ def effect_line(effect: Effect, endpoint: Endpoint, rule: SelectionRule) -> str:
             moves = _moves(effect, test, of_id, (low.id, high.id), endpoint.id_margin)
             parts.append(f"{moves}, {with_interval(test.mean, test.ci95)}")
     else:
-        best, worst = effect.high, effect.low
-        parts = [
-            f"{metric} is highest with {_value(best)} ({_percent(best.endpoint)}) and lowest with "
-            f"{_value(worst)} ({_percent(worst.endpoint)}), {number}"
-        ]
+        best = f"{_value(effect, effect.high.value)} ({_percent(effect.high.endpoint)})"
+        worst = f"{_value(effect, effect.low.value)} ({_percent(effect.low.endpoint)})"
+        parts = [f"{metric} is highest with {best} and lowest with {worst}, {number}"]
         if (test := effect.id_difference) is not None:
             parts.append(f"{named(endpoint.id_metric)} {with_interval(test.mean, test.ci95)}")
     images = "on these test images, " if effect.difference.images is None else ""
@@ -378,8 +376,10 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
 
 
-def _value(level: Level) -> str:
-    return scalar_text(level.value)
+def _value(effect: Effect, value: Scalar) -> str:
+    """Return a value of the effect's field as text that tells it from the field's other values."""
+    values = (*(level.value for level in effect.levels), effect.selected)
+    return distinct_texts(values)[value_key(value)]
 
 
 def _moves(
@@ -404,6 +404,7 @@ def _moves(
 
 def _selected(effect: Effect) -> str:
     """Return the selected value, at an end of the field with its rank: `0.3, the smallest,`."""
-    text = scalar_text(effect.selected)
-    ends = {_value(effect.low): "smallest", _value(effect.high): "largest"}
-    return f"{text}, the {ends[text]}," if effect.numeric and text in ends else text
+    text = _value(effect, effect.selected)
+    ends = {value_key(effect.low.value): "smallest", value_key(effect.high.value): "largest"}
+    end = ends.get(value_key(effect.selected))
+    return text if end is None or not effect.numeric else f"{text}, the {end},"

@@ -105,9 +105,15 @@ def _best(runs: Iterable[RunRecord], rule: SelectionRule, seed: int | None) -> R
     if not any(run.trains or rule.merge in run.merges for run in done):
         rule = rule.model_copy(update={"merge": None})
     arms = [group([run])[0] for run in done]
-    # `select` takes the first of equals: the last of these runs.
-    selection = select(arms[::-1], rule, () if seed is None else (seed,))
+    # `select` takes the first of equals: the latest of these runs.
+    arms.sort(key=lambda arm: _lateness(arm.runs[0]), reverse=True)
+    selection = select(arms, rule, () if seed is None else (seed,))
     return None if selection is None else selection.arm.runs[0]
+
+
+def _lateness(run: RunRecord) -> tuple[int, int, str]:
+    """Return a sort key of runs by their trial, and without one by their place in the sweep."""
+    return (-1 if run.trial is None else run.trial, run.position, run.digest)
 
 
 def _mean(
@@ -157,8 +163,8 @@ class TaskCell:
 class TaskLine:
     """One algorithm, unmerged or through one merge: a row of DomainBed's table."""
 
-    label: str
-    """Label of the comparison's row."""
+    arm: Arm
+    """The arm of the comparison's row."""
     cells: Mapping[str, TaskCell]
     """Accuracies by task."""
 
@@ -183,9 +189,9 @@ class DomainBedTable:
     settings: Mapping[str, str]
     """By task: the setting with the best value over all seeds, where there is one."""
 
-    def of(self, label: str) -> TaskLine | None:
-        """Return the line with the label of a comparison's row; None without one."""
-        return next((line for line in self.lines if line.label == label), None)
+    def of(self, arm: Arm) -> TaskLine | None:
+        """Return the line of the arm of a comparison's row; None without one."""
+        return next((line for line in self.lines if line.arm.key == arm.key), None)
 
 
 def domainbed_table(comparison: Comparison) -> DomainBedTable | None:
@@ -201,7 +207,7 @@ def domainbed_table(comparison: Comparison) -> DomainBedTable | None:
         return TaskCell({seed: value for seed, value in values.items() if value is not None})
 
     lines = tuple(
-        TaskLine(row.arm.label, {task: cell(row.arm, task) for task in endpoints})
+        TaskLine(row.arm, {task: cell(row.arm, task) for task in endpoints})
         for row in comparison.rows
         if row.arm.merge is None or row.chosen
     )

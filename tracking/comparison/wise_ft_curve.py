@@ -31,7 +31,7 @@ class Point(NamedTuple):
 class Curve:
     """One arm's points by rising alpha: 0 is the zero-shot model, 1 the tuned one."""
 
-    label: str
+    arm: Arm
     points: tuple[Point, ...]
 
 
@@ -64,7 +64,7 @@ def seed_curves(
             if x is not None and y is not None
         ]
         if any(0 < point.alpha < 1 for point in points):
-            curves[run.seed] = Curve(arm.label, tuple(points))
+            curves[run.seed] = Curve(arm, tuple(points))
     return curves
 
 
@@ -74,7 +74,7 @@ def seed_points(arm: Arm, id_metric: str, ood_metric: str) -> dict[int | None, C
     for run in arm.done:
         x, y = run.value(id_metric, arm.merge), run.value(ood_metric, arm.merge)
         if x is not None and y is not None:
-            curves[run.seed] = Curve(arm.label, (Point(1.0, x, y),))
+            curves[run.seed] = Curve(arm, (Point(1.0, x, y),))
     return curves
 
 
@@ -91,7 +91,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve | None:
         )
         for alpha in sorted(set.intersection(*map(set, by_alpha)))
     ]
-    return Curve(curves[0].label, tuple(points))
+    return Curve(curves[0].arm, tuple(points))
 
 
 def highest_on_chords(ids: Floats, oods: Floats, at: Floats) -> Floats:

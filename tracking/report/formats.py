@@ -75,7 +75,7 @@ def to_json(
         "tests": [_json_verdict(verdict) for verdict in comparison.verdicts],
         "budgets": [asdict(budget) for budget in comparison.budgets],
         "mean_curves": [
-            {"label": curve.label, "points": [point._asdict() for point in curve.points]}
+            {"label": curve.arm.label, "points": [point._asdict() for point in curve.points]}
             for curve in comparison.curves
         ],
     }
@@ -238,7 +238,7 @@ def _json_tasks(table: DomainBedTable) -> dict[str, Any]:
         "settings": dict(table.settings),
         "rows": [
             {
-                "label": line.label,
+                "label": line.arm.label,
                 "cells": {task: of(cell) for task, cell in line.cells.items()},
                 "average": of(line.average),
             }
@@ -343,7 +343,8 @@ def to_csv(
     tasks mean and standard error come last. The metrics are all, or those that the options name.
     With `owners` each row names the sweeps of its runs."""
     options = options or TableOptions()
-    table, lines = domainbed_table(comparison), list[dict[str, Any]]()
+    table = domainbed_table(comparison)
+    lines: list[dict[str, Any]] = []
     for row in comparison.rows:
         line = _frame_row(row, intervals=True, values=True)
         if data := datasets(row.arm.done):
@@ -360,8 +361,8 @@ def to_csv(
     if table is not None:
         for task in (*table.endpoints, AVERAGE):
             names += [f"{task} mean", f"{task} error"]
-            for line in lines:
-                of_row = table.of(line["setting"])
+            for row, line in zip(comparison.rows, lines, strict=True):
+                of_row = table.of(row.arm)
                 cells = {} if of_row is None else {**of_row.cells, AVERAGE: of_row.average}
                 if (cell := cells.get(task)) is not None:
                     line |= {f"{task} mean": cell.mean, f"{task} error": cell.error}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from carft_sweep.tracking.comparison.caveats import join_few
@@ -20,7 +20,14 @@ from carft_sweep.tracking.comparison.metrics import (
     shifts,
 )
 from carft_sweep.tracking.comparison.power import MOST_SEEDS, Power
-from carft_sweep.tracking.comparison.runs import NUMBER, Arm, value_text, varied_fields
+from carft_sweep.tracking.comparison.runs import (
+    Arm,
+    ArmKey,
+    distinct_texts,
+    value_key,
+    value_text,
+    varied_fields,
+)
 from carft_sweep.tracking.comparison.tasks import AVERAGE, domainbed_table
 from carft_sweep.tracking.comparison.verdict import GAIN
 from carft_sweep.tracking.errors import TrackingError, counted, unknown_name
@@ -128,10 +135,11 @@ def build_table(
     columns = resolve_columns(comparison, options.columns)
     rows = visible_rows(comparison, options) if rows is None else rows
     cells = [[column.cell(row) for column in columns] for row in rows]
-    is_numbered = any(NUMBER in row.setting for row in rows)
+    is_numbered = any(row.arm.is_numbered for row in rows)
     fields = varied_fields(row.arm for row in comparison.rows) if is_numbered else {}
+    texts = {name: _value_texts(comparison, name) for name in fields}
     lines = [
-        _line(comparison, row, [Cell(_count(comparison, row)), *of_row, *_values(row.arm, fields)])
+        _line(comparison, row, [Cell(_count(comparison, row)), *of_row, *_values(row.arm, texts)])
         for row, of_row in zip(rows, cells, strict=True)
     ]
     of_shifts = {metric for metric, _ in shifts(comparison.metric_names, comparison.endpoint.by)}
@@ -151,11 +159,17 @@ def build_table(
     )
 
 
-def _values(arm: Arm, fields: Iterable[str]) -> Iterator[Cell]:
+def _value_texts(comparison: Comparison, name: str) -> dict[str, str]:
+    """Return the text of each value of a field by its key, no two alike."""
+    arms = (row.arm for row in comparison.rows)
+    return distinct_texts((arm.params[name] for arm in arms if name in arm.params), value_text)
+
+
+def _values(arm: Arm, texts: Mapping[str, Mapping[str, str]]) -> Iterator[Cell]:
     """Yield a cell for each field's value in an arm; blank if merged: its arm's row is above."""
-    for name in fields:
+    for name, of_values in texts.items():
         is_there = arm.merge is None and name in arm.params
-        yield Cell(value_text(arm.params[name]) if is_there else "")
+        yield Cell(of_values[value_key(arm.params[name])] if is_there else "")
 
 
 def task_table(comparison: Comparison) -> Table | None:
@@ -168,7 +182,7 @@ def task_table(comparison: Comparison) -> Table | None:
         cells = [*(line.cells[task] for task in table.endpoints), line.average]
         numbers = [("" if c.error is None else f" {100 * c.error:.1f}", c.mean) for c in cells]
         printed = (Cell(NOTHING if m is None else f"{100 * m:.1f}", half) for half, m in numbers)
-        lines.append(Line(line.label, tuple(printed)))
+        lines.append(Line(line.arm.label, tuple(printed)))
     heads = ("algorithm", *table.endpoints, AVERAGE)
     return Table(title(comparison), heads, tuple(lines), table.notes)
 
@@ -267,22 +281,22 @@ def usual_columns(comparison: Comparison) -> tuple[Column, ...]:
 def visible_rows(comparison: Comparison, options: TableOptions) -> tuple[Row, ...]:
     """Return the best arms, and of their merged models all or the selected one of each merge. At
     most `max_trials` trials and as many baselines, and those that represent an algorithm."""
-    labels = None if options.max_trials is None else _best_labels(comparison, options.max_trials)
+    settings = None if options.max_trials is None else _best(comparison, options.max_trials)
     return tuple(
         row
         for row in comparison.rows
         if (row.arm.merge is None or options.all_alphas or row.chosen or row.selected)
-        and (labels is None or row.setting in labels)
+        and (settings is None or row.setting in settings)
     )
 
 
-def _best_labels(comparison: Comparison, most: int) -> set[str]:
-    """Return the labels of the `most` best trials and baselines, and of the settings that represent
+def _best(comparison: Comparison, most: int) -> set[ArmKey]:
+    """Return the keys of the `most` best trials and baselines, and of the settings that represent
     an algorithm."""
     rule = comparison.rule
     rows = [row for row in comparison.rows if row.arm.merge is None]
     standing = {row.setting for row in comparison.rows if row.selected}
-    standing |= {row.arm.label for row in rows if row.chosen}
+    standing |= {row.setting for row in rows if row.chosen}
     ranks = {
         row.setting: -rule.better(row.value)
         for row in comparison.rows
@@ -357,8 +371,8 @@ def _notes(
         else "; no interval below 3 seeds."
     )
     notes = [f"{_accuracy(comparison)} in percent, mean over {over}{interval}"]
-    labels = {row.setting for row in rows}
-    every = [row for row in comparison.rows if row.setting in labels]
+    shown = {row.setting for row in rows}
+    every = [row for row in comparison.rows if row.setting in shown]
     if any(row.arm.merge is not None for row in rows) and len(rows) < len(every):
         notes.append("Of merges those that the same rule chooses are shown, and alpha 0.5.")
     pointers = {_pointer(comparison, row) for row in rows}

@@ -28,7 +28,7 @@ _DIGITS = 12
 
 class RunKey(NamedTuple):
     """Store-independent identity of a run; the same after a restart. A trained run has a digest,
-    the summary of an arm the arm's label, the run of a sweep neither."""
+    the summary of an arm the digest of the arm's key, the run of a sweep neither."""
 
     sweep: str
     digest: str = ""
@@ -41,12 +41,13 @@ class RunKey(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the run in the sweep: its digest, `arm LABEL`, or "" for the sweep's own run."""
+        """Name of the run in the sweep: its digest, `arm DIGEST`, or "" for the sweep's own run."""
         return f"{ARM}{self.arm}" if self.arm else self.digest
 
 
 def describe(name: str) -> str:
-    """Return words for a run by its `RunKey.name`: `the sweep`, `arm LABEL`, `run 1f3a9c02d4e5`."""
+    """Return words for a run by its `RunKey.name`: `the sweep`, `arm 5d0e93b1c2f4a687` or
+    `run 1f3a9c02d4e5`."""
     if not name:
         return "the sweep"
     return name if name.startswith(ARM) else f"run {name[:_DIGITS]}"

@@ -25,7 +25,7 @@ from carft_sweep.sweeps.home import Home
 from carft_sweep.sweeps.ledger.ledger import LEDGER_FILE
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.scheduler.progress import LiveProgress
-from tests.sweeps.conftest import Carft, ToySweep
+from tests.sweeps.conftest import Carft, NamedRun, ToySweep, named
 
 ROOT = Path(__file__).parents[3]
 
@@ -354,6 +354,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(toy_cli: ToySweep) -> None:
     assert (done.stdout, done.stderr) == ('{"sweep":', "")
 
 
+def test_two_runs_with_one_text_have_a_bar_each() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    progress = LiveProgress(console, "")
+    progress.begin(2)
+    first, second = (NamedRun(digest, "car_ft seed 0") for digest in ("1f", "2e"))
+    for shown in (first, second):
+        progress.started(shown)
+    progress.done(first, {}, reused=False)
+    progress._bars.refresh()
+    texts = [task.description for task in progress._bars.tasks]
+    progress.close()
+    assert texts.count("car_ft seed 0") == 1
+
+
 def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
@@ -362,9 +376,9 @@ def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> No
     assert "\x1b[?25l" not in out.getvalue(), "the cursor stays where the run is refused"
     progress.begin(3)
     assert "\x1b[?25l" in out.getvalue()
-    progress.started("a seed 0")
-    progress.epoch("a seed 0", {"epoch": 1, "epochs": 4, "metrics": {"train/loss": 0.5}})
-    progress.started("a seed 1")
+    progress.started(named("a seed 0"))
+    progress.epoch(named("a seed 0"), {"epoch": 1, "epochs": 4, "metrics": {"train/loss": 0.5}})
+    progress.started(named("a seed 1"))
     progress._bars.refresh()
     text = out.getvalue()
     for shown in ("0/3", "1/4", "loss 0.5", "starting", "0:00:00"):
@@ -373,8 +387,8 @@ def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_run_under_way() -> No
     assert "best so far" not in text
     out.truncate(0)
     progress.best("car_ft kl_weight=0.3", "id/val/top1", 0.805)
-    progress.done("a seed 0", {"id/val/top1": 0.5}, reused=False)
-    progress.fail("a seed 1", "nan", "train/loss is nan", again=False)
+    progress.done(named("a seed 0"), {"id/val/top1": 0.5}, reused=False)
+    progress.fail(named("a seed 1"), "nan", "train/loss is nan", again=False)
     progress.skip(1)
     progress._bars.refresh()
     text = out.getvalue()

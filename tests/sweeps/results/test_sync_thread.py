@@ -410,7 +410,10 @@ def arms_of(store: MemoryTracker) -> dict[str, object]:
         values = {name: max(points).value for name, points in run.history.items()}
         return run.state, run.name, run.params, values
 
-    return {key.arm: seen(run) for key, run in store.runs.items() if key.arm}
+    arms = [run for key, run in store.runs.items() if key.arm]
+    by_label: dict[str, object] = {str(run.params["arm"]): seen(run) for run in arms}
+    assert len(by_label) == len(arms)
+    return by_label
 
 
 def steps(store: MemoryTracker, name: str = LOSS) -> list[int]:

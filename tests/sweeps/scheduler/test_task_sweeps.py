@@ -78,7 +78,8 @@ def test_it_ends_with_domainbeds_table(toy_sweep: ToySweep, ended: SweepResult) 
     table = domainbed_table(compared)
     assert table is not None
     # The toy is best at 0.3, with 0.8 and a hundredth a seed, and measures half of it.
-    line = table.of("car_ft")
+    (arm,) = (row.arm for row in compared.rows if row.arm.label == "car_ft")
+    line = table.of(arm)
     assert line is not None
     cells = (*line.cells.values(), line.average)
     assert [cell.mean for cell in cells] == pytest.approx([0.4025] * 4)

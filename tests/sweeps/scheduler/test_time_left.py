@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from carft_sweep.sweeps.scheduler.progress import Progress, seconds_left
+from tests.sweeps.conftest import named
 
 RUN = 60.0
 """Seconds of a run, where nothing else is said."""
@@ -33,7 +34,7 @@ def history(
     progress = Progress(lambda _: None)
     progress.begin(reused + len(lengths))
     for number in range(reused):
-        progress.done(f"reused {number}", {}, reused=True)
+        progress.done(named(f"reused {number}"), {}, reused=True)
     attempts = [*range(len(lengths))][::-1]
     failed: set[int] = set()
     under_way: list[tuple[float, int, bool]] = []
@@ -44,7 +45,7 @@ def history(
             heapq.heappush(beginning, (now[0] + pause, attempts.pop()))
         if beginning and (not under_way or beginning[0][0] <= under_way[0][0]):
             now[0], number = heapq.heappop(beginning)
-            progress.epoch(f"run {number}", REPORT)
+            progress.epoch(named(f"run {number}"), REPORT)
             fails = number in failing and number not in failed
             length = lengths[number] / 2 if fails else lengths[number]
             heapq.heappush(under_way, (now[0] + length, number, fails))
@@ -53,9 +54,9 @@ def history(
         if fails:
             failed.add(number)
             attempts.append(number)
-            progress.fail(f"run {number}", "crashed", "KeyError", again=True)
+            progress.fail(named(f"run {number}"), "crashed", "KeyError", again=True)
             continue
-        progress.done(f"run {number}", {}, reused=False)
+        progress.done(named(f"run {number}"), {}, reused=False)
         estimate = progress.left()
         assert estimate is not None
         estimates.append((now[0], estimate))

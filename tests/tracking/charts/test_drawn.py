@@ -50,7 +50,7 @@ def test_every_setting_stands_at_its_means_and_curves_carry_their_alphas(plain: 
 def test_shaded_is_what_lies_between_the_curves_over_the_id_of_both(plain: ChartData) -> None:
     shaded = "OOD mean of the reference"
     rows = data_of(spec_of("id_ood", plain), shaded)
-    curves = {curve.label: curve.points for curve in plain.comparison.curves}
+    curves = {curve.arm.label: curve.points for curve in plain.comparison.curves}
     reference, candidate = (
         100 * np.array([(point.id, point.ood) for point in curves[label]]).T
         for label in ("fine_tune", "car_ft kl_weight=1")

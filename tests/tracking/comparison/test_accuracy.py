@@ -144,9 +144,9 @@ def test_tasks_are_judged_each_by_its_own_and_the_mean_by_these() -> None:
     table = known(domainbed_table(comparison))
     assert table.endpoints == {"birds": "id/test/mean_per_class_top1", "cars": "id/test/top1"}
     assert "id/test/mean_per_class_top1 (birds) or id/test/top1 (cars)" in " ".join(table.notes)
-    line = known(table.of("car_ft"))
-    assert line.average.mean == pytest.approx(0.706)
     (row,) = (row for row in comparison.rows if row.arm.label == "car_ft")
+    line = known(table.of(row.arm))
+    assert line.average.mean == pytest.approx(0.706)
     assert row.metric("id/test/benchmark").mean == pytest.approx(0.706)
     (verdict,) = comparison.verdicts
     assert (verdict.pair.endpoint.metric, verdict.outcome) == ("id/test/benchmark", "better")

@@ -151,7 +151,7 @@ def test_wise_ft_at_alpha_one_is_no_row_of_its_own() -> None:
     chosen = [label for label, row in labels.items() if "fine_tune + " in label and row.chosen]
     assert chosen == ["fine_tune + wise_ft@0.5"]
     assert labels["car_ft + wise_ft@0.5"].chosen
-    (curve,) = (curve for curve in comparison.curves if curve.label == "fine_tune")
+    (curve,) = (curve for curve in comparison.curves if curve.arm.label == "fine_tune")
     assert curve.points[-1].alpha == 1
     selected_by_it = compare(runs, ComparisonSpec(rule=SelectionRule(merge="wise_ft@1")), sweep="s")
     assert any(row.arm.merge == "wise_ft@1" and row.selected for row in selected_by_it.rows)

@@ -81,6 +81,27 @@ def test_settings_are_told_apart_by_what_either_sweep_varies_and_shared_runs_cou
         assert labels(unified([weights(), other])) == labels(list(weights().records)), field
 
 
+def test_a_condition_on_a_whole_number_takes_that_number_alone() -> None:
+    field = "data.split_seed"
+    seeds = range(20260100, 20260105)
+    records = [made("fine_tune", 0, 0.6, f"run {seed}", params={field: seed}) for seed in seeds]
+    sweep = part("splits", records)
+    for text, left in (("split_seed=20260101", 1), ("split_seed!=20260101", 4)):
+        compared = compare_sweeps([sweep], where=[text])
+        assert len(compared.rows) == left
+
+
+def test_a_rounded_number_that_several_values_have_names_them_all() -> None:
+    rates = (1.2340001e-4, 1.2340002e-4)
+    records = [made("fine_tune", 0, 0.6, f"run {lr}", params={"optim.lr": lr}) for lr in rates]
+    sweep = part("near", records)
+    several = r"0.000123 may be any of 0.00012340001, 0.00012340002; write the one"
+    with pytest.raises(TrackingError, match=several):
+        compare_sweeps([sweep], where=["lr=0.000123"])
+    (row,) = compare_sweeps([sweep], where=["lr=0.00012340002"]).rows
+    assert row.arm.params["optim.lr"] == rates[1]
+
+
 def test_sweeps_on_different_data_sets_are_not_ranked_in_one_table() -> None:
     def on(sweep: SweepRuns, family: str) -> SweepRuns:
         facts = {"family": family}
@@ -195,7 +216,7 @@ SWEEPS = {RUNS[0].digest: ["a", "b"], RUNS[1].digest: ["a"], RUNS[2].digest: ["b
 
 def filtered(records: list[RunRecord], *texts: str) -> list[RunRecord]:
     """The records of which every condition holds."""
-    conditions = [pooling.parse_condition(text, records) for text in texts]
+    conditions = [pooling.parse_condition(text, records, SWEEPS) for text in texts]
     return pooling.filter_runs(records, conditions, SWEEPS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,45 @@ def test_a_setting_of_many_fields_is_called_by_the_number_of_its_trial() -> None
     rest = "batch_size=32 lr=0.000494 momentum=0.912"
     named = [f"car_ft kl_weight={weight} {rest}" for weight in ("0.327", "1")]
     assert labels(runs[0], other) == named
+
+
+def test_whole_numbers_of_any_size_are_settings_of_their_own_and_are_shown_exactly() -> None:
+    field = "data.split_seed"
+    for pair in ((20260101, 20260102), (2**53, 2**53 + 1), (10**18, 10**18 + 1)):
+        runs = [run("fine_tune", 0, metrics(0.6, 0.3), params={field: seed}) for seed in pair]
+        arms = grouping.group(runs)
+        assert [arm.label for arm in arms] == [f"fine_tune split_seed={seed}" for seed in pair]
+        assert len({arm.key for arm in arms} | {arm.key.digest for arm in arms}) == 4
+
+
+def test_rates_that_read_alike_have_the_digits_that_tell_them_apart() -> None:
+    rates = (1.00000012e-4, 1.00000011e-4, 0.5)
+    arms = grouping.group(
+        run("fine_tune", 0, metrics(0.6, 0.3), params={"optim.lr": rate}) for rate in rates
+    )
+    assert {arm.label for arm in arms} == {
+        "fine_tune lr=0.000100000012",
+        "fine_tune lr=0.000100000011",
+        "fine_tune lr=0.5",
+    }
+
+
+def test_a_text_and_a_number_that_read_alike_are_two_settings_with_two_labels() -> None:
+    values = (1, "1", True, "true")
+    arms = grouping.group(
+        run("fine_tune", 0, metrics(0.6, 0.3), params={"algorithm.mode": value}) for value in values
+    )
+    assert len({arm.key for arm in arms}) == len({arm.label for arm in arms}) == 4
+
+
+def test_baselines_come_in_the_order_of_the_file_in_whatever_order_runs_are_read() -> None:
+    rates = (3e-4, 1e-5, 2e-3)
+    runs = [
+        replace(run("fine_tune", 0, metrics(0.6, 0.3), params={"optim.lr": rate}), position=number)
+        for number, rate in enumerate(rates)
+    ]
+    for order in itertools.permutations(runs):
+        assert [arm.params["optim.lr"] for arm in grouping.group(order)] == [*rates]
 
 
 def test_what_confirms_is_an_arm_of_its_own_and_comes_last() -> None:

@@ -157,7 +157,7 @@ def test_alpha_is_chosen_by_validation_unless_by_an_oracle(rule: SelectionRule, 
     merges = {f"wise_ft@{(n + 1) / 4:g}": own for n, own in enumerate(measured)}
     runs = [run("fine_tune", seed, metrics(0.6, 0.3), merges=merges) for seed in SEEDS]
     arm = group(runs)[0]
-    assert selection.select_merges([arm], rule) == {arm.label: {"wise_ft": label}}
+    assert selection.select_merges([arm], rule) == {arm.key: {"wise_ft": label}}
 
 
 def test_a_trial_may_be_valued_by_one_of_its_merges() -> None:
@@ -275,7 +275,7 @@ def test_the_whole_sweep_stays_and_fresh_rows_are_marked() -> None:
     # The alpha is the one chosen on the other seeds.
     alphas = {row.arm.label for row in after.rows if row.chosen and row.arm.merge}
     assert {f"fine_tune{of} + wise_ft@0.75" for of in ("", " (confirmed)")} <= alphas
-    assert {curve.label for curve in after.curves} == {*labels}
+    assert {curve.arm.label for curve in after.curves} == {*labels}
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def printed(comparison: Comparison) -> dict[str, list[str]]:
 
 def line_of(comparison: Comparison, algorithm: str) -> Any:
     """Its numbers in that table."""
-    return known(known(domainbed_table(comparison)).of(algorithm))
+    (arm,) = (row.arm for row in comparison.rows if row.arm.label == algorithm)
+    return known(known(domainbed_table(comparison)).of(arm))
 
 
 def two_domains(seeds: int = 5) -> list[RunRecord]:
@@ -117,7 +118,7 @@ def test_rows_are_algorithms_and_zero_shot_stands_among_them() -> None:
     assert rows["zero_shot"].n == 1
     # Each domain has a name of its own, so its accuracy is no mean.
     assert comparison.metric_names == {"id/val/top1", GROUPS, "ood/mean/top1"}
-    assert [line.label for line in known(domainbed_table(comparison)).lines] == list(rows)
+    assert [line.arm.label for line in known(domainbed_table(comparison)).lines] == list(rows)
     assert printed(comparison)["zero_shot"] == ["40.0", "60.0", "50.0"]
     assert line_of(comparison, "car_ft + wise_ft@0.5").average.mean == pytest.approx(0.673)
 

@@ -192,7 +192,7 @@ def test_of_many_baselines_the_best_are_shown_and_the_one_that_stands_for_their_
         measured = metrics(0.5 - abs(rate - 29.6) / 1000, 0.3)
         runs.append(run("fine_tune", 0, measured, params={"optim.lr": rate}))
     rows = tables.visible_rows(compare(runs, sweep="random"), tables.TableOptions(max_trials=10))
-    baselines = {row.setting for row in rows if row.arm.trial is None}
+    baselines = {row.arm.label for row in rows if row.arm.trial is None}
     assert baselines == {f"fine_tune lr={rate}" for rate in range(25, 35)}
 
 
