@@ -343,20 +343,19 @@ class Numbers:
     def image_error(
         self, pairs: Sequence[Sequence[tuple[Run, str | None]]], metric: str
     ) -> ImageError:
-        """That of the mean over pairs, with images of one unit alike: the units' own sums, whose
-        mean is 0, vary as those of other units would.
+        """That of the mean over pairs, one a seed, with images of one unit alike: the units' own
+        sums, whose mean is 0, vary as those of other units would.
         """
-        images, sums = self.images, np.zeros(self.images.unit.max() + 1)
+        images, by_seed = self.images, []
         weights, enters = images.weights(metric), images.enter(metric)
+        used = np.unique(images.unit[enters])
         for model, other in pairs:
             difference = self.right(*model) - self.right(*other)
             means = np.bincount(images.part, difference) / np.bincount(images.part)
-            sums += np.bincount(images.unit, weights * (difference - means[images.part]))
-        of_units = sums[np.unique(images.unit[enters])] / len(pairs)
-        units = len(of_units)
-        variance = float(units * of_units.var(ddof=1))
-        counts = {"freedom": units - 1, "units": units, "images": int(enters.sum())}
-        return {"variance": variance, **counts}
+            of_units = np.bincount(images.unit, weights * (difference - means[images.part]))
+            by_seed.append(of_units[used])
+        counts = {"units": len(used), "images": int(enters.sum())}
+        return {**floor(len(used) * np.atleast_2d(np.cov(by_seed)), len(used) - 1), **counts}
 
 
 def numbers_of(task: Task) -> Numbers:
@@ -383,6 +382,22 @@ def document(sweep: Mapping[str, Numbers], rule: Rule) -> dict[str, Any]:
 
 ImageError = dict[str, Any]
 """The variance of a difference over drawings of test images, and what it was estimated from."""
+
+
+def floor(covariances: NDArray[np.float64], freedom: int) -> ImageError:
+    """What seeds have in common: the mean covariance of two of them, which is a difference of two
+    mean squares. Satterthwaite's degrees of freedom; 0 for a negative one."""
+    seeds = len(covariances)
+    if seeds == 1:
+        return {"variance": float(covariances[0, 0]), "freedom": freedom}
+    common = float((covariances.sum() - np.trace(covariances)) / (seeds * (seeds - 1)))
+    if common <= 0:
+        return {"variance": 0.0, "freedom": freedom}
+    mean_square = float(covariances.mean())
+    rest = mean_square - common
+    freedoms = freedom, freedom * (seeds - 1)
+    spread = mean_square**2 / freedoms[0] + rest**2 / freedoms[1]
+    return {"variance": common, "freedom": pytest.approx(common**2 / spread, rel=1e-6)}
 
 
 def named(model: Model) -> str:
@@ -737,12 +752,12 @@ class _Comparison:
         units, tests = len({*images.unit[tested]}), int(tested.sum())
         errors: list[ImageError | None] = []
         for side in zip(*without, strict=True):
-            means = [np.mean(of_seeds) for of_seeds in side if None not in of_seeds]
-            if len(means) < 2:
+            kept = [of_seeds for of_seeds in side if None not in of_seeds]
+            if len(kept) < 2:
                 return [None, None]
-            variance = float((count - 1) * np.var(means))
-            counts = {"freedom": len(means) - 1, "units": units, "images": tests}
-            errors.append({"variance": variance, **counts})
+            covariances = (count - 1) * np.atleast_2d(np.cov(np.transpose(kept), ddof=0))
+            counts = {"units": units, "images": tests}
+            errors.append({**floor(covariances, len(kept) - 1), **counts})
         return errors
 
     def curve_verdict(

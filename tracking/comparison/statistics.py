@@ -32,14 +32,49 @@ class StandardError(NamedTuple):
 
 
 class ImageError(NamedTuple):
-    """The variance of a mean over seeds from the sampling of its test images."""
+    """The variance of a mean over seeds from the sampling of its test images: the part that more
+    seeds do not reduce."""
 
     variance: float
-    freedom: int
-    """Degrees of freedom of this variance: units less one, or groups less one."""
+    freedom: float
+    """Degrees of freedom of this variance (Satterthwaite's)."""
     units: int
     """Number of what was sampled: images, or groups of images such as the views of one drawing."""
     images: int
+
+    @classmethod
+    def floor(
+        cls,
+        of_mean: float,
+        of_one_seed: float,
+        seeds: int,
+        *,
+        freedom: int,
+        units: int,
+        images: int,
+    ) -> ImageError:
+        """Return the part of a variance over images that more seeds do not reduce.
+
+        `of_mean` is the variance over images V(n) of the mean over n `seeds`, `of_one_seed` that of
+        a single seed V(1), mean over the seeds; `freedom` are the degrees of freedom of both, units
+        (or groups of units) less one. What a run makes of single images falls with seeds, and is in
+        the variance over seeds already. It is r = (V(1) - V(n)) / (n - 1), and the floor is
+        V(n) - r, or 0 where that is negative. Seeds, images and both: Cornfield and Tukey, Annals
+        of Mathematical Statistics 27 (1956); Obuchowski and Rockette, Communications in Statistics
+        24 (1995).
+
+        Its degrees of freedom are those of the difference of two variances, by Satterthwaite: V(n)
+        has `freedom`, r has n - 1 times as many. A floor of 0 keeps `freedom`. Of a single seed
+        nothing is known of r, and the floor is V(1), which is too much.
+        """
+        if seeds == 1:
+            return cls(of_mean, freedom, units, images)
+        interaction = (of_one_seed - of_mean) / (seeds - 1)
+        variance = of_mean - interaction
+        if variance <= ROUNDING * of_mean:
+            return cls(0.0, freedom, units, images)
+        spread = of_mean**2 / freedom + interaction**2 / (freedom * (seeds - 1))
+        return cls(variance, variance**2 / spread, units, images)
 
 
 @dataclass(frozen=True)
@@ -164,9 +199,9 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> StandardError:
-    """Return the standard error of a mean over seeds and images. `of_seeds` is the variance of the
-    mean over its seeds. The degrees of freedom are Satterthwaite's, Biometrics Bulletin 2
-    (1946)."""
+    """Return the standard error of a mean over seeds and images, the root of s²/n plus the floor
+    of the images. `of_seeds` is the variance s²/n of the mean over its seeds, with n - 1 degrees of
+    freedom. Those of the sum are Satterthwaite's, Biometrics Bulletin 2 (1946)."""
     if images is None:
         return StandardError(math.sqrt(of_seeds), seeds - 1)
     variance = of_seeds + images.variance
