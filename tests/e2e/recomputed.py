@@ -386,18 +386,29 @@ ImageError = dict[str, Any]
 
 def floor(covariances: NDArray[np.float64], freedom: int) -> ImageError:
     """What seeds have in common: the mean covariance of two of them, which is a difference of two
-    mean squares. Satterthwaite's degrees of freedom; 0 for a negative one."""
+    mean squares; 0 for a negative one. The interaction is what one seed has beyond it."""
     seeds = len(covariances)
+    own = float(np.trace(covariances) / seeds)
     if seeds == 1:
-        return {"variance": float(covariances[0, 0]), "freedom": freedom}
+        return {"variance": own, "freedom": freedom, "interaction": 0.0}
     common = float((covariances.sum() - np.trace(covariances)) / (seeds * (seeds - 1)))
-    if common <= 0:
-        return {"variance": 0.0, "freedom": freedom}
-    mean_square = float(covariances.mean())
-    rest = mean_square - common
-    freedoms = freedom, freedom * (seeds - 1)
-    spread = mean_square**2 / freedoms[0] + rest**2 / freedoms[1]
-    return {"variance": common, "freedom": pytest.approx(common**2 / spread, rel=1e-6)}
+    common = max(0.0, common)
+    return {"variance": common, "freedom": freedom, "interaction": own - common}
+
+
+def freedom_of(of_seeds: Any, seeds: Any, images: ImageError | None) -> Any:
+    """Welch and Satterthwaite's, of the seeds' variance, that over images of the mean, and what is
+    subtracted from it; no fewer than those of the seeds or of the images."""
+    if images is None:
+        return seeds - 1
+    rest = images["interaction"] / seeds
+    variances = [of_seeds, images["variance"] + rest, -rest]
+    freedoms = [seeds - 1, images["freedom"], images["freedom"] * (seeds - 1)]
+    used = 3 if images["variance"] > 0 else 1
+    parts = list(zip(variances, freedoms, strict=True))[:used]
+    spread = sum(variance**2 / freedom for variance, freedom in parts)
+    total = of_seeds + images["variance"]
+    return np.maximum(np.minimum(seeds - 1, images["freedom"]), total**2 / spread)
 
 
 def named(model: Model) -> str:
@@ -459,12 +470,10 @@ class Paired:
         seeds = len(self.differences)
         if seeds < 3 or not self.spreads:
             return None
-        parts = [(stats.sem(self.differences) ** 2, seeds - 1)]
-        if self.images is not None:
-            parts.append((self.images["variance"], self.images["freedom"]))
-        variances, freedoms = np.array(parts).T
-        freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
-        return stats.t(freedom, loc=self.mean, scale=np.sqrt(variances.sum()))
+        of_seeds = stats.sem(self.differences) ** 2
+        of_images = 0.0 if self.images is None else self.images["variance"]
+        freedom = freedom_of(of_seeds, seeds, self.images)
+        return stats.t(freedom, loc=self.mean, scale=np.sqrt(of_seeds + of_images))
 
     def interval(self, level: float) -> tuple[float, ...] | None:
         return None if self.distribution is None else _ends(self.distribution.interval(level))
@@ -500,11 +509,8 @@ class Paired:
         own = len(self.differences)
         seeds = np.array([own, *range(own, 201)])
         of_seeds = np.var(self.differences, ddof=1) / seeds
-        of_images, freedom = 0.0, 1
-        if self.images is not None:
-            of_images, freedom = self.images["variance"], self.images["freedom"]
-        both = of_seeds + of_images
-        freedoms = both**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / freedom)
+        both = of_seeds + (0.0 if self.images is None else self.images["variance"])
+        freedoms = freedom_of(of_seeds, seeds, self.images)
         critical = stats.t.ppf((1 + level) / 2, freedoms)
         powers = stats.nct.sf(critical[1:], freedoms[1:], (margin - slack) / np.sqrt(both[1:]))
         shift = optimize.brentq(

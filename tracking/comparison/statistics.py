@@ -36,11 +36,15 @@ class ImageError(NamedTuple):
     seeds do not reduce."""
 
     variance: float
-    freedom: float
-    """Degrees of freedom of this variance (Satterthwaite's)."""
+    """The floor: what is left of the variance with endless seeds."""
+    freedom: int
+    """Degrees of freedom of a variance over images: units less one, or groups less one."""
     units: int
     """Number of what was sampled: images, or groups of images such as the views of one drawing."""
     images: int
+    interaction: float = 0.0
+    """What a single seed adds to the floor by its luck on single images. It falls with seeds, and
+    is in the variance over seeds already: it counts for the degrees of freedom alone."""
 
     @classmethod
     def floor(
@@ -56,25 +60,19 @@ class ImageError(NamedTuple):
         """Return the part of a variance over images that more seeds do not reduce.
 
         `of_mean` is the variance over images V(n) of the mean over n `seeds`, `of_one_seed` that of
-        a single seed V(1), mean over the seeds; `freedom` are the degrees of freedom of both, units
-        (or groups of units) less one. What a run makes of single images falls with seeds, and is in
-        the variance over seeds already. It is r = (V(1) - V(n)) / (n - 1), and the floor is
-        V(n) - r, or 0 where that is negative. Seeds, images and both: Cornfield and Tukey, Annals
-        of Mathematical Statistics 27 (1956); Obuchowski and Rockette, Communications in Statistics
-        24 (1995).
-
-        Its degrees of freedom are those of the difference of two variances, by Satterthwaite: V(n)
-        has `freedom`, r has n - 1 times as many. A floor of 0 keeps `freedom`. Of a single seed
-        nothing is known of r, and the floor is V(1), which is too much.
+        a single seed V(1), mean over the seeds. Luck on images is r = (V(1) - V(n)) / (n - 1)
+        of V(n), and the floor is V(n) - r, or 0 where that is negative. Of a single seed nothing is
+        known of r, and the floor is V(1), which is too much. Seeds, images and both: Cornfield and
+        Tukey, Annals of Mathematical Statistics 27 (1956); Obuchowski and Rockette, Communications
+        in Statistics 24 (1995).
         """
         if seeds == 1:
             return cls(of_mean, freedom, units, images)
-        interaction = (of_one_seed - of_mean) / (seeds - 1)
-        variance = of_mean - interaction
+        luck = (of_one_seed - of_mean) / (seeds - 1)
+        variance = of_mean - luck
         if variance <= ROUNDING * of_mean:
-            return cls(0.0, freedom, units, images)
-        spread = of_mean**2 / freedom + interaction**2 / (freedom * (seeds - 1))
-        return cls(variance, variance**2 / spread, units, images)
+            return cls(0.0, freedom, units, images, of_one_seed)
+        return cls(variance, freedom, units, images, seeds * luck)
 
 
 @dataclass(frozen=True)
@@ -200,13 +198,23 @@ def standard_error(values: Sequence[float]) -> float:
 
 def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> StandardError:
     """Return the standard error of a mean over seeds and images, the root of s²/n plus the floor
-    of the images. `of_seeds` is the variance s²/n of the mean over its seeds, with n - 1 degrees of
-    freedom. Those of the sum are Satterthwaite's, Biometrics Bulletin 2 (1946)."""
+    of the images. `of_seeds` is s²/n, the variance of the mean over its seeds.
+
+    Degrees of freedom are Satterthwaite's, Biometrics Bulletin 2 (1946), of three variances: s²/n
+    with n - 1, V(n) with units less one, and luck on single images, which is subtracted, with n - 1
+    times as many (`ImageError.floor`). A floor of 0 adds nothing. They are no fewer than n - 1 or
+    units less one, whichever is less.
+    """
     if images is None:
         return StandardError(math.sqrt(of_seeds), seeds - 1)
     variance = of_seeds + images.variance
-    both = of_seeds**2 / (seeds - 1) + images.variance**2 / images.freedom
-    return StandardError(math.sqrt(variance), variance**2 / both)
+    spread = of_seeds**2 / (seeds - 1)
+    if images.variance > 0:
+        luck = images.interaction / seeds
+        spread += (images.variance + luck) ** 2 / images.freedom
+        spread += luck**2 / (images.freedom * (seeds - 1))
+    fewest = min(seeds - 1, images.freedom)
+    return StandardError(math.sqrt(variance), max(fewest, variance**2 / spread))
 
 
 def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:

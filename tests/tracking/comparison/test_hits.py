@@ -215,7 +215,7 @@ def test_seeds_and_images_are_the_two_way_table_of_an_analysis_of_variance(
     total = sum(square for square, _ in squares)
     assert both.size == pytest.approx(np.sqrt(total / (seeds * count)))
     freedom = total**2 / sum(square**2 / own_freedom for square, own_freedom in squares)
-    assert both.freedom == pytest.approx(freedom)
+    assert both.freedom == pytest.approx(max(seeds - 1, freedom))
 
 
 def test_more_seeds_help_where_seeds_have_nothing_in_common_on_images() -> None:
@@ -231,13 +231,16 @@ def test_more_seeds_help_where_seeds_have_nothing_in_common_on_images() -> None:
 
 
 def test_of_a_negative_estimate_nothing_is_left_and_of_one_seed_all_images_count() -> None:
-    counts = {"freedom": 99, "units": 100, "images": 100}
+    def floor(of_mean: float, seeds: int) -> ImageError:
+        return ImageError.floor(of_mean, 1.0, seeds, freedom=99, units=100, images=100)
+
     # A mean of four seeds without anything in common has a quarter of the variance of one.
-    assert ImageError.floor(0.25, 1.0, 4, **counts) == (0.0, 99, 100, 100)
-    assert ImageError.floor(0.2, 1.0, 4, **counts) == (0.0, 99, 100, 100)
-    assert ImageError.floor(1.0, 1.0, 1, **counts) == (1.0, 99, 100, 100)
+    for of_mean in (0.25, 0.2):
+        assert floor(of_mean, 4) == ImageError(0.0, 99, 100, 100, 1.0)
+    assert floor(1.0, 1) == ImageError(1.0, 99, 100, 100)
     # Seeds that are alike in everything are one.
-    assert ImageError.floor(1.0, 1.0, 4, **counts) == (1.0, pytest.approx(99), 100, 100)
+    assert floor(1.0, 4) == ImageError(1.0, 99, 100, 100)
+    assert floor(0.4, 4) == pytest.approx(ImageError(0.2, 99, 100, 100, 0.8))
 
 
 def test_photographs_that_are_units_have_the_variance_of_a_paired_test() -> None:
