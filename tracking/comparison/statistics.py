@@ -94,7 +94,7 @@ class PairedTest:
     @cached_property
     def spreads(self) -> bool:
         """Whether the differences spread over seeds by more than one image."""
-        return max(self.differences) - min(self.differences) > self.step + ROUNDING
+        return differ(self.differences, by=self.step)
 
     @cached_property
     def error(self) -> StandardError:
@@ -186,12 +186,18 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def differ(values: Sequence[float], by: float = 0.0) -> bool:
+    """Return whether the largest of values exceeds the smallest by more than `by`, and by more than
+    float rounding."""
+    return max(values) - min(values) > by + ROUNDING
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard deviation (n - 1) over the root of n; 0 if values differ by rounding."""
+    if not differ(values):
+        return 0.0
     middle = mean(values)
     deviations = [value - middle for value in values]
-    if max(map(abs, deviations)) < ROUNDING:
-        return 0.0
     variance = math.fsum(d * d for d in deviations) / (len(values) - 1)
     return math.sqrt(variance / len(values))
 
