@@ -343,20 +343,19 @@ class Numbers:
     def image_error(
         self, pairs: Sequence[Sequence[tuple[Run, str | None]]], metric: str
     ) -> ImageError:
-        """That of the mean over pairs, with images of one unit alike: the units' own sums, whose
-        mean is 0, vary as those of other units would.
+        """That of the mean over pairs, one a seed, with images of one unit alike: the units' own
+        sums, whose mean is 0, vary as those of other units would.
         """
-        images, sums = self.images, np.zeros(self.images.unit.max() + 1)
+        images, by_seed = self.images, []
         weights, enters = images.weights(metric), images.enter(metric)
+        used = np.unique(images.unit[enters])
         for model, other in pairs:
             difference = self.right(*model) - self.right(*other)
             means = np.bincount(images.part, difference) / np.bincount(images.part)
-            sums += np.bincount(images.unit, weights * (difference - means[images.part]))
-        of_units = sums[np.unique(images.unit[enters])] / len(pairs)
-        units = len(of_units)
-        variance = float(units * of_units.var(ddof=1))
-        counts = {"freedom": units - 1, "units": units, "images": int(enters.sum())}
-        return {"variance": variance, **counts}
+            of_units = np.bincount(images.unit, weights * (difference - means[images.part]))
+            by_seed.append(of_units[used])
+        counts = {"units": len(used), "images": int(enters.sum())}
+        return {**floor(len(used) * np.atleast_2d(np.cov(by_seed)), len(used) - 1), **counts}
 
 
 def numbers_of(task: Task) -> Numbers:
@@ -383,6 +382,33 @@ def document(sweep: Mapping[str, Numbers], rule: Rule) -> dict[str, Any]:
 
 ImageError = dict[str, Any]
 """The variance of a difference over drawings of test images, and what it was estimated from."""
+
+
+def floor(covariances: NDArray[np.float64], freedom: int) -> ImageError:
+    """What seeds have in common: the mean covariance of two of them, which is a difference of two
+    mean squares; 0 for a negative one. The interaction is what one seed has beyond it."""
+    seeds = len(covariances)
+    own = float(np.trace(covariances) / seeds)
+    if seeds == 1:
+        return {"variance": own, "freedom": freedom, "interaction": 0.0}
+    common = float((covariances.sum() - np.trace(covariances)) / (seeds * (seeds - 1)))
+    common = max(0.0, common)
+    return {"variance": common, "freedom": freedom, "interaction": own - common}
+
+
+def freedom_of(of_seeds: Any, seeds: Any, images: ImageError | None) -> Any:
+    """Welch and Satterthwaite's, of the seeds' variance, that over images of the mean, and what is
+    subtracted from it; no fewer than those of the seeds or of the images."""
+    if images is None:
+        return seeds - 1
+    rest = images["interaction"] / seeds
+    variances = [of_seeds, images["variance"] + rest, -rest]
+    freedoms = [seeds - 1, images["freedom"], images["freedom"] * (seeds - 1)]
+    used = 3 if images["variance"] > 0 else 1
+    parts = list(zip(variances, freedoms, strict=True))[:used]
+    spread = sum(variance**2 / freedom for variance, freedom in parts)
+    total = of_seeds + images["variance"]
+    return np.maximum(np.minimum(seeds - 1, images["freedom"]), total**2 / spread)
 
 
 def named(model: Model) -> str:
@@ -444,12 +470,10 @@ class Paired:
         seeds = len(self.differences)
         if seeds < 3 or not self.spreads:
             return None
-        parts = [(stats.sem(self.differences) ** 2, seeds - 1)]
-        if self.images is not None:
-            parts.append((self.images["variance"], self.images["freedom"]))
-        variances, freedoms = np.array(parts).T
-        freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
-        return stats.t(freedom, loc=self.mean, scale=np.sqrt(variances.sum()))
+        of_seeds = stats.sem(self.differences) ** 2
+        of_images = 0.0 if self.images is None else self.images["variance"]
+        freedom = freedom_of(of_seeds, seeds, self.images)
+        return stats.t(freedom, loc=self.mean, scale=np.sqrt(of_seeds + of_images))
 
     def interval(self, level: float) -> tuple[float, ...] | None:
         return None if self.distribution is None else _ends(self.distribution.interval(level))
@@ -485,11 +509,8 @@ class Paired:
         own = len(self.differences)
         seeds = np.array([own, *range(own, 201)])
         of_seeds = np.var(self.differences, ddof=1) / seeds
-        of_images, freedom = 0.0, 1
-        if self.images is not None:
-            of_images, freedom = self.images["variance"], self.images["freedom"]
-        both = of_seeds + of_images
-        freedoms = both**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / freedom)
+        both = of_seeds + (0.0 if self.images is None else self.images["variance"])
+        freedoms = freedom_of(of_seeds, seeds, self.images)
         critical = stats.t.ppf((1 + level) / 2, freedoms)
         powers = stats.nct.sf(critical[1:], freedoms[1:], (margin - slack) / np.sqrt(both[1:]))
         shift = optimize.brentq(
@@ -737,12 +758,12 @@ class _Comparison:
         units, tests = len({*images.unit[tested]}), int(tested.sum())
         errors: list[ImageError | None] = []
         for side in zip(*without, strict=True):
-            means = [np.mean(of_seeds) for of_seeds in side if None not in of_seeds]
-            if len(means) < 2:
+            kept = [of_seeds for of_seeds in side if None not in of_seeds]
+            if len(kept) < 2:
                 return [None, None]
-            variance = float((count - 1) * np.var(means))
-            counts = {"freedom": len(means) - 1, "units": units, "images": tests}
-            errors.append({"variance": variance, **counts})
+            covariances = (count - 1) * np.atleast_2d(np.cov(np.transpose(kept), ddof=0))
+            counts = {"units": units, "images": tests}
+            errors.append({**floor(covariances, len(kept) - 1), **counts})
         return errors
 
     def curve_verdict(

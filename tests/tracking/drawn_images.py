@@ -34,10 +34,10 @@ def drawings(seed: int, drawings: int = 40, views: int = 4) -> Images:
     return images(rows)
 
 
-def answered(by: Images, seed: int) -> Images:
-    """The same images, of which another model has other ones right."""
+def answered(by: Images, seed: int, share: float = 0.3) -> Images:
+    """The same images, of which another model answers such a share otherwise."""
     rng = np.random.default_rng(seed)
-    flips = rng.random(len(by)) < 0.3
+    flips = rng.random(len(by)) < share
     return by.assign(right=np.where(flips, 1 - by.right, by.right))
 
 

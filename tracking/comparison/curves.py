@@ -142,8 +142,9 @@ class CurvePair:
 
     @cached_property
     def _image_errors(self) -> tuple[ImageError, ImageError] | None:
-        """Return the standard errors of gain and loss over images, by leaving out groups of units:
-        Wolter, Introduction to Variance Estimation (2007), chapter 4. None without predictions."""
+        """Return the errors of gain and loss over images, by leaving out groups of units: Wolter,
+        Introduction to Variance Estimation (2007), chapter 4. They are what more seeds do not
+        reduce (`ImageError.floor`). None without predictions."""
         models = [
             self._hits(run, alpha, zero_shot)
             for arm, zero_shot, side in zip(
@@ -165,13 +166,22 @@ class CurvePair:
             sides.append(_Side(alphas, *(axis.reshape(-1, *ids.shape) for axis in axes)))
         errors = []
         for one, two in (sides, sides[::-1]):
-            means = _gains(one, two).mean(axis=-1)
-            values = means[np.isfinite(means)]
+            gains = _gains(one, two)
+            values = gains[np.isfinite(gains).all(axis=-1)]
             if len(values) < 2:
                 return None
+            deviations = values - values.mean(axis=0)
             # Groups that leave no common range count as if they varied like the others.
-            variance = (len(means) - 1) * float(((values - values.mean()) ** 2).mean())
-            errors.append(ImageError(variance, len(values) - 1, units, images))
+            scale = len(gains) - 1
+            error = ImageError.floor(
+                scale * float((deviations.mean(axis=-1) ** 2).mean()),
+                scale * float((deviations**2).mean()),
+                len(self.seeds),
+                freedom=len(values) - 1,
+                units=units,
+                images=images,
+            )
+            errors.append(error)
         return errors[0], errors[1]
 
     def _hits(self, run: RunRecord, alpha: float, zero_shot: Arm | None) -> Hits | None:

@@ -191,8 +191,9 @@ class KeptHits:
         """Return the error over images of the difference of two arms, mean over seeds.
 
         Of several pairs, return the error of the mean of their differences. The variance allows for
-        similar images of one unit: Liang and Zeger, Biometrika 73 (1986). None for a metric other
-        than top-1, without predictions, or with those of different images.
+        similar images of one unit: Liang and Zeger, Biometrika 73 (1986). It is the floor, which
+        more seeds do not reduce (`ImageError.floor`). None for a metric other than top-1, without
+        predictions, or with those of different images.
         """
         if not metric.endswith(f"/{TOP1}"):
             return None
@@ -208,15 +209,25 @@ class KeptHits:
                 influences.append((candidate.units, *_influence(candidate, reference, weights)))
                 counts.append(int(candidate.sizes[weights > 0].sum()))
         names, place = _aligned([units for units, _, _ in influences])
-        total, seen = np.zeros(len(names)), np.zeros(len(names), bool)
-        for rows, (_, influence, is_measured) in zip(place, influences, strict=True):
-            total[rows] += influence / len(influences)
+        by_seed, seen = np.zeros((len(seeds), len(names))), np.zeros(len(names), bool)
+        for number, (rows, (_, influence, is_measured)) in enumerate(
+            zip(place, influences, strict=True)
+        ):
+            by_seed[number % len(seeds), rows] += influence / len(pairs)
             seen[rows] |= is_measured
         units = int(seen.sum())
         if units < 2:
             return None
-        variance = units / (units - 1) * float(total @ total)
-        return ImageError(variance, units - 1, units, max(counts))
+        mean = by_seed.mean(axis=0)
+        scale = units / (units - 1)
+        return ImageError.floor(
+            scale * float(mean @ mean),
+            scale * float((by_seed**2).sum()) / len(seeds),
+            len(seeds),
+            freedom=units - 1,
+            units=units,
+            images=max(counts),
+        )
 
 
 def _influence(

@@ -32,14 +32,47 @@ class StandardError(NamedTuple):
 
 
 class ImageError(NamedTuple):
-    """The variance of a mean over seeds from the sampling of its test images."""
+    """The variance of a mean over seeds from the sampling of its test images: the part that more
+    seeds do not reduce."""
 
     variance: float
+    """The floor: what is left of the variance with endless seeds."""
     freedom: int
-    """Degrees of freedom of this variance: units less one, or groups less one."""
+    """Degrees of freedom of a variance over images: units less one, or groups less one."""
     units: int
     """Number of what was sampled: images, or groups of images such as the views of one drawing."""
     images: int
+    interaction: float = 0.0
+    """What a single seed adds to the floor by its luck on single images. It falls with seeds, and
+    is in the variance over seeds already: it counts for the degrees of freedom alone."""
+
+    @classmethod
+    def floor(
+        cls,
+        of_mean: float,
+        of_one_seed: float,
+        seeds: int,
+        *,
+        freedom: int,
+        units: int,
+        images: int,
+    ) -> ImageError:
+        """Return the part of a variance over images that more seeds do not reduce.
+
+        `of_mean` is the variance over images V(n) of the mean over n `seeds`, `of_one_seed` that of
+        a single seed V(1), mean over the seeds. Luck on images is r = (V(1) - V(n)) / (n - 1)
+        of V(n), and the floor is V(n) - r, or 0 where that is negative. Of a single seed nothing is
+        known of r, and the floor is V(1), which is too much. Seeds, images and both: Cornfield and
+        Tukey, Annals of Mathematical Statistics 27 (1956); Obuchowski and Rockette, Communications
+        in Statistics 24 (1995).
+        """
+        if seeds == 1:
+            return cls(of_mean, freedom, units, images)
+        luck = (of_one_seed - of_mean) / (seeds - 1)
+        variance = of_mean - luck
+        if variance <= ROUNDING * of_mean:
+            return cls(0.0, freedom, units, images, of_one_seed)
+        return cls(variance, freedom, units, images, seeds * luck)
 
 
 @dataclass(frozen=True)
@@ -61,7 +94,7 @@ class PairedTest:
     @cached_property
     def spreads(self) -> bool:
         """Whether the differences spread over seeds by more than one image."""
-        return max(self.differences) - min(self.differences) > self.step + ROUNDING
+        return differ(self.differences, by=self.step)
 
     @cached_property
     def error(self) -> StandardError:
@@ -153,25 +186,41 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def differ(values: Sequence[float], by: float = 0.0) -> bool:
+    """Return whether the largest of values exceeds the smallest by more than `by`, and by more than
+    float rounding."""
+    return max(values) - min(values) > by + ROUNDING
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard deviation (n - 1) over the root of n; 0 if values differ by rounding."""
+    if not differ(values):
+        return 0.0
     middle = mean(values)
     deviations = [value - middle for value in values]
-    if max(map(abs, deviations)) < ROUNDING:
-        return 0.0
     variance = math.fsum(d * d for d in deviations) / (len(values) - 1)
     return math.sqrt(variance / len(values))
 
 
 def combined_error(of_seeds: float, seeds: int, images: ImageError | None) -> StandardError:
-    """Return the standard error of a mean over seeds and images. `of_seeds` is the variance of the
-    mean over its seeds. The degrees of freedom are Satterthwaite's, Biometrics Bulletin 2
-    (1946)."""
+    """Return the standard error of a mean over seeds and images, the root of s²/n plus the floor
+    of the images. `of_seeds` is s²/n, the variance of the mean over its seeds.
+
+    Degrees of freedom are Satterthwaite's, Biometrics Bulletin 2 (1946), of three variances: s²/n
+    with n - 1, V(n) with units less one, and luck on single images, which is subtracted, with n - 1
+    times as many (`ImageError.floor`). A floor of 0 adds nothing. They are no fewer than n - 1 or
+    units less one, whichever is less.
+    """
     if images is None:
         return StandardError(math.sqrt(of_seeds), seeds - 1)
     variance = of_seeds + images.variance
-    both = of_seeds**2 / (seeds - 1) + images.variance**2 / images.freedom
-    return StandardError(math.sqrt(variance), variance**2 / both)
+    spread = of_seeds**2 / (seeds - 1)
+    if images.variance > 0:
+        luck = images.interaction / seeds
+        spread += (images.variance + luck) ** 2 / images.freedom
+        spread += luck**2 / (images.freedom * (seeds - 1))
+    fewest = min(seeds - 1, images.freedom)
+    return StandardError(math.sqrt(variance), max(fewest, variance**2 / spread))
 
 
 def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from carft_sweep.tracking.comparison.compare import compare
 from carft_sweep.tracking.comparison.hits import GROUPS, KeptHits, leave_out, read_hits
 from carft_sweep.tracking.comparison.metrics import ID, OOD
+from carft_sweep.tracking.comparison.power import Power
 from carft_sweep.tracking.comparison.predictions import predictions_path
 from carft_sweep.tracking.comparison.runs import Arm, RunRecord, group
-from carft_sweep.tracking.comparison.statistics import ImageError
+from carft_sweep.tracking.comparison.statistics import ImageError, PairedTest
 from tests.tracking.drawn_images import Images, answered, drawings, groups_of, hits_of, images, top1
 from tests.tracking.kept import keep_predictions, with_folder
 from tests.tracking.made_up import known, metrics, run
@@ -78,6 +79,8 @@ def used_units(models: Sequence[Images], metric: str) -> pd.Index:
 THEIRS = [drawings(seed) for seed in (1, 1, 1)]
 """Of the same images for each seed."""
 OURS = [answered(by, seed) for seed, by in enumerate(THEIRS)]
+ALIKE = [answered(answered(by, 9), seed, 0.05) for seed, by in enumerate(THEIRS)]
+"""Models of which two seeds differ on few images."""
 
 
 def test_a_file_is_counted_by_unit_and_split(tmp_path: Path) -> None:
@@ -154,14 +157,90 @@ def test_units_of_two_tasks_are_not_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", [ID, OOD])
 def test_the_variance_is_about_that_of_a_jackknife_and_of_a_bootstrap(metric: str) -> None:
-    error, count = known(error_between((OURS, THEIRS), metric)), len(used_units(OURS, metric))
-    without = differences(OURS, THEIRS, metric, 1 - np.eye(count))
-    assert error.variance == pytest.approx((count - 1) * np.var(without), rel=0.06)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 400)
-    again = differences(OURS, THEIRS, metric, drawn.astype(float))
-    assert error.variance == pytest.approx(np.var(again, ddof=1), rel=0.2)
-    assert (error.units, error.freedom) == (count, count - 1)
+    error, count = known(error_between((ALIKE, THEIRS), metric)), len(used_units(ALIKE, metric))
+
+    def in_common(times: NDArray[np.float64]) -> float:
+        """What the seeds' differences have in common, where units count so many times [T, U]."""
+        pairs = zip(ALIKE, THEIRS, strict=True)
+        each = np.stack([differences([our], [their], metric, times) for our, their in pairs])
+        covariances = np.cov(each, ddof=0)
+        return float(covariances[~np.eye(len(each), dtype=bool)].mean())
+
+    without = (count - 1) * in_common(1 - np.eye(count))
+    assert error.variance == pytest.approx(without, rel=0.06)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 2000)
+    assert error.variance == pytest.approx(in_common(drawn.astype(float)), rel=0.2)
+    assert error.units == count
     assert error.images == sum(THEIRS[0].split.str.startswith(START[metric]))
+
+
+@pytest.mark.parametrize("common", [0.9, 0.3, 0.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_seeds_and_images_are_the_two_way_table_of_an_analysis_of_variance(
+    common: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    seeds, count = 5, 60
+    shared = rng.normal(size=count)
+    own = rng.normal(size=(2, seeds, count))
+    luck = 0.2 * rng.normal(size=(2, seeds, 1))
+    right = 0.5 * own + luck + np.array([[[common]], [[-common]]]) * shared > 0
+    names = [f"{n:02d}" for n in range(count)]
+    sides = [
+        [
+            images([("id/test", *row) for row in zip(names, of_seed, strict=True)])
+            for of_seed in side
+        ]
+        for side in right
+    ]
+    error = known(error_between(sides, ID))
+
+    # The table of seeds by images, with one difference in each cell.
+    table = right[0].astype(float) - right[1]
+    of_seeds, of_images = table.mean(axis=1), table.mean(axis=0)
+    rest = table - of_seeds[:, None] - of_images + table.mean()
+    square_of_seeds = count * of_seeds.var(ddof=1)
+    square_of_images = seeds * of_images.var(ddof=1)
+    square_of_rest = (rest**2).sum() / ((seeds - 1) * (count - 1))
+    is_positive = square_of_images > square_of_rest
+    assert is_positive or common < 0.9
+    floor = max(0.0, square_of_images - square_of_rest) / (seeds * count)
+    assert error.variance == pytest.approx(floor)
+
+    both = PairedTest(tuple(of_seeds.tolist()), images=error).error
+    squares = [(square_of_seeds, seeds - 1)]
+    if is_positive:
+        squares.append((square_of_images, count - 1))
+        squares.append((-square_of_rest, (seeds - 1) * (count - 1)))
+    total = sum(square for square, _ in squares)
+    assert both.size == pytest.approx(np.sqrt(total / (seeds * count)))
+    freedom = total**2 / sum(square**2 / own_freedom for square, own_freedom in squares)
+    assert both.freedom == pytest.approx(max(seeds - 1, freedom))
+
+
+def test_more_seeds_help_where_seeds_have_nothing_in_common_on_images() -> None:
+    def seeds_needed(ours: Sequence[Images], theirs: Sequence[Images]) -> int | None:
+        error = known(error_between((ours, theirs), ID))
+        test = PairedTest((0.01, 0.02, 0.03), images=error)
+        return known(Power.of(test)).seeds_for(0.01, 3)
+
+    # Both sides differ from one model, by luck alone.
+    others = [answered(by, 10 + seed) for seed, by in enumerate(THEIRS)]
+    assert known(seeds_needed(OURS, others)) < 30
+    assert seeds_needed(ALIKE, THEIRS) is None
+
+
+def test_of_a_negative_estimate_nothing_is_left_and_of_one_seed_all_images_count() -> None:
+    def floor(of_mean: float, seeds: int) -> ImageError:
+        return ImageError.floor(of_mean, 1.0, seeds, freedom=99, units=100, images=100)
+
+    # A mean of four seeds without anything in common has a quarter of the variance of one.
+    for of_mean in (0.25, 0.2):
+        assert floor(of_mean, 4) == ImageError(0.0, 99, 100, 100, 1.0)
+    assert floor(1.0, 1) == ImageError(1.0, 99, 100, 100)
+    # Seeds that are alike in everything are one.
+    assert floor(1.0, 4) == ImageError(1.0, 99, 100, 100)
+    assert floor(0.4, 4) == pytest.approx(ImageError(0.2, 99, 100, 100, 0.8))
 
 
 def test_photographs_that_are_units_have_the_variance_of_a_paired_test() -> None:
@@ -177,18 +256,23 @@ def test_a_split_that_follows_the_seed_is_of_other_images_for_each() -> None:
         images([("id/val", f"{n:02d}", bool(rng.random() < 0.5)) for n in sorted(numbers)])
         for numbers in shown
     ]
-    ours = [answered(by, seed) for seed, by in enumerate(theirs)]
+    # Ours is right on even images, in every seed.
+    ours = [by.assign(right=(by.unit.astype(int) % 2 == 0).astype(float)) for by in theirs]
+    theirs = [by.assign(right=(by.unit.astype(int) % 3 == 0).astype(float)) for by in theirs]
     error = known(error_between((ours, theirs), "id/val/top1"))
+    assert error.variance > 0
     # By hand: what an image adds to the mean of each seed that has it.
-    moves = dict.fromkeys((f"{n:02d}" for n in range(60)), 0.0)
+    moves: dict[str, list[float]] = {f"{n:02d}": [] for n in range(60)}
     for our, their in zip(ours, theirs, strict=True):
         gains = (our.right - their.right).to_numpy()
-        for unit, gain in zip(our.unit, gains, strict=True):
-            moves[unit] += (gain - gains.mean()) / 40 / 3
+        of_seed = dict(zip(our.unit, (gains - gains.mean()) / 40, strict=True))
+        for unit, move in of_seed.items():
+            moves[unit].append(move)
     units = len({*np.concatenate(shown)})
     assert (error.units, error.images) == (units, 40)
-    squares = sum(move**2 for move in moves.values())
-    assert error.variance == pytest.approx(units / (units - 1) * squares)
+    # What two seeds have in common: the products of both on the images that both have.
+    products = [sum(own) ** 2 - sum(move**2 for move in own) for own in moves.values()]
+    assert error.variance == pytest.approx(units / (units - 1) * sum(products) / 6)
 
 
 def test_no_error_is_known_of_other_images_of_losses_of_one_unit_and_of_what_is_not_kept() -> None:

@@ -81,6 +81,14 @@ def test_differences_spread_if_they_do_by_more_than_one_image(step: float, sprea
     assert (result.p is not None) == (result.ci95 is not None) == spreads
 
 
+@pytest.mark.parametrize("width", [0.5e-12, 0.99e-12, 1.01e-12, 1.5e-12, 1.99e-12, 2.5e-12])
+def test_differences_near_float_rounding_have_an_error_exactly_if_they_spread(width: float) -> None:
+    result = PairedTest((0.0, width, width / 2))
+    assert result.spreads == (width > 1e-12)
+    assert (result.error.size > 0) == result.spreads
+    assert (result.p is not None) == (result.ci95 is not None) == result.spreads
+
+
 def test_holms_adjustment_is_the_textbooks() -> None:
     # The example of the encyclopaedias, and R's p.adjust(c(.01, .04, .03, .005), "holm").
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
