@@ -23,7 +23,7 @@ class FeatureDistillation(Algorithm):
 
     Source: Xiao et al. 2023, "Masked Images Are Counterfactual Samples for Robust Fine-tuning"
     (arXiv 2303.03052), equation of the distillation loss, and Coxy7/robust-finetuning; here of the
-    images as they are, the baseline without masks. The authors' weight is for masked images.
+    images as they are, the baseline without masks. The weight is their code's.
     """
 
     name: ClassVar[str] = "feature_distillation"

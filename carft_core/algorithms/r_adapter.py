@@ -56,7 +56,8 @@ class RAdapter(Algorithm):
 
     Source: Kim et al. 2024, "Efficient and Versatile Robust Fine-Tuning of Zero-shot Models"
     (arXiv 2408.05749), and tjddus9597/R-Adapter-ECCV2024, whose ImageNet command, with
-    `--adapter=128,128`, trains adapters of full rank as here, at 5e-4 without decay.
+    `--adapter=128,128`, trains adapters of full rank as here, at 5e-4 without decay. Its drop path
+    leaves out positions of tokens for the whole batch, here an adapter for some images.
     """
 
     name: ClassVar[str] = "r_adapter"

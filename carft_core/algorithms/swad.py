@@ -56,7 +56,7 @@ class Swad(Wrapper):
     Source: Cha et al. 2021, "SWAD: Domain Generalization by Seeking Flat Minima" (arXiv
     2102.08604), algorithm 1, with the defaults of khanrc/swad; an epoch is its interval between two
     validations. That code may take epochs before s whose loss is below the threshold too, and
-    count epoch s twice.
+    count epoch s twice: for most loss curves its mean is another.
     """
 
     name: ClassVar[str] = "swad"

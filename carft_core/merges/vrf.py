@@ -27,13 +27,14 @@ class Vrf(Merge):
 
     of its distance d to zero-shot failures: the training images that the tuned model classifies
     right and the zero-shot model wrong. With the tuned model's unit-norm features, d is the
-    Euclidean distance to the k-th nearest, k = `neighbours` of their number, at least 1. Without
-    failures w is 0. T makes a model's mean confidence on `id/val` its accuracy there.
+    squared Euclidean distance to the k-th nearest (with `squared: false` the distance itself), k =
+    `neighbours` of their number, at least 1. Without failures w is 0. T makes a model's mean
+    confidence on `id/val` its accuracy there.
 
     Source: Zhu et al. 2024, "Robust Fine-tuning of Zero-shot Models via Variance Reduction" (arXiv
-    2411.06966), section 4, and BeierZhu/VRF. Its code squares the distances (`squared: true`), for
-    which `shift` and `width` were chosen, takes `1000 / N` of the failures among N images, fits T
-    on the ID test set, and leaves out the classes that a split lacks before it mixes.
+    2411.06966), section 4, and BeierZhu/VRF. `shift` and `width` are those of its code, which
+    squares the distances. That code takes `1000 / N` of the failures among N images, fits T on the
+    ID test set, and leaves out the classes that a split lacks before it mixes.
     """
 
     name: ClassVar[str] = "vrf"
@@ -47,7 +48,7 @@ class Vrf(Merge):
     """How wide the range of distances is in which the weight changes; the paper's b."""
     neighbours: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Which neighbour's distance counts, as a share of the failures."""
-    squared: bool = False
+    squared: bool = True
     """Whether the distance is the squared one, as in the authors' code."""
 
     def points(self) -> Sequence[MergePoint]:

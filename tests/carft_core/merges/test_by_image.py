@@ -69,6 +69,13 @@ def tuned(teacher: Teacher) -> ImageClassifier:
     return classifier
 
 
+def test_by_default_vrf_squares_its_distances_as_its_authors_code_does(teacher: Teacher) -> None:
+    images = batch_for(teacher).images
+    default = DistanceWeighted(Vrf(), teacher, tuned(teacher))
+    authors = DistanceWeighted(Vrf(squared=True), teacher, tuned(teacher))
+    assert torch.equal(default(images), authors(images))
+
+
 @pytest.mark.parametrize("squared", [False, True])
 @torch.no_grad()
 def test_each_image_is_mixed_by_its_distance_to_failures(teacher: Teacher, squared: bool) -> None:
