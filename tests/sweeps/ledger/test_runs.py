@@ -260,6 +260,13 @@ def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
     assert (file.read_text() if file.exists() else None) == successor
 
 
+def test_a_claim_ends_quietly_when_its_driver_file_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "kl_weight"
+    with Claim(folder):
+        (folder / DRIVER).write_text("{damage")
+    assert (folder / DRIVER).read_text() == "{damage"  # kept, since it may be another driver's
+
+
 def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: RunStore) -> None:
     file = runs.folder(DIGEST) / FILE
     assert runs.acquire(DIGEST, "a", "toy")
