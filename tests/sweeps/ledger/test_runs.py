@@ -94,6 +94,20 @@ def test_a_lease_lives_as_long_as_its_process_or_elsewhere_as_it_is_renewed() ->
         assert elsewhere.is_live() == is_live
 
 
+def test_a_reused_process_id_is_noticed_on_a_system_without_proc(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_proc(self: Path, encoding: str) -> str:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self} {encoding}")
+
+    monkeypatch.setattr(Path, "read_text", without_proc)
+    born = process_start(os.getpid())
+    assert born is not None
+    assert lease(born=born).is_live()
+    assert not lease(born="1").is_live(), "the process id is used again"
+    assert process_start(2**22 + 1) is None
+
+
 def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     runs: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
