@@ -94,7 +94,8 @@ class Claim:
             if self._is_ours():
                 self._drop_requests()
                 self._file.unlink(missing_ok=True)
-        except OSError:  # the home became read-only: the lease is that of a dead process soon
+        except (OSError, RequestError):
+            # The home became read-only, or the file is damaged: a finished sweep stays finished.
             logger.info("%s cannot be removed", self._file, exc_info=True)
         finally:
             if self._lock is not None:

@@ -116,11 +116,15 @@ class Lease:
 
 
 def process_start(pid: int) -> str | None:
-    """Return a process's start time in ticks since boot; None where the system has none."""
+    """Return a process's start time: in ticks since boot, or in seconds since the Unix epoch on a
+    system without /proc (macOS); None for a process that does not exist."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
-        return None
+        try:
+            return str(psutil.Process(pid).create_time())
+        except psutil.Error:
+            return None
     # The name in parentheses may hold spaces and parentheses itself.
     return stat.rpartition(")")[2].split()[19]
 

@@ -71,7 +71,8 @@ def started_by(ledger: Ledger) -> str:
 
 def summary_of(ledger: Ledger) -> dict[str, Any]:
     """Return what `list --json` shows of a sweep; `updated` is in seconds since the Unix epoch.
-    Raises RequestError where the sweep's specification is incomplete."""
+    Raises RequestError where the sweep's specification is incomplete, or its driver file is
+    damaged."""
     spec, trials = ledger.spec, ledger.trials()
     with damage_named(ledger.file):
         goal, description = goals(spec)[0], spec["description"]
@@ -111,16 +112,15 @@ def summary_of(ledger: Ledger) -> dict[str, Any]:
 
 def summaries(home: Home) -> list[dict[str, Any]]:
     """Return the summaries (`summary_of`) of a home's sweeps, sorted by name. A sweep whose ledger
-    is damaged is left out, with a warning in the log."""
+    or driver file is damaged is left out, with a warning in the log."""
     every = []
     for name in sweep_names(home):
         try:
             ledger = newest_generation(home, name)
+            if ledger is not None:
+                every.append(summary_of(ledger))
         except RequestError as error:
             logger.warning("%s is left out: %s", name, error)
-            continue
-        if ledger is not None:
-            every.append(summary_of(ledger))
     return every
 
 

@@ -6,6 +6,7 @@ So a driver need not send all again. What the place has now is asked of the plac
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,6 +38,8 @@ class SentLog:
         """The place's id of the experiment; empty if unknown."""
         self.runs: dict[str, Mapping[str, str]] = {}
         """By digest: `id` of the run in the store, and `as`, the fingerprint of what was sent."""
+        self._lock = threading.Lock()
+        """Held while `runs` changes or is copied (`snapshot`)."""
         self._is_stale = False
         """Whether the file has an entry that is no longer true."""
         lines = read_lines(self.file)
@@ -59,15 +62,21 @@ class SentLog:
         entry = self.runs.get(digest)
         return None if entry is None else entry["as"]
 
+    def snapshot(self) -> dict[str, Mapping[str, str]]:
+        """Return a copy of `runs`, which another thread may change meanwhile."""
+        with self._lock:
+            return dict(self.runs)
+
     def run_ids(self) -> dict[str, str]:
         """Return the store's ids of the runs that were sent, by digest."""
-        return {digest: entry["id"] for digest, entry in self.runs.items()}
+        return {digest: entry["id"] for digest, entry in self.snapshot().items()}
 
     def record(self, digest: str, run_id: str, fingerprint: str) -> None:
         """Record what the store has of a run (`fingerprint`); an unrecorded run is sent again."""
         if not digest and run_id != self.runs.get("", {}).get("id"):
             self.model.unlink(missing_ok=True)  # it belongs to a run that is there no more
-        self.runs[digest] = {"run": digest, "id": run_id, "as": fingerprint}
+        with self._lock:
+            self.runs[digest] = {"run": digest, "id": run_id, "as": fingerprint}
         if self._is_stale or not self.file.exists():
             self._rewrite()
         else:
@@ -83,10 +92,11 @@ class SentLog:
         """Mark as unsent a run that the store lacks (`run_id` None), or has in another state. The
         file is updated by the next `record`."""
         self._is_stale = True
-        if run_id is None:
-            self.runs.pop(digest, None)
-        else:
-            self.runs[digest] = {"run": digest, "id": run_id, "as": STARTED}
+        with self._lock:
+            if run_id is None:
+                self.runs.pop(digest, None)
+            else:
+                self.runs[digest] = {"run": digest, "id": run_id, "as": STARTED}
 
     def _rewrite(self) -> None:
         place = {"place": self.place, "experiment": self.experiment}

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,6 +166,8 @@ class SweepSync:
     ) -> None:
         """Prepare to send a sweep's records. `owner` is a living driver's claimant; without it no
         run counts as running. `is_thorough` also restores files in the sweep's folder."""
+        self._lock = threading.Lock()
+        """Held while `refused` or `unreadable` changes or is copied (`complaints`)."""
         self.refused: dict[tuple[str, str], str] = {}
         """What the store refused for good, by `RunKey.name` and request: why."""
         self._arm_labels: dict[str, str] = {}
@@ -218,6 +221,12 @@ class SweepSync:
         """Return the number of runs of which the store lacks something."""
         runs = self._runs_by_digest()
         return sum(map(self._is_behind, runs.values())) + len(self._left_open(runs))
+
+    def complaints(self) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+        """Return copies of `refused` and `unreadable`, which another thread may change
+        meanwhile."""
+        with self._lock:
+            return dict(self.refused), dict(self.unreadable)
 
     @property
     def is_end_unsent(self) -> bool:
@@ -333,7 +342,8 @@ class SweepSync:
 
     def _left_open(self, runs: Mapping[str, _Run]) -> list[str]:
         """Return the runs that a dead driver left running and the current file does not include."""
-        left = (digest for digest, entry in self._sent.runs.items() if entry["as"] in _OPEN)
+        entries = self._sent.snapshot()
+        left = (digest for digest, entry in entries.items() if entry["as"] in _OPEN)
         return [name for name in left if name and not name.startswith(ARM) and name not in runs]
 
     def _end_left_open(self, digest: str) -> None:
@@ -348,7 +358,8 @@ class SweepSync:
     def _leave_out(self, digest: str, error: RequestError) -> None:
         """Skip a run whose files are damaged, with a message."""
         logger.info("%s is not sent: %s", describe(digest), error)
-        self.unreadable[digest] = str(error)
+        with self._lock:
+            self.unreadable[digest] = str(error)
 
     def _snapshot(self, run: _Run) -> _Snapshot | None:
         """Read a run's folder and return the state and measured models to send; None where the run
@@ -760,7 +771,8 @@ class SweepSync:
         kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
         reason = f"{kind}{error}"
         logger.info("%s of %s is refused: %s", step[1], describe(step[0]), reason)
-        self.refused[step] = reason
+        with self._lock:
+            self.refused[step] = reason
 
 
 def _params(run: _Run, claimed: Mapping[str, Any]) -> dict[str, Scalar]:

@@ -42,29 +42,45 @@ class Proposal(NamedTuple):
     sampler: Mapping[str, Any] = MappingProxyType({})
 
 
-def violations(spec: SweepSpec, ledger: Ledger, runs: RunStore) -> dict[int, float]:
-    """Return by how much each complete trial, by number, misses the sweep's constraint: above 0 it
-    is violated. Empty until the reference has a result."""
-    constraint = spec.constraint
-    if constraint is None:
-        return {}
-    goal = Metric(name=constraint.name)
-    sign = 1 if goal.goal == "maximize" else -1
+class ConstraintMisses:
+    """By how much trials miss a sweep's constraint. The results of a run are read once: a measured
+    run does not change while a driver has the sweep."""
 
-    def mean(digests: Collection[str], merge: str | None = None) -> float:
-        own = goal.model_copy(update={"merge": merge})
-        return sign * sum(seed_values(runs, [*digests], own)) / max(1, len(digests))
+    def __init__(self, spec: SweepSpec, ledger: Ledger, runs: RunStore) -> None:
+        self._spec, self._ledger, self._runs = spec, ledger, runs
+        self._means: dict[tuple[str | None, tuple[str, ...]], float] = {}
+        """By merge and runs the mean of the constraint's metric, once all runs are measured."""
 
-    settings = (item for item in ledger.baselines() if item.algorithm == constraint.of)
-    reached = [*filter(math.isfinite, (mean(item.runs.values()) for item in settings))]
-    bound = max(reached, default=math.nan) - constraint.margin
-    merge = spec.goals[0].merge
-    missed = {
-        trial.number: bound - mean(trial.runs.values(), merge)
-        for trial in ledger.proposals()
-        if trial.state == "complete"
-    }
-    return {number: miss for number, miss in missed.items() if math.isfinite(miss)}
+    def by_trial(self) -> dict[int, float]:
+        """Return by how much each complete trial, by number, misses the constraint: above 0 it is
+        violated. Empty until the reference has a result."""
+        constraint = self._spec.constraint
+        if constraint is None:
+            return {}
+        goal = Metric(name=constraint.name)
+        baselines = self._ledger.baselines()
+        settings = (setting for setting in baselines if setting.algorithm == constraint.of)
+        means = (self._mean(goal, setting.runs.values()) for setting in settings)
+        reached = [*filter(math.isfinite, means)]
+        bound = max(reached, default=math.nan) - constraint.margin
+        trial_goal = goal.model_copy(update={"merge": self._spec.goals[0].merge})
+        missed = {
+            trial.number: bound - self._mean(trial_goal, trial.runs.values())
+            for trial in self._ledger.proposals()
+            if trial.state == "complete"
+        }
+        return {number: miss for number, miss in missed.items() if math.isfinite(miss)}
+
+    def _mean(self, goal: Metric, digests: Collection[str]) -> float:
+        """Return the mean of the goal's metric over runs, negative where less is better."""
+        key = (goal.merge, tuple(digests))
+        if key in self._means:
+            return self._means[key]
+        sign = 1 if goal.goal == "maximize" else -1
+        mean = sign * sum(seed_values(self._runs, [*digests], goal)) / max(1, len(digests))
+        if math.isfinite(mean):
+            self._means[key] = mean
+        return mean
 
 
 def known_trials(
@@ -93,7 +109,8 @@ def next_point(
     spec: SweepSpec, ledger: Ledger, point: int, missed: Mapping[int, float] = NOTHING_MISSED
 ) -> Proposal:
     """Return the point number `point`: a planned one, or the proposal of a new sampler, which
-    depends only on the sweep, the trials of its ledger, `missed` (`violations`) and the number.
+    depends only on the sweep, the trials of its ledger, the number, and
+    `missed` (`ConstraintMisses`).
 
     The sampler sees a copy of the study in memory, so a crash during a proposal leaves nothing
     behind, and a restart changes nothing. Fields that `try_first` leaves out are proposed.
@@ -123,6 +140,7 @@ class TrialProposer:
     ) -> None:
         self._planner, self._ledger, self._spec = planner, ledger, planner.spec
         self._runs = runs
+        self._misses = ConstraintMisses(self._spec, ledger, runs)
         self._failed_again = failed_again
         trials = {trial.point: trial for trial in ledger.trials()}
         self._points = deque((at, trials.get(at)) for at in range(self._spec.trial_count))
@@ -164,7 +182,7 @@ class TrialProposer:
         spec, ledger = self._spec, self._ledger
         proposal = Proposal(params or {})
         if params is None:
-            proposal = next_point(spec, ledger, point, violations(spec, ledger, self._runs))
+            proposal = next_point(spec, ledger, point, self._misses.by_trial())
         planned = self._planner.trial(proposal.params, ledger.next_number)
         record = setting_record(planned)
         trial = self._as_its_twin(ledger.add_trial(point, record, proposal.sampler))

@@ -11,7 +11,7 @@ from carft_sweep.sweeps.ledger.ledger import Ledger, Trial
 from carft_sweep.sweeps.ledger.runs import NO_SEED, RunStore, history
 from carft_sweep.sweeps.plan.planner import PlannedRun
 from carft_sweep.sweeps.scheduler.active_trial import ActiveTrial, seed_values
-from carft_sweep.sweeps.scheduler.proposer import violations
+from carft_sweep.sweeps.scheduler.proposer import ConstraintMisses
 from carft_sweep.sweeps.spec.metrics import Goal, natural_goal
 from carft_sweep.sweeps.spec.settings import EarlyTerminate, RaceSeeds
 from carft_sweep.sweeps.spec.spec import SweepSpec
@@ -202,6 +202,7 @@ class PruningController:
 
     def __init__(self, spec: SweepSpec, ledger: Ledger, runs: RunStore) -> None:
         self._spec, self._ledger, self._runs = spec, ledger, runs
+        self._misses = ConstraintMisses(spec, ledger, runs)
         rule = spec.early_terminate
         self.metric = (rule.metric if rule else None) or spec.metric.name
         """The name of the value that is judged, and kept in the ledger after each epoch."""
@@ -306,7 +307,7 @@ class PruningController:
         spec, trials = self._spec, self._ledger.trials()
         complete = [trial for trial in trials if trial.value is not None]
         if spec.constraint is not None:
-            missed = violations(spec, self._ledger, self._runs)
+            missed = self._misses.by_trial()
             complete = [trial for trial in complete if missed.get(trial.number, math.inf) <= 0]
         sign = 1 if spec.metric.goal == "maximize" else -1
         best = max(complete, key=lambda trial: sign * (trial.value or 0.0), default=None)

@@ -208,15 +208,16 @@ class Syncs:
 
     def complaints(self) -> Iterator[str]:
         """Yield a sentence on each record that was not sent or written in the end, and why."""
-        if self._runs.refused:
-            (name, what), reason = next(iter(self._runs.refused.items()))
-            requests = counted(len(self._runs.refused), "request")
+        refused, unreadable = self._runs.complaints()
+        if refused:
+            (name, what), reason = next(iter(refused.items()))
+            requests = counted(len(refused), "request")
             yield (
                 f"the tracking server refused {requests}, first "
                 f"{what} of {self._runs.describe(name)}: {reason}; what was refused is not "
                 f"in MLflow, and `{program()} sync` tries it again"
             )
-        for digest, reason in self._runs.unreadable.items():
+        for digest, reason in unreadable.items():
             yield f"{describe(digest)} is not in MLflow as it is here: {reason}"
         if not self._store_thread.is_done:
             unsent = self._runs.count_unsent()

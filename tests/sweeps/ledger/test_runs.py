@@ -94,6 +94,20 @@ def test_a_lease_lives_as_long_as_its_process_or_elsewhere_as_it_is_renewed() ->
         assert elsewhere.is_live() == is_live
 
 
+def test_a_reused_process_id_is_noticed_on_a_system_without_proc(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_proc(self: Path, encoding: str) -> str:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self} {encoding}")
+
+    monkeypatch.setattr(Path, "read_text", without_proc)
+    born = process_start(os.getpid())
+    assert born is not None
+    assert lease(born=born).is_live()
+    assert not lease(born="1").is_live(), "the process id is used again"
+    assert process_start(2**22 + 1) is None
+
+
 def test_a_renewal_is_written_only_by_its_owner_and_not_too_often(
     runs: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +272,13 @@ def test_a_driver_that_was_replaced_leaves_the_claim_to_its_successor(
         with pytest.raises(RequestError, match="kl_weight was taken over by"):
             claim.renew()
     assert (file.read_text() if file.exists() else None) == successor
+
+
+def test_a_claim_ends_quietly_when_its_driver_file_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "kl_weight"
+    with Claim(folder):
+        (folder / DRIVER).write_text("{damage")
+    assert (folder / DRIVER).read_text() == "{damage"  # kept, since it may be another driver's
 
 
 def test_only_its_claimant_ends_a_run_that_another_has_taken_over(runs: RunStore) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import pytest
+
+from carft_sweep.sweeps.ledger.claim import DRIVER
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import has_work_left
 from tests.sweeps import toy_core
@@ -88,3 +92,29 @@ def test_a_damaged_ledger_hides_no_other_sweep(toy_cli: ToySweep, carft: Carft) 
     with toy_cli.home.sweep("other").joinpath("ledger.jsonl").open("a") as file:
         file.write("damage\n")
     assert [sweep["name"] for sweep in carft("list", "--json").json] == ["toy"]
+
+
+def test_list_leaves_out_a_sweep_with_a_damaged_driver_file_and_shows_the_rest(
+    toy_cli: ToySweep, carft: Carft, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_cli.run()
+    with dying("complete"):
+        toy_cli.run(name="killed")
+    driver_file = toy_cli.home.sweep("killed") / DRIVER
+    driver_file.write_text("{damage")
+    assert [sweep["name"] for sweep in carft("list", "--json").json] == ["toy"]
+    assert f"killed is left out: {driver_file} is not JSON" in caplog.text
+
+
+def test_list_leaves_out_a_sweep_without_a_metric_and_shows_the_rest(
+    toy_cli: ToySweep, carft: Carft, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_cli.run()
+    toy_cli.run(name="partial")
+    ledger_file = toy_cli.home.sweep("partial") / "ledger.jsonl"
+    first_line, *further_lines = ledger_file.read_text().splitlines()
+    record = json.loads(first_line)
+    del record["begin"]["spec"]["metric"]
+    ledger_file.write_text("\n".join([json.dumps(record), *further_lines, ""]))
+    assert [sweep["name"] for sweep in carft("list", "--json").json] == ["toy"]
+    assert f"partial is left out: {ledger_file} is damaged" in caplog.text

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,9 @@ from carft_sweep.carft_core.errors import RequestError
 from carft_sweep.sweeps.engines.entry import LOG
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import OUTCOME
-from carft_sweep.sweeps.results.sync import sync_sweep
+from carft_sweep.sweeps.results.sync import SweepSync, sync_sweep
 from carft_sweep.sweeps.scheduler.pruning import SeedwisePruner
+from carft_sweep.sweeps.scheduler.session import Syncs
 from carft_sweep.tracking.comparison.input_file import COMPARISON_INPUT, read_comparison_input
 from carft_sweep.tracking.store.base import VARIED, RunKey
 from tests.sweeps import toy_core
@@ -304,3 +306,44 @@ def test_a_killed_sweep_keeps_its_last_verdict_and_has_no_new_arms(toy: ToySweep
     sync_sweep(toy.home, "toy", emptied := MemoryTracker())
     assert emptied.runs[RunKey("toy")].state == "killed"
     assert not [key for key in emptied.runs if key.arm]
+
+
+class RecordingEntry(dict[str, str]):
+    """A run's entry that another run's record follows whenever somebody reads it."""
+
+    def __init__(self, record: Callable[[], None], **texts: str) -> None:
+        super().__init__(**texts)
+        self._record = record
+
+    def __getitem__(self, key: str) -> str:
+        self._record()
+        return super().__getitem__(key)
+
+
+def test_unsent_runs_are_counted_while_the_tracking_thread_records_another(toy: ToySweep) -> None:
+    toy.run(**ONE_RUN)
+    sync = SweepSync(toy.home, toy.ledger(), MemoryTracker())
+    before = sync.count_unsent()
+    numbers = itertools.count()
+
+    def record() -> None:
+        sync._sent.record(f"late{next(numbers)}", "id", "done")
+
+    sync._sent.runs["left"] = RecordingEntry(record, **{"run": "left", "id": "", "as": "running"})
+    assert sync.count_unsent() == before + 1
+    assert next(numbers) > 0
+
+
+def test_complaints_are_listed_while_the_tracking_thread_leaves_out_another_run(
+    toy: ToySweep,
+) -> None:
+    toy.run(**ONE_RUN)
+    syncs = Syncs(toy.home, toy.ledger(), MemoryTracker(), "nobody")
+    syncs.flush(haste=True)
+    for digest in ("first", "second"):
+        syncs._runs._leave_out(digest, RequestError("it is damaged"))
+    complaints = syncs.complaints()
+    assert "first" in next(complaints)
+    syncs._runs._leave_out("third", RequestError("it is damaged"))
+    assert "second" in next(complaints)
+    syncs.close()

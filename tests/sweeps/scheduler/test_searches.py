@@ -9,7 +9,8 @@ import pytest
 from carft_sweep.sweeps.ledger.ledger import find_ledger
 from carft_sweep.sweeps.ledger.runs import RunStore
 from carft_sweep.sweeps.ledger.status import source_of
-from carft_sweep.sweeps.scheduler.proposer import GENERATION, violations
+from carft_sweep.sweeps.scheduler import active_trial
+from carft_sweep.sweeps.scheduler.proposer import GENERATION, ConstraintMisses
 from carft_sweep.sweeps.spec.settings import METHODS, Constraint
 from carft_sweep.sweeps.spec.spec import SweepSpec, load_spec
 from tests.sweeps.conftest import SEARCH, Carft, ToySweep
@@ -69,10 +70,37 @@ def test_a_trial_misses_a_constraint_by_what_its_runs_lack(toy: ToySweep) -> Non
     ledger, runs = toy.ledger(), RunStore(toy.home.runs)
     # Fine-tuning has 0.77, the trials 0.8 and a tenth of their distance from 0.3 less.
     missed = {number: pytest.approx(miss) for number, miss in enumerate([-0.04, -0.005, 0.06])}
-    assert violations(spec, ledger, runs) == missed
+    assert ConstraintMisses(spec, ledger, runs).by_trial() == missed
     for constraint in (Constraint(of="car_ft"), None):  # of no baseline that there is, and none
         changed = spec.model_copy(update={"constraint": constraint})
-        assert violations(changed, ledger, runs) == {}
+        assert ConstraintMisses(changed, ledger, runs).by_trial() == {}
+
+
+def test_misses_of_a_constraint_are_asked_again_without_reading_any_run_twice(
+    toy: ToySweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: Any = {
+        "parameters": {"algorithm.kl_weight": {"values": [0.3, 0.65, 1.3]}},
+        "constraint": {"of": "fine_tune", "margin": 0.01},
+    }
+    toy.run(**keys, baselines=["fine_tune"])
+    spec = load_spec(toy.file(**keys, baselines=["fine_tune"]))
+    ledger, runs = toy.ledger(), RunStore(toy.home.runs)
+    opened: list[str] = []
+    real = active_trial.measured
+
+    def counted(folder: Any, label: str) -> Any:
+        opened.append(str(folder))
+        return real(folder, label)
+
+    monkeypatch.setattr(active_trial, "measured", counted)
+    misses = ConstraintMisses(spec, ledger, runs)
+    first = misses.by_trial()
+    assert len(opened) == len({*opened}) > 3
+    opened.clear()
+    assert misses.by_trial() == first
+    assert opened == []
+    assert ConstraintMisses(spec, ledger, runs).by_trial() == first
 
 
 def test_a_search_begins_with_the_best_points_of_another(toy_cli: ToySweep, carft: Carft) -> None:
