@@ -264,7 +264,8 @@ def _command(arguments: argparse.Namespace) -> str:
     words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
     for name, value in vars(arguments).items():
-        if name in others or not value:
+        is_left_out = value is None or value is False or value == []
+        if name in others or is_left_out:
             continue
         option = f"--{name.replace('_', '-')}"
         values = value if isinstance(value, list) else [value]

@@ -150,6 +150,11 @@ def test_the_latex_table_names_its_command_alone_and_no_server_is_asked(
     assert str(home) not in text
 
 
+def test_the_latex_command_keeps_an_option_whose_value_is_zero(compare: Compare) -> None:
+    command = compare("toy", "--latex", "--id-margin", "0").splitlines()[0]
+    assert "--id-margin 0" in command
+
+
 TABLE = "method,seed,id,ood\nzero_shot,,50,30\n" + "".join(
     f"{method},{seed},{60 + seed},{ood + seed / 2}\n"
     for method, ood in (("fine_tune", 31), ("car_ft", 34.25))
