@@ -97,6 +97,8 @@ def as_used(data: FamilyData, config: DataConfig) -> FamilyData:
     else:
         refuse_bad_files(data)
     train, val, notes = data.train, data.val, data.notes
+    is_drawn = val is None or config.shots is not None or config.train_fraction != 1
+    data = replace(data, has_fixed_splits=data.has_fixed_splits and not is_drawn)
     if val is None:
         train, val = carve(
             train,

@@ -281,6 +281,9 @@ class FamilyData:
     training_digest: str | None = None
     """sha256 of the data that decide the weights, where the family tells them from data that are
     only measured; then another test set or shift makes no run train again."""
+    has_fixed_splits: bool = False
+    """Whether `data.split_seed` has drawn none of the splits, so that another one makes no other
+    run."""
     extras: Mapping[str, Split] = field(default_factory=dict)
     """Splits that are measured as `ood/<name>` whatever `data.shifts` says, and are in no mean. The
     extra `val` is an OOD validation set, of other images than the shifts': selecting on

@@ -45,7 +45,8 @@ def identify(config: TrialConfig, seed: int) -> Identity:
 
     `data.root`, `data.shifts`, `merges`, `eval`, `keep`, `compile`, `workers` and
     `optim.grad_checkpointing` are outside; so are the number of ranks, and `optim.micro_batch`
-    unless items of a batch are coupled, and what the algorithm does not use of contexts. Inside is
+    unless items of a batch are coupled, what the algorithm does not use of contexts, and a number
+    for `data.split_seed` where the family says that it draws nothing. Inside is
     what an augmentation does, not its name, and which images training lacks, not `data.bad_files`.
     An algorithm that trains nothing has no seed, optimiser, augmentation or balance inside, but may
     have the split of a seed; one that solves its problem has of these the seed alone; a soup has
@@ -54,16 +55,20 @@ def identify(config: TrialConfig, seed: int) -> Identity:
 
     Raises RequestError when model or data cannot be opened.
     """
+    is_split_by_seed = config.data.split_seed == "seed"
     config = config.for_seed(seed)
     algorithm = config.algorithm
     data = open_data(config.data)
+    fields_of_data = config.data.model_dump(exclude=OUTSIDE)
+    if data.has_fixed_splits and not is_split_by_seed:
+        fields_of_data["split_seed"] = 0
     computing = _computing(config)
     parts: dict[str, Any] = {
         "revision": TRAINING_REVISION,
         "model": weights_digest(config.model.name, config.model.pretrained),
         "data": {
             "digest": data.digest_of_training,
-            **present(**config.data.model_dump(exclude=OUTSIDE)),
+            **present(**fields_of_data),
             "skipped": _skipped(data, training=True),
         },
         "classes": template_set(config.prompts.classes).digest,

@@ -264,7 +264,8 @@ def _command(arguments: argparse.Namespace) -> str:
     words = ["carft-sweep", "compare", *names]
     others = ("sweeps", "command", "home", "trust_home", "tracking_uri", "experiment", "verbose")
     for name, value in vars(arguments).items():
-        if name in others or not value:
+        is_left_out = value is None or value is False or value == []
+        if name in others or is_left_out:
             continue
         option = f"--{name.replace('_', '-')}"
         values = value if isinstance(value, list) else [value]
@@ -340,11 +341,14 @@ def _out(text: str | None, usual: Path, *, may_be_folder: bool = False) -> Path:
     if text is None:
         return usual
     out = Path(text).expanduser()
-    if may_be_folder and (out.is_dir() or not out.suffix):
+    suffix = out.suffix.lower()
+    # The `.2` of `v1.2` is no suffix of a file.
+    is_folder_name = not suffix or suffix[1].isdigit() or text.endswith("/")
+    if may_be_folder and (out.is_dir() or (is_folder_name and suffix not in PAGES)):
         return out
     if out.is_dir():
         raise RequestError(f"--out: {out} is a folder; name a file, such as {out / usual.name}")
-    if out.suffix.lower() not in PAGES:
+    if suffix not in PAGES:
         raise RequestError(
             f"--out: {text} must end in .html: the report is a page, which a browser prints as PDF"
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from carft_sweep.carft_core.errors import unknown
+from carft_sweep.carft_core.errors import RequestError, unknown
 from carft_sweep.sweeps.spec.durations import seconds
 from carft_sweep.tracking.comparison.metrics import KINDS
 from carft_sweep.tracking.location import UI_PORT
@@ -251,7 +251,7 @@ def _data_root(parser: Parser) -> None:
 
 
 def _sweep(parser: Parser) -> None:
-    _value(parser, "sweep", "SWEEP", "its name")
+    _value(parser, "sweep", "SWEEP", "its name, or its file", type=_sweep_name)
 
 
 def _sweep_file(parser: Parser) -> None:
@@ -399,8 +399,8 @@ def _show(parser: Parser) -> None:
 
 
 def _compare(parser: Parser) -> None:
-    purpose = "names, several as one; published folders: ./theirs; or a table: results.csv"
-    _value(parser, "sweeps", "SWEEP", purpose, nargs="*")
+    purpose = "names or files, several as one; published folders: ./theirs; a table: results.csv"
+    _value(parser, "sweeps", "SWEEP", purpose, nargs="*", type=_sweep_name)
     form = parser.add_mutually_exclusive_group()
     _json(form, "print as JSON")
     _flag(form, "--csv", "print as CSV, fractions")
@@ -419,7 +419,8 @@ def _compare(parser: Parser) -> None:
 
 
 def _report(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names, several as one; or a table: results.csv", nargs="+")
+    purpose = "names or files, several as one; or a table: results.csv"
+    _value(parser, "sweeps", "SWEEP", purpose, nargs="+", type=_sweep_name)
     purpose = "the page, else in the home; or of one sweep a folder to publish, with its numbers"
     _value(parser, "--out", "FILE", purpose)
     _value(parser, "--figures", "FOLDER", "write each chart there too, as PNG and SVG")
@@ -441,7 +442,8 @@ def _export(parser: Parser) -> None:
 
 
 def _predict(parser: Parser) -> None:
-    _value(parser, "model", "MODEL", "an exported folder, or a sweep's name")
+    purpose = "an exported folder, or a sweep's name or file"
+    _value(parser, "model", "MODEL", purpose, type=_sweep_name)
     _value(parser, "images", "IMAGE", "files, or folders of them", nargs="+")
     _value(parser, "--top", "N", "most likely classes (5)", type=_count)
     _value(parser, "--contexts", "N", "contexts (3); 0 for none", type=_zero_or_more)
@@ -450,7 +452,8 @@ def _predict(parser: Parser) -> None:
 
 
 def _sync(parser: Parser) -> None:
-    _value(parser, "sweeps", "SWEEP", "names; left out, every sweep", nargs="*")
+    purpose = "names or files; left out, every sweep"
+    _value(parser, "sweeps", "SWEEP", purpose, nargs="*", type=_sweep_name)
 
 
 def _ui(parser: Parser) -> None:
@@ -527,6 +530,20 @@ DATA_ACTIONS: Mapping[str, Command] = {
 
 
 # Values of options.
+
+
+def _sweep_name(text: str) -> str:
+    """Return the name of the sweep that a sweep file `text` describes; other texts are returned
+    unchanged, folders too. Raises ArgumentTypeError for a file that is missing or unreadable."""
+    if not text.endswith((".yaml", ".yml")) or Path(text).expanduser().is_dir():
+        return text
+    from carft_sweep.sweeps.spec.spec import name_in_file  # imports pydantic: not for --help
+
+    try:
+        return name_in_file(Path(text).expanduser())
+    except RequestError as error:
+        reason = f"{error} For a sweep's name see `{program()} list`."
+        raise argparse.ArgumentTypeError(reason) from None
 
 
 def _seconds(text: str) -> float:

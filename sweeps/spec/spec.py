@@ -32,7 +32,14 @@ from carft_sweep.sweeps.space.points import (
     sample_point,
     sobol,
 )
-from carft_sweep.sweeps.spec.document import COMMAND_LINE, Place, SpecDocument, name_of, read_text
+from carft_sweep.sweeps.spec.document import (
+    COMMAND_LINE,
+    Place,
+    SpecDocument,
+    name_of,
+    parse,
+    read_text,
+)
 from carft_sweep.sweeps.spec.normalize import normalize
 from carft_sweep.sweeps.spec.paths import place_paths
 from carft_sweep.sweeps.spec.settings import ADAPTIVE, RUN_CAP, Metric, Settings
@@ -144,6 +151,15 @@ def locate(name: str | Path) -> Path:
     near = misspelt(str(path), [*beside, *recipes()])
     allowed = recipes() if near is None else [near]
     raise RequestError(unknown("sweep file", str(path), allowed, " Or the path of a file."))
+
+
+def name_in_file(path: Path) -> str:
+    """Return the name of the sweep that a sweep file or a recipe describes: its `name`, else the
+    name for its file. Raises RequestError for a file that is missing or unreadable."""
+    source = locate(path)
+    data = parse(read_text(source)).data
+    name = data.get("name") if isinstance(data, dict) else None
+    return name if isinstance(name, str) else name_of(source)
 
 
 SEEDING = ("algorithm.name", "data.family", "data.split_seed")

@@ -225,6 +225,7 @@ def read_subset(subset: str, path: Path = DATA) -> FamilyData:
         test=split("test", EVAL_VIEWS),
         shifts={name: split(name, EVAL_VIEWS) for name in SHIFTS},
         digest=hashlib.sha256(content + subset.encode()).hexdigest(),
+        has_fixed_splits=True,
     )
 
 

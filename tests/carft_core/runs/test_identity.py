@@ -225,3 +225,27 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     data = {"b": 1, "a": {"z": [0.5], "é": None}, "": -0.0, "A": 10**20}
     turned = {"A": 10**20, "": -0.0, "a": {"é": None, "z": [0.5]}, "b": 1}
     assert digest_of(data) == digest_of(turned) != digest_of({**data, "b": 2})
+
+
+SHIFT_DEV = {"data": {"family": "icon_shift_dev"}}
+
+
+def test_a_split_seed_that_draws_nothing_makes_no_other_run(toy_config: Config) -> None:
+    digests = {
+        identify(toy_config({"data": {"family": "icon_shift_dev", "split_seed": seed}}), 0).digest
+        for seed in (0, 1)
+    }
+    assert digests == {identify(toy_config(SHIFT_DEV), 0).digest}
+
+
+@pytest.mark.parametrize("cut", [{"shots": 2}, {"train_fraction": 0.5}], ids=str)
+def test_a_split_seed_that_draws_the_training_images_makes_another_run(
+    toy_config: Config, cut: Changes
+) -> None:
+    digests = {
+        identify(
+            toy_config({"data": {"family": "icon_shift_dev", "split_seed": seed, **cut}}), 0
+        ).digest
+        for seed in (0, 1)
+    }
+    assert len(digests) == 2

@@ -150,6 +150,11 @@ def test_the_latex_table_names_its_command_alone_and_no_server_is_asked(
     assert str(home) not in text
 
 
+def test_the_latex_command_keeps_an_option_whose_value_is_zero(compare: Compare) -> None:
+    command = compare("toy", "--latex", "--id-margin", "0").splitlines()[0]
+    assert "--id-margin 0" in command
+
+
 TABLE = "method,seed,id,ood\nzero_shot,,50,30\n" + "".join(
     f"{method},{seed},{60 + seed},{ood + seed / 2}\n"
     for method, ood in (("fine_tune", 31), ("car_ft", 34.25))
@@ -212,3 +217,35 @@ def test_power_prints_what_the_seeds_would_find(compare: Compare) -> None:
     assert "car_ft kl_weight=0.3, OOD mean" in text
     message = compare("toy", "--power", "--where", "algorithm=car_ft", code=2)
     assert "nothing is compared with fine_tune; name another with --reference" in message
+
+
+@pytest.mark.parametrize("command", ["compare", "show", "watch", "stop"])
+def test_a_command_on_a_sweep_given_its_file_takes_the_name_from_the_file(
+    compare: Compare, tmp_path: Path, carft: Carft, command: str
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("name: toy\nmethod: grid\n")
+    assert compare("toy").splitlines()
+    assert carft(command, file).out == carft(command, "toy").out
+
+
+def test_a_sweep_file_without_a_name_means_the_sweep_of_its_stem(
+    compare: Compare, tmp_path: Path
+) -> None:
+    file = tmp_path / "learning.yml"
+    file.write_text("method: grid\n")
+    assert compare(file) == compare("learning")
+
+
+def test_the_path_of_a_shipped_recipe_that_never_ran_names_the_missing_sweep(
+    compare: Compare,
+) -> None:
+    message = compare("sweeps/kl_weight.yaml", code=2)
+    assert "no sweep 'kl_weight' in " in message
+    assert "comparison_input" not in message
+
+
+def test_a_missing_sweep_file_is_named_with_the_command_that_lists_sweeps(compare: Compare) -> None:
+    message = compare("nowhere/toy.yaml", code=2)
+    assert "nowhere/toy.yaml" in message
+    assert "`carft-sweep list`" in message

@@ -210,6 +210,15 @@ def test_a_published_sweep_is_a_folder_that_others_compare_with_theirs(
     assert message in carft("--home", home.path, "compare", f"{tmp_path}/", code=2).err
 
 
+@pytest.mark.parametrize("name", ["v1.2", "v1.2-rc1", "theirs.new/"])
+@pytest.mark.usefixtures("plain")
+def test_a_new_folder_to_publish_may_have_a_dot_in_its_name(
+    home: Home, tmp_path: Path, carft: Carft, name: str
+) -> None:
+    carft("--home", home.path, "report", NAME, "--out", f"{tmp_path}/{name}")
+    assert (tmp_path / name / "index.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
