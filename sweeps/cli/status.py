@@ -147,7 +147,8 @@ def _running_run(runs: RunStore, state: RunState) -> RunningRun:
     epochs = history(runs.folder(state.digest))
     last: Mapping[str, Any] = epochs[-1] if epochs else {}
     since = state.lease.since if state.lease else state.created
-    is_of_now = last.get("timestamp", 0) / 1000 >= since  # else of an attempt that was lost
+    # Whole milliseconds, as epochs have them. An earlier one is of an attempt that was lost.
+    is_of_now = last.get("timestamp", 0) >= int(1000 * since)
     return RunningRun(
         label=state.label,
         since=since,

@@ -14,7 +14,18 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """By so much CPUs and versions of PyTorch differ in rounding."""
 SENSITIVE = {"spurious_kl": 5e-3}
 """What multiplies rounding: of an EPYC and a Xeon it differed by 2.5e-3 after 20 steps."""
+UNSTABLE = {"starft": 1e-3}
+"""Algorithms whose later numbers all follow from such a one: on an Intel Xeon and on an AMD EPYC
+with AVX-512 they differed by up to 3.4e-4 after ten steps. The first step has the usual bound."""
+FIRST_STEP = "1"
 WRITE = "python -m tests.golden.write"
+
+
+def bound_of(name: str, key: str) -> float:
+    """The largest relative difference of a number of another machine, by its `loss@10` or such."""
+    number, _, step = key.partition("@")
+    later = RELATIVE if step == FIRST_STEP else UNSTABLE.get(name, RELATIVE)
+    return SENSITIVE.get(number, later)
 
 
 def check(name: str, numbers: Numbers, stored: Numbers | None, revision: str) -> None:
@@ -22,7 +33,7 @@ def check(name: str, numbers: Numbers, stored: Numbers | None, revision: str) ->
     if stored is None:
         pytest.fail(f"{name} is new: keep its numbers with `{WRITE}`")
     expected = {
-        key: pytest.approx(value, rel=SENSITIVE.get(key.partition("@")[0], RELATIVE), abs=ABSOLUTE)
+        key: pytest.approx(value, rel=bound_of(name, key), abs=ABSOLUTE)
         for key, value in stored.items()
     }
     pairs = {key: (expected.get(key), numbers.get(key)) for key in {**stored, **numbers}}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from carft_sweep.sweeps.ledger.ledger import find_ledger
-from carft_sweep.sweeps.ledger.runs import RunStore
+from carft_sweep.sweeps.ledger.runs import RunStore, measured
 from carft_sweep.sweeps.ledger.status import source_of
 from carft_sweep.sweeps.scheduler import active_trial
 from carft_sweep.sweeps.scheduler.proposer import GENERATION, ConstraintMisses
@@ -87,11 +87,10 @@ def test_misses_of_a_constraint_are_asked_again_without_reading_any_run_twice(
     spec = load_spec(toy.file(**keys, baselines=["fine_tune"]))
     ledger, runs = toy.ledger(), RunStore(toy.home.runs)
     opened: list[str] = []
-    real = active_trial.measured
 
     def counted(folder: Any, label: str) -> Any:
         opened.append(str(folder))
-        return real(folder, label)
+        return measured(folder, label)
 
     monkeypatch.setattr(active_trial, "measured", counted)
     misses = ConstraintMisses(spec, ledger, runs)
