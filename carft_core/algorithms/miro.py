@@ -49,7 +49,7 @@ class Miro(Algorithm):
     Source: Cha et al. 2022, "Domain Generalization by Mutual-Information Regularization with
     Pre-trained Models" (arXiv 2203.10789), equation 3, and kakaobrain/miro. There a ViT's first
     layer is the cut into patches, without the class token; the head starts at random, and Adam
-    without decay trains at 3e-5 or 1e-5 (its README; the code's default is 5e-5).
+    without decay trains at 3e-5 or 1e-5 (its README; DomainBed has 5e-5 by default).
     """
 
     name: ClassVar[str] = "miro"
